@@ -1,0 +1,33 @@
+"""The limit of open files."""
+
+from __future__ import annotations
+
+import resource
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.open_files import raise_open_files, shortage
+
+
+class RaiseTests(SynchronousTestCase):
+    def test_raised(self) -> None:
+        """A soft limit below the hard one is raised to it."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertEqual(raise_open_files(), hard)
+        self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE), (hard, hard))
+
+
+class ShortageTests(SynchronousTestCase):
+    def test_enough(self) -> None:
+        """Two files a connection and a few more are enough."""
+        self.assertEqual(shortage(2100, 1000), "")
+
+    def test_short(self) -> None:
+        """One file less is said, with both settings that would mend it."""
+        self.assertIn("MAX_CONNECTIONS=1000 may need 2100 open files", shortage(2099, 1000))
+
+    def test_infinite(self) -> None:
+        """A system without a limit is never short."""
+        self.assertEqual(shortage(resource.RLIM_INFINITY, 10**9), "")

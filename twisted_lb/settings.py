@@ -1,0 +1,50 @@
+"""The settings as one immutable object; where they come from (options, environment, .env) is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that an operator can set outside servers.yaml.  Durations are seconds, sizes are bytes."""
+
+    listen: tuple[str, ...] = ("tcp:8080",)
+    admin_listen: str = "tcp:9090:interface=127.0.0.1"
+    servers_file: str = "servers.yaml"
+    redis_url: str = ""
+    data_dir: str = "data"
+    workers: int = 1
+    default_capacity: int = 5
+    default_rate_per_sec: float = 1.0
+    admin_token: str = ""
+    # Which families of rate-limit headers are sent: "x-ratelimit", "ratelimit", both or none.
+    rate_limit_headers: tuple[str, ...] = ("x-ratelimit", "ratelimit")
+    # Upstream
+    connect_timeout: float = 5.0
+    upstream_timeout: float = 30.0  # to the first byte of a response, and between bytes
+    upstream_idle_timeout: float = 60.0  # how long an unused connection is kept
+    upstream_idle_connections: int = 512  # kept for each server
+    # Downstream
+    head_timeout: float = 10.0  # to receive a whole request head
+    body_timeout: float = 30.0  # within which a request body must make progress
+    min_body_rate: int = 100  # bytes per second that count as progress
+    send_timeout: float = 30.0  # within which a client must take what is buffered for it
+    keepalive_timeout: float = 75.0  # an idle connection
+    keepalive_requests: int = 10_000  # requests on one connection
+    max_head_bytes: int = 32 * 1024
+    max_target_bytes: int = 8 * 1024
+    max_header_fields: int = 100
+    max_body_bytes: int = 0  # 0: any size
+    max_connections: int = 8192  # 0: any number
+    max_connections_per_address: int = 0  # 0: any number
+    drain_seconds: float = 30.0
+
+
+class Misconfigured(Exception):
+    """What an operator wrote cannot be used.  One line for each fault says where, what, and what was expected."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
