@@ -1,0 +1,127 @@
+"""What must hold of a message that is passed on; the strict reader judges.
+
+Used by the property tests and the fuzzer.
+"""
+
+from __future__ import annotations
+
+from tests.wire.reading import Body, read_request, read_response
+from tests.wire.strict_reader import Message, read_requests
+from tests.wire.strict_reader import read_response as read_strictly
+from twisted_lb.wire.body import FORBIDDEN_TRAILERS, chunk, last_chunk
+from twisted_lb.wire.errors import WireError
+from twisted_lb.wire.forwarding import Hop, interim_head, response_head
+from twisted_lb.wire.framing import CHUNKED
+from twisted_lb.wire.head import NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
+
+HOP = Hop("192.0.2.1", b"http")
+DATE = b"Mon, 23 Nov 2026 21:15:43 GMT"
+
+# A request has each of these at most once, whatever the client sent.
+AT_MOST_ONCE = NOTABLE_IN_REQUEST | {b"content-length"}
+# These are the gateway's to say.
+OURS = {
+    b"x-consumer-username": b"ann",
+    b"x-forwarded-proto": b"http",
+}
+
+
+def check_forwarded_request(wire: bytes) -> bool:
+    """Pass a request on and read it again.  Returns whether there was a whole request."""
+    try:
+        read = read_request([wire])
+    except WireError:
+        return False
+    if read is None or not read[1].done:
+        return False
+    head, body = read
+    sent = HOP.request_head(head, body.framing, b"ann", b"server:9001") + _framed(body)
+    requests = read_requests(sent)
+    assert len(requests) == 1, sent
+    request = requests[0]
+    assert request.start == (head.method, head.target, b"HTTP/1.1"), sent
+    assert request.values(b"host") == [head.host or b"server:9001"], sent
+    assert request.body == body.content, sent
+    named = _named_by_connection(wire)
+    assert _others(request, NOTABLE_IN_REQUEST) == _kept(wire, NOTABLE_IN_REQUEST | named, b"_"), sent
+    for name in AT_MOST_ONCE:
+        assert len(request.values(name)) <= 1, (name, sent)
+    for name, value in OURS.items():
+        assert request.values(name) == [value], (name, sent)
+    element = b'for=192.0.2.1;host="%b";proto=http' % (head.host or b"server:9001")
+    assert request.values(b"forwarded")[0].endswith(element), sent
+    assert b", ".join(request.values(b"x-forwarded-for")).endswith(b"192.0.2.1"), sent
+    for name in (b"x-api-key", b"apikey", b"upgrade", b"proxy-authorization"):
+        assert not request.values(name), sent
+    _check_trailers(request)
+    return True
+
+
+def check_forwarded_response(wire: bytes, method: bytes) -> bool:
+    """Pass a response on, to HTTP/1.1 and HTTP/1.0, and read it again.  Returns whether there was a whole response."""
+    try:
+        read = read_response([wire], method)
+    except WireError:
+        return False
+    if read is None:
+        return False
+    head, body = read
+    if head.status < 200:
+        sent = interim_head(head)
+        assert sent.endswith(b"\r\n\r\n") and sent.count(b"\r\n\r\n") == 1, sent
+        return True
+    if body.framing >= 0 and not body.done:
+        return False
+    for minor in (1, 0):
+        sent = response_head(head, body.framing, minor, b"\r\nRateLimit: ours", minor == 0, DATE)
+        if body.framing < 0 and minor:
+            sent += (chunk(body.content) if body.content else b"") + last_chunk(body.trailers)
+        else:
+            sent += body.content
+        response = read_strictly(sent, method)
+        assert int(response.start[1]) == head.status, sent
+        assert response.body == body.content, sent
+        named = _named_by_connection(wire)
+        assert _others(response, NOTABLE_IN_RESPONSE) == _kept(wire, NOTABLE_IN_RESPONSE | named, b""), sent
+        assert len(response.values(b"date")) == 1, sent
+        assert response.values(b"ratelimit") == [b"ours"], sent
+        _check_trailers(response)
+    return True
+
+
+def _framed(body: Body) -> bytes:
+    if body.framing == CHUNKED:
+        return (chunk(body.content) if body.content else b"") + last_chunk(body.trailers)
+    return body.content
+
+
+def _fields(wire: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of an accepted message as they were sent."""
+    while wire.startswith(b"\r\n"):
+        wire = wire[2:]
+    block = wire.partition(b"\r\n\r\n")[0]
+    fields = [line.partition(b":") for line in block.split(b"\r\n")[1:]]
+    return [(name, value.strip(b" \t")) for name, _, value in fields]
+
+
+def _named_by_connection(wire: bytes) -> set[bytes]:
+    values = b",".join(value for name, value in _fields(wire) if name.lower() == b"connection")
+    return {option.strip(b" \t") for option in values.lower().split(b",")}
+
+
+def _others(message: Message, but: frozenset[bytes] | set[bytes]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in message.fields if name.lower() not in but]
+
+
+def _kept(wire: bytes, but: frozenset[bytes] | set[bytes], banned: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields that are passed on unchanged; a name that holds `banned` is not."""
+    return [
+        (name, value)
+        for name, value in _fields(wire)
+        if name.lower() not in but and not (banned and banned in name)
+    ]
+
+
+def _check_trailers(message: Message) -> None:
+    for name, _ in message.trailers:
+        assert name.lower() not in FORBIDDEN_TRAILERS and b"_" not in name, message.trailers

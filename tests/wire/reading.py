@@ -1,0 +1,90 @@
+"""Reads a message in pieces, as a connection does, and tells what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from twisted_lb.wire.body import decoder
+from twisted_lb.wire.errors import RequestError, ResponseError, WireError
+from twisted_lb.wire.framing import request_framing, response_framing
+from twisted_lb.wire.head import (
+    HeadLimits,
+    RequestHead,
+    ResponseHead,
+    read_request_head,
+    read_response_head,
+    without_empty_lines,
+)
+
+MAX_RESPONSE_HEAD_BYTES = 64 * 1024
+LIMITS = HeadLimits()
+
+# Byte by byte, a long message would take minutes and say no more than in pieces of this size.
+LONG_BYTES = 3000
+PIECE_BYTES = 997
+
+
+@dataclass
+class Body:
+    """A body, as far as it came."""
+
+    framing: int
+    content: bytes
+    trailers: list[bytes]
+    rest: bytes
+    done: bool
+
+
+def read_request(pieces: Iterable[bytes]) -> tuple[RequestHead, Body] | None:
+    """The first request, or None while its head is not whole.  Raises WireError."""
+    feed = iter(pieces)
+    data = b""
+    scanned = 0
+    for piece in feed:
+        data += piece
+        if data.startswith(b"\r\n"):
+            data = without_empty_lines(data)
+            scanned = 0
+        head = read_request_head(data, scanned, LIMITS)
+        if head is not None:
+            return head, read_body(request_framing(head), data[head.size :], feed, _refuse_request)
+        scanned = len(data)
+    return None
+
+
+def read_response(pieces: Iterable[bytes], method: bytes) -> tuple[ResponseHead, Body] | None:
+    """The first response, or None while its head is not whole.  Raises WireError."""
+    feed = iter(pieces)
+    data = b""
+    scanned = 0
+    for piece in feed:
+        data += piece
+        head = read_response_head(data, scanned, MAX_RESPONSE_HEAD_BYTES)
+        if head is not None:
+            return head, read_body(response_framing(head, method), data[head.size :], feed, ResponseError)
+        scanned = len(data)
+    return None
+
+
+def read_body(framing: int, begun: bytes, feed: Iterable[bytes], refuse: Callable[[str], WireError]) -> Body:
+    """A body that begins with `begun` and goes on with `feed`."""
+    body = decoder(framing, refuse)
+    content = b""
+    rest = b""
+    for piece in [begun, *feed]:
+        if body.done:
+            rest += piece
+        elif piece:
+            content += body.feed(piece)
+    return Body(framing, content, body.trailers, body.rest + rest, body.done)
+
+
+def byte_by_byte(data: bytes) -> list[bytes]:
+    """`data` in the smallest pieces that are worth it."""
+    step = 1 if len(data) < LONG_BYTES else PIECE_BYTES
+    return [data[i : i + step] for i in range(0, len(data), step)]
+
+
+def _refuse_request(detail: str) -> WireError:
+    return RequestError(400, detail)

@@ -1,0 +1,302 @@
+"""Heads as they are passed on, and heads made here."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.wire.cases.case import get, post
+from tests.wire.reading import read_request, read_response
+from twisted_lb.wire.forwarding import Hop, interim_head, own_head, response_head
+
+ADDED = (
+    b"X-Consumer-Username: ann\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n"
+    b'Forwarded: for=192.0.2.1;host="a.test";proto=http\r\nVia: 1.1 twisted_lb\r\n'
+)
+DATE = b"Mon, 23 Nov 2026 21:15:43 GMT"
+
+
+def forwarded(data: bytes, hop: Hop | None = None) -> bytes:
+    """The head that a server gets for this request."""
+    read = read_request([data])
+    assert read is not None
+    head, body = read
+    return (hop or Hop("192.0.2.1", b"http")).request_head(head, body.framing, b"ann", b"server:9001")
+
+
+def lines(head: bytes, name: bytes) -> list[bytes]:
+    """The values of the fields of this name."""
+    fields = [line.partition(b":") for line in head.split(b"\r\n")]
+    return [value.strip() for field, _, value in fields if field.lower() == name]
+
+
+class RequestHeads(SynchronousTestCase):
+    """What a server gets."""
+
+    def test_plain(self) -> None:
+        """A plain request keeps its line, Host and fields, and gets what a gateway adds."""
+        self.assertEqual(
+            forwarded(get(b"Authorization: key", b"Accept: */*", target=b"/b?c")),
+            b"GET /b?c HTTP/1.1\r\nHost: a.test\r\nAccept: */*\r\n" + ADDED + b"\r\n",
+        )
+
+    def test_twice(self) -> None:
+        """The second request of a client's connection gets the same as the first."""
+        hop = Hop("192.0.2.1", b"http")
+        self.assertEqual(forwarded(get(), hop), forwarded(get(), hop))
+
+    def test_hosts_alternate(self) -> None:
+        """What is said of one request's host is not said of the next one's."""
+        hop = Hop("192.0.2.1", b"http")
+        for target, host in ((b"/", b"a.test"), (b"http://b.test/", b"b.test"), (b"/", b"a.test")):
+            head = forwarded(get(target=target), hop)
+            self.assertEqual(lines(head, b"host"), [host])
+            self.assertEqual(lines(head, b"x-forwarded-host"), [host])
+            self.assertEqual(lines(head, b"forwarded"), [b'for=192.0.2.1;host="%b";proto=http' % host])
+
+    def test_versions_alternate(self) -> None:
+        """Via tells the version of each request."""
+        hop = Hop("192.0.2.1", b"http")
+        for version in (b"1.1", b"1.0", b"1.1"):
+            head = forwarded(b"GET / HTTP/%b\r\nHost: a.test\r\n\r\n" % version, hop)
+            self.assertEqual(lines(head, b"via"), [version + b" twisted_lb"])
+            self.assertEqual(head[:16], b"GET / HTTP/1.1\r\n")
+
+    def test_proxies_before(self) -> None:
+        """A request that was forwarded already is continued, and the next one does not inherit that."""
+        hop = Hop("192.0.2.1", b"http")
+        head = forwarded(
+            get(b"X-Forwarded-For: 198.51.100.7, 10.0.0.1", b"Forwarded: for=198.51.100.7", b"Via: 1.0 x"), hop
+        )
+        self.assertEqual(lines(head, b"x-forwarded-for"), [b"198.51.100.7, 10.0.0.1, 192.0.2.1"])
+        self.assertEqual(lines(head, b"forwarded"), [b'for=198.51.100.7, for=192.0.2.1;host="a.test";proto=http'])
+        self.assertEqual(lines(head, b"via"), [b"1.0 x, 1.1 twisted_lb"])
+        self.assertEqual(lines(forwarded(get(), hop), b"x-forwarded-for"), [b"192.0.2.1"])
+
+    def test_repeated_forwarding_fields(self) -> None:
+        """Repeated forwarding fields are joined in order."""
+        head = forwarded(get(b"X-Forwarded-For: a", b"Accept: b", b"x-forwarded-for: c"))
+        self.assertEqual(lines(head, b"x-forwarded-for"), [b"a, c, 192.0.2.1"])
+
+    def test_open_quote(self) -> None:
+        """A Forwarded that leaves a quote open does not swallow ours."""
+        for value in (b'for="a', b'for="a\\"', b'for="a";by="', b'"'):
+            self.assertEqual(
+                lines(forwarded(get(b"Forwarded: " + value)), b"forwarded"),
+                [b'for=192.0.2.1;host="a.test";proto=http'],
+            )
+
+    def test_closed_quote(self) -> None:
+        """A Forwarded with closed quotes is continued."""
+        head = forwarded(get(b'Forwarded: for="[2001:db8::1]:80";by="a\\"b"'))
+        self.assertEqual(
+            lines(head, b"forwarded"),
+            [b'for="[2001:db8::1]:80";by="a\\"b", for=192.0.2.1;host="a.test";proto=http'],
+        )
+
+    def test_ipv6(self) -> None:
+        """An IPv6 client is bracketed and quoted in Forwarded, and bare in X-Forwarded-For (RFC 7239 section 6)."""
+        head = forwarded(get(), Hop("2001:db8::1", b"https"))
+        self.assertEqual(lines(head, b"x-forwarded-for"), [b"2001:db8::1"])
+        self.assertEqual(lines(head, b"forwarded"), [b'for="[2001:db8::1]";host="a.test";proto=https'])
+        self.assertEqual(lines(head, b"x-forwarded-proto"), [b"https"])
+
+    def test_no_address(self) -> None:
+        """A client without an address, as on a Unix socket, is unknown."""
+        self.assertEqual(
+            lines(forwarded(get(), Hop("", b"http")), b"forwarded"), [b'for=unknown;host="a.test";proto=http']
+        )
+
+    def test_claims_of_the_client(self) -> None:
+        """A client's own claims about its scheme, host and name are replaced."""
+        head = forwarded(get(b"X-Forwarded-Proto: https", b"X-Forwarded-Host: b", b"X-Consumer-Username: root"))
+        self.assertEqual(lines(head, b"x-forwarded-proto"), [b"http"])
+        self.assertEqual(lines(head, b"x-forwarded-host"), [b"a.test"])
+        self.assertEqual(lines(head, b"x-consumer-username"), [b"ann"])
+
+    def test_claims_with_underscores(self) -> None:
+        """A claim that an application server would read as ours is dropped."""
+        head = forwarded(get(b"X_Consumer_Username: root", b"X-Forwarded_For: ::1"))
+        self.assertNotIn(b"_Username", head)
+        self.assertNotIn(b"_For", head)
+
+    def test_keys(self) -> None:
+        """No API key goes further, whichever way it came."""
+        for line in (
+            b"Authorization: k3y",
+            b"Authorization: Bearer k3y",
+            b"authorization: bearer k3y",
+            b"X-API-Key: k3y",
+            b"apikey: k3y",
+        ):
+            self.assertNotIn(b"k3y", forwarded(get(line)))
+
+    def test_other_credentials(self) -> None:
+        """Credentials of another scheme are the server's."""
+        head = forwarded(get(b"Authorization: Basic YTpi", b"X-API-Key: k3y"))
+        self.assertEqual(lines(head, b"authorization"), [b"Basic YTpi"])
+
+    def test_no_host(self) -> None:
+        """A request of HTTP/1.0 without Host goes to the server's own."""
+        head = forwarded(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertEqual(lines(head, b"host"), [b"server:9001"])
+        self.assertEqual(lines(head, b"x-forwarded-host"), [b"server:9001"])
+
+    def test_asterisk(self) -> None:
+        """OPTIONS for the server itself stays that."""
+        self.assertTrue(forwarded(b"OPTIONS http://b.test HTTP/1.1\r\nHost: a.test\r\n\r\n").startswith(
+            b"OPTIONS * HTTP/1.1\r\nHost: b.test\r\n"))
+
+    def test_length(self) -> None:
+        """A length is passed on as a plain number; no length is invented."""
+        self.assertEqual(lines(forwarded(post(b"abcde", b"Content-Length: 005")), b"content-length"), [b"5"])
+        self.assertEqual(lines(forwarded(post(b"", b"Content-Length: 0")), b"content-length"), [b"0"])
+        self.assertEqual(lines(forwarded(post(b"")), b"content-length"), [])
+
+    def test_chunked(self) -> None:
+        """A chunked request stays chunked, and has no length."""
+        head = forwarded(post(b"0\r\n\r\n", b"Transfer-Encoding: Chunked"))
+        self.assertEqual(lines(head, b"transfer-encoding"), [b"chunked"])
+        self.assertEqual(lines(head, b"content-length"), [])
+
+    def test_content_type(self) -> None:
+        """Content-Type is passed on once."""
+        self.assertEqual(lines(forwarded(get(b"Content-Type: a/b ")), b"content-type"), [b"a/b"])
+
+    def test_nominated(self) -> None:
+        """What Connection names is dropped, also where this gateway reads it; but what frames and routes stays."""
+        head = forwarded(
+            post(
+                b"ab",
+                b"Connection: Content-Type, X-Forwarded-For, Forwarded, Via, Content-Length, Host",
+                b"Connection: Max-Forwards, Expect",
+                b"Content-Type: a/b",
+                b"X-Forwarded-For: 10.0.0.1",
+                b"Forwarded: for=10.0.0.1",
+                b"Via: 1.0 x",
+                b"Content-Length: 2",
+                b"Max-Forwards: 3",
+                b"Expect: 100-continue",
+            )
+        )
+        self.assertEqual(
+            head, b"POST / HTTP/1.1\r\nHost: a.test\r\n" + ADDED + b"Content-Length: 2\r\n\r\n",
+        )
+
+    def test_trailers(self) -> None:
+        """The client's word that it takes trailers is passed on, and no other transfer coding (RFC 9110 10.1.4)."""
+        for value in (b"trailers", b"Trailers", b"gzip;q=0.5, trailers"):
+            head = forwarded(get(b"TE: " + value, b"Connection: TE"))
+            self.assertEqual(lines(head, b"te"), [b"trailers"])
+            self.assertEqual(lines(head, b"connection"), [b"TE"])
+        head = forwarded(get(b"TE: gzip", b"Connection: TE"))
+        self.assertEqual(lines(head, b"te") + lines(head, b"connection"), [])
+
+    def test_expectation(self) -> None:
+        """100-continue is passed on from HTTP/1.1, and means nothing in HTTP/1.0 (RFC 9110 section 10.1.1)."""
+        expecting = post(b"ab", b"Content-Length: 2", b"Expect: 100-Continue")
+        self.assertEqual(lines(forwarded(expecting), b"expect"), [b"100-continue"])
+        self.assertEqual(lines(forwarded(expecting.replace(b"HTTP/1.1", b"HTTP/1.0")), b"expect"), [])
+
+    def test_max_forwards(self) -> None:
+        """Max-Forwards counts down for OPTIONS, and stays as it is for other methods (RFC 9110 section 7.6.2)."""
+        for value, left in ((b"5", b"4"), (b"1", b"0"), (b"0", b"0"), (b"many", b"many"), (b"9" * 5000, b"9" * 5000)):
+            head = forwarded(b"OPTIONS / HTTP/1.1\r\nHost: a.test\r\nMax-Forwards: %b\r\n\r\n" % value)
+            self.assertEqual(lines(head, b"max-forwards"), [left])
+        self.assertEqual(lines(forwarded(get(b"Max-Forwards: 5")), b"max-forwards"), [b"5"])
+
+
+class ResponseHeads(SynchronousTestCase):
+    """What a client gets."""
+
+    def sent(
+        self, data: bytes, minor: int = 1, close: bool = False, method: bytes = b"GET", own: bytes = b""
+    ) -> bytes:
+        """The head that a client gets for this response of a server."""
+        read = read_response([data], method)
+        assert read is not None
+        head, body = read
+        return response_head(head, body.framing, minor, own, close, DATE)
+
+    def test_length(self) -> None:
+        """A response of known length keeps its length, status, reason and fields."""
+        self.assertEqual(
+            self.sent(b"HTTP/1.1 404 No such thing\r\nServer: x\r\nContent-Length: 2\r\n\r\nab"),
+            b"HTTP/1.1 404 No such thing\r\nServer: x\r\nDate: %b\r\nContent-Length: 2\r\n\r\n" % DATE,
+        )
+
+    def test_date(self) -> None:
+        """A server's Date stays, and stays one."""
+        head = self.sent(b"HTTP/1.1 200 OK\r\nDate: then\r\nDate: now\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(lines(head, b"date"), [b"then"])
+
+    def test_nominated_date(self) -> None:
+        """A Date that the server's Connection names is replaced."""
+        head = self.sent(b"HTTP/1.1 200 OK\r\nConnection: date\r\nDate: then\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(lines(head, b"date"), [DATE])
+
+    def test_unknown_length(self) -> None:
+        """A body of unknown length is chunked to HTTP/1.1, and ended by the connection's end to HTTP/1.0."""
+        for data in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"):
+            head = self.sent(data)
+            self.assertEqual(lines(head, b"transfer-encoding"), [b"chunked"])
+            self.assertEqual(lines(head, b"content-length"), [])
+            head = self.sent(data, minor=0, close=True)
+            self.assertEqual(lines(head, b"transfer-encoding"), [])
+            self.assertEqual(lines(head, b"connection"), [b"close"])
+
+    def test_no_content(self) -> None:
+        """204 has no Content-Length and no Transfer-Encoding (RFC 9110 section 8.6)."""
+        for field in (b"Content-Length: 5", b"Transfer-Encoding: chunked"):
+            head = self.sent(b"HTTP/1.1 204 No Content\r\n%b\r\n\r\n" % field)
+            self.assertEqual(lines(head, b"content-length") + lines(head, b"transfer-encoding"), [])
+
+    def test_not_modified(self) -> None:
+        """304 keeps the length of what it does not send (RFC 9110 section 8.6)."""
+        head = self.sent(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n")
+        self.assertEqual(lines(head, b"content-length"), [b"5"])
+
+    def test_head(self) -> None:
+        """A response to HEAD keeps its length, and gets none where the server named none."""
+        self.assertEqual(
+            lines(self.sent(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", method=b"HEAD"), b"content-length"), [b"5"]
+        )
+        head = self.sent(b"HTTP/1.1 200 OK\r\n\r\n", method=b"HEAD")
+        self.assertEqual(lines(head, b"content-length") + lines(head, b"transfer-encoding"), [])
+
+    def test_connection(self) -> None:
+        """Connection says close where the connection ends, keep-alive to HTTP/1.0 where it does not, else nothing."""
+        data = b"HTTP/1.1 200 OK\r\nConnection: upgrade\r\nKeep-Alive: timeout=9\r\nContent-Length: 0\r\n\r\n"
+        self.assertEqual(lines(self.sent(data), b"connection"), [])
+        self.assertEqual(lines(self.sent(data, close=True), b"connection"), [b"close"])
+        self.assertEqual(lines(self.sent(data, minor=0), b"connection"), [b"keep-alive"])
+        self.assertEqual(lines(self.sent(data, minor=0, close=True), b"connection"), [b"close"])
+
+    def test_own_fields(self) -> None:
+        """Our own rate-limit fields replace the server's."""
+        head = self.sent(
+            b"HTTP/1.1 200 OK\r\nX-RateLimit-Limit: 1\r\nContent-Length: 0\r\n\r\n", own=b"\r\nX-RateLimit-Limit: 5"
+        )
+        self.assertEqual(lines(head, b"x-ratelimit-limit"), [b"5"])
+
+    def test_missing_reason(self) -> None:
+        """A status line keeps its space where the server left the reason out (RFC 9112 section 4)."""
+        self.assertTrue(self.sent(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n").startswith(b"HTTP/1.1 200 \r\n"))
+
+    def test_version(self) -> None:
+        """The version is ours, not the server's (RFC 9110 section 2.5)."""
+        self.assertTrue(self.sent(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n"))
+
+    def test_interim(self) -> None:
+        """An interim response keeps its fields, and gets none."""
+        read = read_response([b"HTTP/1.1 103 Early Hints\r\nLink: a\r\nConnection: x\r\nX: y\r\n\r\n"], b"GET")
+        assert read is not None
+        self.assertEqual(interim_head(read[0]), b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n")
+
+    def test_own_head(self) -> None:
+        """A response made here has a length and the fields that it was given."""
+        self.assertEqual(
+            own_head(400, b"Bad Request", b"\r\nA: b", 5, True, 1),
+            b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\nA: b\r\nConnection: close\r\n\r\n",
+        )
+        self.assertNotIn(b"Connection", own_head(200, b"OK", b"", 5, False, 1))
+        self.assertEqual(lines(own_head(200, b"OK", b"", 5, False, 0), b"connection"), [b"keep-alive"])

@@ -1,0 +1,202 @@
+"""Bodies: from bytes on the wire to content, and from content to chunks.
+
+A decoder is fed bytes and returns the content in them; `done` then tells whether the body has
+ended, `rest` holds what came after it, `trailers` the trailer section's field lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Protocol
+
+from twisted_lb.wire.errors import WireError
+from twisted_lb.wire.framing import CHUNKED, UNTIL_CLOSE
+from twisted_lb.wire.grammar import BROKEN_LINE, CHUNK_LINE, FIELD_LINE, TRAILERS
+from twisted_lb.wire.head import NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
+
+MAX_CHUNK_LINE_BYTES = 4096  # size and extensions; precedent: nginx, hyper 16 KiB for all extensions
+MAX_EXTENSION_BYTES = 16 * 1024  # in all chunks together; precedents: Go and hyper 16 KiB
+MAX_TRAILER_BYTES = 16 * 1024
+
+# RFC 9110 section 6.5.1: fields for framing, routing, authentication and content format are no trailers.
+FORBIDDEN_TRAILERS = (
+    NOTABLE_IN_REQUEST
+    | NOTABLE_IN_RESPONSE
+    | {
+        b"trailer",
+        b"content-encoding",
+        b"content-range",
+        b"cache-control",
+        b"cookie",
+        b"set-cookie",
+        b"www-authenticate",
+        b"location",
+        b"range",
+        b"age",
+        b"expires",
+        b"retry-after",
+        b"vary",
+    }
+)
+
+
+class Decoder(Protocol):
+    """What the three decoders have in common."""
+
+    done: bool
+    rest: bytes
+    trailers: list[bytes]
+
+    def feed(self, data: bytes) -> bytes:
+        """The content in `data`.  Not to be called once done."""
+
+
+class LengthDecoder:
+    """A body of a known length."""
+
+    __slots__ = ("done", "rest", "left", "trailers")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = length == 0
+        self.rest = b""
+        self.trailers: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        if len(data) < self.left:
+            self.left -= len(data)
+            return data
+        self.done = True
+        if len(data) == self.left:
+            return data
+        self.rest = data[self.left :]
+        return data[: self.left]
+
+
+class UntilCloseDecoder:
+    """A body that the end of the connection ends."""
+
+    __slots__ = ("done", "rest", "trailers")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+        self.trailers: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+class ChunkedDecoder:
+    """The chunked transfer coding (RFC 9112 section 7.1); extensions are checked and dropped."""
+
+    __slots__ = ("done", "rest", "trailers", "_buffer", "_left", "_extensions", "_step", "_refuse", "_unwanted")
+
+    def __init__(self, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset()) -> None:
+        """`refuse` makes the error to raise from what is wrong; trailers whose names are `unwanted` are dropped."""
+        self.done = False
+        self.rest = b""
+        self.trailers: list[bytes] = []
+        self._buffer = b""  # an unfinished line
+        self._left = 0  # bytes of the chunk still to come, without its CRLF
+        self._extensions = 0  # bytes of them so far
+        self._step = self._size
+        self._refuse = refuse
+        self._unwanted = unwanted
+
+    def feed(self, data: bytes) -> bytes:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        content: list[bytes] = []
+        at = 0
+        while at < len(data) and not self.done:
+            after = self._step(data, at, content)
+            if after < 0:
+                self._buffer = data[at:]
+                break
+            at = after
+        if self.done:
+            self.rest = data[at:]
+        return content[0] if len(content) == 1 else b"".join(content)
+
+    # Each step reads from `at` and returns where it stopped, or -1 when it needs more.
+
+    def _size(self, data: bytes, at: int, content: list[bytes]) -> int:
+        end = data.find(b"\r\n", at)
+        if end < 0 or end - at > MAX_CHUNK_LINE_BYTES:
+            if len(data) - at > MAX_CHUNK_LINE_BYTES:
+                raise self._refuse("A chunk-size line is too long.")
+            if BROKEN_LINE.search(data, at) or data[at] not in b"0123456789abcdefABCDEF":
+                raise self._refuse("A chunk-size line is malformed.")
+            return -1
+        found = CHUNK_LINE.match(data, at)
+        if found is None or found.end() != end + 2:
+            raise self._refuse("A chunk-size line is malformed.")
+        size = found.group(1)
+        self._extensions += end - at - len(size)
+        if self._extensions > MAX_EXTENSION_BYTES:
+            raise self._refuse("The chunk extensions are too long.")
+        self._left = int(size, 16)
+        self._step = self._data if self._left else self._trailer
+        return end + 2
+
+    def _data(self, data: bytes, at: int, content: list[bytes]) -> int:
+        piece = data[at : at + self._left]
+        content.append(piece)
+        self._left -= len(piece)
+        if not self._left:
+            self._step = self._chunk_end
+        return at + len(piece)
+
+    def _chunk_end(self, data: bytes, at: int, content: list[bytes]) -> int:
+        if data[at : at + 2] == b"\r\n":
+            self._step = self._size
+            return at + 2
+        if data[at:] == b"\r":
+            return -1
+        raise self._refuse("A chunk does not end with CRLF.")
+
+    def _trailer(self, data: bytes, at: int, content: list[bytes]) -> int:
+        if data[at : at + 2] == b"\r\n":
+            self.done = True
+            return at + 2
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0 or end - at > MAX_TRAILER_BYTES:
+            if len(data) - at > MAX_TRAILER_BYTES:
+                raise self._refuse("The trailer section is too long.")
+            last = data.rfind(b"\r\n", at)
+            lines = data[at:last].split(b"\r\n") if last >= 0 else []
+            if BROKEN_LINE.search(data, at) or not all(map(FIELD_LINE.fullmatch, lines)):
+                raise self._refuse("The trailer section is malformed.")
+            return -1
+        section = data[at:end]
+        if TRAILERS.fullmatch(b"\r\n" + section) is None:
+            raise self._refuse("The trailer section is malformed.")
+        for line in section.split(b"\r\n"):
+            name = line.partition(b":")[0].lower()
+            if name not in FORBIDDEN_TRAILERS and name not in self._unwanted and b"_" not in name:
+                self.trailers.append(line)
+        self.done = True
+        return end + 4
+
+
+def decoder(framing: int, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset()) -> Decoder:
+    """The decoder for what `framing` found; `unwanted` are names of trailers to drop."""
+    if framing == CHUNKED:
+        return ChunkedDecoder(refuse, unwanted)
+    if framing == UNTIL_CLOSE:
+        return UntilCloseDecoder()
+    return LengthDecoder(framing)
+
+
+def chunk(content: bytes) -> bytes:
+    """`content`, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+def last_chunk(trailers: list[bytes]) -> bytes:
+    """The end of a chunked body."""
+    if trailers:
+        return b"0\r\n%b\r\n\r\n" % b"\r\n".join(trailers)
+    return b"0\r\n\r\n"

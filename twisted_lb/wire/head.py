@@ -1,0 +1,344 @@
+"""Heads: from bytes to the few things that a proxy must know, and the lines it may pass on as they are.
+
+One pattern checks a whole head; another takes the *notable* fields out of it: those that frame the
+message, belong to the connection, carry the key, or are rewritten.  Whoever decides about one puts it
+back.  All others stay as they came, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twisted_lb.wire.errors import RequestError, ResponseError
+from twisted_lb.wire.grammar import (
+    ABSOLUTE_FORM,
+    AUTHORITY,
+    BROKEN_LINE,
+    EMPTY_LINES,
+    FIELD_LINE,
+    LONG_METHOD,
+    MAX_METHOD_BYTES,
+    REQUEST_HEAD,
+    REQUEST_LINE,
+    RESPONSE_HEAD,
+    TOKEN_LIST,
+    UNDERSCORED_NAME,
+    field_splitter,
+)
+
+# RFC 9110 section 7.6.1: what speaks of the connection and stays on it, named in Connection or not.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+        b"http2-settings",
+    )
+)
+NOTABLE_IN_REQUEST = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"content-type",
+    b"expect",
+    b"authorization",
+    b"x-api-key",
+    b"apikey",
+    b"max-forwards",
+    b"x-consumer-username",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"forwarded",
+    b"via",
+}
+NOTABLE_IN_RESPONSE = HOP_BY_HOP | {
+    b"content-length",
+    b"date",
+    b"x-ratelimit-limit",
+    b"x-ratelimit-remaining",
+    b"x-ratelimit-reset",
+    b"ratelimit",
+    b"ratelimit-policy",
+}
+_split_request = field_splitter(NOTABLE_IN_REQUEST).split
+_split_response = field_splitter(NOTABLE_IN_RESPONSE).split
+
+# Said twice, these have two readings.
+SINGLETONS = frozenset(
+    (b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"apikey", b"max-forwards")
+)
+
+# Values of Host found valid: most traffic names few hosts, and the pattern costs more than a look here.
+MAX_GOOD_HOSTS = 1024
+_good_hosts: set[bytes] = set()
+
+# Named in Connection, these go too.  The others are spent here, or frame the message whatever Connection says.
+NOMINABLE = (
+    (NOTABLE_IN_REQUEST | NOTABLE_IN_RESPONSE) - HOP_BY_HOP - {b"host", b"content-length", b"x-api-key", b"apikey"}
+)
+
+Notable = dict[bytes, list[bytes]]
+
+
+@dataclass(frozen=True)
+class HeadLimits:
+    """How large a request head may be."""
+
+    head_bytes: int = 32 * 1024  # precedents: nginx 4 * 8 KiB, HAProxy 16 KiB, Envoy 60 KiB
+    target_bytes: int = 8 * 1024  # RFC 9112 section 3 recommends at least 8000
+    fields: int = 100  # precedents: Apache and HAProxy 100
+
+
+class RequestHead:
+    """A request's head, checked.  `fields` are the field lines to pass on unchanged, each with a CRLF before it."""
+
+    __slots__ = ("method", "target", "minor", "host", "notable", "fields", "size", "keep_alive")
+
+    method: bytes
+    target: bytes  # origin-form, or "*"
+    minor: int  # of HTTP/1.x
+    host: bytes  # the authority asked for; empty only in HTTP/1.0
+    notable: Notable  # by lower-case name
+    fields: bytes
+    size: int  # bytes on the wire
+    keep_alive: bool  # whether the client means to go on with this connection
+
+
+class ResponseHead:
+    """A response's head, checked.  `fields` are the field lines to pass on unchanged, each with a CRLF before it."""
+
+    __slots__ = ("status", "minor", "reason", "notable", "fields", "size", "keep_alive")
+
+    status: int
+    minor: int
+    reason: bytes  # with its leading space, or empty
+    notable: Notable
+    fields: bytes
+    size: int
+    keep_alive: bool
+
+
+def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestHead | None:
+    """The head at the beginning of `data`, or None while it is not whole.
+
+    `scanned` is how much of `data` an earlier call has seen.  What cannot become a head any more
+    raises RequestError at once, whole or not.
+    """
+    end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
+    if end < 0 or end >= limits.head_bytes:
+        _check_partial_request(data, scanned, limits)
+        return None
+    found = REQUEST_HEAD.match(data)
+    if found is None or found.end() != end + 4:
+        raise _why_refused(data[: end + 2])
+    head = RequestHead()
+    method, target, minor, block = found.groups()
+    head.method = method
+    head.target = target
+    head.minor = 1 if minor == b"1" else 0
+    head.size = end + 4
+    if len(target) > limits.target_bytes:
+        raise RequestError(414, f"The request target is longer than {limits.target_bytes} bytes.")
+    if block.count(b"\r\n") > limits.fields:
+        raise RequestError(431, f"The request has more than {limits.fields} header fields.")
+    parts = _split_request(block)
+    head.fields = b"".join(parts[::3])
+    notable: Notable = {}
+    head.notable = notable
+    for i in range(1, len(parts), 3):
+        name = parts[i].lower()
+        value = parts[i + 1].rstrip(b" \t")
+        if name not in notable:
+            notable[name] = [value]
+        elif name in SINGLETONS:
+            raise RequestError(400, f"The field {name.decode()} appears more than once.")
+        else:
+            notable[name].append(value)
+    if UNDERSCORED_NAME.search(head.fields):
+        # A name with an underscore reads like one with a hyphen in CGI and WSGI, so it could
+        # stand in for a field that only this proxy may set.  nginx drops them too.
+        _keep_lines(head, lambda name: b"_" not in name)
+    persists = _drop_connection_fields(head) if b"connection" in notable else head.minor == 1
+    if persists is None:
+        raise RequestError(400, "The Connection field is not a list of tokens.")
+    head.keep_alive = persists
+    _resolve_target(head)
+    return head
+
+
+def without_empty_lines(data: bytes) -> bytes:
+    """`data` from its first line that is not empty; what comes before a request line like this is no fault."""
+    found = EMPTY_LINES.match(data)
+    return data[found.end() :] if found else data
+
+
+def read_response_head(data: bytes, scanned: int, max_bytes: int) -> ResponseHead | None:
+    """The head at the beginning of `data`, or None while it is not whole.  Raises ResponseError."""
+    end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
+    if end < 0 or end >= max_bytes:
+        if len(data) > max_bytes:
+            raise ResponseError(f"The server's response head is longer than {max_bytes} bytes.")
+        if BROKEN_LINE.search(data, scanned - 1 if scanned else 0) or not _STATUS_PREFIX.startswith(data[:7]):
+            raise ResponseError("The server's response is not HTTP/1.1.")
+        return None
+    found = RESPONSE_HEAD.match(data)
+    if found is None or found.end() != end + 4:
+        raise ResponseError("The server's response head is malformed.")
+    minor, status, reason, block = found.groups()
+    head = ResponseHead()
+    head.status = int(status)
+    head.minor = 1 if minor == b"1" else 0
+    head.reason = reason
+    head.size = end + 4
+    notable: Notable = {}
+    head.notable = notable
+    parts = _split_response(block)
+    head.fields = b"".join(parts[::3])
+    for i in range(1, len(parts), 3):
+        name = parts[i].lower()
+        value = parts[i + 1].rstrip(b" \t")
+        if name in notable:
+            notable[name].append(value)
+        else:
+            notable[name] = [value]
+    persists = _drop_connection_fields(head) if b"connection" in notable else head.minor == 1
+    if persists is None:
+        raise ResponseError("The server's Connection field is not a list of tokens.")
+    head.keep_alive = persists
+    return head
+
+
+_STATUS_PREFIX = b"HTTP/1."
+
+
+def _drop_connection_fields(head: RequestHead | ResponseHead) -> bool | None:
+    """Drop the fields that Connection names (RFC 9110 section 7.6.1); return whether the connection persists.
+
+    None when Connection is not a list of tokens.
+    """
+    values = head.notable[b"connection"]
+    if len(values) == 1 and (text := values[0].lower()) in (b"keep-alive", b"close"):
+        return text == b"keep-alive"
+    options = nominated(head.notable)
+    if not all(map(TOKEN_LIST.fullmatch, options)):
+        return None
+    _keep_lines(head, lambda name: name not in options)
+    for name in options & NOMINABLE:
+        head.notable.pop(name, None)
+    # RFC 9112 section 9.3: close wins, whatever else is said.
+    if b"close" in options:
+        return False
+    return head.minor == 1 or b"keep-alive" in options
+
+
+def nominated(notable: Notable) -> frozenset[bytes]:
+    """The options in Connection, in lower case: the names of fields that go no further, trailers among them."""
+    if b"connection" not in notable:
+        return frozenset()
+    text = b",".join(notable[b"connection"]).lower()
+    return frozenset(option.strip(b" \t") for option in text.split(b",")) - {b""}
+
+
+def _keep_lines(head: RequestHead | ResponseHead, wanted: Callable[[bytes], bool]) -> None:
+    """Drop the fields whose lower-case name is not wanted."""
+    lines = head.fields.split(b"\r\n")
+    head.fields = b"\r\n".join([b"", *(line for line in lines[1:] if wanted(line.partition(b":")[0].lower()))])
+
+
+def _resolve_target(head: RequestHead) -> None:
+    """Bring the target into the form that servers get, and the host with it (RFC 9112 section 3.2)."""
+    hosts = head.notable.get(b"host")
+    if hosts is None:
+        if head.minor == 1:
+            raise RequestError(400, "An HTTP/1.1 request needs a Host field.")
+        head.host = b""
+    else:
+        head.host = host = hosts[0]
+        # An empty Host is for targets that have no authority, which an http target always has.
+        if host not in _good_hosts:
+            if AUTHORITY.fullmatch(host) is None:
+                raise RequestError(400, "The Host field is not a host with an optional port.")
+            if len(_good_hosts) >= MAX_GOOD_HOSTS:
+                _good_hosts.clear()
+            _good_hosts.add(host)
+    target = head.target
+    if head.method == b"CONNECT":
+        raise RequestError(501, "CONNECT is for tunnels; this is a gateway to servers.")
+    if target[0] == 0x2F:  # "/", the origin-form
+        return
+    if target == b"*":
+        if head.method != b"OPTIONS":
+            raise RequestError(400, "The target * goes with OPTIONS only.")
+        return
+    # The authority of an absolute target wins over Host (RFC 9112 section 3.2.2).
+    absolute = ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        raise RequestError(400, "The request target is neither a path nor an absolute http URL.")
+    authority, rest = absolute.groups()
+    if AUTHORITY.fullmatch(authority) is None:
+        raise RequestError(400, "The authority of the request target is not a host with an optional port.")
+    head.host = authority
+    if rest[:1] != b"/":
+        # RFC 9112 section 3.2.4: OPTIONS for an authority without a path means the server itself.
+        rest = b"*" if head.method == b"OPTIONS" and not rest else b"/" + rest
+    head.target = rest
+
+
+def _check_partial_request(data: bytes, scanned: int, limits: HeadLimits) -> None:
+    """Refuse what can no longer become a head within the limits."""
+    line_end = data.find(b"\r\n")
+    if LONG_METHOD.match(data):
+        raise _long_method()
+    if (len(data) if line_end < 0 else line_end) > limits.target_bytes + 64:
+        raise RequestError(414, f"The request target is longer than {limits.target_bytes} bytes.")
+    # What is beyond the limit may be another message's.
+    if BROKEN_LINE.search(data, scanned - 1 if scanned else 0, limits.head_bytes):
+        raise RequestError(400, "A line of the request head ends in a bare CR or LF, or holds a control byte.")
+    if line_end >= 0:
+        # Complete lines must be right already; the last one is still coming.
+        last = data.rfind(b"\r\n", 0, limits.head_bytes)
+        error = _first_wrong_line(data[:last].split(b"\r\n"))
+        if error is not None:
+            raise error
+        if data[last + 2 : last + 3] in (b" ", b"\t"):
+            raise _folded()
+    if len(data) > limits.head_bytes:
+        raise RequestError(431, f"The request head is longer than {limits.head_bytes} bytes.")
+
+
+def _why_refused(head: bytes) -> RequestError:
+    """The error for a whole head that the pattern refused."""
+    if BROKEN_LINE.search(head):
+        return RequestError(400, "A line of the request head ends in a bare CR or LF, or holds a control byte.")
+    error = _first_wrong_line(head.removesuffix(b"\r\n").split(b"\r\n"))
+    return error or RequestError(400, "The request head is malformed.")
+
+
+def _first_wrong_line(lines: list[bytes]) -> RequestError | None:
+    first = REQUEST_LINE.fullmatch(lines[0])
+    if first is None:
+        if LONG_METHOD.match(lines[0]):
+            return _long_method()
+        return RequestError(400, "The request line is not: method, one space, target, one space, HTTP/1.1.")
+    if first.group(3) != b"1" or first.group(4) not in b"01":
+        return RequestError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    for line in lines[1:]:
+        if FIELD_LINE.fullmatch(line) is None:
+            if line[:1] in (b" ", b"\t"):
+                return _folded()
+            return RequestError(400, "A header line is not: name, colon, value.")
+    return None
+
+
+def _long_method() -> RequestError:
+    return RequestError(501, f"No method has more than {MAX_METHOD_BYTES} bytes.")
+
+
+def _folded() -> RequestError:
+    return RequestError(400, "A header field is folded over two lines.")
