@@ -1,0 +1,214 @@
+"""The law of the bucket, on a scripted clock."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.interfaces import MICROTOKENS
+from twisted_lb.limits.bucket import (
+    MAX_CAPACITY,
+    MAX_RATE_PER_SEC,
+    MAX_SECONDS,
+    Bucket,
+    check_policy,
+    seconds_to_full,
+    seconds_to_next,
+    seconds_to_refill,
+)
+
+SECOND = 1_000_000  # microseconds
+START = 1_800_000_000 * SECOND
+M = MICROTOKENS
+
+# (what, capacity, rate, [(microseconds since the start, admitted, level afterwards), ...])
+LIVES = [
+    (
+        "a burst of the capacity, then the rate",
+        3,
+        1.0,
+        [
+            (0, True, 2 * M),
+            (0, True, 1 * M),
+            (0, True, 0),
+            (0, False, 0),
+            (SECOND - 1, False, M - 1),
+            (SECOND, True, 0),
+            (2 * SECOND - 1, False, M - 1),
+            (2 * SECOND, True, 0),
+        ],
+    ),
+    ("an idle bucket holds its capacity and no more", 2, 5.0, [(0, True, M), (3600 * SECOND, True, M)]),
+    (
+        "asking often costs nothing of what refills",
+        1,
+        0.3,
+        [(0, True, 0)] + [(at, False, at * 3 // 10) for at in range(1, 3_000_001, 999_999)] + [(3_333_334, True, 0)],
+    ),
+    ("a rate of 0 never refills", 2, 0.0, [(0, True, M), (10**15, True, 0), (2 * 10**15, False, 0)]),
+    (
+        "a clock that goes back refills nothing, and nothing twice",
+        2,
+        1.0,
+        [
+            (10 * SECOND, True, M),
+            (0, True, 0),
+            (9 * SECOND, False, 0),
+            (10 * SECOND, False, 0),
+            (11 * SECOND, True, 0),
+            (10 * SECOND, False, 0),
+            (12 * SECOND, True, 0),
+        ],
+    ),
+    (
+        "the largest bucket loses no microtoken",
+        MAX_CAPACITY,
+        float(MAX_RATE_PER_SEC),
+        [(0, True, (MAX_CAPACITY - 1) * M), (1, True, (MAX_CAPACITY - 1) * M), (1, True, (MAX_CAPACITY - 2) * M)],
+    ),
+]
+
+
+class TakingTests(SynchronousTestCase):
+    """`Bucket.take` on a table of times."""
+
+    def test_lives(self) -> None:
+        """At each time of each life, a bucket admits and holds what the law says."""
+        for what, capacity, rate, steps in LIVES:
+            bucket = Bucket(capacity, rate, capacity * M, START)
+            for number, (at, admitted, level) in enumerate(steps):
+                self.assertEqual(bucket.take(1, START + at), (admitted, level), f"{what}, step {number}: {bucket}")
+
+    def test_a_refusal_changes_nothing(self) -> None:
+        """A refused taking leaves level and stamp as they were."""
+        bucket = Bucket(2, 1.0, 500_000, START)
+        self.assertEqual(bucket.take(1, START + 400_000), (False, 900_000))
+        self.assertEqual((bucket.level, bucket.stamp_us), (500_000, START))
+
+    def test_a_cost_of_several_tokens_is_all_or_nothing(self) -> None:
+        """A taking of 3 from a level of 2 is refused, and one of 2 empties it."""
+        bucket = Bucket(5, 0.0, 2 * M, START)
+        self.assertEqual(bucket.take(3, START), (False, 2 * M))
+        self.assertEqual(bucket.take(2, START), (True, 0))
+
+    def test_giving_back_commutes_with_refill(self) -> None:
+        """A token given back before some time has passed and one given back after it leave the same level."""
+        for level in (0, M, 3 * M, 5 * M):
+            early, late = Bucket(5, 1.0, level, START), Bucket(5, 1.0, level, START)
+            early.give_back(1)
+            late.refill(START + 1_500_000)
+            late.give_back(1)
+            self.assertEqual(early.level_at(START + 1_500_000), late.level)
+
+    def test_a_change_refills_under_the_old_policy_first(self) -> None:
+        """Time before a change counts at the old rate, time after it at the new one."""
+        bucket = Bucket(10, 1.0, 0, START)
+        bucket.change(10, 5.0, START + 2 * SECOND)
+        self.assertEqual(bucket.level_at(START + 2 * SECOND), 2 * M)
+        self.assertEqual(bucket.level_at(START + 3 * SECOND), 7 * M)
+
+    def test_a_change_from_a_standstill_does_not_count_the_past(self) -> None:
+        """A bucket whose rate was 0 for an hour refills from the change on."""
+        bucket = Bucket(10, 0.0, 0, START)
+        bucket.change(10, 1.0, START + 3600 * SECOND)
+        self.assertEqual(bucket.level_at(START + 3601 * SECOND), M)
+
+    def test_repr_shows_the_state(self) -> None:
+        """The repr of a bucket tells its level, capacity, stamp and rate."""
+        self.assertEqual(repr(Bucket(5, 0.5, 2_500_000, 7)), "<Bucket 2.500000 of 5 at 7us, 0.5/s>")
+
+    @given(
+        st.integers(1, 50),
+        st.floats(0, 1000),
+        st.lists(st.tuples(st.integers(-2_000_000, 5_000_000), st.integers(1, 3)), max_size=60),
+    )
+    def test_the_law(self, capacity: int, rate: float, steps: list[tuple[int, int]]) -> None:
+        """Whatever the clock does, what is admitted in a time is at most capacity + rate * time."""
+        bucket = Bucket(capacity, rate, capacity * M, START)
+        now = newest = START
+        admitted = 0
+        for step_us, cost in steps:
+            now += step_us
+            newest = max(newest, now)
+            if bucket.take(cost, now)[0]:
+                admitted += cost
+            # The product of doubles may round up by one part in 2**53.
+            refilled = Fraction(rate) * (newest - START) / SECOND * (1 + Fraction(1, 2**50))
+            self.assertLessEqual(admitted, capacity + refilled)
+
+    @given(st.integers(2, 5), st.floats(0.01, 1000), st.lists(st.integers(0, 1_000_000), min_size=50, max_size=50))
+    def test_who_keeps_asking_gets_what_refills(self, capacity: int, rate: float, steps: list[int]) -> None:
+        """Who asks at least once a token gets all that refills, but for the token begun and a microtoken a taking."""
+        bucket = Bucket(capacity, rate, 0, START)
+        now, admitted, refilled = START, 0, Fraction(0)
+        for step_us in steps:
+            step_us = min(step_us, int(SECOND / rate))
+            now += step_us
+            refilled += Fraction(rate) * step_us / SECOND
+            admitted += bucket.take(1, now)[0]
+        self.assertGreaterEqual(admitted + 1 + Fraction(admitted + 1, M), refilled)
+
+
+class PolicyTests(SynchronousTestCase):
+    """What a bucket can be."""
+
+    def test_bad_policies_are_named(self) -> None:
+        """A capacity or a rate that no bucket can have raises ValueError, which says which of them it is."""
+        for capacity in (0, -5, 1.0, "5", None, True, MAX_CAPACITY + 1, 10**30):
+            with self.assertRaisesRegex(ValueError, "^capacity: expected a whole number from 1 to 1000000000, not "):
+                check_policy(capacity, 1.0)  # type: ignore[arg-type]
+        for rate in (-1, -1e-300, float("nan"), float("inf"), "1", None, False, MAX_RATE_PER_SEC + 1, 10**400):
+            with self.assertRaisesRegex(ValueError, "^rate_per_sec: expected a number from 0 to 1000000, not "):
+                check_policy(5, rate)  # type: ignore[arg-type]
+
+    def test_good_policies_pass(self) -> None:
+        """The smallest and the largest policy pass."""
+        for capacity, rate in ((1, 0), (MAX_CAPACITY, MAX_RATE_PER_SEC), (5, 1e-300), (5, -0.0)):
+            check_policy(capacity, rate)
+
+    def test_whole_numbers_stay_exact_in_doubles(self) -> None:
+        """The largest level is below 2**53."""
+        self.assertLess(MAX_CAPACITY * MICROTOKENS, 2**53)
+
+
+class WaitingTests(SynchronousTestCase):
+    """How long until tokens come."""
+
+    def test_seconds(self) -> None:
+        """Seconds to the next token and to a full bucket are rounded up, and exact where they are whole."""
+        for capacity, rate, level, to_next, to_full in [
+            (3, 0.1, 0, 10, 30),
+            (3, 0.1, 1, 10, 30),
+            (3, 0.3, 0, 4, 10),
+            (5, 1.0, 4 * M, 1, 1),
+            (5, 1.0, 4 * M + 1, 1, 1),
+            (5, 1.0, 3 * M + 1, 1, 2),
+            (5, 1.0, 3 * M - 1, 1, 3),
+            (5, 1.0, 5 * M, 0, 0),
+            (5, 0.0, 5 * M, 0, 0),
+            (5, 0.0, 4 * M, None, None),
+            (5, 1000.0, 0, 1, 1),
+            (1, 1 / 3, 0, 3, 3),
+            (7, 0.7, 0, 2, 10),
+            (5, 5e-324, 0, MAX_SECONDS, MAX_SECONDS),
+        ]:
+            case = f"capacity {capacity}, rate {rate}, level {level}"
+            self.assertEqual(seconds_to_next(capacity, rate, level), to_next, case)
+            self.assertEqual(seconds_to_full(capacity, rate, level), to_full, case)
+
+    @given(st.integers(1, 10**15), st.floats(1e-6, MAX_RATE_PER_SEC))
+    @example(10 * M, 0.1)
+    @example(3 * M, 0.3)
+    @example(29 * M, 0.29)
+    def test_seconds_are_the_least_that_suffice(self, missing: int, rate: float) -> None:
+        """After that many seconds the bucket has refilled what was missing, and after one less it has not."""
+        seconds = seconds_to_refill(missing, rate)
+        assert seconds is not None
+        if seconds == MAX_SECONDS:
+            return
+        bucket = Bucket(MAX_CAPACITY, rate, 0, 0)
+        self.assertGreaterEqual(bucket.level_at(seconds * SECOND), missing)
+        self.assertLess(bucket.level_at((seconds - 1) * SECOND), missing)

@@ -1,0 +1,110 @@
+"""The rate-limit fields, byte by byte."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC, seconds_to_full, seconds_to_next
+from twisted_lb.limits.headers import FAMILIES, RATELIMIT, X_RATELIMIT, rate_limit_fields, retry_after
+
+M = MICROTOKENS
+
+
+def taken(capacity: int, rate: float, level: int) -> Taken:
+    return Taken(level >= 0, b"ann", capacity, rate, level)
+
+
+# capacity, rate, level; X-RateLimit-Remaining, -Reset; w, r, t; Retry-After
+CASES: list[tuple[int, float, int, int, int | None, int | None, int | None, int | None]] = [
+    (5, 1.0, 4 * M, 4, 1, 5, 1, 1),
+    (5, 1.0, 0, 0, 5, 5, 1, 1),
+    (5, 1.0, 5 * M, 5, 0, 5, 0, 1),
+    (5, 1.0, M - 1, 0, 5, 5, 1, 1),
+    (3, 0.1, 0, 0, 30, 30, 10, 10),
+    (3, 0.1, M // 2, 0, 25, 30, 5, 5),
+    (3, 0.1, M // 2 - 1, 0, 26, 30, 6, 6),
+    (10, 3.0, 0, 0, 4, 4, 1, 1),
+    (10, 0.3, 0, 0, 34, 34, 4, 4),
+    (5, 0.0, 2 * M, 2, None, None, None, None),
+    (5, 0.0, 5 * M, 5, 0, None, None, None),
+    (MAX_CAPACITY, float(MAX_RATE_PER_SEC), 7 * M, 7, 1000, 1000, 1, 1),
+]
+
+
+class FieldsTests(SynchronousTestCase):
+    """`rate_limit_fields`."""
+
+    def test_both_families_byte_by_byte(self) -> None:
+        """The whole text of both families is as the contract has it."""
+        self.assertEqual(
+            rate_limit_fields(FAMILIES)(taken(5, 1.0, 4 * M)),
+            b"\r\nX-RateLimit-Limit: 5\r\nX-RateLimit-Remaining: 4\r\nX-RateLimit-Reset: 1"
+            b'\r\nRateLimit-Policy: "default";q=5;w=5\r\nRateLimit: "default";r=4;t=1',
+        )
+
+    def test_cases(self) -> None:
+        """Each family, alone and with the other, says the same exact seconds and tokens, or leaves them out."""
+        x_fields, ietf_fields = rate_limit_fields([X_RATELIMIT]), rate_limit_fields([RATELIMIT])
+        fields = rate_limit_fields([RATELIMIT, X_RATELIMIT])
+        for capacity, rate, level, remaining, reset, window, next_one, _ in CASES:
+            x_lines = f"\r\nX-RateLimit-Limit: {capacity}\r\nX-RateLimit-Remaining: {remaining}"
+            if reset is not None:
+                x_lines += f"\r\nX-RateLimit-Reset: {reset}"
+            ietf_lines = f'\r\nRateLimit-Policy: "default";q={capacity}'
+            ietf_lines += f";w={window}" if window is not None else ""
+            ietf_lines += f'\r\nRateLimit: "default";r={remaining}'
+            ietf_lines += f";t={next_one}" if next_one is not None else ""
+            one = taken(capacity, rate, level)
+            self.assertEqual(x_fields(one).decode(), x_lines)
+            self.assertEqual(ietf_fields(one).decode(), ietf_lines)
+            self.assertEqual(fields(one).decode(), x_lines + ietf_lines)
+
+    def test_no_family_is_no_text(self) -> None:
+        """With no family chosen, nothing is sent."""
+        self.assertEqual(rate_limit_fields(())(taken(5, 1.0, 0)), b"")
+
+    def test_an_unknown_family_is_named(self) -> None:
+        """A family that does not exist raises ValueError, which names it and those that exist."""
+        with self.assertRaisesRegex(ValueError, "expected x-ratelimit or ratelimit, not 'x-rate'"):
+            rate_limit_fields(["x-rate"])
+
+    def test_many_policies(self) -> None:
+        """Thousands of different policies, one after another and again, each get their own text."""
+        fields = rate_limit_fields([X_RATELIMIT])
+        for _ in range(2):
+            for capacity in range(1, 3000):
+                self.assertTrue(fields(taken(capacity, 1.0, 0)).startswith(b"\r\nX-RateLimit-Limit: %d\r\n" % capacity))
+
+    @given(st.integers(1, MAX_CAPACITY), st.floats(0, MAX_RATE_PER_SEC), st.data())
+    def test_the_text_agrees_with_the_bucket(self, capacity: int, rate: float, data: st.DataObject) -> None:
+        """Every number in the fields is the one that the bucket's arithmetic gives, and has at most 15 digits."""
+        level = data.draw(st.integers(0, capacity * M))
+        text = rate_limit_fields(FAMILIES)(taken(capacity, rate, level)).decode()
+        numbers = dict(re.findall(r"\b(Remaining|Reset|r|t)(?:: |=)([0-9]{1,15})(?![0-9])", text))
+        self.assertEqual(int(numbers["Remaining"]), level // M)
+        self.assertEqual(int(numbers["r"]), level // M)
+        reset, next_one = seconds_to_full(capacity, rate, level), seconds_to_next(capacity, rate, level)
+        self.assertEqual(numbers.get("Reset"), None if reset is None else str(reset))
+        self.assertEqual(numbers.get("t"), None if rate == 0 else str(next_one))
+
+
+class RetryAfterTests(SynchronousTestCase):
+    """`retry_after`."""
+
+    def test_cases(self) -> None:
+        """Retry-After is the time to the next token, rounded up, at least 1, and absent at rate 0."""
+        for capacity, rate, level, *_, seconds in CASES:
+            self.assertEqual(retry_after(Taken(False, b"ann", capacity, rate, level)), seconds)
+
+    @given(st.integers(0, M - 1), st.floats(0.001, MAX_RATE_PER_SEC))
+    def test_never_before_t(self, level: int, rate: float) -> None:
+        """Retry-After is never before the `t` of the same refusal, and at least 1."""
+        refused = Taken(False, b"ann", 5, rate, level)
+        seconds, next_one = retry_after(refused), seconds_to_next(5, rate, level)
+        assert seconds is not None and next_one is not None
+        self.assertGreaterEqual(seconds, max(1, next_one))

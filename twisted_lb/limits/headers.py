@@ -1,0 +1,111 @@
+"""What a bucket's answer looks like in the header of a response.
+
+Two families of fields, either of which can be switched off:
+
+    X-RateLimit-Limit, -Remaining, -Reset    as GitHub and many others send them; Reset in seconds until full
+    RateLimit-Policy, RateLimit              draft-ietf-httpapi-ratelimit-headers-10
+
+Strategy: all that follows from the policy alone is formatted once a policy and kept in a small
+memo; a response then costs two divisions and one `%` of bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterable, NamedTuple
+
+from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.limits.bucket import seconds_to_refill
+
+X_RATELIMIT = "x-ratelimit"
+RATELIMIT = "ratelimit"
+FAMILIES = (X_RATELIMIT, RATELIMIT)
+
+# Policies whose text is kept; most systems have a handful.
+_MEMO_SIZE = 1024
+
+
+class _PolicyText(NamedTuple):
+    """What the fields of one policy have in common."""
+
+    full: int  # microtokens
+    at_full: bytes  # the finished lines of a full bucket
+    # Below that, templates: arguments are whole tokens and seconds to full, whole tokens and seconds to the next.
+    x_below: bytes
+    ietf_below: bytes
+
+
+def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
+    """A function from a bucket's answer to header lines, each beginning with CRLF (b"" for no family).
+
+    `families` are of FAMILIES; any other name raises ValueError.  Seconds are whole and rounded up.
+    Where the rate is 0 there is no `w`, no `t`, and no X-RateLimit-Reset below a full bucket.
+    """
+    chosen = frozenset(families)
+    for family in sorted(chosen):
+        if family not in FAMILIES:
+            raise ValueError(f"rate-limit headers: expected {' or '.join(FAMILIES)}, not {family!r}")
+    if not chosen:
+        return lambda taken: b""
+    both, x_only = len(chosen) == 2, chosen == {X_RATELIMIT}
+    memo: dict[tuple[int, float], tuple[int, bytes, bytes, bytes, bytes]] = {}
+
+    def remember(capacity: int, rate_per_sec: float) -> tuple[int, bytes, bytes, bytes, bytes]:
+        if len(memo) >= _MEMO_SIZE:
+            memo.clear()
+        full, at_full, x_below, ietf_below = _policy_text(capacity, rate_per_sec, chosen)
+        memo[capacity, rate_per_sec] = texts = (full, at_full, x_below + ietf_below, x_below, ietf_below)
+        return texts
+
+    def fields(taken: Taken) -> bytes:
+        _, _, capacity, rate_per_sec, level = taken
+        full, at_full, both_below, x_below, ietf_below = memo.get((capacity, rate_per_sec)) or remember(
+            capacity, rate_per_sec
+        )
+        if level >= full:
+            return at_full
+        whole = level // MICROTOKENS
+        if not rate_per_sec:
+            return both_below % ((whole, whole) if both else (whole,))
+        if both:
+            return both_below % (
+                whole,
+                seconds_to_refill(full - level, rate_per_sec),
+                whole,
+                seconds_to_refill((whole + 1) * MICROTOKENS - level, rate_per_sec),
+            )
+        if x_only:
+            return x_below % (whole, seconds_to_refill(full - level, rate_per_sec))
+        return ietf_below % (whole, seconds_to_refill((whole + 1) * MICROTOKENS - level, rate_per_sec))
+
+    return fields
+
+
+def retry_after(taken: Taken) -> int | None:
+    """Seconds for Retry-After (RFC 9110 section 10.2.3) of a refusal: rounded up, at least 1, never before `t`.
+
+    None, which means no such field, where the rate is 0 and the token never comes.
+    """
+    seconds = seconds_to_refill(MICROTOKENS - taken.level % MICROTOKENS, taken.rate_per_sec)
+    return None if seconds is None else max(1, seconds)
+
+
+def _policy_text(capacity: int, rate_per_sec: float, families: frozenset[str]) -> _PolicyText:
+    """The templates of one policy; an empty one for a family that is not sent."""
+    window = seconds_to_refill(capacity * MICROTOKENS, rate_per_sec)
+    x_below = ietf_below = at_full = b""
+    if X_RATELIMIT in families:
+        limit = b"\r\nX-RateLimit-Limit: %d" % capacity
+        x_below = limit + b"\r\nX-RateLimit-Remaining: %d"
+        at_full += limit + b"\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: 0" % capacity
+        if window is not None:
+            x_below += b"\r\nX-RateLimit-Reset: %d"
+    if RATELIMIT in families:
+        policy = b'\r\nRateLimit-Policy: "default";q=%d' % capacity
+        if window is not None:
+            policy += b";w=%d" % window
+        ietf_below = policy + b'\r\nRateLimit: "default";r=%d'
+        at_full += policy + b'\r\nRateLimit: "default";r=%d' % capacity
+        if window is not None:
+            ietf_below += b";t=%d"
+            at_full += b";t=0"
+    return _PolicyText(capacity * MICROTOKENS, at_full, x_below, ietf_below)
