@@ -1,0 +1,83 @@
+"""Round robin: each server in turn, by weight.
+
+1. The turns are a ring.  With equal weights each server has one turn, in the order of the list; a
+   server of weight 2 among servers of weight 1 has two, spread over the ring: a b c a.
+2. A request takes the next turn of the ring.  When that server could not be used, the ring goes on
+   to the next one that this request has not tried, so that no server gets the failed one's share alone.
+3. When the servers change, the ring is made anew and goes on with the server whose turn was next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from math import gcd
+
+from zope.interface import implementer
+
+from twisted_lb.backend import Backend
+from twisted_lb.interfaces import IBalancer, IRequest
+
+# A ring of more turns (many servers with weights of no common divisor) is made coarser: it is built
+# within the reactor's time.
+MAX_TURNS = 50_000
+
+
+@implementer(IBalancer)
+class RoundRobin:
+    """The servers in turn.  It takes no options."""
+
+    def __init__(self) -> None:
+        self._ring: list[Backend] = []
+        self._next = 0
+
+    def backends_changed(self, backends: list[Backend]) -> None:
+        """From now on the ring is of these."""
+        ring = turns(backends)
+        if ring == self._ring:
+            return
+        place = {backend: turn for turn, backend in reversed(list(enumerate(ring)))}
+        to_come = chain(self._ring[self._next :], self._ring[: self._next])
+        self._next = next((place[backend] for backend in to_come if backend in place), 0)
+        # A new list: iterators that are still drawn from keep the ring that they began with.
+        self._ring = ring
+
+    def choices(self, request: IRequest) -> Iterator[Backend]:
+        """The server whose turn it is, then the others."""
+        ring = self._ring
+        if not ring:
+            return
+        start = self._next
+        after = start + 1
+        self._next = after if after < len(ring) else 0
+        first = ring[start]
+        yield first
+        tried = {first}
+        for turn in chain(range(after, len(ring)), range(start)):
+            backend = ring[turn]
+            if backend not in tried:
+                tried.add(backend)
+                if ring is self._ring:
+                    self._next = (turn + 1) % len(ring)
+                yield backend
+
+    def __repr__(self) -> str:
+        return f"<RoundRobin next={self._next} of {[backend.name for backend in self._ring]}>"
+
+
+def turns(backends: list[Backend]) -> list[Backend]:
+    """The ring: each server's weight (all divided by their common divisor) in turns, evenly spread.
+
+    The k-th of a server's w turns stands at (k + 1/2) / w of the way round.
+    """
+    divisor = gcd(*(backend.weight for backend in backends)) or 1
+    weights = [backend.weight // divisor for backend in backends]
+    if max(weights, default=1) == 1:
+        return list(backends)
+    total = sum(weights)
+    if total > MAX_TURNS:
+        weights = [max(1, weight * MAX_TURNS // total) for weight in weights]
+    places = sorted(
+        ((turn + 0.5) / weight, order) for order, weight in enumerate(weights) for turn in range(weight)
+    )
+    return [backends[order] for _, order in places]
