@@ -1,0 +1,396 @@
+"""The embedded store: the contract, on a scripted clock, and what is left on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from typing import Any, Callable
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.limits.test_bucket import LIVES
+from tests.stores.contract import Asker, StoreContract, digest_of, new_path
+from twisted_lb.interfaces import MICROTOKENS, Account, Profile, StoreUnavailable, Taken
+from twisted_lb.stores import embedded_store
+from twisted_lb.stores.embedded_database import DATABASE_FILE, LOCK_FILE, AccountDatabase
+from twisted_lb.stores.embedded_store import FLUSH_SECONDS, EmbeddedStore, steady_clock
+
+SECOND = 1_000_000  # microseconds
+START = 1_800_000_000 * SECOND
+M = MICROTOKENS
+
+
+class Disk:
+    """Runs what the store would run in its thread: at once, or when told, or not."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.broken: Exception | None = None
+        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+        self.calls = 0
+
+    def run(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        self.calls += 1
+        if self.broken is not None:
+            return fail(self.broken)
+        if not self.held:
+            return maybeDeferred(call, *arguments)
+        done: Deferred[Any] = Deferred()
+        self.waiting.append((done, lambda: call(*arguments)))
+        return done
+
+    def one(self) -> None:
+        """Let the oldest waiting call run and return."""
+        done, call = self.waiting.pop(0)
+        maybeDeferred(call).chainDeferred(done)
+
+
+class StoreOnClock(SynchronousTestCase):
+    """A store in a temporary directory, with a clock that the test moves."""
+
+    def setUp(self) -> None:
+        self.data_dir = new_path(self)
+        self.clock = Clock()
+        self.disk = Disk()
+        self.now_us = START
+        self.store = self.started(self.data_dir)
+
+    def started(self, data_dir: str) -> EmbeddedStore:
+        store = EmbeddedStore(data_dir, lambda: self.now_us, self.clock, self.disk.run)
+        store.start()
+        self.addCleanup(lambda: self.successResultOf(store.stop()))
+        return store
+
+    def restart(self) -> None:
+        self.successResultOf(self.store.stop())
+        self.store = self.started(self.data_dir)
+
+    def crash(self) -> None:
+        """Go on with what is on disk now, as after kill -9."""
+        copy = new_path(self)
+        shutil.copytree(self.data_dir, copy)
+        self.store = self.started(copy)
+
+    def create(self, key: str, capacity: int = 5, rate_per_sec: float = 0.0) -> None:
+        self.successResultOf(self.store.create(digest_of(key), Account("user " + key, capacity, rate_per_sec)))
+
+    def take(self, key: str) -> Any:
+        asker = Asker()
+        self.store.take(digest_of(key), asker)
+        self.assertEqual(len(asker.answers), 1, "the embedded store answers within the call")
+        return asker.answers[0]
+
+    def level(self, key: str) -> int:
+        profile = self.successResultOf(self.store.profile(digest_of(key)))
+        assert profile is not None
+        return profile.level
+
+
+class ContractTests(StoreContract, TestCase):
+    """The contract of stores, over the embedded one."""
+
+    def setUp(self) -> None:
+        self.now_us = START
+        self.store = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred)
+        self.store.start()
+        self.addCleanup(self.store.stop)
+
+    def some_milliseconds(self) -> None:
+        self.now_us += 5000
+
+
+class TakingTests(StoreOnClock):
+    """Taking on a scripted clock."""
+
+    def test_lives(self) -> None:
+        """At each time of each life, a bucket of the store admits and holds what the law says."""
+        for number, (what, capacity, rate, steps) in enumerate(LIVES):
+            self.now_us = START
+            self.create(f"k{number}", capacity, rate)
+            for at, admitted, level in steps:
+                self.now_us = START + at
+                expected = Taken(admitted, b"user k%d" % number, capacity, rate, level)
+                self.assertEqual(self.take(f"k{number}"), expected, what)
+
+    def test_a_change_counts_from_its_time(self) -> None:
+        """Time before a change refills at the old rate, time after it at the new one."""
+        self.create("k", 10, 1.0)
+        for _ in range(10):
+            self.take("k")
+        self.now_us += 2 * SECOND
+        profile = self.successResultOf(self.store.change(digest_of("k"), None, 5.0))
+        self.assertEqual(profile, Profile(Account("user k", 10, 5.0), 2 * M))
+        self.now_us += SECOND
+        self.assertEqual(self.level("k"), 7 * M)
+
+
+class SurvivalTests(StoreOnClock):
+    """What is there after a stop, and after a crash."""
+
+    def test_an_account_is_on_disk_when_its_creation_is_answered(self) -> None:
+        """After a crash right behind the answer of `create`, the account is there and full."""
+        self.create("k", 5, 0.25)
+        self.crash()
+        self.assertEqual(
+            self.successResultOf(self.store.profile(digest_of("k"))), Profile(Account("user k", 5, 0.25), 5 * M)
+        )
+        self.failureResultOf(self.store.create(digest_of("other"), Account("user k", 5, 1.0)))
+
+    def test_a_change_is_on_disk_when_it_is_answered(self) -> None:
+        """After a crash right behind the answer of `change`, the new policy holds."""
+        self.create("k", 5, 0.0)
+        self.successResultOf(self.store.change(digest_of("k"), 9, 0.5))
+        self.crash()
+        profile = self.successResultOf(self.store.profile(digest_of("k")))
+        assert profile is not None
+        self.assertEqual(profile.account, Account("user k", 9, 0.5))
+
+    def test_a_crash_after_a_change_does_not_count_the_past_at_the_new_rate(self) -> None:
+        """A bucket that stood still for an hour, and was changed before a crash, refills from the change on."""
+        self.create("k", 100, 0.0)
+        for _ in range(100):
+            self.take("k")
+        self.clock.advance(FLUSH_SECONDS)
+        self.now_us += 3600 * SECOND
+        self.successResultOf(self.store.change(digest_of("k"), None, 1.0))
+        self.crash()
+        self.assertEqual(self.level("k"), 0)
+        self.now_us += 3 * SECOND
+        self.assertEqual(self.level("k"), 3 * M)
+
+    def test_a_flush_between_a_change_and_its_answer_keeps_its_time(self) -> None:
+        """A level that is flushed while a change is being written is stamped no earlier than the change."""
+        self.create("k", 100, 0.0)
+        for _ in range(100):
+            self.take("k")
+        self.now_us += 3600 * SECOND
+        self.disk.held = True
+        self.store.change(digest_of("k"), None, 1.0)
+        self.clock.advance(FLUSH_SECONDS)
+        self.disk.one()
+        self.disk.one()
+        self.disk.held = False
+        self.crash()
+        self.assertEqual(self.level("k"), 0)
+
+    def test_a_stop_writes_every_level(self) -> None:
+        """A restart finds the level of the moment of the stop, given-back tokens included."""
+        self.create("k", 5)
+        for _ in range(4):
+            self.take("k")
+        self.store.give_back(digest_of("k"))
+        self.restart()
+        self.assertEqual(self.level("k"), 2 * M)
+
+    def test_levels_are_flushed_every_second(self) -> None:
+        """After a crash, takings older than a flush are counted, and only younger ones are forgotten."""
+        self.create("k", 5)
+        self.take("k")
+        self.take("k")
+        self.clock.advance(FLUSH_SECONDS)
+        self.take("k")
+        self.crash()
+        self.assertEqual(self.level("k"), 3 * M)
+
+    def test_time_away_refills(self) -> None:
+        """A level read from disk is refilled for the time since it was written, and never above the capacity."""
+        self.create("k", 5, 1.0)
+        for _ in range(5):
+            self.take("k")
+        self.successResultOf(self.store.stop())
+        self.now_us += 2 * SECOND + 500_000
+        self.store = self.started(self.data_dir)
+        self.assertEqual(self.level("k"), 2_500_000)
+        self.now_us += 3600 * SECOND
+        self.restart()
+        self.assertEqual(self.level("k"), 5 * M)
+
+    def test_a_clock_put_back_does_not_stop_a_bucket(self) -> None:
+        """A bucket stamped in the future is not refilled at once, and refills from the start on."""
+        self.create("k", 5, 1.0)
+        for _ in range(5):
+            self.take("k")
+        self.successResultOf(self.store.stop())
+        self.now_us -= 3600 * SECOND
+        self.store = self.started(self.data_dir)
+        self.assertEqual(self.level("k"), 0)
+        self.now_us += 2 * SECOND
+        self.assertEqual(self.level("k"), 2 * M)
+
+    def test_only_changed_levels_are_written(self) -> None:
+        """A second in which nothing is taken, or all is refused, touches no disk."""
+        self.create("k", 1)
+        self.take("k")
+        self.clock.advance(FLUSH_SECONDS)
+        calls = self.disk.calls
+        self.assertFalse(self.take("k").admitted)
+        self.clock.advance(FLUSH_SECONDS)
+        self.assertEqual(self.disk.calls, calls)
+
+    def test_many_levels_go_in_slices(self) -> None:
+        """Levels of more buckets than a slice holds are all written, in several transactions."""
+        self.patch(embedded_store, "FLUSH_SLICE", 3)
+        for number in range(10):
+            self.create(f"k{number}")
+            self.take(f"k{number}")
+        calls = self.disk.calls
+        self.clock.advance(FLUSH_SECONDS)
+        self.assertEqual(self.disk.calls - calls, 4)
+        self.crash()
+        self.assertEqual([self.level(f"k{number}") for number in range(10)], [4 * M] * 10)
+
+    def test_a_stop_waits_for_the_flush_under_way(self) -> None:
+        """A stop in the middle of a flush writes its later slices before the database is closed."""
+        self.patch(embedded_store, "FLUSH_SLICE", 1)
+        for number in range(8):
+            self.create(f"k{number}")
+            self.take(f"k{number}")
+        self.disk.held = True
+        self.clock.advance(FLUSH_SECONDS)
+        self.disk.one()
+        self.take("k0")
+        stopped = self.store.stop()
+        self.assertNoResult(stopped)
+        while self.disk.waiting:
+            self.disk.one()
+        self.successResultOf(stopped)
+        self.disk.held = False
+        self.store = self.started(self.data_dir)
+        self.assertEqual([self.level(f"k{number}") for number in range(8)], [3 * M] + [4 * M] * 7)
+
+    def test_levels_that_could_not_be_written_are_tried_again(self) -> None:
+        """While the disk refuses, levels stay in memory with one line in the log; later they are written."""
+        self.create("k", 5)
+        self.take("k")
+        self.disk.broken = StoreUnavailable("cannot use the database x: disk is full")
+        with capturedLogs() as events:
+            self.clock.advance(FLUSH_SECONDS)
+            self.clock.advance(FLUSH_SECONDS)
+        self.assertEqual([event["reason"] for event in events], ["cannot use the database x: disk is full"])
+        self.assertEqual(self.take("k").level, 3 * M)
+        self.disk.broken = None
+        self.clock.advance(FLUSH_SECONDS)
+        self.crash()
+        self.assertEqual(self.level("k"), 3 * M)
+
+
+class SyncTests(SynchronousTestCase):
+    """What survives a power cut."""
+
+    def test_every_commit_is_synced(self) -> None:
+        """The database writes ahead, and syncs each commit (synchronous is 2, which is FULL)."""
+        database = AccountDatabase(new_path(self))
+        self.addCleanup(database.close)
+        [journal] = database._connection.execute("PRAGMA journal_mode").fetchone()
+        [synchronous] = database._connection.execute("PRAGMA synchronous").fetchone()
+        self.assertEqual((journal, synchronous), ("wal", 2))
+
+
+class FailureTests(StoreOnClock):
+    """What goes wrong with the disk, and what is said."""
+
+    def test_an_account_that_cannot_be_stored_does_not_exist(self) -> None:
+        """When the disk refuses a creation, its key stays unknown and its name free."""
+        self.disk.broken = StoreUnavailable("cannot use the database x: disk is full")
+        created = self.store.create(digest_of("k"), Account("user k", 5, 0.0))
+        self.assertEqual(str(self.failureResultOf(created, StoreUnavailable).value), str(self.disk.broken))
+        self.assertIsNone(self.take("k"))
+        self.disk.broken = None
+        self.create("k")
+
+    def test_a_change_that_cannot_be_stored_changes_nothing(self) -> None:
+        """When the disk refuses a change, the old policy and the level stay."""
+        self.create("k", 5, 0.0)
+        self.disk.broken = StoreUnavailable("cannot use the database x: disk is full")
+        self.failureResultOf(self.store.change(digest_of("k"), 2, 1.0), StoreUnavailable)
+        self.disk.broken = None
+        self.assertEqual(self.take("k"), Taken(True, b"user k", 5, 0.0, 4 * M))
+
+    def test_an_account_is_unknown_until_it_is_stored(self) -> None:
+        """While a creation is being written, its key has no bucket, and its name is taken already."""
+        self.disk.held = True
+        created = self.store.create(digest_of("k"), Account("ann", 5, 0.0))
+        self.assertIsNone(self.take("k"))
+        self.failureResultOf(self.store.create(digest_of("k2"), Account("ann", 5, 0.0)))
+        self.disk.one()
+        self.assertIsNone(self.successResultOf(created))
+        self.assertTrue(self.take("k").admitted)
+        self.disk.held = False
+
+    def start_failing(self, data_dir: str) -> str:
+        store = EmbeddedStore(data_dir, lambda: self.now_us, self.clock, self.disk.run)
+        error = self.assertRaises(StoreUnavailable, store.start)
+        self.successResultOf(store.stop())
+        return str(error)
+
+    def test_a_second_store_on_the_same_directory_is_refused(self) -> None:
+        """A data directory that is in use gives an error that names it, and the first store goes on."""
+        error = self.start_failing(self.data_dir)
+        self.assertIn(f"the data directory {self.data_dir} is in use by another process", error)
+        self.create("k")
+        self.assertTrue(self.take("k").admitted)
+
+    def test_a_directory_that_cannot_be_made_is_named(self) -> None:
+        """A data directory below a file gives an error that names it and the setting."""
+        path = os.path.join(self.data_dir, DATABASE_FILE, "deeper")
+        error = self.start_failing(path)
+        self.assertIn(f"cannot use the data directory {path}: Not a directory", error)
+        self.assertIn("DATA_DIR", error)
+
+    def test_a_missing_directory_is_made(self) -> None:
+        """A data directory several levels down is created."""
+        path = os.path.join(new_path(self), "a", "b")
+        self.started(path)
+        self.assertTrue({LOCK_FILE, DATABASE_FILE} <= set(os.listdir(path)))
+
+    def test_a_file_that_is_no_database_is_named(self) -> None:
+        """A database file of other content gives an error that names it, and is left as it is."""
+        data_dir = new_path(self)
+        os.mkdir(data_dir)
+        path = os.path.join(data_dir, DATABASE_FILE)
+        with open(path, "wb") as file:
+            file.write(b"not a database" * 1000)
+        for _ in range(2):
+            self.assertIn(f"cannot use the database {path}: file is not a database", self.start_failing(data_dir))
+        with open(path, "rb") as file:
+            self.assertEqual(file.read(), b"not a database" * 1000)
+
+    def test_a_damaged_page_is_named(self) -> None:
+        """A database whose accounts cannot be read gives an error that names it, and the directory is let go."""
+        for number in range(200):
+            self.create(f"k{number}")
+        self.successResultOf(self.store.stop())
+        path = os.path.join(self.data_dir, DATABASE_FILE)
+        with open(path, "r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * 8192)
+        for _ in range(2):
+            self.assertIn(f"cannot use the database {path}: ", self.start_failing(self.data_dir))
+
+    def test_a_database_of_another_format_is_named(self) -> None:
+        """A database that a later version wrote gives an error with both formats."""
+        self.successResultOf(self.store.stop())
+        path = os.path.join(self.data_dir, DATABASE_FILE)
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA user_version=7")
+        connection.close()
+        self.assertIn(f"the database {path} has format 7", self.start_failing(self.data_dir))
+
+
+class ClockTests(SynchronousTestCase):
+    """`steady_clock`."""
+
+    def test_it_ignores_the_wall_clock_once_made(self) -> None:
+        """A wall clock that is set later moves nothing; the monotonic one moves it by as much."""
+        times = {"wall": 1_800_000_000 * 10**9, "monotonic": 5 * 10**9}
+        self.patch(embedded_store.time, "time_ns", lambda: times["wall"])
+        self.patch(embedded_store.time, "monotonic_ns", lambda: times["monotonic"])
+        now_us = steady_clock()
+        self.assertEqual(now_us(), START)
+        times["wall"] -= 3600 * 10**9
+        times["monotonic"] += 1_500
+        self.assertEqual(now_us(), START + 1)

@@ -1,0 +1,282 @@
+"""The store of a balancer that runs alone: buckets in memory, accounts and levels in SQLite.
+
+Strategy:
+
+1. All accounts are loaded at the start, so that a request is one look-up in a dict and an unknown
+   key costs no more than a known one.
+2. Everything that touches the disk happens in one thread of the store's own: a synced commit takes
+   milliseconds, which is too long for the reactor, and with one thread the writes keep their order.
+3. Creating and changing an account is committed and synced before the Deferred fires.  A change is
+   stored with the level that it starts from, because a level is refilled under its row's policy.
+4. Levels that changed are written about once a second, in slices, so that neither the reactor nor a
+   waiting account write is held up for long.
+
+What kill -9 or a power cut can lose: no account, and the takings since a level was last written,
+about one second's.  A bucket may admit those tokens once again, so for each such death the bound
+of the law is passed by at most what the bucket admitted in that second, and by at most its
+capacity.  An orderly stop loses nothing.
+
+What the clock can do: a wall clock put back across a restart pauses nothing, because a stamp from
+the future is taken for now; one put forward refills, up to the capacity.  While the store runs
+nothing of this matters with `steady_clock`, which is why it is the one to use.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from twisted_lb.interfaces import (
+    MICROTOKENS,
+    Account,
+    IAccountStore,
+    IAsker,
+    IBucketStore,
+    NameTaken,
+    Profile,
+    StoreUnavailable,
+    Taken,
+)
+from twisted_lb.limits.bucket import Bucket, check_capacity, check_policy, check_rate
+from twisted_lb.stores.embedded_database import AccountDatabase, Row
+
+FLUSH_SECONDS = 1.0
+# Levels that go into one transaction: gathering them takes the reactor about 2 ms.
+FLUSH_SLICE = 4096
+
+# Runs a blocking call elsewhere: (callable, arguments...) -> Deferred of its result.
+RunBlocking = Callable[..., "Deferred[Any]"]
+
+_new_tuple = tuple.__new__
+_log = Logger()
+
+
+def steady_clock() -> Callable[[], int]:
+    """A clock in microseconds that starts at the wall clock and from then on only runs forward, at its own pace."""
+    start_ns = time.time_ns() - time.monotonic_ns()
+    monotonic_ns = time.monotonic_ns
+    return lambda: (start_ns + monotonic_ns()) // 1000
+
+
+class _HeldBucket(Bucket):
+    """A bucket with the account that it belongs to."""
+
+    __slots__ = ("digest", "name", "name_bytes")
+
+    def __init__(self, row: Row, now_us: int) -> None:
+        # A stamp from the future comes from a clock that was put back: the bucket must not stand still until then.
+        super().__init__(row.capacity, row.rate_per_sec, row.level, min(row.stamp_us, now_us))
+        self.digest = row.digest
+        self.name = row.name
+        self.name_bytes = row.name.encode()
+
+    def profile(self, now_us: int) -> Profile:
+        return Profile(Account(self.name, self.capacity, self.rate_per_sec), self.level_at(now_us))
+
+
+@implementer(IBucketStore, IAccountStore)
+class EmbeddedStore:
+    """Buckets and accounts of one process; `data_dir` is created when it is missing."""
+
+    def __init__(
+        self,
+        data_dir: str,
+        now_us: Callable[[], int],
+        reactor: Any,
+        run_blocking: RunBlocking | None = None,
+    ) -> None:
+        """`now_us` gives microseconds since 1970; `reactor` has time and threads.
+
+        `run_blocking` replaces the thread of the store, for tests.
+        """
+        self._data_dir = data_dir
+        self._now_us = now_us
+        self._reactor = reactor
+        self._pool: ThreadPool | None = None
+        self._given_run_blocking = run_blocking
+        self._database: AccountDatabase | None = None
+        self._buckets: dict[str, _HeldBucket] = {}
+        self._names: set[str] = set()
+        self._dirty: set[_HeldBucket] = set()
+        self._flush_failed = False
+        self._flushing: LoopingCall | None = None
+        self._flushing_stopped: Deferred[Any] | None = None
+
+    # What the service calls.
+
+    def start(self) -> None:
+        """Open the database and load every account.  Raises StoreUnavailable with a text that names the path."""
+        database = AccountDatabase(self._data_dir)
+        try:
+            rows = database.rows()
+        except StoreUnavailable:
+            database.close()
+            raise
+        now_us = self._now_us()
+        for row in rows:
+            self._buckets[row.digest] = _HeldBucket(row, now_us)
+            self._names.add(row.name)
+        self._database = database
+        if self._given_run_blocking is None:
+            self._pool = ThreadPool(1, 1, "tokenlb-database")
+            self._pool.start()
+        self._flushing = LoopingCall(self._flush)
+        self._flushing.clock = self._reactor
+        self._flushing_stopped = self._flushing.start(FLUSH_SECONDS, now=False)
+
+    def stop(self) -> Deferred[None]:
+        """Write every level and close the database.  To be called last, when nothing is taken any more."""
+        database = self._database
+        if database is None or self._flushing is None or self._flushing_stopped is None:
+            return succeed(None)
+        stopped, self._flushing_stopped = self._flushing_stopped, None
+        # This waits for a flush under way, whose later slices are not yet with the thread.
+        self._flushing.stop()
+        done: Deferred[Any] = stopped.addCallback(lambda _: self._flush())
+        done.addCallback(lambda _: self._run_blocking(database.close))
+        return done.addBoth(self._closed)
+
+    def _closed(self, result: object) -> object:
+        self._database = None
+        self._buckets.clear()
+        self._names.clear()
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = None
+        return result
+
+    # IBucketStore
+
+    def take(self, digest: str, asker: IAsker) -> None:
+        """See IBucketStore.  Answers within the call."""
+        bucket = self._buckets.get(digest)
+        if bucket is None:
+            asker.bucket_answered(None)
+            return
+        admitted, level = bucket.take(1, self._now_us())
+        if admitted:
+            self._dirty.add(bucket)
+        # Taken(...) without the call of its Python-level __new__: this runs once a request.
+        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level)
+        asker.bucket_answered(_new_tuple(Taken, answer))
+
+    def give_back(self, digest: str) -> None:
+        """See IBucketStore."""
+        bucket = self._buckets.get(digest)
+        if bucket is not None:
+            bucket.give_back(1)
+            self._dirty.add(bucket)
+
+    # IAccountStore
+
+    def create(self, digest: str, account: Account) -> Deferred[None]:
+        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, or a digest in use."""
+        name, capacity, rate_per_sec = account
+        try:
+            check_policy(capacity, rate_per_sec)
+            name.encode()
+        except ValueError:
+            return fail(Failure())
+        if name in self._names:
+            return fail(NameTaken(name))
+        if digest in self._buckets:
+            return fail(ValueError("an account has this key already"))
+        row = Row(digest, name, capacity, float(rate_per_sec), capacity * MICROTOKENS, self._now_us())
+        # The name is taken from here on, so that of two creations under way only one gets it.
+        self._names.add(name)
+        return self._durably(AccountDatabase.insert, row).addCallbacks(
+            self._created, self._not_created, callbackArgs=(row,), errbackArgs=(name,)
+        )
+
+    def _created(self, _: object, row: Row) -> None:
+        self._buckets[row.digest] = _HeldBucket(row, row.stamp_us)
+
+    def _not_created(self, failure: Failure, name: str) -> Failure:
+        self._names.discard(name)
+        return failure
+
+    def profile(self, digest: str) -> Deferred[Profile | None]:
+        """See IAccountStore."""
+        bucket = self._buckets.get(digest)
+        return succeed(None if bucket is None else bucket.profile(self._now_us()))
+
+    def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
+        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""
+        try:
+            if capacity is not None:
+                check_capacity(capacity)
+            if rate_per_sec is not None:
+                check_rate(rate_per_sec)
+        except ValueError:
+            return fail(Failure())
+        bucket = self._buckets.get(digest)
+        if bucket is None:
+            return succeed(None)
+        # From now on every level of this bucket, stored or in memory, is stamped no earlier than the
+        # change: however the process ends, time before it is never refilled under the new policy.
+        bucket.refill(self._now_us())
+        stored = self._durably(AccountDatabase.change, digest, capacity, rate_per_sec, bucket.level, bucket.stamp_us)
+        return stored.addCallback(self._changed, bucket, capacity, rate_per_sec)
+
+    def _changed(
+        self, _: object, bucket: _HeldBucket, capacity: int | None, rate_per_sec: float | None
+    ) -> Profile:
+        now_us = self._now_us()
+        # What is None is read here, not when the change was asked for: another may have come first.
+        bucket.change(
+            bucket.capacity if capacity is None else capacity,
+            bucket.rate_per_sec if rate_per_sec is None else float(rate_per_sec),
+            now_us,
+        )
+        self._dirty.add(bucket)
+        return bucket.profile(now_us)
+
+    # The disk
+
+    def _durably(self, write: Callable[..., None], *arguments: object) -> Deferred[Any]:
+        if self._database is None:
+            return fail(StoreUnavailable("the embedded store is not running"))
+        return self._run_blocking(write, self._database, *arguments)
+
+    def _run_blocking(self, call: Callable[..., object], *arguments: object) -> Deferred[Any]:
+        if self._given_run_blocking is not None:
+            return self._given_run_blocking(call, *arguments)
+        assert self._pool is not None, "started with the database"
+        return deferToThreadPool(self._reactor, self._pool, call, *arguments)
+
+    def _flush(self) -> Deferred[None]:
+        """Write the levels that have changed so far.  Never fails: what could not be written stays dirty."""
+        dirty, self._dirty = self._dirty, set()
+        return self._flush_slice(list(dirty))
+
+    def _flush_slice(self, dirty: list[_HeldBucket]) -> Deferred[None]:
+        if not dirty:
+            return succeed(None)
+        levels = [(bucket.level, bucket.stamp_us, bucket.digest) for bucket in dirty[:FLUSH_SLICE]]
+        written = self._durably(AccountDatabase.write_levels, levels)
+        return written.addCallbacks(
+            self._slice_flushed, self._not_flushed, callbackArgs=(dirty[FLUSH_SLICE:],), errbackArgs=(dirty,)
+        )
+
+    def _slice_flushed(self, _: object, rest: list[_HeldBucket]) -> Deferred[None]:
+        if self._flush_failed:
+            self._flush_failed = False
+            _log.info("bucket levels are written again")
+        return self._flush_slice(rest)
+
+    def _not_flushed(self, failure: Failure, buckets: list[_HeldBucket]) -> None:
+        self._dirty.update(buckets)
+        if not self._flush_failed:
+            self._flush_failed = True
+            _log.error(
+                "bucket levels cannot be written: {reason}; they are kept in memory and tried again every second",
+                reason=failure.getErrorMessage(),
+            )

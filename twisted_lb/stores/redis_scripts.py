@@ -1,0 +1,73 @@
+"""The Lua scripts, and how they are called.
+
+Strategy: a script's text is hashed once, when it is read.  It is called by that hash (EVALSHA); when
+Redis does not have it (restart, SCRIPT FLUSH), the same call is made once with the text (EVAL), which
+also loads it.  That is safe to repeat: a script that is missing has not run.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1, sha256
+from importlib.resources import files
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
+
+
+def encode_parts(*parts: bytes) -> bytes:
+    """Bulk strings one after another, as they stand in a command (the Redis protocol, RESP2)."""
+    return b"".join([b"$%d\r\n%s\r\n" % (len(part), part) for part in parts])
+
+
+def encode_command(*parts: bytes) -> bytes:
+    """One finished command."""
+    return b"*%d\r\n" % len(parts) + encode_parts(*parts)
+
+
+def account_key(digest: str) -> bytes:
+    """The key of an account's hash."""
+    return b"tokenlb:{%s}" % digest.encode()
+
+
+def name_key(name: str) -> bytes:
+    """The key that holds a name for one account.  ValueError for a name that UTF-8 cannot hold."""
+    return b"tokenlb:name:{%s}" % sha256(name.encode()).hexdigest().encode()
+
+
+def script_text(name: str) -> bytes:
+    """The text of a script: the bucket, and then what is done with it."""
+    folder = files("twisted_lb.stores")
+    return folder.joinpath("bucket.lua").read_bytes() + b"\n" + folder.joinpath(f"{name}.lua").read_bytes()
+
+
+class RedisScript:
+    """One script on one connection."""
+
+    def __init__(self, name: str, connection: RedisConnection) -> None:
+        """`name` is that of the .lua file."""
+        text = script_text(name)
+        self._connection = connection
+        self._by_hash = encode_parts(b"EVALSHA", sha1(text).hexdigest().encode())
+        self._by_text = encode_parts(b"EVAL", text)
+        self.load = encode_command(b"SCRIPT", b"LOAD", text)
+        self.calls = 0
+
+    def call(self, *keys_and_arguments: bytes, keys: int = 1) -> Deferred[Any]:
+        """Run it; the first `keys` of the arguments are keys.  Fails as `RedisConnection.call` does."""
+        count = len(keys_and_arguments)
+        return self.call_encoded(count + 1, encode_parts(b"%d" % keys, *keys_and_arguments))
+
+    def call_encoded(self, count: int, encoded: bytes) -> Deferred[Any]:
+        """The same with `count` parts that are encoded already: the number of keys, the keys, the arguments."""
+        self.calls += 1
+        reply = self._connection.call(b"*%d\r\n" % (count + 2) + self._by_hash + encoded)
+        return reply.addErrback(self._retry_missing, count, encoded)
+
+    def _retry_missing(self, failure: Failure, count: int, encoded: bytes) -> Any:
+        if failure.check(ErrorReply) is None or not str(failure.value).startswith("NOSCRIPT"):
+            return failure
+        self.calls += 1
+        return self._connection.call(b"*%d\r\n" % (count + 2) + self._by_text + encoded)
