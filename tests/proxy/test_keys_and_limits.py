@@ -1,0 +1,178 @@
+"""Who may ask, and how often: the key, the bucket, and what both say to the client."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.proxy.scripted import ADMITTED, KEY, REFUSED
+from tests.proxy.world import World, request, response
+from twisted_lb.api_key import digest
+from twisted_lb.interfaces import MICROTOKENS
+
+
+def keyed(*fields: bytes) -> bytes:
+    """A request with these fields and no other key."""
+    return b"\r\n".join([b"GET / HTTP/1.1", b"Host: api.example", *fields, b"", b""])
+
+
+class KeyTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world = World()
+
+    def test_four_places(self) -> None:
+        """A key is found in each of its four places, and reaches the bucket as its digest and the server not at all."""
+        for field in (b"Authorization: ", b"Authorization: Bearer ", b"X-API-Key: ", b"apikey: "):
+            client = self.world.client()
+            client.send(keyed(field + KEY))
+            upstream = self.world.server.last
+            self.assertEqual(self.world.buckets.asked.pop(), digest(KEY), field)
+            forwarded = upstream.read()
+            self.assertNotIn(KEY, forwarded)
+            self.assertIn(b"\r\nX-Consumer-Username: user1\r\n", forwarded)
+            upstream.send(response(b"hello"))
+            self.assertEqual(client.response().status, 200)
+
+    def test_no_key(self) -> None:
+        """Without a key the answer is 401 with a challenge, no bucket is asked, and the connection goes on."""
+        client = self.world.client()
+        client.send(keyed())
+        answer = client.response()
+        self.assertEqual((answer.status, answer.detail), (401, "Send your API key as: Authorization: <key>."))
+        self.assertEqual(answer.field("www-authenticate"), 'Bearer realm="twisted_lb"')
+        self.assertEqual(self.world.buckets.asked, [])
+        client.send(request())
+        self.world.server.last.send(response())
+        self.assertEqual(client.response().status, 200)
+
+    def test_unknown_key(self) -> None:
+        """A key that nobody has is 401 with a challenge, without limits, and no server hears of it."""
+        client = self.world.client()
+        client.send(keyed(b"Authorization: someone-else"))
+        answer = client.response()
+        self.assertEqual((answer.status, answer.detail), (401, "No user has this API key."))
+        self.assertEqual(answer.field("www-authenticate"), 'Bearer realm="twisted_lb"')
+        self.assertIsNone(answer.field("x-ratelimit-limit"))
+        self.assertEqual(self.world.dialled, [])
+
+    def test_two_keys(self) -> None:
+        """Two keys that differ are 400, and neither bucket is asked."""
+        client = self.world.client()
+        client.send(keyed(b"Authorization: " + KEY, b"X-API-Key: another"))
+        answer = client.response()
+        self.assertEqual(answer.status, 400)
+        self.assertIn("two different API keys", answer.detail)
+        self.assertEqual(self.world.buckets.asked, [])
+
+    def test_other_scheme(self) -> None:
+        """Credentials of another scheme beside a key are the server's: they are passed on."""
+        client = self.world.client()
+        client.send(keyed(b"X-API-Key: " + KEY, b"Authorization: Basic dXNlcjpwYXNz"))
+        self.assertIn(b"\r\nAuthorization: Basic dXNlcjpwYXNz\r\n", self.world.server.last.received)
+        self.assertNotIn(KEY, self.world.server.last.received)
+
+    def test_clients_own_consumer(self) -> None:
+        """A client cannot name itself: its X-Consumer-Username is dropped."""
+        client = self.world.client()
+        client.send(request("GET", "/", b"X-Consumer-Username: root", b"X_Consumer_Username: root"))
+        self.assertNotIn(b"root", self.world.server.last.received)
+        self.assertEqual(self.world.server.last.received.lower().count(b"consumer"), 1)
+
+
+class LimitTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world = World()
+
+    def test_headers_of_an_answer(self) -> None:
+        """A server's answer carries both families of limit fields in place of any of its own."""
+        client, upstream = self.world.asked()
+        upstream.send(response(b"", b"X-RateLimit-Remaining: 77", b"RateLimit: other"))
+        answer = client.response()
+        self.assertEqual(answer.field("x-ratelimit-limit"), "5")
+        self.assertEqual(answer.field("x-ratelimit-remaining"), "4")
+        self.assertEqual(answer.field("x-ratelimit-reset"), "1")
+        self.assertEqual(answer.field("ratelimit-policy"), '"default";q=5;w=5')
+        self.assertEqual(answer.field("ratelimit"), '"default";r=4;t=1')
+
+    def test_families(self) -> None:
+        """Only the families that the settings name are sent."""
+        world = World(rate_limit_headers=("ratelimit",))
+        client, upstream = world.asked()
+        upstream.send(response())
+        answer = client.response()
+        self.assertIsNotNone(answer.field("ratelimit"))
+        self.assertIsNone(answer.field("x-ratelimit-limit"))
+
+    def test_empty_bucket(self) -> None:
+        """An empty bucket is 429 with Retry-After and the limit fields; no server hears of it, no token comes back."""
+        self.world.buckets.answer = REFUSED._replace(rate_per_sec=0.4)
+        client = self.world.client()
+        client.send(request())
+        answer = client.response()
+        self.assertEqual(answer.status, 429)
+        self.assertEqual(answer.detail, "The bucket of 5 tokens is empty. The next token is there in 3 s.")
+        self.assertEqual(answer.field("retry-after"), "3")
+        self.assertEqual(answer.field("x-ratelimit-remaining"), "0")
+        self.assertEqual((self.world.dialled, self.world.buckets.given_back), ([], []))
+        self.assertFalse(client.ended or answer.closes)
+
+    def test_never_refilled(self) -> None:
+        """Where the rate is 0, nobody is told to come back."""
+        self.world.buckets.answer = REFUSED._replace(rate_per_sec=0.0)
+        client = self.world.client()
+        client.send(request())
+        answer = client.response()
+        self.assertEqual(answer.detail, "The bucket of 5 tokens is empty. It is not refilled.")
+        self.assertIsNone(answer.field("retry-after"))
+
+    def test_store_unavailable(self) -> None:
+        """When the store cannot tell, the answer is 503 with its reason, and no server hears of the request."""
+        self.world.buckets.answer = "Redis does not answer."
+        client = self.world.client()
+        client.send(request())
+        answer = client.response()
+        self.assertEqual(answer.status, 503)
+        self.assertEqual(answer.detail, "The rate limit cannot be checked: Redis does not answer.")
+        self.assertEqual(answer.field("retry-after"), "1")
+        self.assertIsNone(answer.field("x-ratelimit-limit"))
+        self.assertEqual((self.world.dialled, self.world.buckets.given_back), ([], []))
+
+    def test_answer_later(self) -> None:
+        """A bucket may answer later: until then no server is dialled, and afterwards all goes on as ever."""
+        self.world.buckets.later = True
+        client = self.world.client()
+        client.send(request())
+        self.assertEqual((self.world.dialled, client.received), ([], b""))
+        self.world.buckets.answer_now()
+        self.world.settle()
+        self.world.server.last.send(response(b"hello"))
+        self.assertEqual(client.response().body, b"hello")
+
+    def test_one_token_each(self) -> None:
+        """Each request asks its bucket exactly once, also on one connection; an answered one gets nothing back."""
+        client = self.world.client()
+        for _ in range(3):
+            client.send(request())
+            self.world.server.last.send(response())
+        self.assertEqual(self.world.buckets.asked, [digest(KEY)] * 3)
+        self.assertEqual(self.world.buckets.given_back, [])
+
+    def test_problem_to_head(self) -> None:
+        """A refusal of HEAD has the length of its document and not the document."""
+        self.world.buckets.answer = REFUSED
+        client = self.world.client()
+        client.send(request("HEAD") + request("GET"))
+        of_head, of_get = client.responses("HEAD", "GET")
+        self.assertEqual((of_head.status, of_get.status), (429, 429))
+        self.assertEqual(of_head.field("content-length"), str(len(of_get.body)))
+
+    def test_token_back_shows(self) -> None:
+        """A token that came back is counted in the fields of the answer, up to the capacity."""
+        for level, remaining in ((2 * MICROTOKENS, "3"), (5 * MICROTOKENS - 1, "5")):
+            world = World()
+            world.server.refuses = True
+            world.buckets.answer = ADMITTED._replace(level=level)
+            client = world.client()
+            client.send(request())
+            answer = client.response()
+            self.assertEqual((answer.status, answer.field("x-ratelimit-remaining")), (503, remaining))
+            self.assertEqual(world.buckets.given_back, [digest(KEY)])

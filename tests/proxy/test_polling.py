@@ -1,0 +1,195 @@
+"""The poll loop of the data path, over an epoll set that the tests play."""
+
+from __future__ import annotations
+
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+from typing import Any
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.proxy.polling import Poller
+
+
+class FakeEpoll:
+    """Keeps what is registered, and returns the events that a test put there."""
+
+    def __init__(self) -> None:
+        self.registered: dict[int, int] = {}
+        self.events: list[tuple[int, int]] = []
+
+    def fileno(self) -> int:
+        return 99
+
+    def register(self, fd: int, events: int) -> None:
+        assert fd not in self.registered
+        self.registered[fd] = events
+
+    def modify(self, fd: int, events: int) -> None:
+        assert fd in self.registered
+        self.registered[fd] = events
+
+    def unregister(self, fd: int) -> None:
+        del self.registered[fd]
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        assert timeout == 0, "the reactor has waited already"
+        events, self.events = self.events, []
+        return events
+
+
+class Descriptor:
+    """A transport that notes what is done to it."""
+
+    def __init__(self, fd: int, log: list[Any]) -> None:
+        self.fd = fd
+        self.log = log
+        self.read: Any = lambda: None
+        self.written: Any = lambda: None
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def doRead(self) -> Any:
+        self.log.append(("read", self.fd))
+        return self.read()
+
+    def doWrite(self) -> Any:
+        self.log.append(("write", self.fd))
+        return self.written()
+
+    def flush(self) -> None:
+        self.log.append(("flush", self.fd))
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        self.log.append(("read lost", self.fd, reason.type))
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.log.append(("lost", self.fd, reason.type))
+
+
+class PollerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.epoll = FakeEpoll()
+        make: Any = lambda: self.epoll  # noqa: E731
+        self.clock = Clock()
+        self.poller = Poller(self.clock, make)
+        self.log: list[Any] = []
+
+    def descriptor(self, fd: int) -> Descriptor:
+        descriptor = Descriptor(fd, self.log)
+        self.poller.addReader(descriptor)
+        return descriptor
+
+    def turn(self, *events: tuple[int, int]) -> None:
+        self.epoll.events = list(events)
+        self.poller.doRead()
+
+    def test_registration(self) -> None:
+        """The kernel watches exactly what was asked for, and nothing when nothing is."""
+        one = self.descriptor(3)
+        self.assertEqual(self.epoll.registered, {3: EPOLLIN})
+        self.poller.addWriter(one)
+        self.poller.addWriter(one)
+        self.assertEqual(self.epoll.registered, {3: EPOLLIN | EPOLLOUT})
+        self.poller.removeReader(one)
+        self.assertEqual(self.epoll.registered, {3: EPOLLOUT})
+        self.poller.removeWriter(one)
+        self.poller.removeWriter(one)
+        self.assertEqual(self.epoll.registered, {})
+
+    def test_closed_without_a_word(self) -> None:
+        """A descriptor whose socket is closed already is forgotten, and its number can be used again."""
+        one = self.descriptor(3)
+        one.fd = -1
+        self.epoll.registered.clear()
+        self.poller.removeReader(one)
+        self.descriptor(3)
+        self.assertEqual(self.epoll.registered, {3: EPOLLIN})
+
+    def test_reads_before_writes(self) -> None:
+        """All events of a turn are delivered before anything that they wrote is sent."""
+        for fd in (3, 4):
+            descriptor = self.descriptor(fd)
+            descriptor.read = lambda descriptor=descriptor: self.poller.flush_later(descriptor)
+        self.turn((3, EPOLLIN), (4, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3), ("read", 4), ("flush", 3), ("flush", 4)])
+        self.turn()
+        self.assertEqual(len(self.log), 4)
+
+    def test_written_between_turns(self) -> None:
+        """What is written outside of any turn, by a store's answer say, is sent in the reactor's next iteration."""
+        one, two = self.descriptor(3), self.descriptor(4)
+        self.poller.flush_later(one)
+        self.poller.flush_later(two)
+        self.assertEqual(self.log, [])
+        self.clock.advance(0)
+        self.assertEqual(self.log, [("flush", 3), ("flush", 4)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_turns(self) -> None:
+        """Turns are counted."""
+        before = self.poller.turn
+        self.turn()
+        self.assertEqual(self.poller.turn, before + 1)
+
+    def test_ended_by_an_earlier_event(self) -> None:
+        """An event for a descriptor that an earlier one of the same turn has ended is dropped."""
+        one, two = self.descriptor(3), self.descriptor(4)
+        one.read = lambda: self.poller.removeReader(two)
+        self.turn((3, EPOLLIN), (4, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3)])
+
+    def test_end_of_file(self) -> None:
+        """The end of what the peer sends is told as such, and reading is over; writing goes on."""
+        one = self.descriptor(3)
+        self.poller.addWriter(one)
+        one.read = ConnectionDone
+        self.turn((3, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3), ("read lost", 3, ConnectionDone)])
+        self.assertEqual(self.epoll.registered, {3: EPOLLOUT})
+
+    def test_lost_while_reading(self) -> None:
+        """An error of a read ends the connection."""
+        self.descriptor(3).read = ConnectionLost
+        self.turn((3, EPOLLIN))
+        self.assertEqual(self.log[1:], [("lost", 3, ConnectionLost)])
+        self.assertEqual(self.epoll.registered, {})
+
+    def test_lost_while_writing(self) -> None:
+        """An error of a write ends the connection, whatever it says of itself."""
+        one = self.descriptor(3)
+        self.poller.addWriter(one)
+        one.written = ConnectionDone
+        self.turn((3, EPOLLOUT))
+        self.assertEqual(self.log[1:], [("lost", 3, ConnectionDone)])
+
+    def test_hung_up(self) -> None:
+        """A hang-up without anything to read is the end for a reader, and a loss for a mere writer."""
+        self.descriptor(3)
+        writer = self.descriptor(4)
+        self.poller.addWriter(writer)
+        self.poller.removeReader(writer)
+        self.turn((3, EPOLLHUP), (4, EPOLLERR))
+        self.assertEqual(self.log, [("read lost", 3, ConnectionDone), ("lost", 4, ConnectionLost)])
+
+    def test_hung_up_with_data(self) -> None:
+        """What came before a hang-up is read first."""
+        self.descriptor(3)
+        self.turn((3, EPOLLIN | EPOLLHUP))
+        self.assertEqual(self.log, [("read", 3)])
+
+    def test_broken_protocol(self) -> None:
+        """An exception costs its own connection, is logged once, and the turn goes on."""
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.descriptor(3).read = fail
+        two = self.descriptor(4)
+        two.read = lambda: self.poller.flush_later(two)
+        self.turn((3, EPOLLIN), (4, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3), ("lost", 3, ZeroDivisionError), ("read", 4), ("flush", 4)])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

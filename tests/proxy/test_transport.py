@@ -1,0 +1,296 @@
+"""Transports that write with one system call, over a socket that the test scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.proxy.test_world import HalfCloseable, Recorder
+from twisted_lb.proxy.transport import ClientTransport, ServerTransport
+
+
+class FakeSocket:
+    """Takes `room` bytes, and raises what the test says."""
+
+    def __init__(self) -> None:
+        self.room = 10**9
+        self.sent: list[bytes] = []
+        self.incoming: list[bytes | OSError] = []
+        self.error: OSError | None = None
+        self.calls: list[str] = []
+
+    def send(self, data: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        if not self.room:
+            raise BlockingIOError(11, "full")
+        taken = bytes(data[: self.room])
+        self.room -= len(taken)
+        self.sent.append(taken)
+        return len(taken)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not self.incoming:
+            raise BlockingIOError(11, "nothing there")
+        first = self.incoming[0] if flags else self.incoming.pop(0)
+        if isinstance(first, OSError):
+            raise first
+        return first[:size]
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def fileno(self) -> int:
+        return 7
+
+    def shutdown(self, how: int) -> None:
+        self.calls.append("shutdown")
+
+    def setsockopt(self, *args: Any) -> None:
+        self.calls.append("setsockopt")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class FakePoller:
+    """What a transport sees of its poller."""
+
+    def __init__(self) -> None:
+        clock = Clock()
+        self.advance: Callable[[float], None] = clock.advance
+        self.callLater = clock.callLater
+        self.turning = False
+        self.unsent: list[Any] = []
+        self.reading = self.writing = False
+
+    def addReader(self, descriptor: object) -> None:
+        self.reading = True
+
+    def addWriter(self, descriptor: object) -> None:
+        self.writing = True
+
+    def removeReader(self, descriptor: object) -> None:
+        self.reading = False
+
+    def removeWriter(self, descriptor: object) -> None:
+        self.writing = False
+
+    def flush_later(self, transport: Any) -> None:
+        """At the end of the turn; between turns these tests do not wait for the reactor."""
+        self.unsent.append(transport)
+        if not self.turning:
+            self.end_turn()
+
+    def end_turn(self) -> None:
+        """Do what ends a turn."""
+        self.turning = False
+        unsent, self.unsent = self.unsent, []
+        for transport in unsent:
+            transport.flush()
+
+
+class TransportTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.socket = FakeSocket()
+        self.poller = FakePoller()
+        self.protocol = Recorder()
+        self.transport = self.connected(self.protocol)
+
+    def connected(self, protocol: Protocol) -> ServerTransport:
+        transport = ServerTransport(
+            self.socket,  # type: ignore[arg-type]
+            protocol,
+            ("192.0.2.7", 50_000),
+            None,  # type: ignore[arg-type]
+            0,
+            self.poller,  # type: ignore[arg-type]
+        )
+        protocol.makeConnection(transport)
+        return transport
+
+    def test_one_call(self) -> None:
+        """What is written is sent with one call to the kernel, and nothing waits for a writable event."""
+        self.transport.write(b"hello")
+        self.assertEqual((self.socket.sent, self.poller.writing), ([b"hello"], False))
+
+    def test_end_of_turn(self) -> None:
+        """Within a turn, all that is written goes out in one call at its end, in order."""
+        self.poller.turning = True
+        for data in (b"one ", b"two ", b"three"):
+            self.transport.write(data)
+        self.assertEqual(self.socket.sent, [])
+        self.poller.end_turn()
+        self.assertEqual(self.socket.sent, [b"one two three"])
+        self.transport.flush()
+        self.assertEqual(len(self.socket.sent), 1)
+
+    def test_sequence(self) -> None:
+        """A sequence keeps its place among what is written."""
+        self.poller.turning = True
+        self.transport.write(b"one ")
+        self.transport.writeSequence([b"two ", b"three "])
+        self.transport.write(b"four")
+        self.poller.end_turn()
+        self.transport.doWrite()
+        self.assertEqual(b"".join(self.socket.sent), b"one two three four")
+
+    def test_part_is_taken(self) -> None:
+        """What the kernel does not take waits for it, and goes out in order with what is written meanwhile."""
+        for turning in (False, True):
+            self.socket.sent = []
+            self.socket.room = 3
+            self.poller.turning = turning
+            self.transport.write(b"hello")
+            self.poller.end_turn()
+            self.assertEqual((self.socket.sent, self.poller.writing), ([b"hel"], True))
+            self.transport.write(b" world")
+            self.socket.room = 10**9
+            self.poller.turning = turning
+            self.transport.write(b"!")
+            self.poller.end_turn()
+            self.assertEqual(self.socket.sent, [b"hel"])
+            self.assertIsNone(self.transport.doWrite())
+            self.assertEqual((b"".join(self.socket.sent), self.poller.writing), (b"hello world!", False))
+
+    def test_full(self) -> None:
+        """When the kernel takes nothing, all waits for it."""
+        self.socket.room = 0
+        self.transport.write(b"hello")
+        self.assertEqual((self.socket.sent, self.poller.writing), ([], True))
+        self.assertIsNone(self.transport.doWrite())
+        self.socket.room = 100
+        self.transport.write(b" world")
+        self.assertEqual(self.socket.sent, [])
+        self.transport.doWrite()
+        self.transport.doWrite()
+        self.assertEqual(b"".join(self.socket.sent), b"hello world")
+        self.transport.write(b"again")
+        self.assertEqual(self.socket.sent[-1], b"again")
+
+    def test_back_pressure(self) -> None:
+        """The producer is paused when more than a buffer waits, and resumed when nothing does."""
+        self.transport.registerProducer(self.protocol, True)
+        self.socket.room = 10
+        self.transport.write(b"x" * 65_546)
+        self.assertEqual(self.protocol.told, [])
+        self.transport.write(b"x")
+        self.assertEqual(self.protocol.told, ["pause"])
+        self.socket.room = 10**9
+        self.transport.doWrite()
+        self.assertEqual(self.protocol.told, ["pause", "resume"])
+
+    def test_error(self) -> None:
+        """A broken socket raises nothing at the writer; the reactor meets the error and ends the connection."""
+        for turning in (False, True):
+            self.socket.error = BrokenPipeError(32, "gone")
+            self.poller.turning = turning
+            self.transport.write(b"hello")
+            self.poller.end_turn()
+            self.assertTrue(self.poller.writing)
+            self.assertEqual(self.protocol.told, [])
+            self.assertIs(self.transport.doWrite(), CONNECTION_LOST)
+
+    def test_orderly_end(self) -> None:
+        """What was written before loseConnection is sent, also within a turn, also when it has to wait."""
+        self.poller.turning = True
+        self.socket.room = 3
+        self.transport.write(b"hello")
+        self.transport.loseConnection()
+        self.assertIsNone(self.transport.doWrite())
+        self.socket.room = 100
+        self.assertIs(self.transport.doWrite(), CONNECTION_DONE)
+        self.assertEqual(b"".join(self.socket.sent), b"hello")
+        self.poller.end_turn()
+        self.assertEqual(b"".join(self.socket.sent), b"hello")
+
+    def test_half_close(self) -> None:
+        """What was written before loseWriteConnection is sent before the end of this direction; later bytes are not."""
+        self.protocol = protocol = HalfCloseable()
+        transport = self.connected(protocol)
+        self.poller.turning = True
+        transport.write(b"hello")
+        transport.loseWriteConnection()
+        transport.doWrite()
+        self.assertEqual((self.socket.calls, protocol.told), (["shutdown"], ["no more to write"]))
+        transport.write(b"late")
+        self.poller.end_turn()
+        self.assertEqual(b"".join(self.socket.sent), b"hello")
+
+    def test_ended_in_the_turn(self) -> None:
+        """What was written in a turn in which the connection is lost is dropped without a word."""
+        self.poller.turning = True
+        self.transport.write(b"hello")
+        self.transport.connectionLost(Failure(ConnectionLost()))
+        self.transport.write(b"more")
+        self.poller.end_turn()
+        self.assertEqual((self.socket.sent, self.protocol.told), ([], [ConnectionLost]))
+
+    def test_abort(self) -> None:
+        """An abort ends the connection with a reset, in a later turn."""
+        self.transport.abortConnection()
+        self.assertEqual(self.protocol.told, [])
+        self.poller.advance(0)
+        self.assertEqual((self.protocol.told, self.socket.calls), ([ConnectionAborted], ["setsockopt", "close"]))
+
+    def test_abort_in_the_turn(self) -> None:
+        """What was written in the turn of an abort is never sent, before it or after."""
+        self.poller.turning = True
+        self.transport.write(b"hello")
+        self.transport.abortConnection()
+        self.transport.write(b"more")
+        self.poller.end_turn()
+        self.assertEqual((self.socket.sent, self.poller.writing), ([], False))
+
+    def test_reading(self) -> None:
+        """What is read goes to the protocol; nothing there is nothing; an end and an error are told apart."""
+        self.socket.incoming = [b"hello"]
+        self.assertIsNone(self.transport.doRead())
+        self.assertIsNone(self.transport.doRead())
+        self.assertEqual(self.protocol.told, [b"hello"])
+        self.socket.incoming = [b""]
+        self.assertIs(self.transport.doRead(), CONNECTION_DONE)
+        self.socket.incoming = [ConnectionResetError(104, "reset")]
+        self.assertIs(self.transport.doRead(), CONNECTION_LOST)
+        self.assertIsInstance(CONNECTION_DONE, ConnectionDone)
+
+    def test_pause_and_resume(self) -> None:
+        """A transport is read until it is paused, and from when it is resumed, unless it is closing."""
+        self.assertTrue(self.poller.reading)
+        self.transport.pauseProducing()
+        self.assertFalse(self.poller.reading)
+        self.transport.resumeProducing()
+        self.assertTrue(self.poller.reading)
+        self.transport.loseConnection()
+        self.transport.resumeProducing()
+        self.assertFalse(self.poller.reading)
+
+
+class SilentTests(SynchronousTestCase):
+    def test_silent(self) -> None:
+        """A server is silent as long as neither bytes, an end nor an error wait; looking takes nothing away."""
+        transport = ClientTransport.__new__(ClientTransport)
+        transport.socket = sock = FakeSocket()  # type: ignore[assignment]
+        self.assertTrue(transport.silent())
+        for waiting in (b"x", b"", ConnectionResetError(104, "reset")):
+            sock.incoming = [waiting]
+            self.assertFalse(transport.silent())
+            self.assertEqual(len(sock.incoming), 1)
+
+    def test_unsent(self) -> None:
+        """What was written is unsent until the end of the turn."""
+        poller = FakePoller()
+        transport = ClientTransport.__new__(ClientTransport)
+        transport.__dict__.update(connected=1, reactor=poller, socket=FakeSocket(), _tempDataLen=0)
+        poller.turning = True
+        transport.write(b"hello")
+        self.assertTrue(transport.unsent())
+        poller.end_turn()
+        self.assertFalse(transport.unsent())

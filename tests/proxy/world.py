@@ -1,0 +1,168 @@
+"""The proxy with everything around it in memory: clients, servers, buckets, a door, and a clock.
+
+What happens "later" in a reactor happens in the next turn of the clock; each act of a client or a server
+runs all turns that are due, so a test sees the world at rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.task import Clock
+
+from tests.proxy.reading import Response, read_response, read_responses
+from tests.proxy.scripted import KEY, InOrder, Names, ScriptedBuckets, ScriptedDoor, ScriptedServer, ServerSide
+from tests.proxy.transports import Address, FakeTransport
+from twisted_lb.backend import Backend
+from twisted_lb.interfaces import IBalancer
+from twisted_lb.proxy.deadlines import TICK_SECONDS
+from twisted_lb.proxy.fleet import Fleet
+from twisted_lb.proxy.listening import ProxyFactory
+from twisted_lb.settings import Settings
+
+CLIENT = IPv4Address("TCP", "192.0.2.7", 50_000)
+
+
+def request(
+    method: str = "GET", target: str = "/", *fields: bytes, body: bytes | None = None, version: str = "1.1"
+) -> bytes:
+    """A request with a key; a body brings its Content-Length."""
+    lines = [f"{method} {target} HTTP/{version}".encode(), b"Host: api.example", b"Authorization: " + KEY, *fields]
+    if body is not None:
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*lines, b"", body or b""])
+
+
+def response(body: bytes = b"", *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    """A server's response with a Content-Length."""
+    return b"\r\n".join([b"HTTP/1.1 " + status, *fields, b"Content-Length: %d" % len(body), b"", body])
+
+
+class Client:
+    """A client's view of one connection."""
+
+    def __init__(self, transport: FakeTransport, clock: Clock) -> None:
+        self.transport = transport
+        self._clock = clock
+        self._read = 0
+
+    @property
+    def received(self) -> bytes:
+        """All that has come, also what was read."""
+        return b"".join(self.transport.writes)
+
+    def read(self) -> bytes:
+        """What has come since the last call."""
+        data = self.received[self._read :]
+        self._read += len(data)
+        return data
+
+    def response(self, method: str = "GET") -> Response:
+        """The one response that has come since the last reading."""
+        return read_response(self.read(), method, self.ended)
+
+    def responses(self, *methods: str) -> list[Response]:
+        """The responses that have come since the last reading."""
+        return read_responses(self.read(), methods, self.ended)
+
+    def send(self, *pieces: bytes) -> None:
+        """Each piece arrives by itself."""
+        for piece in pieces:
+            self.transport.deliver(piece)
+            self._clock.advance(0)
+
+    def finish(self) -> None:
+        """End this direction: nothing more is sent."""
+        self.transport.finish()
+        self._clock.advance(0)
+
+    def leave(self) -> None:
+        """Be gone."""
+        self.transport.reset()
+        self._clock.advance(0)
+
+    def stop_taking(self) -> None:
+        self.transport.stop_taking()
+
+    def take(self) -> None:
+        self.transport.take()
+        self._clock.advance(0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the proxy's end of the connection is over."""
+        return self.transport.ended
+
+
+class ReactorClock(Clock):
+    """A clock that resolves names too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nameResolver = Names(self)
+
+
+class World:
+    """A started proxy in front of `servers` scripted servers, named s1, s2, ..."""
+
+    def __init__(
+        self, servers: int = 1, balancer: IBalancer | None = None, hosts: tuple[str, ...] = (), **settings: Any
+    ) -> None:
+        """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of Settings."""
+        self.clock = ReactorClock()
+        self.settings = Settings(**settings)
+        self.buckets = ScriptedBuckets()
+        self.door = ScriptedDoor()
+        self.balancer = balancer or InOrder()
+        self.dialled: list[tuple[str, int]] = []
+        names = hosts or ("127.0.0.1",) * servers
+        self.backends = [Backend(f"s{n}", host, 9000 + n) for n, host in enumerate(names, 1)]
+        self.servers = [ScriptedServer(backend, self.clock) for backend in self.backends]
+        self.fleet = Fleet(self.balancer, self.backends)
+        self.factory = ProxyFactory(self.clock, self.settings, self.buckets, self.fleet, self.door, self._dial)
+        self.factory.doStart()
+
+    @property
+    def server(self) -> ScriptedServer:
+        """The first server, mostly the only one."""
+        return self.servers[0]
+
+    @property
+    def in_flight(self) -> list[int]:
+        return [backend.in_flight for backend in self.backends]
+
+    def client(self, address: Address = CLIENT) -> Client:
+        """A client connects."""
+        transport = FakeTransport(self.clock, address)
+        protocol = self.factory.buildProtocol(address)
+        assert isinstance(protocol, Protocol)
+        transport.connect(protocol)
+        self.settle()
+        return Client(transport, self.clock)
+
+    def asked(self, data: bytes | None = None) -> tuple[Client, ServerSide]:
+        """A client whose request, by default a GET, has just reached the first server."""
+        client = self.client()
+        client.send(request() if data is None else data)
+        upstream = self.server.last
+        assert upstream.received
+        return client, upstream
+
+    def settle(self) -> None:
+        """Run what is due."""
+        self.clock.advance(0)
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, in the steps of the sweeper."""
+        steps, rest = divmod(seconds, TICK_SECONDS)
+        self.clock.pump([TICK_SECONDS] * int(steps) + [rest])
+
+    def _dial(self, host: str, port: int, factory: ClientFactory, timeout: float) -> None:
+        self.dialled.append((host, port))
+        for server in self.servers:
+            if server.backend.port == port:
+                server.dialled(factory, timeout)
+                return
+        raise AssertionError(f"nobody lives at {host}:{port}")

@@ -1,0 +1,374 @@
+"""A client's connection: requests in, one at a time and in order; responses out.
+
+The states are methods that take what was read, chosen at the transition (`self._step`):
+
+    _read_head -> _read_body -> _wait -> _read_head ...      a request, its body, its response
+    any -> _discard                                          closing: what still comes is dropped
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from http import HTTPStatus
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twisted_lb.interfaces import IDoor
+from twisted_lb.problem import CONTENT_TYPE, problem
+from twisted_lb.proxy.deadlines import NEVER
+from twisted_lb.proxy.exchange import Exchange, Shared
+from twisted_lb.proxy.relay import BACKLOG, NOT_NOW, Tap, Throttle
+from twisted_lb.proxy.visit import LastStop, Visit
+from twisted_lb.settings import Settings
+from twisted_lb.wire.body import Decoder, decoder
+from twisted_lb.wire.errors import RequestError
+from twisted_lb.wire.forwarding import Hop, own_head
+from twisted_lb.wire.framing import request_framing
+from twisted_lb.wire.head import HeadLimits, RequestHead, nominated, read_request_head, without_empty_lines
+
+# Read ahead of a response: pipelined requests.
+MAX_BACKLOG_BYTES = 64 * 1024
+# After the last response, how long and how much a client may still send before it is cut off, so
+# that the response reaches it before a reset does (RFC 9112 section 9.6).
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1024 * 1024
+
+
+def _refuse(detail: str) -> RequestError:
+    return RequestError(400, detail)
+
+
+class Doorstep:
+    """What all client connections of a process share."""
+
+    def __init__(self, shared: Shared, settings: Settings, door: IDoor) -> None:
+        self.shared = shared
+        self.settings = settings
+        self.door = door
+        self.head_limits = HeadLimits(settings.max_head_bytes, settings.max_target_bytes, settings.max_header_fields)
+        self.connections: set[DownstreamConnection] = set()
+        self.by_address: Counter[str] = Counter()
+        self.draining = False
+
+    def full(self, address: str) -> str:
+        """Why there is no room for one more connection from `address`, or an empty text."""
+        settings = self.settings
+        if settings.max_connections and len(self.connections) >= settings.max_connections:
+            return "There are too many connections. Try again later."
+        limit = settings.max_connections_per_address
+        if limit and self.by_address[address] >= limit:
+            return f"An address can have {limit} connections."
+        return ""
+
+
+class TurnedAway(Protocol):
+    """A connection for which there is no room."""
+
+    transport: Any
+
+    def __init__(self, detail: str) -> None:
+        self._detail = detail
+
+    def connectionMade(self) -> None:
+        body = problem(503, self._detail)
+        fields = b"\r\nContent-Type: %b\r\nRetry-After: 1" % CONTENT_TYPE.encode()
+        self.transport.write(own_head(503, b"Service Unavailable", fields, len(body), True, 1) + body)
+        self.transport.loseConnection()
+
+
+@implementer(IHalfCloseableProtocol)
+class DownstreamConnection(Protocol):
+    """Speaks HTTP/1.1 and HTTP/1.0 to one client."""
+
+    transport: Any
+    tap: Tap
+    throttle: Throttle
+    hop: Hop
+
+    def __init__(self, doorstep: Doorstep) -> None:
+        self.address = ""
+        self.deadline = NEVER
+        self._doorstep = doorstep
+        self._sweeper = doorstep.shared.sweeper
+        self._settings = doorstep.settings
+        self._buffer = b""
+        self._scanned = 0  # bytes of an unfinished head that were looked at
+        self._step = self._read_head
+        self._advancing = False
+        self._head: RequestHead | None = None
+        self._exchange: Exchange | Visit | None = None
+        self._decoder: Decoder | None = None
+        self._received = 0  # bytes of request content
+        self._received_then = 0  # ... when the present deadline was set
+        self._requests = 0
+        self._left = False  # the client will send no more
+
+    def connectionMade(self) -> None:
+        transport = self.transport
+        self.tap = Tap(transport)
+        self.throttle = Throttle(self)
+        peer = transport.getPeer()
+        self.address = getattr(peer, "host", "")
+        self.hop = Hop(self.address, b"https" if getattr(transport, "TLS", False) else b"http")
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self.throttle, True)
+        self._doorstep.connections.add(self)
+        self._doorstep.by_address[self.address] += 1
+        self._sweeper.watched.add(self)
+        self.deadline = self._sweeper.now + self._settings.head_timeout
+
+    # Reading
+
+    def dataReceived(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+        if not self._advancing:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Use what was read, as far as the state goes; exchanges that end at once make no recursion."""
+        self._advancing = True
+        try:
+            while self._buffer and self._step():
+                pass
+        except RequestError as error:
+            self._request_refused(error)
+        finally:
+            self._advancing = False
+
+    def _read_head(self) -> bool:
+        data = self._buffer
+        if data[:2] == b"\r\n":
+            self._buffer = data = without_empty_lines(data)
+            self._scanned = 0
+            if not data:
+                return False
+        head = read_request_head(data, self._scanned, self._doorstep.head_limits)
+        if head is None:
+            # A lone CR may become an empty line, which must not prolong anything.
+            if not self._scanned and data != b"\r":
+                self.deadline = self._sweeper.now + self._settings.head_timeout
+            self._scanned = len(data)
+            if self._left:
+                # The rest of it will never come.
+                self._close()
+            return False
+        self._scanned = 0
+        self._head = head
+        self._requests += 1
+        framing = request_framing(head)
+        self._buffer = rest = data[head.size :]
+        notable = head.notable
+        # RFC 9110 section 10.1.1: in HTTP/1.0 it means nothing.
+        if b"expect" in notable and head.minor and [one.lower() for one in notable[b"expect"]] != [b"100-continue"]:
+            raise RequestError(417, "The only expectation that can be met is 100-continue.")
+        limit = self._settings.max_body_bytes
+        if limit and framing > limit:
+            raise RequestError(413, f"A request body has at most {limit} bytes.")
+        if head.method == b"TRACE":
+            # It would echo the key to whoever can make a browser send it.
+            raise RequestError(501, "TRACE is not served here.")
+        shared = self._doorstep.shared
+        door = self._doorstep.door
+        exchange: Exchange | Visit
+        if door.owns(head.target.partition(b"?")[0]):
+            if framing > door.max_body_bytes:
+                raise RequestError(413, f"A body for this path has at most {door.max_body_bytes} bytes.")
+            exchange = Visit(door, self, head)
+        elif head.method == b"OPTIONS" and notable.get(b"max-forwards") == [b"0"]:
+            # RFC 9110 section 7.6.2: it is ours to answer.
+            exchange = Visit(LastStop(), self, head)
+        else:
+            exchange = Exchange(shared, self, head, framing)
+        self._exchange = exchange
+        if not framing:
+            self._await_response()
+            exchange.start(b"", True, [])
+            return True
+        self._received = self._received_then = 0
+        self._step = self._read_body
+        self.deadline = self._sweeper.now + self._settings.body_timeout
+        self._decoder = body = decoder(framing, _refuse, nominated(notable))
+        content = body.feed(rest) if rest else b""
+        self._content_received(body, content)
+        exchange.start(content, body.done, body.trailers)
+        if self._left and self._step == self._read_body:
+            # The rest of it will never come.
+            self.transport.loseConnection()
+        return True
+
+    def _read_body(self) -> bool:
+        body = self._decoder
+        exchange = self._exchange
+        assert body is not None and exchange is not None
+        content = body.feed(self._buffer)
+        self._content_received(body, content)
+        exchange.request_went_on(content, body.done, body.trailers)
+        return True
+
+    def _content_received(self, body: Decoder, content: bytes) -> None:
+        """Keep the books of a request body: its limit and its end."""
+        self._received += len(content)
+        limit = self._settings.max_body_bytes
+        if limit and self._received > limit:
+            raise RequestError(413, f"A request body has at most {limit} bytes.")
+        self._buffer = body.rest
+        if body.done:
+            self._await_response()
+            self._decoder = None
+
+    def _await_response(self) -> None:
+        self._step = self._wait
+        # A client that has not taken an earlier answer does not win time by asking again.
+        self.deadline = self._sweeper.now + self._settings.send_timeout if self.throttle.full else NEVER
+
+    def _wait(self) -> bool:
+        """The next request waits for the response to this one."""
+        if len(self._buffer) > MAX_BACKLOG_BYTES:
+            self.tap.hold(BACKLOG)
+        return False
+
+    def _discard(self) -> bool:
+        self._received += len(self._buffer)
+        self._buffer = b""
+        if self._received > LINGER_BYTES:
+            self.transport.abortConnection()
+        return False
+
+    # What an exchange asks of us
+
+    def closing(self) -> bool:
+        """Whether this connection ends after the response that is about to begin."""
+        head = self._head
+        return (
+            head is None
+            or not head.keep_alive
+            or (self._left and not self._buffer)
+            or self._doorstep.draining
+            or self._requests >= self._settings.keepalive_requests
+        )
+
+    def answer(self, status: int, detail: str, fields: bytes) -> None:
+        """Answer the present request with a problem; a connection whose request is not whole ends with it."""
+        close = self._decoder is not None or self.closing()
+        self._write_problem(status, detail, fields, close)
+        self.exchange_done(close)
+
+    def _write_problem(self, status: int, detail: str, fields: bytes, close: bool) -> None:
+        head = self._head
+        body = problem(status, detail)
+        fields = b"\r\nContent-Type: %b\r\nDate: %b%b" % (CONTENT_TYPE.encode(), self._sweeper.date, fields)
+        reason = HTTPStatus(status).phrase.encode()
+        data = own_head(status, reason, fields, len(body), close, head.minor if head else 1)
+        self.transport.write(data if head is not None and head.method == b"HEAD" else data + body)
+
+    def exchange_done(self, close: bool) -> None:
+        """The response is written: on to the next request, or to the end."""
+        self._exchange = None
+        self._head = None
+        if self._decoder is not None:
+            # The response came before the request was whole.
+            self._linger()
+        elif close:
+            self._close()
+        elif self._left and not self._buffer:
+            self._close()
+        else:
+            self._step = self._read_head
+            self.deadline = self._sweeper.now + self._settings.keepalive_timeout
+            self.tap.release(BACKLOG | NOT_NOW)
+            if self._buffer and not self._advancing:
+                self._advance()
+
+    def cut(self, reset: bool) -> None:
+        """The response cannot be completed: end the connection so that the client can tell."""
+        self._exchange = None
+        if reset:
+            self._step = self._discard
+            self.transport.abortConnection()
+        else:
+            self._close()
+
+    def pressure_changed(self, full: bool) -> None:
+        """While the client takes nothing more of a response, its deadline runs."""
+        if self._step == self._wait:
+            self.deadline = self._sweeper.now + self._settings.send_timeout if full else NEVER
+
+    # The end
+
+    def _request_refused(self, error: RequestError) -> None:
+        """What was read is no request; where the next one would begin cannot be known."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+        if exchange is None or not isinstance(exchange, Exchange) or not exchange.replied:
+            self._write_problem(error.status, error.detail, b"", True)
+            self._linger()
+        else:
+            self.cut(True)
+
+    def _close(self) -> None:
+        self._step = self._discard
+        self.deadline = self._sweeper.now + self._settings.send_timeout
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, and give the client time to read it."""
+        self._decoder = None
+        self._buffer = b""
+        self._received = 0
+        self._step = self._discard
+        self.deadline = self._sweeper.now + self._settings.send_timeout
+        self.throttle.disconnect()
+        self.tap.release(BACKLOG | NOT_NOW)
+        self.transport.unregisterProducer()
+        self.transport.loseWriteConnection()
+
+    def deadline_passed(self) -> None:
+        if self._step == self._read_head and not self._buffer:
+            self._close()
+        elif self._step == self._read_body and self._body_progressed():
+            self._received_then = self._received
+            self.deadline = self._sweeper.now + self._settings.body_timeout
+        elif self._step in (self._read_head, self._read_body):
+            self._request_refused(RequestError(408, "The request was not received in time."))
+        else:
+            self.transport.abortConnection()
+
+    def _body_progressed(self) -> bool:
+        """Whether the client has sent enough since the deadline was set, or was kept from it by the server."""
+        wanted = max(1, self._settings.min_body_rate * self._settings.body_timeout)
+        return self.tap.held or self._received - self._received_then >= wanted
+
+    def drain(self) -> None:
+        """End the connection as soon as it has no exchange."""
+        if self._exchange is None and self._step == self._read_head and not self._buffer:
+            self._close()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more; a response that it waits for it still gets."""
+        self._left = True
+        if self._exchange is None or self._decoder is not None:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The client's kernel has all of the last response."""
+        self.deadline = self._sweeper.now + LINGER_SECONDS
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._doorstep.connections.discard(self)
+        self._doorstep.by_address[self.address] -= 1
+        if not self._doorstep.by_address[self.address]:
+            del self._doorstep.by_address[self.address]
+        self._sweeper.watched.discard(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+
+    def __repr__(self) -> str:
+        return f"<DownstreamConnection {self.address} {self._step.__name__} {self._exchange!r}>"

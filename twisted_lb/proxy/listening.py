@@ -1,0 +1,147 @@
+"""The data path as a whole: listens for clients, and at the end lets their exchanges finish."""
+
+from __future__ import annotations
+
+import os
+import time
+from socket import AddressFamily
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
+
+from twisted_lb.interfaces import IBucketStore, IDoor
+from twisted_lb.limits.headers import rate_limit_fields
+from twisted_lb.proxy.connections import ConnectionPool, Dial, NoTurns
+from twisted_lb.proxy.deadlines import Sweeper
+from twisted_lb.proxy.downstream import Doorstep, DownstreamConnection, TurnedAway
+from twisted_lb.proxy.exchange import Shared
+from twisted_lb.proxy.fleet import Fleet
+from twisted_lb.proxy.polling import Poller
+from twisted_lb.proxy.transport import Connector, ServerTransport
+from twisted_lb.settings import Settings
+
+DRAIN_POLL_SECONDS = 0.05
+# Connections that the kernel takes ahead of us; it has a limit of its own, net.core.somaxconn.
+BACKLOG = 4096
+
+
+class ProxyFactory(Factory):
+    """Builds the protocol of each client's connection, and holds what they share."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        buckets: IBucketStore,
+        fleet: Fleet,
+        door: IDoor,
+        dial: Dial | None = None,
+    ) -> None:
+        """`dial` opens connections to servers, by default over TCP."""
+        self._reactor = reactor
+        self.poller = Poller(reactor) if dial is None else None
+        self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
+        turns = self.poller or NoTurns()
+        self.pools = {
+            backend: ConnectionPool(backend, reactor, self.sweeper, turns, settings, dial or self._dial)
+            for backend in fleet.backends
+        }
+        shared = Shared(buckets, fleet, self.pools, self.sweeper, rate_limit_fields(settings.rate_limit_headers))
+        self.doorstep = Doorstep(shared, settings, door)
+
+    def _dial(self, host: str, port: int, factory: ClientFactory, timeout: float) -> None:
+        poller: Any = self.poller
+        Connector(host, port, factory, timeout, None, poller).connect()
+
+    def accepted(self, *args: Any) -> ServerTransport:
+        """A transport for a connection that a port has taken; the port's reactor is the last argument."""
+        sock, protocol, client, server, session, _ = args
+        poller: Any = self.poller
+        return ServerTransport(sock, protocol, client, server, session, poller)
+
+    def startFactory(self) -> None:
+        self.sweeper.start()
+        if self.poller is not None:
+            self.poller.start()
+
+    def stopFactory(self) -> None:
+        """The last port is closed; the connections go on, and so do their deadlines, until `close`."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        full = self.doorstep.full(getattr(addr, "host", ""))
+        return TurnedAway(full) if full else DownstreamConnection(self.doorstep)
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """End each connection after the exchange it has, and all that are left after `seconds`.
+
+        Fires when no connection is left.  The ports must be closed already.
+        """
+        finished: Deferred[None] = Deferred()
+        end = self._reactor.seconds() + seconds
+        doorstep = self.doorstep
+        doorstep.draining = True
+
+        def look() -> None:
+            late = self._reactor.seconds() >= end
+            for connection in list(doorstep.connections):
+                if late:
+                    connection.transport.abortConnection()
+                else:
+                    connection.drain()
+            if not doorstep.connections:
+                self.close()
+                finished.callback(None)
+            else:
+                self._reactor.callLater(DRAIN_POLL_SECONDS, look)
+
+        # Requests that have reached this machine but not this process are read first.
+        self._reactor.callLater(DRAIN_POLL_SECONDS, look)
+        return finished
+
+    def close(self) -> None:
+        """End the idle connections to servers and the clock."""
+        self.sweeper.stop()
+        if self.poller is not None:
+            self.poller.stop()
+        for pool in self.pools.values():
+            pool.close()
+
+
+def _with_our_transports(port: IListeningPort, factory: Any) -> IListeningPort:
+    if isinstance(port, tcp.Port):
+        port.transport = factory.accepted
+        # Twisted's 50 are too few for a burst of clients, who would then wait a second or more for
+        # the kernel to take their connection.
+        port.socket.listen(max(port.backlog or 0, BACKLOG))
+    return port
+
+
+async def listen(reactor: Any, endpoint: str, factory: Factory) -> IListeningPort:
+    """Listen on a Twisted server endpoint string with a ProxyFactory.
+
+    Raises ValueError for a string that is none, and CannotListenError.
+    """
+    port: IListeningPort = await serverFromString(reactor, endpoint).listen(factory)
+    return _with_our_transports(port, factory)
+
+
+async def adopt(reactor: Any, descriptor: int, family: AddressFamily, factory: Factory) -> IListeningPort:
+    """Listen on a TCP socket that this process has inherited; takes the descriptor over."""
+    port: IListeningPort = reactor.adoptStreamPort(descriptor, family, factory)
+    # The port has a duplicate: the original would keep the socket open when the port is closed.
+    os.close(descriptor)
+    return _with_our_transports(port, factory)
+
+
+async def stop_listening(port: IListeningPort) -> None:
+    """Close a port, but first take the connections that the kernel has accepted for it."""
+    if isinstance(port, tcp.Port) and port.connected:
+        port.numberAccepts = BACKLOG
+        port.doRead()
+    await maybeDeferred(port.stopListening)

@@ -1,0 +1,160 @@
+"""The data path's own poll loop, inside Twisted's.
+
+Twisted's reactor wraps each event in a logging context and each write in two epoll_ctl calls.  A
+`Poller` is one descriptor of that reactor (an epoll set can itself be polled), looks after all sockets
+of the data path, and treats the events that are there as one *turn*: the reads first, then all writes
+that they led to.  Written back to back, bytes wake a peer once instead of once a message.  Measured at
+64 connections: a seventh less CPU per request than writing within the event (docs/performance.md).
+
+To its transports it is the reactor: it provides what they need of IReactorFDSet and IReactorTime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+from typing import Any, Protocol
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+MAX_EVENTS = 256  # a turn
+
+_log = Logger()
+
+
+class Unsent(Protocol):
+    """A transport that wrote in this turn."""
+
+    def flush(self) -> None:
+        """Send it."""
+
+
+class Poller:
+    """Polls the sockets of the data path."""
+
+    def __init__(self, reactor: Any, make_epoll: Callable[[], epoll] = epoll) -> None:
+        """`reactor` provides IReactorFDSet and IReactorTime."""
+        self._reactor = reactor
+        self._epoll = make_epoll()
+        self._events: dict[int, int] = {}
+        self._descriptors: dict[int, Any] = {}
+        self._unsent: list[Unsent] = []
+        self._turning = False
+        self.turn = 0  # how many there have been
+        self.seconds: Callable[[], float] = reactor.seconds
+        self.callLater: Callable[..., IDelayedCall] = reactor.callLater
+
+    def start(self) -> None:
+        """Let the reactor poll us."""
+        self._reactor.addReader(self)
+
+    def stop(self) -> None:
+        """Be polled no more."""
+        self._reactor.removeReader(self)
+
+    def flush_later(self, transport: Unsent) -> None:
+        """Flush `transport` at the end of the turn, or in the reactor's next iteration."""
+        if not self._turning and not self._unsent:
+            self.callLater(0, self._flush)
+        self._unsent.append(transport)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for transport in unsent:
+            try:
+                transport.flush()
+            except Exception:
+                _log.failure("A write of the data path failed")
+
+    # IReactorFDSet, for the transports
+
+    def addReader(self, descriptor: Any) -> None:
+        self._change(descriptor, EPOLLIN, 0)
+
+    def addWriter(self, descriptor: Any) -> None:
+        self._change(descriptor, EPOLLOUT, 0)
+
+    def removeReader(self, descriptor: Any) -> None:
+        self._change(descriptor, 0, EPOLLIN)
+
+    def removeWriter(self, descriptor: Any) -> None:
+        self._change(descriptor, 0, EPOLLOUT)
+
+    def _change(self, descriptor: Any, more: int, less: int) -> None:
+        fd = descriptor.fileno()
+        if fd < 0:
+            # Closed behind our back; the kernel has taken it out of the set.
+            for known in [known for known, one in self._descriptors.items() if one is descriptor]:
+                del self._descriptors[known], self._events[known]
+            return
+        before = self._events.get(fd, 0)
+        events = (before | more) & ~less
+        if events == before:
+            return
+        if not before:
+            self._epoll.register(fd, events)
+            self._descriptors[fd] = descriptor
+        elif events:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.unregister(fd)
+            del self._descriptors[fd], self._events[fd]
+            return
+        self._events[fd] = events
+
+    # IReadDescriptor, for the reactor
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        return "twisted_lb"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor is stopping; each transport is told by its owner."""
+
+    def doRead(self) -> None:
+        """One turn."""
+        descriptors = self._descriptors
+        self.turn += 1
+        self._turning = True
+        try:
+            for fd, event in self._epoll.poll(0, MAX_EVENTS):
+                # An earlier event of this turn may have ended it.
+                descriptor = descriptors.get(fd)
+                if descriptor is not None:
+                    self._deliver(descriptor, fd, event)
+        finally:
+            self._turning = False
+            self._flush()
+
+    def _deliver(self, descriptor: Any, fd: int, event: int) -> None:
+        reading = False
+        why: BaseException | None = None
+        try:
+            if event & EPOLLIN:
+                reading = True
+                why = descriptor.doRead()
+            elif event & (EPOLLHUP | EPOLLERR):
+                reading = bool(self._events[fd] & EPOLLIN)
+                why = ConnectionDone() if reading else ConnectionLost()
+            if why is None and event & EPOLLOUT:
+                reading = False
+                why = descriptor.doWrite()
+        except Exception as error:
+            _log.failure("An event of the data path failed; its connection is closed")
+            why = error
+        if why is not None:
+            self._disconnect(descriptor, why, reading)
+
+    def _disconnect(self, descriptor: Any, why: BaseException, reading: bool) -> None:
+        self.removeReader(descriptor)
+        if reading and isinstance(why, ConnectionDone):
+            # The other side sends no more, which need not be the end.
+            descriptor.readConnectionLost(Failure(why))
+        else:
+            self.removeWriter(descriptor)
+            descriptor.connectionLost(Failure(why))

@@ -1,0 +1,114 @@
+"""TCP transports that write with one system call.
+
+Twisted's `write` buffers, and waits for the event that the socket is writable, which costs two epoll_ctl
+calls and a turn for each message.  These send at the end of the poller's turn, and fall back to Twisted's
+buffer, with its back-pressure and its way of noticing a lost connection, for what the kernel does not
+take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from socket import MSG_PEEK, socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import tcp
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+
+if TYPE_CHECKING:
+    _Base = tcp.Connection
+else:
+    _Base = object
+
+
+class _OneCall(_Base):
+    """Mix in before a `tcp.Connection` whose reactor is a Poller."""
+
+    socket: socket
+    reactor: Any  # a Poller
+    _unsent = b""  # written in this turn
+
+    def write(self, data: bytes) -> None:
+        """Send with the turn's end; buffer what the kernel does not take."""
+        if self._unsent:
+            self._unsent += data
+        elif self._aborting:
+            return
+        elif self.dataBuffer or self._tempDataLen or not self.connected or self._writeDisconnected:
+            # Behind bytes that wait already, these wait too.
+            super().write(data)
+        elif data:
+            self._unsent = data
+            self.reactor.flush_later(self)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """Twisted's own would overtake what waits for the turn's end."""
+        self.write(b"".join(iovec))
+
+    def flush(self) -> None:
+        """Send what was written in this turn."""
+        data, self._unsent = self._unsent, b""
+        if not data or not self.connected:
+            return
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            # Full, or broken: in that case doWrite meets the same error, outside of our caller's
+            # stack, and disconnects as always.
+            sent = 0
+        if sent < len(data):
+            super().write(data[sent:] if sent else data)
+
+    def loseConnection(self, *args: Any) -> None:
+        self.flush()
+        super().loseConnection(*args)
+
+    def loseWriteConnection(self) -> None:
+        self.flush()
+        super().loseWriteConnection()
+
+    def abortConnection(self) -> None:
+        self._unsent = b""
+        super().abortConnection()
+
+    def doRead(self) -> Any:
+        """Twisted's own without its two inner calls."""
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
+
+class ServerTransport(_OneCall, tcp.Server):
+    """A client's connection."""
+
+
+class ClientTransport(_OneCall, tcp.Client):
+    """A connection to a server."""
+
+    def unsent(self) -> bool:
+        """Whether what was written last has not even been handed to the kernel."""
+        return bool(self._unsent)
+
+    def silent(self) -> bool:
+        """Whether the server has neither sent anything nor closed: nothing waits to be read."""
+        try:
+            self.socket.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+class Connector(tcp.Connector):
+    """Opens `ClientTransport`s."""
+
+    def _makeTransport(self) -> ClientTransport:
+        return ClientTransport(self.host, self.port, self.bindAddress, self, self.reactor)

@@ -1,0 +1,128 @@
+"""A request that a door serves instead of a server: the user API, on the connection of the proxied traffic.
+
+The body is collected first, which is bounded, so the door gets a whole request and never sees a slow
+client.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from zope.interface import implementer
+
+from twisted_lb.interfaces import IDoor, IReply, IServing
+from twisted_lb.wire.forwarding import own_head
+from twisted_lb.wire.head import RequestHead
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@implementer(IDoor, IServing)
+class LastStop:
+    """Answers an OPTIONS request that may be forwarded no further (RFC 9110 sections 7.6.2 and 9.3.7)."""
+
+    max_body_bytes = 0
+
+    def owns(self, path: bytes) -> bool:
+        return False
+
+    def serve(self, head: bytes, body: bytes, peer: object, reply: IReply) -> IServing:
+        close = b"\r\nConnection: close\r\n" in head
+        minor = 0 if b" HTTP/1.0\r\n" in head else 1
+        reply.write(own_head(200, b"OK", b"", 0, close, minor))
+        reply.finished(close)
+        return self
+
+    def abandon(self) -> None:
+        """The answer was given at once."""
+
+
+class Visitor(Protocol):
+    """The client's connection, as a visit uses it."""
+
+    transport: Any
+
+    def answer(self, status: int, detail: str, fields: bytes) -> None:
+        """Answer with a problem made here; the visit is over."""
+
+    def exchange_done(self, close: bool) -> None:
+        """The response is written; the visit is over."""
+
+    def closing(self) -> bool:
+        """Whether this connection ends after the present response."""
+
+
+@implementer(IReply)
+class Visit:
+    """One request and its response; towards the client's connection it is used like an Exchange."""
+
+    __slots__ = ("_door", "_client", "_head", "_content", "_size", "_serving", "_over", "_abandoned")
+
+    def __init__(self, door: IDoor, client: Visitor, head: RequestHead) -> None:
+        self._door = door
+        self._client = client
+        self._head = head
+        self._content: list[bytes] = []
+        self._size = 0
+        self._serving: IServing | None = None
+        self._over = False
+        self._abandoned = False
+
+    def start(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
+        """Begin, with the content that came with the head."""
+        # RFC 9110 section 10.1.1: an expectation of HTTP/1.0 is none.
+        if not whole and self._head.minor and b"expect" in self._head.notable:
+            self._client.transport.write(CONTINUE)
+        self.request_went_on(content, whole, trailers)
+
+    def request_went_on(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
+        """More content of the request, or its end."""
+        self._size += len(content)
+        if self._size > self._door.max_body_bytes:
+            self._over = True
+            self._client.answer(413, f"A body for this path has at most {self._door.max_body_bytes} bytes.", b"")
+            return
+        self._content.append(content)
+        if whole:
+            self._serve()
+
+    def _serve(self) -> None:
+        head = self._head
+        body = b"".join(self._content)
+        first = b"%b %b HTTP/1.%d\r\nHost: %b%b" % (head.method, head.target, head.minor, head.host, head.fields)
+        lines = [first]
+        for name in (b"authorization", b"x-api-key", b"apikey", b"content-type"):
+            lines += [b"%b: %b" % (name, value) for value in head.notable.get(name, ())]
+        if self._client.closing():
+            lines.append(b"Connection: close")
+        elif not head.minor:
+            lines.append(b"Connection: keep-alive")
+        lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
+        serving = self._door.serve(b"\r\n".join(lines), body, self._client.transport.getPeer(), self)
+        # The reply may be finished by now, or the client gone.
+        if not self._over:
+            self._serving = serving
+        elif self._abandoned:
+            serving.abandon()
+
+    # IReply
+
+    def write(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._client.transport.write(data)
+
+    def finished(self, close: bool) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._serving = None
+        self._client.exchange_done(close or self._client.closing())
+
+    def abandon(self) -> None:
+        """The client has left."""
+        self._over = True
+        self._abandoned = True
+        if self._serving is not None:
+            self._serving.abandon()
+            self._serving = None
