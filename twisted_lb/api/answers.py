@@ -1,0 +1,117 @@
+"""Answers: how every door says yes and no, and the request class that keeps Twisted's own pages out.
+
+An endpoint returns what `json_answer` gives, or raises.  `failure_answer` is the one place that
+turns an error into a response.
+"""
+
+# twisted.web is typed in parts only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.problem import CONTENT_TYPE as PROBLEM_TYPE
+from twisted_lb.problem import problem
+
+log = Logger()
+
+
+class Refusal(Exception):
+    """A request that is answered with a problem; the status, the detail and the extra fields are the answer."""
+
+    def __init__(self, status: int, detail: str, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.fields = fields or {}
+
+
+def answer(request: IRequest, status: int, content_type: str, body: bytes) -> bytes:
+    """Set the head of the response; the body is returned for Klein to write."""
+    request.setResponseCode(status)
+    fields = request.responseHeaders
+    fields.setRawHeaders("Content-Type", [content_type])
+    fields.setRawHeaders("Cache-Control", ["no-store"])
+    fields.setRawHeaders("Content-Length", [str(len(body))])
+    return body
+
+
+def json_answer(request: IRequest, value: object, status: int = 200) -> bytes:
+    """`value` as compact JSON in UTF-8, and a line end for people at a terminal."""
+    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return answer(request, status, "application/json", body)
+
+
+def failure_answer(request: IRequest, failure: Failure) -> bytes:
+    """The problem that stands for `failure`.  What nobody expected is logged here, and only here."""
+    error = failure.value
+    if isinstance(error, Refusal):
+        refusal = error
+    elif isinstance(error, StoreUnavailable):
+        refusal = Refusal(503, str(error))
+    elif isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        refusal = Refusal(405, f"{_path(request)} takes {allowed} only.", {"Allow": allowed})
+    elif isinstance(error, HTTPException):
+        # Routing also raises redirects to paths that it thinks were meant; nobody asked for one.
+        refusal = Refusal(404, f"There is nothing at {_path(request)}.")
+    else:
+        log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
+        refusal = Refusal(500, "Something went wrong here, and it is in the log. Your request may be right.")
+    for name, value in refusal.fields.items():
+        request.responseHeaders.setRawHeaders(name, [value])
+    return answer(request, refusal.status, PROBLEM_TYPE, problem(refusal.status, refusal.detail))
+
+
+class ApiRequest(Request):
+    """A request that never shows one of Twisted's own pages, name or version."""
+
+    def render(self, resrc: IResource) -> None:
+        """Klein's routing takes methods of any case and needs text; what it would stumble over is answered here."""
+        self.responseHeaders.setRawHeaders("Server", ["twisted_lb"])
+        if self.method != self.method.upper():
+            # RFC 9110 section 9.1: methods are case-sensitive, and an unknown one is 501.
+            self._refuse(Refusal(501, "Methods are written in capitals, such as GET or POST."))
+            return
+        try:
+            b"/".join(self.postpath or ()).decode()
+        except UnicodeDecodeError:
+            self._refuse(Refusal(404, "The path is not UTF-8, and there is nothing at it."))
+            return
+        super().render(resrc)
+
+    def getRequestHostname(self) -> bytes:
+        """A constant: no route depends on the host, and werkzeug refuses names that HTTP allows."""
+        return b"localhost"
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """The last resort, for an error that Klein itself raised."""
+        if self.startedWriting:
+            log.failure("{method} {path} failed half-way", reason, method=self.method, path=self.path)
+            # A response cut short is told from a whole one by the closed connection only.
+            self.loseConnection()
+        else:
+            self._finish_with(reason)
+        return reason
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._finish_with(Failure(refusal))
+
+    def _finish_with(self, failure: Failure) -> None:
+        self.write(failure_answer(self, failure))
+        self.finish()
+
+
+def _path(request: IRequest) -> str:
+    path: bytes = request.path
+    return path.decode("ascii", "backslashreplace")

@@ -1,0 +1,153 @@
+"""Request bodies: from bytes to values that may be stored, or a text that says what was expected.
+
+1) bytes -> JSON, read as strictly as RFC 8259 lets us: UTF-8 only, no member twice.
+2) JSON -> model.  pydantic decides; its error becomes one sentence for each member, made from the
+   description of that member, so that the rule and its wording stand side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+MAX_NAME_CHARACTERS = 128
+MAX_CAPACITY = 1_000_000_000  # tokens
+MAX_RATE_PER_SEC = 1_000_000  # tokens per second
+# The slowest rate but 0, one token in 32 years.  Any slower and capacity / rate, the time to
+# full, would leave the range in which seconds and microseconds are exact.
+MIN_RATE_PER_SEC = 1e-9
+# More digits than any number that passes; longer ones need not become exact integers first.
+_MAX_INTEGER_DIGITS = 20
+_MAX_SHOWN_CHARACTERS = 40
+_MAX_MEMBERS_EXPLAINED = 4
+
+
+class BadBody(ValueError):
+    """The body is not what the call takes; the text names the member and what was expected."""
+
+
+def _printable(name: str) -> str:
+    """The name travels in a header, so nothing in it may be invisible, or lost at the ends."""
+    if not name.isprintable() or name != name.strip():
+        raise ValueError
+    return name
+
+
+def _fast_enough(rate: float) -> float:
+    if 0 < rate < MIN_RATE_PER_SEC:
+        raise ValueError
+    return rate
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS), AfterValidator(_printable)]
+Capacity = Annotated[int, Field(ge=1, le=MAX_CAPACITY)]
+Rate = Annotated[float, Field(ge=0, le=MAX_RATE_PER_SEC, allow_inf_nan=False), AfterValidator(_fast_enough)]
+
+
+class PolicyChange(BaseModel):
+    """The body of `POST /user/tokens/change`; None is what was not given."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    capacity: Capacity | None = Field(None, description=f"a whole number from 1 to {MAX_CAPACITY}")
+    rate_per_sec: Rate | None = Field(
+        None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, and not between 0 and 0.000000001"
+    )
+
+    @field_validator("capacity", "rate_per_sec", mode="before")
+    @classmethod
+    def _given(cls, value: object) -> object:
+        """JSON has one kind of number, so 5.0 is 5; and null is a value, not an absence."""
+        if value is None:
+            raise ValueError
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class NewUser(PolicyChange):
+    """The body of `POST /user/create`."""
+
+    name: Name = Field(
+        description=f"a string of 1 to {MAX_NAME_CHARACTERS} printable characters without white space at its ends"
+    )
+
+
+def read_new_user(body: bytes) -> NewUser:
+    """Raises BadBody."""
+    return _read(NewUser, body)
+
+
+def read_policy_change(body: bytes) -> PolicyChange:
+    """At least one of the two is given.  Raises BadBody."""
+    change = _read(PolicyChange, body)
+    if not change.model_fields_set:
+        raise BadBody("There is nothing to change: give capacity, rate_per_sec or both.")
+    return change
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _read(model: type[_Model], body: bytes) -> _Model:
+    members = _read_object(body)
+    # Not left to pydantic, which cannot name a member that has half a surrogate pair in its name.
+    wrong = [member for member in members if member not in model.model_fields]
+    if not wrong:
+        try:
+            return model.model_validate(members)
+        except ValidationError as error:
+            wrong = [str(found["loc"][0]) for found in error.errors(include_url=False, include_input=False)]
+    raise BadBody(" ".join(_explain(model, member, members) for member in wrong[:_MAX_MEMBERS_EXPLAINED]))
+
+
+def _explain(model: type[BaseModel], member: str, members: dict[str, object]) -> str:
+    field = model.model_fields.get(member)
+    if field is None:
+        known = ", ".join(sorted(model.model_fields))
+        return f"There is no member {_shown(member)} here; expected {known}."
+    if member not in members:
+        return f"{member} is missing; expected {field.description}."
+    return f"{member} is {_shown(members[member])}; expected {field.description}."
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    text = json.dumps(value)
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else text[:_MAX_SHOWN_CHARACTERS] + "..."
+
+
+def _read_object(body: bytes) -> dict[str, object]:
+    if not body:
+        raise BadBody("The body is empty; expected a JSON object.")
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_members, parse_int=_read_integer)
+    except UnicodeDecodeError as error:
+        raise BadBody(f"The body is not UTF-8 at byte {error.start}; expected a JSON object.") from None
+    except json.JSONDecodeError as error:
+        raise BadBody(
+            f"The body is not JSON at line {error.lineno}, column {error.colno}: {error.msg}; expected a JSON object."
+        ) from None
+    except RecursionError:
+        raise BadBody("The body is nested too deeply; expected a flat JSON object.") from None
+    if not isinstance(value, dict):
+        raise BadBody("The body is JSON but not an object; expected a JSON object.")
+    return value
+
+
+def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        if name in members:
+            # RFC 8259 section 4: what the reader makes of these is unpredictable.
+            raise BadBody(f"The member {_shown(name)} appears more than once; expected each member once.")
+        members[name] = value
+    return members
+
+
+def _read_integer(digits: str) -> int | float:
+    """A number too long to pass is refused by its value later on, where its member is known."""
+    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else float(digits)

@@ -1,0 +1,163 @@
+"""The way from the proxy's connection into twisted.web: bytes in, bytes out, no socket.
+
+Each request gets an HTTPChannel of its own, whose transport is the reply of that one request.  The
+channel is fed once, with a whole request, and ends in one of three ways:
+
+1) the response is done            -> finished, once
+2) twisted.web drops the "connection" (a broken response) -> finished with close, once
+3) the client leaves               -> nothing more is said, and the work of the request is cancelled
+"""
+
+# twisted.web is typed in parts only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress, ITransport
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from twisted_lb.api.answers import ApiRequest
+from twisted_lb.api.user import MAX_BODY_BYTES, PATHS
+from twisted_lb.interfaces import IDoor, IReply, IServing
+
+# The proxy has checked the size of the head by the operator's limits; these only must not be less.
+_ANY_HEAD_BYTES = 1 << 30
+# An address for those who insist on one: this side of the connection is the proxy's business.
+_HERE = IPv4Address("TCP", "127.0.0.1", 0)
+
+
+@implementer(IDoor)
+class ApiDoor:
+    """Serves a twisted.web resource on the connections of the public listener."""
+
+    max_body_bytes = MAX_BODY_BYTES
+
+    def __init__(self, resource: IResource, paths: frozenset[bytes] = PATHS) -> None:
+        """`paths` are the ones that the resource owns, each whole."""
+        self._site = Site(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
+        self._paths = paths
+
+    def owns(self, path: bytes) -> bool:
+        """See IDoor."""
+        return path in self._paths
+
+    def serve(self, head: bytes, body: bytes, peer: object, reply: IReply) -> IServing:
+        """See IDoor.  The reply may be finished before this returns."""
+        channel = _OneRequestChannel(self._site)
+        channel.makeConnection(_ReplyTransport(channel, cast(IAddress, peer), reply))
+        channel.dataReceived(head + body)
+        return channel
+
+
+class _ServedRequest(ApiRequest):
+    def connectionLost(self, reason: Failure) -> None:
+        """Keep the channel, which drops what comes: the client may leave in the middle of a write."""
+        channel = self.channel
+        super().connectionLost(reason)
+        self.channel = channel
+
+
+@implementer(IServing)
+class _OneRequestChannel(HTTPChannel):
+    requestFactory = _ServedRequest
+    timeOut = None  # deadlines are the proxy's
+    totalHeadersSize = maxHeaders = MAX_LENGTH = _ANY_HEAD_BYTES
+    transport: _ReplyTransport
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.site = site
+        self._response_head = b""
+
+    def abandon(self) -> None:
+        """See IServing."""
+        if self.transport.hang_up():
+            self.connectionLost(Failure(ConnectionLost()))
+
+    def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
+        """RFC 9112 section 9.3, with Connection as the list that it is; HTTP/1.0 is closed always."""
+        values = request.requestHeaders.getRawHeaders(b"Connection", [])
+        options = {option.strip(b" \t").lower() for option in b",".join(values).split(b",")}
+        if version == b"HTTP/1.1" and b"close" not in options:
+            return True
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return False
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Keep the head for the first bytes of the body, so that a short response is one write.
+
+        RFC 9110 section 6.2: a response names the version that the server speaks, not the client's.
+        """
+        fields = [name + b": " + value for name, values in headers.getAllRawHeaders() for value in values]
+        self._response_head = b"\r\n".join([b"HTTP/1.1 " + code + b" " + reason, *fields, b"", b""])
+
+    def write(self, data: bytes) -> None:
+        head, self._response_head = self._response_head, b""
+        self.transport.write(head + data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
+
+    def requestDone(self, request: HTTPRequest) -> None:
+        self.requests.remove(request)
+        if self._response_head:
+            self.write(b"")
+        self.transport.finish(close=not self.persistent)
+
+    def _send100Continue(self) -> None:
+        """Not needed: the body is here already (RFC 9110 section 10.1.1)."""
+
+
+@implementer(ITransport)
+class _ReplyTransport:
+    """The transport of one request: passes on what is written until the reply is finished or abandoned."""
+
+    disconnecting = False
+
+    def __init__(self, channel: _OneRequestChannel, peer: IAddress, reply: IReply) -> None:
+        self._channel = channel
+        self._peer = peer
+        self._reply = reply
+
+    def write(self, data: bytes) -> None:
+        if not self.disconnecting:
+            self._reply.write(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
+
+    def loseConnection(self) -> None:
+        """twisted.web gives this connection up; what is still at work on the request is told so."""
+        if self.finish(close=True):
+            self._channel.connectionLost(Failure(ConnectionDone()))
+
+    def finish(self, close: bool) -> bool:
+        """End the reply, once; return whether it was this call that did."""
+        if not self.hang_up():
+            return False
+        self._reply.finished(close)
+        return True
+
+    def hang_up(self) -> bool:
+        """Pass nothing on from now on; return whether it was this call that changed that."""
+        if self.disconnecting:
+            return False
+        self.disconnecting = True
+        return True
+
+    def getPeer(self) -> IAddress:
+        return self._peer
+
+    def getHost(self) -> IAddress:
+        return _HERE

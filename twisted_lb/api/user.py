@@ -1,0 +1,163 @@
+"""The user API: create a user, look at the tokens, change the bucket.
+
+Each endpoint is one call to the account store between the reading of a request and the writing of
+an answer.  Whatever is wrong with a request is found before the store is asked, so that a bad one
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+from uuid import uuid4
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request
+from werkzeug.http import parse_options_header
+
+from twisted_lb.api.answers import Refusal, failure_answer, json_answer
+from twisted_lb.api.bodies import BadBody, NewUser, PolicyChange, read_new_user, read_policy_change
+from twisted_lb.api_key import KEY_FIELDS, AmbiguousKey, digest, key_from_fields
+from twisted_lb.interfaces import MICROTOKENS, Account, IAccountStore, NameTaken, Profile
+
+CREATE = "/user/create"
+PROFILE = "/user/tokens/profile"
+CHANGE = "/user/tokens/change"
+# The paths that belong to this API, whatever the method.
+PATHS = frozenset(path.encode() for path in (CREATE, PROFILE, CHANGE))
+
+MAX_BODY_BYTES = 64 * 1024  # the largest sensible body is below 1 KiB
+
+_Body = TypeVar("_Body", NewUser, PolicyChange)
+_Result = TypeVar("_Result")
+
+
+def _random_key() -> str:
+    return str(uuid4())
+
+
+class UserApi:
+    """The user API on an IAccountStore."""
+
+    _app = Klein()
+
+    def __init__(
+        self,
+        accounts: IAccountStore,
+        default_capacity: int,
+        default_rate_per_sec: float,
+        new_key: Callable[[], str] = _random_key,
+    ) -> None:
+        """The defaults are for users who ask for none: tokens, and tokens per second.  `new_key` makes the keys."""
+        self._accounts = accounts
+        self._default_capacity = default_capacity
+        self._default_rate_per_sec = default_rate_per_sec
+        self._new_key = new_key
+
+    def resource(self) -> IResource:
+        """What ApiDoor serves, or any twisted.web Site whose requests are ApiRequests."""
+        return cast(IResource, self._app.resource())
+
+    @_app.route(CREATE, methods=["POST"])
+    async def _create(self, request: Request) -> bytes:
+        wanted = _body(request, read_new_user)
+        account = Account(
+            wanted.name,
+            self._default_capacity if wanted.capacity is None else wanted.capacity,
+            self._default_rate_per_sec if wanted.rate_per_sec is None else wanted.rate_per_sec,
+        )
+        key = self._new_key()
+        try:
+            await _undisturbed(self._accounts.create(digest(key.encode()), account))
+        except NameTaken:
+            raise Refusal(409, f"The name {account.name} is taken; choose another one.") from None
+        return json_answer(request, _shown_account(account) | {"api_key": key})
+
+    @_app.route(PROFILE, methods=["GET"])
+    async def _profile(self, request: Request) -> bytes:
+        profile = await _undisturbed(self._accounts.profile(_key_digest(request)))
+        return json_answer(request, _shown_profile(profile))
+
+    @_app.route(CHANGE, methods=["POST"])
+    async def _change(self, request: Request) -> bytes:
+        key_digest = _key_digest(request)
+        wanted = _body(request, read_policy_change)
+        profile = await _undisturbed(self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec))
+        return json_answer(request, _shown_profile(profile))
+
+    @_app.handle_errors(Exception)
+    def _failed(self, request: IRequest, failure: Failure) -> bytes:
+        return failure_answer(request, failure)
+
+
+def _undisturbed(work: Deferred[_Result]) -> Deferred[_Result]:
+    """The result of `work`, which goes on when a client that leaves cancels the waiting for it.
+
+    Cancelled in the middle, a store of several steps could be left with half of them.
+    """
+    waiting: Deferred[_Result] = Deferred()
+    work.chainDeferred(waiting)
+    return waiting
+
+
+def _body(request: Request, read: Callable[[bytes], _Body]) -> _Body:
+    """The body as `read` understands it.  Raises Refusal."""
+    content: bytes = request.content.read(MAX_BODY_BYTES + 1) if request.content else b""
+    if len(content) > MAX_BODY_BYTES:
+        raise Refusal(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
+    _check_content_type(request)
+    try:
+        return read(content)
+    except BadBody as error:
+        raise Refusal(400, str(error)) from None
+
+
+def _check_content_type(request: Request) -> None:
+    """A body is JSON in UTF-8, as RFC 8259 section 8.1 says; one without a type is taken as such."""
+    codings = request.requestHeaders.getRawHeaders(b"content-encoding", [])
+    if any(coding.strip().lower() not in (b"", b"identity") for coding in codings):
+        raise Refusal(415, "The body has a Content-Encoding; send it plain.", {"Accept-Encoding": "identity"})
+    values = request.requestHeaders.getRawHeaders(b"content-type")
+    if values is None:
+        return
+    media_type, parameters = parse_options_header(b",".join(values).decode("latin-1"))
+    main, _, sub = media_type.lower().partition("/")
+    if main != "application" or not (sub == "json" or sub.endswith("+json")):
+        raise Refusal(415, "The body must be JSON; with curl, add -H 'Content-Type: application/json'.")
+    if parameters.get("charset", "utf-8").lower() != "utf-8":
+        raise Refusal(415, "JSON is UTF-8; with curl, add -H 'Content-Type: application/json'.")
+
+
+def _key_digest(request: Request) -> str:
+    """Raises Refusal where there is no key, or more than one."""
+    fields = {name: request.requestHeaders.getRawHeaders(name, []) for name in KEY_FIELDS}
+    try:
+        key = key_from_fields({name: values for name, values in fields.items() if values})
+    except AmbiguousKey as error:
+        raise Refusal(400, str(error)) from None
+    if key is None:
+        raise _unauthorized("There is no API key in the request; send it as Authorization: <key>.")
+    return digest(key)
+
+
+def _unauthorized(detail: str) -> Refusal:
+    return Refusal(401, detail, {"WWW-Authenticate": 'Bearer realm="twisted_lb"'})
+
+
+def _shown_account(account: Account) -> dict[str, object]:
+    rate = account.rate_per_sec
+    return {
+        "name": account.name,
+        "capacity": int(account.capacity),
+        "rate_per_sec": int(rate) if rate == int(rate) else rate,
+    }
+
+
+def _shown_profile(profile: Profile | None) -> dict[str, object]:
+    if profile is None:
+        raise _unauthorized("No user has this API key.")
+    return _shown_account(profile.account) | {"current_capacity": profile.level // MICROTOKENS}
