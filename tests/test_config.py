@@ -1,0 +1,172 @@
+"""servers.yaml: what it means, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.config import FleetSpec, ServerSpec, read_fleet
+from twisted_lb.settings import Misconfigured
+
+ROOT = Path(__file__).parent.parent
+
+
+def server(line: str) -> str:
+    """A file with one good server and this one."""
+    return f"servers:\n- {{name: good, url: http://localhost:9001}}\n- {line}\n"
+
+
+class ReadFleetTests(SynchronousTestCase):
+    def test_whole_file(self) -> None:
+        """Each word of the file has its place in the description."""
+        text = """
+balancer: {name: mine.module:Class, speed: 3, deep: {a: [1]}}
+servers:
+  - name: server1
+    url: http://localhost:9001
+  - {name: server2, url: "http://10.0.0.2", weight: 0}
+  - {name: "s_3.x:y", url: "http://[2001:DB8::0:1]:8000/", weight: 1000}
+"""
+        self.assertEqual(
+            read_fleet(text, "x.yaml"),
+            FleetSpec(
+                "mine.module:Class",
+                {"speed": 3, "deep": {"a": [1]}},
+                (
+                    ServerSpec("server1", "http://localhost:9001", "localhost", 9001, 1),
+                    ServerSpec("server2", "http://10.0.0.2", "10.0.0.2", 80, 0),
+                    ServerSpec("s_3.x:y", "http://[2001:DB8::0:1]:8000/", "2001:db8::1", 8000, 1000),
+                ),
+            ),
+        )
+
+    def test_defaults(self) -> None:
+        """Without a balancer it is round robin without options; JSON is YAML too."""
+        fleet = read_fleet('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
+        self.assertEqual((fleet.balancer, dict(fleet.options)), ("round_robin", {}))
+
+    def test_immutable(self) -> None:
+        """The description cannot be changed."""
+        fleet = read_fleet("servers: [{name: a, url: http://a:1}]", "x.yaml")
+        self.assertRaises(AttributeError, setattr, fleet, "balancer", "x")
+        self.assertRaises(AttributeError, setattr, fleet.servers[0], "weight", 2)
+        self.assertFalse(hasattr(fleet.options, "__setitem__"))
+
+    def test_files_of_the_project(self) -> None:
+        """The two server files that the project ships can be used, and name three servers each."""
+        for name in ("servers.yaml", "servers.compose.yaml"):
+            fleet = read_fleet((ROOT / name).read_text(), name)
+            self.assertEqual([one.name for one in fleet.servers], ["server1", "server2", "server3"])
+
+
+class RefusalTests(SynchronousTestCase):
+    def problems(self, text: str) -> tuple[str, ...]:
+        return self.assertRaises(Misconfigured, read_fleet, text, "x.yaml").problems
+
+    def test_server_lines(self) -> None:
+        """A server that cannot be used is told with file, line, key and what was expected."""
+        form = "servers[1].url: expected http://host[:port]"
+        name = "servers[1].name: expected a text of 1 to 64 letters, digits and . _ : -, such as server1, not "
+        weight = "servers[1].weight: expected a whole number from 0 (drain) to 1000, not "
+        cases = [
+            ("{name: a, url: http://a, weihgt: 2}", "servers[1].weihgt: there is no such key; did you mean 'weight'?"),
+            ("{name: a, url: http://a, x: 2}", "servers[1].x: there is no such key; expected one of name, url, weight"),
+            ("{name: a, url: http://a, backup: true}", "servers[1].backup: there is no such key; "),
+            ("{url: http://a}", "servers[1].name: is missing; expected a text of 1 to 64 letters"),
+            ("{name: a}", "servers[1].url: is missing; expected a text of the form http://host[:port]"),
+            ("{name: 7, url: http://a}", name + "7"),
+            ("{name: on, url: http://a}", name + "True"),
+            ("{name: '', url: http://a}", name + "''"),
+            ("{name: a b, url: http://a}", name + "'a b'"),
+            ('{name: "a\\n", url: http://a}', name + "'a\\n'"),
+            ("{name: good, url: http://a}", "servers[1].name: 'good' is the name of servers[0] already"),
+            ("{name: a, name: b, url: http://a}", "servers[1].name: this key is there twice, first on line 3"),
+            ("{name: a, url: 7}", "servers[1].url: expected a text of the form http://host[:port], not 7"),
+            ("{name: a, url: https://a}", "servers[1].url: https:// to a server is not supported yet"),
+            ("{name: a, url: 'a:9001'}", form),
+            ("{name: a, url: 'ftp://a'}", form),
+            ("{name: a, url: 'http://'}", form),
+            ("{name: a, url: 'http://a:'}", form),
+            ("{name: a, url: 'http://a b'}", form),
+            ("{name: a, url: 'http://ä'}", form),
+            ("{name: a, url: 'http://[::1'}", form),
+            ('{name: a, url: "http://a\\n"}', form),
+            ("{name: a, url: 'http://me:pw@a'}", form + " without user and password"),
+            ("{name: a, url: 'http://a/b'}", form + " without a path"),
+            ("{name: a, url: 'http://a?b'}", form + " without a query"),
+            ("{name: a, url: 'http://a#b'}", form + " without a fragment"),
+            ("{name: a, url: 'http://a:0'}", "servers[1].url: expected a port from 1 to 65535, not 0"),
+            ("{name: a, url: 'http://a:65536'}", "servers[1].url: expected a port from 1 to 65535, not 65536"),
+            ("{name: a, url: 'http://1.2.3'}", "servers[1].url: expected an IP address: "),
+            ("{name: a, url: 'http://[::g]'}", "servers[1].url: expected an IP address: "),
+            ("{name: a, url: http://a, weight: -1}", weight + "-1"),
+            ("{name: a, url: http://a, weight: 1001}", weight + "1001"),
+            ("{name: a, url: http://a, weight: 1.0}", weight + "1.0"),
+            ("{name: a, url: http://a, weight: '1'}", weight + "'1'"),
+            ("{name: a, url: http://a, weight: true}", weight + "True"),
+            ("{name: a, url: http://a, weight: }", weight + "None"),
+            ("http://a", "servers[1]: expected name, url and weight of a server, not 'http://a'"),
+        ]
+        for line, expected in cases:
+            (problem,) = self.problems(server(line))
+            self.assertTrue(problem.startswith(f"x.yaml:3: {expected}"), (line, problem))
+
+    def test_files(self) -> None:
+        """A file that is not of the right shape is told so."""
+        cases = [
+            ("", "x.yaml:1: expected the keys balancer and servers, not None"),
+            ("[]", "x.yaml:1: expected the keys balancer and servers, not []"),
+            ("balancer: x", "x.yaml:1: servers: is missing; expected a list of 1 to 10000 servers"),
+            ("\nservers: []", "x.yaml:2: servers: expected a list of 1 to 10000 servers, not []"),
+            ("servers: {a: 1}", "x.yaml:1: servers: expected a list of 1 to 10000 servers, not {'a': 1}"),
+            ("a: [", "x.yaml:1: this is not YAML that can be used: "),
+        ]
+        for text, expected in cases:
+            (problem,) = self.problems(text)
+            self.assertTrue(problem.startswith(expected), (text, problem))
+
+    def test_balancer(self) -> None:
+        """A balancer that is neither a name nor a mapping with a name is refused."""
+        cases = [
+            ("7", "balancer: expected a name, or {name: ..., and its options}, not 7"),
+            ("''", "balancer: expected a name, or"),
+            ("[a]", "balancer: expected a name, or"),
+            ("{speed: 1}", "balancer: expected the key 'name' with the name of a balancer"),
+            ("{name: a, 3: 1}", "balancer: expected names as the keys of options, not 3"),
+            ("{name: a, two words: 1}", "balancer: expected names as the keys of options, not 'two words'"),
+        ]
+        for value, expected in cases:
+            (problem,) = self.problems(f"servers: [{{name: a, url: http://a}}]\nbalancer: {value}\n")
+            self.assertTrue(problem.startswith(f"x.yaml:2: {expected}"), problem)
+
+    def test_all_at_once(self) -> None:
+        """Every problem of a file is reported, in the order of its lines."""
+        text = "balanser: x\nservers:\n- {name: a, url: http://a/b}\n- {name: a, url: http://a, weight: x}\n- 3\n"
+        lines = [problem.split(":")[1] for problem in self.problems(text)]
+        self.assertEqual(lines, ["1", "3", "4", "4", "5"])
+
+    def test_long_value_is_shortened(self) -> None:
+        """A value is not repeated at any length."""
+        (problem,) = self.problems(server("{name: %s, url: http://a}" % ("x" * 100_000)))
+        self.assertLess(len(problem), 300)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["servers", "balancer", "name", "url", "weight"]) | st.text(max_size=3), inner, max_size=4
+        ),
+        max_leaves=12,
+    ))
+    def test_any_data(self, data: object) -> None:
+        """Whatever a file holds gives a fleet or Misconfigured, and no other exception."""
+        for text in (json.dumps(data), json.dumps({"servers": data}), json.dumps({"servers": [data]}), str(data)):
+            try:
+                read_fleet(text, "x.yaml")
+            except Misconfigured as error:
+                self.assertTrue(error.problems)

@@ -1,0 +1,188 @@
+"""Reading the settings: what wins, what is accepted, and what is said of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.environment import READERS, read_settings
+from twisted_lb.settings import Settings
+
+EXAMPLE = Path(__file__).parent.parent / ".env.example"
+
+
+class PrecedenceTests(SynchronousTestCase):
+    def read(self, options: dict[str, Any], environment: dict[str, str], env_file: str) -> Settings:
+        settings, problems = read_settings(options, environment, env_file)
+        self.assertEqual(problems, [])
+        return settings
+
+    def test_order(self) -> None:
+        """An option beats the environment, which beats .env, which beats the default."""
+        options, environment, env_file = {"data_dir": "option"}, {"DATA_DIR": "environment"}, "DATA_DIR=file"
+        self.assertEqual(self.read(options, environment, env_file).data_dir, "option")
+        self.assertEqual(self.read({}, environment, env_file).data_dir, "environment")
+        self.assertEqual(self.read({}, {}, env_file).data_dir, "file")
+        self.assertEqual(self.read({}, {}, "").data_dir, "data")
+
+    def test_empty_is_the_default(self) -> None:
+        """An empty value in the environment hides the one in .env, and stands for the default."""
+        settings = self.read({}, {"REDIS_URL": "", "CONNECT_TIMEOUT": " "}, "REDIS_URL=redis://x\nCONNECT_TIMEOUT=7")
+        self.assertEqual((settings.redis_url, settings.connect_timeout), ("", 5.0))
+
+    def test_nothing_given(self) -> None:
+        """Without any source the settings are the defaults."""
+        self.assertEqual(self.read({}, {}, ""), Settings())
+
+    def test_foreign_names(self) -> None:
+        """Names of other programs are left alone, in the environment and in .env."""
+        self.assertEqual(self.read({}, {"HOME": "/root", "listen": "x"}, "COMPOSE_PROJECT_NAME=x"), Settings())
+
+    def test_listen_lists(self) -> None:
+        """LISTEN holds several endpoints with spaces between, and --listen may be repeated."""
+        expected = ("tcp:80", "tcp6:80:interface=\\:\\:1")
+        self.assertEqual(self.read({"listen": list(expected)}, {}, "").listen, expected)
+        self.assertEqual(self.read({}, {"LISTEN": "tcp:80  tcp6:80:interface=\\:\\:1 "}, "").listen, expected)
+
+    def test_env_file_syntax(self) -> None:
+        """.env may hold comments, quotes and `export`."""
+        text = "# a comment\nexport DATA_DIR='a b'  # why\n\nADMIN_TOKEN=\"x#y\"\n"
+        settings = self.read({}, {}, text)
+        self.assertEqual((settings.data_dir, settings.admin_token), ("a b", "x#y"))
+
+
+class ValueTests(SynchronousTestCase):
+    def read(self, name: str, text: str) -> object:
+        """The value of a setting, or None when there is a problem with it."""
+        settings, problems = read_settings({}, {name.upper(): text})
+        return None if problems else getattr(settings, name)
+
+    def test_values(self) -> None:
+        """Each text is read as this value, or (None) refused."""
+        cases: list[tuple[str, str, object]] = [
+            ("connect_timeout", "5", 5.0),
+            ("connect_timeout", "0.25", 0.25),
+            ("connect_timeout", "500ms", 0.5),
+            ("connect_timeout", "10s", 10.0),
+            ("connect_timeout", "1.5 M", 90.0),
+            ("connect_timeout", "1h", 3600.0),
+            ("connect_timeout", "24h", 86400.0),
+            ("connect_timeout", "25h", None),
+            ("connect_timeout", "0", None),
+            ("connect_timeout", "-1", None),
+            ("connect_timeout", "5x", None),
+            ("connect_timeout", "s", None),
+            ("connect_timeout", "1e3", None),
+            ("connect_timeout", "nan", None),
+            ("connect_timeout", "1 000", None),
+            ("connect_timeout", "٣", None),
+            ("drain_seconds", "0", 0.0),
+            ("max_head_bytes", "65536", 65536),
+            ("max_head_bytes", "64k", 65536),
+            ("max_head_bytes", "1K", 1024),
+            ("max_head_bytes", "1023", None),
+            ("max_head_bytes", "2m", None),
+            ("max_body_bytes", "10m", 10 * 1024**2),
+            ("max_body_bytes", "1.5g", 3 * 1024**3 // 2),
+            ("max_body_bytes", "0.3", None),
+            ("max_body_bytes", "10kb", None),
+            ("max_body_bytes", "0", 0),
+            ("workers", "1", 1),
+            ("workers", "0", None),
+            ("workers", "257", None),
+            ("workers", "+1", None),
+            ("workers", "1.0", None),
+            ("default_capacity", "1000000000", 1_000_000_000),
+            ("default_capacity", "1000000001", None),
+            ("default_rate_per_sec", "0", 0.0),
+            ("default_rate_per_sec", "0.5", 0.5),
+            ("default_rate_per_sec", "-0.1", None),
+            ("default_rate_per_sec", "inf", None),
+            ("default_rate_per_sec", "nan", None),
+            ("rate_limit_headers", "ratelimit", ("ratelimit",)),
+            ("rate_limit_headers", "RateLimit X-RateLimit", ("x-ratelimit", "ratelimit")),
+            ("rate_limit_headers", "none", ()),
+            ("rate_limit_headers", "none ratelimit", None),
+            ("rate_limit_headers", "x-ratelimit,ratelimit", None),
+            ("listen", "8080", None),
+            ("listen", "tcp:", None),
+            ("listen", "tcp:80 8080", None),
+            ("admin_listen", "tcp:80", "tcp:80"),
+            ("admin_listen", "9090", None),
+        ]
+        for name, text, expected in cases:
+            self.assertEqual(self.read(name, text), expected, (name, text))
+
+    def test_every_setting_has_a_reader(self) -> None:
+        """There is a reader for each field of Settings, and none besides."""
+        self.assertEqual(list(READERS), [field.name for field in fields(Settings)])
+
+    def test_readers_give_the_types_of_the_fields(self) -> None:
+        """What is read from the example has the types of the defaults."""
+        settings, _ = read_settings({}, {}, EXAMPLE.read_text())
+        for field in fields(Settings):
+            self.assertIs(type(getattr(settings, field.name)), type(field.default), field.name)
+
+
+class ProblemTests(SynchronousTestCase):
+    def problems(self, *sources: Any) -> list[str]:
+        return read_settings(*sources)[1]
+
+    def test_names_setting_source_and_expectation(self) -> None:
+        """A problem says which setting, where it was written, what it was, and what was expected."""
+        expected = "is not a whole number from 1 to 256"
+        self.assertEqual(self.problems({"workers": "x"}, {}), [f"WORKERS (option --workers): 'x' {expected}"])
+        self.assertEqual(self.problems({}, {"WORKERS": "x"}), [f"WORKERS (environment): 'x' {expected}"])
+        self.assertEqual(
+            self.problems({}, {}, "\n# why\nWORKERS=x\n", "my.env"), [f"WORKERS (my.env line 3): 'x' {expected}"]
+        )
+
+    def test_all_at_once(self) -> None:
+        """Every problem is reported, not the first only."""
+        problems = self.problems({"listen": ["x"]}, {"HEAD_TIMEOUT": "x"}, "BODY_TIMEOUT=x\nSEND_TIMEOUT=x")
+        self.assertEqual(len(problems), 4)
+
+    def test_hidden_value_is_not_a_problem(self) -> None:
+        """A wrong value that another source beats is not looked at."""
+        self.assertEqual(self.problems({}, {"HEAD_TIMEOUT": "5"}, "HEAD_TIMEOUT=x"), [])
+
+    def test_workers_need_redis(self) -> None:
+        """More than one worker on the embedded store is refused, and on Redis it is not."""
+        (problem,) = self.problems({}, {"WORKERS": "2"})
+        self.assertIn("WORKERS (environment): more than one worker needs REDIS_URL", problem)
+        self.assertEqual(self.problems({}, {"WORKERS": "2", "REDIS_URL": "redis://x"}), [])
+
+    def test_slips_in_the_file(self) -> None:
+        """A line of .env that is no setting, or nearly one, is a problem with its line."""
+        text = "WORKERS=1\n\nREDIS_URI=x\nconnect_timeout=5\nDATA_DIR\n!!\n"
+        self.assertEqual(
+            self.problems({}, {}, text),
+            [
+                ".env line 3: REDIS_URI is no setting; did you mean REDIS_URL?",
+                ".env line 4: connect_timeout is no setting; did you mean CONNECT_TIMEOUT?",
+                ".env line 5: expected NAME=value",
+                ".env line 6: expected NAME=value",
+            ],
+        )
+
+
+class ExampleTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """.env.example has each setting once, and nothing else."""
+        names = [line.partition("=")[0] for line in EXAMPLE.read_text().splitlines() if line and line[0] != "#"]
+        self.assertEqual(sorted(names), sorted(field.name.upper() for field in fields(Settings)))
+
+    def test_defaults(self) -> None:
+        """The values in .env.example are the defaults."""
+        self.assertEqual(read_settings({}, {}, EXAMPLE.read_text()), (Settings(), []))
+
+    def test_comments(self) -> None:
+        """Each setting in .env.example stands under a comment, its own or that of the setting before."""
+        above = ""
+        for line in EXAMPLE.read_text().splitlines():
+            if line and line[0] != "#":
+                self.assertNotEqual(above, "", line)
+            above = line
