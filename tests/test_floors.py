@@ -1,0 +1,230 @@
+"""The law of floors, held over every import in the package.
+
+ground <- policy <- edges <- doors <- composition: a module imports from its own part and from lower
+floors; parts of one floor do not import each other, except within policy and composition.  The
+inner orders are lists, from the bottom up.  Imports for types only count like all others.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "twisted_lb"
+
+GROUND, POLICY, EDGES, DOORS, COMPOSITION = range(5)
+
+# Each part, a package or a module directly under twisted_lb, and its floor.
+FLOORS = {
+    "": GROUND,
+    "interfaces": GROUND,
+    "backend": GROUND,
+    "problem": GROUND,
+    "settings": GROUND,
+    "api_key": GROUND,
+    "yaml_lines": GROUND,
+    "wire": GROUND,
+    "balancers": POLICY,
+    "limits": POLICY,
+    "environment": POLICY,
+    "config": POLICY,
+    "routing": POLICY,
+    "health": POLICY,
+    "stores": EDGES,
+    "proxy": EDGES,
+    "probes": EDGES,
+    "api": DOORS,
+    "demo": COMPOSITION,
+    "plan": COMPOSITION,
+    "open_files": COMPOSITION,
+    "parts": COMPOSITION,
+    "workers": COMPOSITION,
+    "service": COMPOSITION,
+    "worker": COMPOSITION,
+    "tap": COMPOSITION,
+}
+# On these floors the parts may not import each other.
+APART = {EDGES, DOORS}
+
+# A module imports only what stands before it in its list.
+ORDERS = {
+    "wire": ["errors", "grammar", "head", "framing", "body", "forwarding"],
+    "proxy": [
+        "polling",
+        "transport",
+        "deadlines",
+        "relay",
+        "upstream",
+        "connections",
+        "fleet",
+        "exchange",
+        "visit",
+        "downstream",
+        "listening",
+    ],
+}
+
+# What the parsers must not know: they are bytes in, method calls out.
+NO_INPUT_OUTPUT = {"asyncio", "os", "selectors", "select", "socket", "ssl", "subprocess", "threading", "time"}
+NO_INPUT_OUTPUT |= {"twisted"}
+VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "handler", "handlers", "misc"}
+MAX_LINES = 400
+
+
+def files() -> list[Path]:
+    return sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(file: Path) -> Iterator[tuple[str, bool]]:
+    """What a file imports, in full, and whether it does so when it is imported itself."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    deferred = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node not in deferred
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield "." * node.level + f"{node.module or ''}.{alias.name}", node not in deferred
+
+
+def own_module(name: str) -> str | None:
+    """The module of ours that an imported name is, or is in."""
+    while name.split(".")[0] == PACKAGE:
+        path = ROOT.joinpath(*name.split("."))
+        if path.with_suffix(".py").exists() or (path / "__init__.py").exists():
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+def own_imports() -> Iterator[tuple[str, str]]:
+    """Each import of one of our modules by another."""
+    for file in files():
+        for name, _ in imported(file):
+            target = own_module(name)
+            if target is not None:
+                yield module_name(file), target
+
+
+def part_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+class FloorTests(SynchronousTestCase):
+    def test_imports_are_seen(self) -> None:
+        """The walk sees imports: the composition's own are among them."""
+        self.assertIn(("twisted_lb.service", "twisted_lb.parts"), set(own_imports()))
+
+    def test_every_part_has_a_floor(self) -> None:
+        """Each package and module directly under twisted_lb is in the table."""
+        self.assertEqual({part_of(module_name(file)) for file in files()} - set(FLOORS), set())
+
+    def test_downwards_only(self) -> None:
+        """A module imports from its own part, from lower floors, and from its own floor where that is allowed."""
+        for module, target in own_imports():
+            part, other = part_of(module), part_of(target)
+            if part == other:
+                continue
+            floor, below = FLOORS[part], FLOORS[other]
+            self.assertTrue(below < floor or (below == floor and floor not in APART), f"{module} imports {target}")
+
+    def test_inner_orders(self) -> None:
+        """Within a part that has an order, a module imports only what stands before it."""
+        for module, target in own_imports():
+            order = ORDERS.get(part_of(module))
+            if order is None or part_of(target) != part_of(module) or module.count(".") < 2:
+                continue
+            upper, lower = module.split(".")[2], target.split(".")[2]
+            self.assertIn(upper, order)
+            self.assertIn(lower, order[: order.index(upper)], f"{module} imports {target}")
+
+    def test_orders_are_complete(self) -> None:
+        """Each module of a part that has an order stands in it, and each name in it is a module."""
+        for part, order in ORDERS.items():
+            modules = {file.stem for file in (ROOT / PACKAGE / part).glob("*.py")} - {"__init__"}
+            self.assertEqual(set(order), modules, part)
+
+    def test_no_cycles(self) -> None:
+        """No module imports itself over others."""
+        graph: dict[str, set[str]] = {}
+        for module, target in own_imports():
+            graph.setdefault(module, set()).add(target)
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            self.fail(" -> ".join(error.args[1]))
+
+    def test_no_relative_imports(self) -> None:
+        """Every import is absolute."""
+        for file in files():
+            for name, _ in imported(file):
+                self.assertFalse(name.startswith("."), f"{file}: {name}")
+
+    def test_wire_knows_no_input_output(self) -> None:
+        """wire/ imports neither Twisted nor anything that does input, output or time."""
+        for file in (ROOT / PACKAGE / "wire").glob("*.py"):
+            for name, _ in imported(file):
+                self.assertNotIn(name.split(".")[0], NO_INPUT_OUTPUT, f"{file}: {name}")
+
+    def test_reactor_is_an_argument(self) -> None:
+        """No module imports the reactor when it is imported, and none below the composition at any time."""
+        for file in files():
+            below = FLOORS[part_of(module_name(file))] < COMPOSITION
+            for name, at_once in imported(file):
+                if at_once or below:
+                    self.assertFalse(name.startswith("twisted.internet.reactor"), f"{file}")
+
+    def test_names_say_something(self) -> None:
+        """No file has a name that would fit any content."""
+        for file in files():
+            words = set(file.stem.split("_")) | {file.parent.name}
+            self.assertEqual(words & VAGUE_NAMES, set(), f"{file}")
+
+    def test_files_are_short(self) -> None:
+        """Each file has at most as many lines as one idea takes."""
+        for file in files():
+            lines = len(file.read_text(encoding="utf-8").splitlines())
+            self.assertTrue(lines <= MAX_LINES, f"{file} has {lines} lines")
+
+
+class ReactorChoiceTests(SynchronousTestCase):
+    def test_options_install_no_reactor(self) -> None:
+        """After the plugin and tap are imported, and the options made, no reactor is installed yet."""
+        program = (
+            "import sys, twisted.plugins.tokenlb_plugin, twisted_lb.tap\n"
+            "str(twisted_lb.tap.Options())\n"
+            "print({'twisted.internet.reactor', 'klein', 'treq', 'txredisapi'} & set(sys.modules))"
+        )
+        path = {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True, timeout=60)
+        self.assertEqual((done.stdout, done.stderr), ("set()\n", ""))
+
+
+class PatternTests(SynchronousTestCase):
+    def test_no_possessive_groups(self) -> None:
+        """No pattern repeats a group possessively, which CPython before 3.11.5 matches wrongly (gh-106052)."""
+        for file in files():
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+                    text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+                    outside = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "", text)
+                    self.assertIsNone(re.search(r"(?<!\\)\)[*+?]\+", outside), f"{file}: {text}")

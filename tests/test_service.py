@@ -1,0 +1,141 @@
+"""What is built of a plan, and what is said of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.config import read_fleet
+from twisted_lb.demo import DemoSite
+from twisted_lb.parts import ProxyService, StoreService
+from twisted_lb.plan import Plan
+from twisted_lb.service import _Announcement, _readiness, build, build_serving, url
+from twisted_lb.settings import Settings
+
+FLEET = """
+servers:
+- {name: near, url: "http://127.0.0.1:9001"}
+- {name: far, url: "http://10.0.0.1", weight: 0}
+- {name: six, url: "http://[::1]:9003"}
+"""
+
+
+def plan_of(demo: bool = False, **settings: Any) -> Plan:
+    return Plan(Settings(**settings), read_fleet(FLEET, "x.yaml"), FLEET, demo)
+
+
+class FakePort:
+    def __init__(self, address: object) -> None:
+        self._address = address
+
+    def getHost(self) -> object:
+        return self._address
+
+
+class BuildTests(SynchronousTestCase):
+    def parts(self, plan: Plan) -> list[Any]:
+        service: Any = build(MemoryReactorClock(), plan)
+        return list(service)
+
+    def kinds(self, plan: Plan) -> list[str]:
+        return [type(part).__name__ for part in self.parts(plan)]
+
+    def test_order(self) -> None:
+        """The store comes first and the proxy last, so that they stop the other way round."""
+        expected = ["StoreService", "ListeningService", "ProxyService", "_Announcement"]
+        self.assertEqual(self.kinds(plan_of()), expected)
+        self.assertEqual(self.kinds(plan_of(redis_url="redis://127.0.0.1:1")), expected)
+
+    def test_demo(self) -> None:
+        """With --demo each loopback server has a site, on its own address and port."""
+        reactor = MemoryReactorClock()
+        service: Any = build(reactor, plan_of(demo=True))
+        service.privilegedStartService()
+        demos = [(port, interface) for port, factory, _, interface in reactor.tcpServers if type(factory) is DemoSite]
+        self.assertEqual(demos, [(9001, "127.0.0.1"), (9003, "::1")])
+
+    def test_workers(self) -> None:
+        """With several workers this process has no store and no proxy of its own."""
+        kinds = self.kinds(plan_of(workers=2, redis_url="redis://127.0.0.1:1"))
+        self.assertEqual(kinds, ["ListeningService", "Workers", "_Announcement"])
+
+    def test_worker(self) -> None:
+        """A worker has a store and a proxy, and nothing that a machine has only once."""
+        plan = plan_of(redis_url="redis://127.0.0.1:1")
+        serving = build_serving(MemoryReactorClock(), plan.settings, plan.fleet, {})
+        self.assertEqual([type(part) for part in serving], [StoreService, ProxyService])
+
+    def test_every_endpoint(self) -> None:
+        """Each endpoint of LISTEN is bound by the proxy, and the admin endpoint by another service."""
+        reactor = MemoryReactorClock()
+        service: Any = build(reactor, plan_of(listen=("tcp:1", "tcp:2:interface=127.0.0.1")))
+        service.privilegedStartService()
+        bound = [(port, interface, type(factory).__name__) for port, factory, _, interface in reactor.tcpServers]
+        self.assertEqual([entry[:2] for entry in bound], [(9090, "127.0.0.1"), (1, ""), (2, "127.0.0.1")])
+        self.assertEqual({name for _, _, name in bound[1:]}, {"ProxyFactory"})
+        self.assertNotEqual(bound[0][2], "ProxyFactory")
+
+
+class ReadinessTests(SynchronousTestCase):
+    def test_states(self) -> None:
+        """Traffic is welcome while the proxy runs and a server is available, and at no other time."""
+        service: Any = build(MemoryReactorClock(), plan_of())
+        proxy = next(part for part in service if isinstance(part, ProxyService))
+        self.assertEqual(_readiness(proxy), (False, "draining"))
+        proxy.running = True
+        self.assertEqual(_readiness(proxy), (True, "serving"))
+        for backend in proxy.fleet.backends:
+            backend.up = False
+        self.assertEqual(_readiness(proxy), (False, "no server is available"))
+
+
+class AnnouncementTests(SynchronousTestCase):
+    def said(self, plan: Plan, *ports: FakePort) -> str:
+        """What is logged when all parts run."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        listening: Any = type("Listening", (), {"ports": list(ports)})
+        _Announcement(plan, listening, listening).startService()
+        globalLogPublisher.removeObserver(events.append)
+        return "".join(event["text"] for event in events if event.get("log_format") == "{text}")
+
+    def test_text(self) -> None:
+        """It says where the program listens, and gives lines that can be tried as they are."""
+        said = self.said(plan_of(data_dir="/d"), FakePort(IPv4Address("TCP", "0.0.0.0", 8123)))
+        for part in (
+            "http://localhost:8123\n",
+            "embedded, in /d",
+            "near http://127.0.0.1:9001",
+            "round_robin",
+            "curl http://localhost:8123/user/create -H 'Content-Type: application/json' -d '{\"name\": \"user1\"}'",
+        ):
+            self.assertIn(part, said)
+
+    def test_no_password(self) -> None:
+        """The URL of Redis, which may hold a password, is not said."""
+        self.assertNotIn("geheim", self.said(plan_of(redis_url="redis://:geheim@h"), FakePort(UNIXAddress("/s"))))
+
+    def test_many_servers(self) -> None:
+        """Of many servers the first ones are named, and the rest are counted."""
+        lines = "\n".join(f"- {{name: s{number}, url: http://h:{number}}}" for number in range(1, 21))
+        plan = plan_of()._replace(fleet=read_fleet(f"servers:\n{lines}", "x.yaml"))
+        said = self.said(plan, FakePort(IPv4Address("TCP", "127.0.0.1", 1)))
+        self.assertIn("s6 http://h:6, and 14 more", said)
+        self.assertNotIn("s7 ", said)
+
+    def test_url(self) -> None:
+        """An address is shown as a client of this machine reaches it."""
+        cases: list[tuple[object, str]] = [
+            (IPv4Address("TCP", "0.0.0.0", 80), "http://localhost:80"),
+            (IPv4Address("TCP", "127.0.0.2", 80), "http://127.0.0.2:80"),
+            (IPv6Address("TCP", "::", 80), "http://localhost:80"),
+            (IPv6Address("TCP", "::1", 80), "http://[::1]:80"),
+        ]
+        for address, expected in cases:
+            port: Any = FakePort(address)
+            self.assertEqual(url(port), expected)

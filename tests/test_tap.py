@@ -1,0 +1,97 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.application.service import IServiceMaker
+from twisted.plugin import IPlugin
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from twisted.plugins import tokenlb_plugin
+from twisted_lb import tap
+from twisted_lb.environment import READERS
+from twisted_lb.parts import CannotStart
+
+ROOT = Path(__file__).parent.parent
+
+
+class PluginTests(SynchronousTestCase):
+    def test_is_a_service_maker(self) -> None:
+        """The plugin is what twistd looks for, and leads to tap."""
+        maker = tokenlb_plugin.tokenlb
+        self.assertTrue(verifyObject(IServiceMaker, maker))
+        self.assertTrue(IPlugin.providedBy(maker))
+        self.assertEqual(maker.tapname, "tokenlb")
+        self.assertIs(maker.options, tap.Options)
+
+
+class OptionsTests(SynchronousTestCase):
+    def parse(self, *arguments: str) -> tap.Options:
+        options = tap.Options()
+        options.parseOptions(list(arguments))
+        return options
+
+    def test_nothing_given(self) -> None:
+        """Without options no setting is given, so that the environment counts."""
+        self.assertEqual(self.parse().settings(), {})
+
+    def test_all_given(self) -> None:
+        """Each option gives the setting of its name."""
+        options = self.parse(
+            *("--listen", "tcp:1", "--listen", "tcp:2", "--admin-listen", "tcp:3", "--servers", "s"),
+            *("--redis-url", "r", "--data-dir", "d", "--workers", "4", "--env-file", "e", "--demo"),
+        )
+        given = options.settings()
+        expected = {"listen": ["tcp:1", "tcp:2"], "admin_listen": "tcp:3", "servers_file": "s", "redis_url": "r"}
+        self.assertEqual(given, {**expected, "data_dir": "d", "workers": "4"})
+        self.assertLessEqual(set(given), set(READERS))
+        self.assertEqual((options["env-file"], options["demo"]), ("e", 1))
+
+    def test_empty_option(self) -> None:
+        """An option with an empty value is given: it hides what the environment says."""
+        self.assertEqual(self.parse("--redis-url", "").settings(), {"redis_url": ""})
+
+    def test_unknown(self) -> None:
+        """An unknown option, and an argument, are usage errors."""
+        self.assertRaises(UsageError, self.parse, "--lissten", "tcp:1")
+        self.assertRaises(UsageError, self.parse, "extra")
+
+    def test_help(self) -> None:
+        """The help names each option, with the default of the setting."""
+        text = " ".join(str(tap.Options()).split())
+        for word in ("--listen=", "--admin-listen=", "--servers=", "--env-file=", "--redis-url=", "--data-dir="):
+            self.assertIn(word, text)
+        for default in ("tcp:8080", "tcp:9090:interface=127.0.0.1", "servers.yaml", ".env", "data", "1"):
+            self.assertIn(f"[default: {default}", text)
+
+
+class MakeServiceTests(SynchronousTestCase):
+    def test_ends_the_program(self) -> None:
+        """What cannot be started ends the program with every problem, as text and not as a traceback."""
+        options = tap.Options()
+        options.parseOptions(["--servers", "nowhere.yaml", "--workers", "many", "--listen", "tcp:http"])
+        error = self.assertRaises(CannotStart, tap.makeService, options)
+        self.assertIsInstance(error, SystemExit)
+        for part in ("nowhere.yaml: cannot be read", "WORKERS (option --workers): 'many'", "LISTEN: 'tcp:http'"):
+            self.assertIn(part, str(error.code))
+
+
+class ReactorTests(SynchronousTestCase):
+    def test_chosen_reactor_holds(self) -> None:
+        """With `twistd --reactor=select` the service is made on that reactor."""
+        program = (
+            "import sys\n"
+            "from twisted.scripts.twistd import ServerOptions\n"
+            "config = ServerOptions()\n"
+            f"config.parseOptions(['--reactor=select', 'tokenlb', '--servers', {str(ROOT / 'servers.yaml')!r}])\n"
+            "print(config.loadedPlugins['tokenlb'].makeService(config.subOptions))\n"
+            "print(type(sys.modules['twisted.internet.reactor']).__name__)"
+        )
+        path = {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True, timeout=60)
+        self.assertEqual((done.stdout.splitlines()[-1:], done.stderr), (["SelectReactor"], ""))

@@ -1,0 +1,216 @@
+"""The parent of the workers: starting, restarting and stopping them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.config import read_fleet
+from twisted_lb.parts import CannotStart
+from twisted_lb.plan import Plan
+from twisted_lb.settings import Settings
+from twisted_lb.workers import FIRST_DELAY_SECONDS, GRACE_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS, Workers
+
+FLEET = "servers: [{name: a, url: 'http://127.0.0.1:9001'}]"
+KILLED = ProcessTerminated(signal=9)
+
+
+class FakePort(tcp.Port):
+    """A port without a socket."""
+
+    def __init__(self, factory: Factory, descriptor: int) -> None:
+        self.factory = factory
+        self.descriptor = descriptor
+        self.reading = True
+        self.closed = False
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def stopReading(self) -> None:
+        self.reading = False
+
+    def stopListening(self) -> None:
+        self.closed = True
+
+
+class FakeProcess:
+    """A worker's process, as the parent sees it."""
+
+    def __init__(self, protocol: Any, arguments: list[str], descriptors: dict[int, Any]) -> None:
+        self.protocol = protocol
+        self.arguments = arguments
+        self.descriptors = descriptors
+        self.pid = 4711
+        self.written = b""
+        self.lifeline = True
+        self.signals: list[str] = []
+
+    def writeToChild(self, descriptor: int, data: bytes) -> None:
+        assert descriptor == 0
+        self.written += data
+
+    def closeStdin(self) -> None:
+        self.lifeline = False
+
+    def signalProcess(self, name: str) -> None:
+        self.signals.append(name)
+
+    def end(self, error: Exception) -> None:
+        self.protocol.processEnded(Failure(error))
+
+
+class FakeReactor(Clock):
+    """Listens without sockets, and starts processes that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports: list[FakePort] = []
+        self.processes: list[FakeProcess] = []
+
+    def listenTCP(self, port: int, factory: Factory, backlog: int = 50, interface: str = "") -> FakePort:
+        self.ports.append(FakePort(factory, 100 + port))
+        return self.ports[-1]
+
+    def spawnProcess(
+        self, protocol: Any, executable: str, args: list[str], env: dict[str, str], childFDs: dict[int, Any]
+    ) -> FakeProcess:
+        self.processes.append(FakeProcess(protocol, args, childFDs))
+        return self.processes[-1]
+
+
+class WorkersTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        settings = Settings(listen=("tcp:1", "tcp:2"), workers=2, redis_url="redis://x", drain_seconds=30.0)
+        self.plan = Plan(settings, read_fleet(FLEET, "x.yaml"), FLEET, False)
+        self.workers = Workers(self.reactor, self.plan)
+
+    def start(self) -> None:
+        self.workers.privilegedStartService()
+        self.workers.startService()
+
+    def test_parent_does_not_accept(self) -> None:
+        """The parent binds each port once, and reads nothing from it."""
+        self.start()
+        self.assertEqual([port.reading for port in self.reactor.ports], [False, False])
+
+    def test_inheritance(self) -> None:
+        """Each worker gets a lifeline, two pipes to print to, and the open sockets in the order it is told."""
+        self.start()
+        self.assertEqual(len(self.reactor.processes), 2)
+        for process in self.reactor.processes:
+            self.assertEqual(process.descriptors, {0: "w", 1: "r", 2: "r", 3: 101, 4: 102})
+            self.assertEqual(process.arguments[1:3], ["-m", "twisted_lb.worker"])
+            told = json.loads(process.written)
+            self.assertEqual([listener["descriptor"] for listener in told["listeners"]], [3, 4])
+
+    def test_instructions(self) -> None:
+        """The line that a worker begins with gives it the parent's settings and fleet."""
+        self.start()
+        line = self.reactor.processes[0].written
+        self.assertEqual(line.count(b"\n"), 1)
+        told = json.loads(line)
+        self.assertEqual(told["settings"], json.loads(json.dumps(asdict(self.plan.settings))))
+        self.assertEqual(told["fleet"], FLEET)
+
+    def test_restart(self) -> None:
+        """A worker that dies is started again, after a delay that doubles up to its longest."""
+        self.start()
+        delay, started = FIRST_DELAY_SECONDS, 2
+        for _ in range(9):
+            self.reactor.processes[-1].end(KILLED)
+            self.reactor.advance(delay - 0.01)
+            self.assertEqual(len(self.reactor.processes), started)
+            self.reactor.advance(0.02)
+            started += 1
+            self.assertEqual(len(self.reactor.processes), started)
+            delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+
+    def test_steady_worker(self) -> None:
+        """A worker that ran for long is started again after the first delay, whatever was before."""
+        self.start()
+        self.reactor.processes[1].end(KILLED)
+        self.reactor.advance(FIRST_DELAY_SECONDS)
+        self.reactor.advance(STEADY_SECONDS)
+        self.reactor.processes[2].end(KILLED)
+        self.reactor.advance(FIRST_DELAY_SECONDS)
+        self.assertEqual(len(self.reactor.processes), 4)
+
+    def test_stop(self) -> None:
+        """To stop, the ports are closed, the lifelines too, and the service waits for every worker."""
+        self.start()
+        stopped = self.workers.stopService()
+        self.assertEqual([port.closed for port in self.reactor.ports], [True, True])
+        first, second = self.reactor.processes
+        self.assertEqual((first.lifeline, second.lifeline), (False, False))
+        first.end(ProcessDone(0))
+        self.assertNoResult(stopped)
+        second.end(ProcessDone(0))
+        self.successResultOf(stopped)
+        self.reactor.advance(1000)
+        self.assertEqual((first.signals, len(self.reactor.processes)), ([], 2))
+
+    def test_late_worker_is_killed(self) -> None:
+        """A worker that is still there after the time to drain and some more is killed, and no other one."""
+        self.start()
+        stopped = self.workers.stopService()
+        prompt, late = self.reactor.processes
+        prompt.end(ProcessDone(0))
+        self.reactor.advance(30 + GRACE_SECONDS - 0.1)
+        self.assertEqual(late.signals, [])
+        self.reactor.advance(0.2)
+        self.assertEqual((prompt.signals, late.signals), ([], ["KILL"]))
+        late.end(KILLED)
+        self.successResultOf(stopped)
+
+    def test_death_between(self) -> None:
+        """A worker that is gone already when it is to be killed is no error."""
+        self.start()
+        self.workers.stopService()
+
+        def gone(name: str) -> None:
+            raise ProcessExitedAlready
+
+        for process in self.reactor.processes:
+            self.patch(process, "signalProcess", gone)
+        self.reactor.advance(1000)
+
+    def test_stop_during_the_delay(self) -> None:
+        """A worker that waits to be started again is not started after the stop."""
+        self.start()
+        for process in list(self.reactor.processes):
+            process.end(KILLED)
+        self.successResultOf(self.workers.stopService())
+        self.reactor.advance(1000)
+        self.assertEqual(len(self.reactor.processes), 2)
+
+    def test_readiness(self) -> None:
+        """Traffic is welcome while one worker runs, and not while the program stops."""
+        self.assertEqual(self.workers.readiness(), (False, "draining"))
+        self.start()
+        self.assertEqual(self.workers.readiness(), (True, "2 of 2 workers run"))
+        self.reactor.processes[0].end(KILLED)
+        self.assertEqual(self.workers.readiness(), (True, "1 of 2 workers run"))
+        self.reactor.processes[1].end(KILLED)
+        self.assertEqual(self.workers.readiness(), (False, "0 of 2 workers run"))
+        self.workers.stopService()
+        self.assertEqual(self.workers.readiness(), (False, "draining"))
+
+    def test_ports_that_cannot_be_shared(self) -> None:
+        """An endpoint that is no TCP port cannot be shared by workers, and the start says so."""
+
+        async def other(*arguments: object) -> object:
+            return object()
+
+        self.patch(__import__("twisted_lb.workers").workers, "listen_plainly", other)
+        error = self.assertRaises(CannotStart, self.workers.privilegedStartService)
+        self.assertIn("LISTEN tcp:1: workers can share TCP ports only", str(error.code))
