@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Brings the programs that some tests need, where they are missing and this user may install them.
+# Tests of what is missing are skipped, and pytest's summary says so.
+set -eu
+
+missing() {
+    for program in redis-server curl; do
+        command -v "$program" >/dev/null || printf '%s ' "$program"
+    done
+}
+
+if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -q || true
+    # Debian's packages have the names of their programs.
+    # shellcheck disable=SC2046
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(missing) || true
+fi
+if [ -n "$(missing)" ]; then
+    echo "Some tests are skipped. To run them: apt-get install $(missing)"
+fi
