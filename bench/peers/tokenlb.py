@@ -1,0 +1,72 @@
+"""Starts twisted_lb from this checkout, as an operator does, and creates its keys through the user API."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from pathlib import Path
+
+from bench.ground import SERVER_NAMES, Ground
+from bench.machine import free_port
+from bench.peers.interface import KEY_COUNT, PROFILED_KEY_COUNT, StartedPeer
+from bench.stage import Stage, StageError
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+# No bucket may run dry, but each request takes a real token from a real bucket.
+BUCKET = {"capacity": 1_000_000_000, "rate_per_sec": 1_000_000}
+
+API_SECONDS = 10.0  # for one answer of the API
+
+
+class TokenlbPeer:
+    """twisted_lb with everything at its default but the store."""
+
+    def __init__(self, with_redis: bool) -> None:
+        self.uses_redis = with_redis
+
+    def start(self, stage: Stage, ground: Ground, cores: str, profile: Path | None = None) -> StartedPeer:
+        """See Peer."""
+        directory, port, admin_port = stage.directory("twisted_lb"), free_port(), free_port()
+        servers = directory / "servers.yaml"
+        servers.write_text(servers_yaml(ground))
+        profiling = [f"--profile={profile}", "--profiler=cprofile", "--savestats"] if profile else []
+        argv = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", *profiling, "tokenlb"]
+        # The endpoint's default backlog is 50, too few for 512 clients that arrive at once.
+        argv += ["--listen", f"tcp:{port}:interface=127.0.0.1:backlog=4096"]
+        argv += ["--admin-listen", f"tcp:{admin_port}:interface=127.0.0.1"]
+        argv += ["--servers", str(servers), "--data-dir", str(directory / "data")]
+        if self.uses_redis:
+            ground.redis.flush()
+            argv += ["--redis-url", ground.redis.url]
+        running = stage.start("twisted_lb", argv, cores, directory, port, env={"PYTHONPATH": str(CHECKOUT)})
+        return StartedPeer(running, port, create_keys(port, PROFILED_KEY_COUNT if profile else KEY_COUNT))
+
+
+def servers_yaml(ground: Ground) -> str:
+    """The servers' file for the ground's servers."""
+    lines = ["balancer: round_robin", "servers:"]
+    for name, port in zip(SERVER_NAMES, ground.server_ports, strict=True):
+        lines.append(f'  - {{name: {name}, url: "http://127.0.0.1:{port}"}}')
+    return "\n".join(lines) + "\n"
+
+
+def create_keys(port: int, count: int) -> list[str]:
+    """Create users and return their keys; raises StageError with the answer when one is refused."""
+    keys: list[str] = []
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=API_SECONDS)
+    try:
+        for number in range(count):
+            body = json.dumps({"name": f"user{number}", **BUCKET})
+            connection.request("POST", "/user/create", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status not in (200, 201):
+                raise StageError(f"POST /user/create {body}: {answer.status} {text.decode(errors='replace')}")
+            keys.append(str(json.loads(text)["api_key"]))
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise StageError(f"POST /user/create failed after {len(keys)} keys: {error!r}") from error
+    finally:
+        connection.close()
+    return keys
