@@ -1,0 +1,233 @@
+"""The balancer as users run it: a real `twistd tokenlb` in a directory of its own, on free loopback ports."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.integration.redis_server import free_port
+
+START_SECONDS = 15.0
+END_SECONDS = 15.0
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Ended(NamedTuple):
+    """A process that came to its end by itself."""
+
+    status: int
+    output: str
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> None:
+    """Look again and again until `condition()` is true.  Raises AssertionError when the time is up."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up_at:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.01)
+
+
+class Balancer:
+    """A directory with a servers.yaml, and the process that is started in it."""
+
+    def __init__(
+        self,
+        servers_yaml: str,
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+        listen: int | None = None,
+    ) -> None:
+        """`options` are more options of the command line; `environment` is all it gets but PATH and PYTHONPATH."""
+        self.port = listen or free_port()
+        self.admin_port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="tokenlb-"))
+        (self.directory / "servers.yaml").write_text(servers_yaml)
+        self._options = options
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = self.directory / "balancer.log"
+        self._log.touch()
+        self._last_log = ""
+
+    @property
+    def url(self) -> str:
+        """Where clients come."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the operator comes."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that runs now."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """All that was printed so far, by each process that ran here."""
+        return self._log.read_text(errors="replace") if self._log.exists() else self._last_log
+
+    def launch(self) -> None:
+        """Start the process; it may not be ready yet."""
+        here = "interface=127.0.0.1"
+        command = [*twistd(), "-n", "--pidfile=", "tokenlb", "--servers", "servers.yaml", "--data-dir", "data"]
+        command += ["--listen", f"tcp:{self.port}:{here}", "--admin-listen", f"tcp:{self.admin_port}:{here}"]
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), **self._environment}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._options],
+                cwd=self.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own, so that workers can be ended with it.
+                start_new_session=True,
+            )
+
+    def start(self) -> Balancer:
+        """Start the process, and wait until it is ready for traffic."""
+        self.launch()
+        give_up_at = time.monotonic() + START_SECONDS
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > give_up_at:
+                text = self.log()
+                self.close()
+                raise RuntimeError(f"the balancer does not start:\n{text}")
+            time.sleep(0.02)
+        return self
+
+    def run_to_end(self, seconds: float = START_SECONDS) -> Ended:
+        """Start the process and wait for it to end by itself."""
+        self.launch()
+        return Ended(self.wait(seconds), self.log())
+
+    def ready(self) -> bool:
+        """Whether /readyz says so, and the public port is served."""
+        try:
+            if ask(self.admin_port, "GET", "/readyz").status != 200:
+                return False
+            return ask(self.port, "GET", "/user/tokens/profile").status == 401
+        except OSError:
+            return False
+
+    def create_user(self, name: str, capacity: int | None = None, rate: float | None = None) -> str:
+        """A new user's API key."""
+        wanted = {"name": name, "capacity": capacity, "rate_per_sec": rate}
+        body = json.dumps({field: value for field, value in wanted.items() if value is not None})
+        answer = ask(self.port, "POST", "/user/create", body.encode())
+        assert answer.status == 200, answer
+        return str(json.loads(answer.body)["api_key"])
+
+    def tokens(self, key: str) -> int:
+        """The whole tokens in the user's bucket."""
+        answer = ask(self.port, "GET", "/user/tokens/profile", key=key)
+        assert answer.status == 200, answer
+        return int(json.loads(answer.body)["current_capacity"])
+
+    def rss(self) -> int:
+        """Bytes of memory in use now."""
+        return self._memory("VmRSS")
+
+    def peak_rss(self) -> int:
+        """The most bytes of memory in use since `forget_peak`."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Begin to look for the peak anew."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _memory(self, name: str) -> int:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM); `wait` tells when it has."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a crash does (SIGKILL)."""
+        self.process.kill()
+        self.process.wait(END_SECONDS)
+
+    def wait(self, seconds: float = END_SECONDS) -> int:
+        """The exit status, once there is one.  Raises subprocess.TimeoutExpired."""
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        """End it and its workers, whatever they do, and remove its directory."""
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._process.wait(END_SECONDS)
+        self._last_log = self.log()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    fields: http.client.HTTPMessage
+    body: bytes
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    key: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    seconds: float = 20.0,
+) -> Answer:
+    """One request with Python's http.client, on a connection of its own.  Raises OSError, also for no HTTP."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        return ask_on(connection, method, path, body, key, fields)
+    finally:
+        connection.close()
+
+
+def ask_on(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    key: str | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request on a connection that may have carried others."""
+    sent = {**({"Authorization": key} if key else {}), **({"Content-Type": "application/json"} if body else {})}
+    try:
+        connection.request(method, path, body, {**sent, **(fields or {})})
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    except http.client.HTTPException as error:
+        raise OSError(f"no HTTP response: {error!r}") from error
+
+
+def twistd() -> list[str]:
+    """The command that is twistd in this environment."""
+    script = Path(sys.executable).with_name("twistd")
+    return [sys.executable, str(script) if script.exists() else str(shutil.which("twistd"))]

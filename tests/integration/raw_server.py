@@ -1,0 +1,133 @@
+"""A server of raw bytes: it records all that arrives, and answers with whatever it is told to, right or wrong.
+
+A request for /script/NAME is answered with the script of this name, any other with `asked TARGET`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+
+from tests.wire.strict_reader import Doubtful, Message, read_requests
+
+MAX_RECORDED_BYTES = 256 * 1024
+_IDLE_SECONDS = 30.0
+
+KEEP, CLOSE, RESET = "keep", "close", "reset"
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is sent for one request: bytes, and pauses in seconds; and what becomes of the connection then."""
+
+    steps: tuple[bytes | float, ...]
+    end: str = KEEP
+
+
+class RawServer:
+    """Listens on a free loopback port from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, Script] = {}
+        self.greeting = b""  # sent to each connection before any request
+        self.early = b""  # sent once a request's head is there, when its body is not
+        self.recorded: list[bytearray] = []  # by connection
+        self.requests: list[Message] = []
+        self._lock = threading.Lock()
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._open: list[socket.socket] = []
+
+    @property
+    def port(self) -> int:
+        port: int = self._listening.getsockname()[1]
+        return port
+
+    @property
+    def received(self) -> bytes:
+        """All bytes since the last `forget`."""
+        with self._lock:
+            return b"".join(self.recorded)
+
+    def forget(self) -> None:
+        """Record anew."""
+        with self._lock:
+            for record in self.recorded:
+                record.clear()
+            self.requests.clear()
+
+    def start(self) -> RawServer:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """End all connections too."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for connection in self._open:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            connection.settimeout(_IDLE_SECONDS)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open.append(connection)
+            record = bytearray()
+            self.recorded.append(record)
+            threading.Thread(target=self._serve, args=(connection, record), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, record: bytearray) -> None:
+        pending = b""
+        try:
+            with connection:
+                if self.greeting:
+                    connection.sendall(self.greeting)
+                while data := connection.recv(65536):
+                    with self._lock:
+                        record += data[: MAX_RECORDED_BYTES - len(record)]
+                    pending += data
+                    try:
+                        # A request that is not whole yet is doubtful, and stays so when it is wrong.
+                        requests = read_requests(pending)
+                    except Doubtful:
+                        if self.early and b"\r\n\r\n" in pending:
+                            connection.sendall(self.early)
+                        continue
+                    pending = b""
+                    for request in requests:
+                        self.requests.append(request)
+                        if not self._answer(connection, request):
+                            return
+        except OSError:
+            """The balancer ended the connection."""
+
+    def _answer(self, connection: socket.socket, request: Message) -> bool:
+        """Whether the connection goes on."""
+        method, target, _ = request.start
+        name = target.decode().removeprefix("/script/")
+        script = self.scripts.get(name)
+        if script is None:
+            script = Script((answer(b"asked " + target, method),))
+        for step in script.steps:
+            if isinstance(step, bytes):
+                connection.sendall(step)
+            else:
+                time.sleep(step)
+        if script.end == RESET:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return script.end == KEEP
+
+
+def answer(content: bytes, method: bytes = b"GET") -> bytes:
+    """A right response with this content."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(content)
+    return head if method == b"HEAD" else head + content

@@ -1,0 +1,152 @@
+"""Several workers, as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Start
+from tests.integration.origin import Servers
+from tests.integration.processes import Balancer, ask, wait_until
+from tests.integration.redis_server import RedisServer
+
+
+def workers_of(balancer: Balancer) -> list[int]:
+    """The processes that the balancer has started."""
+    return [int(pid) for pid in Path(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def team(redis: RedisServer, servers: Servers, new_balancer: Start) -> Balancer:
+    """A balancer with two workers."""
+    redis.start()
+    balancer = new_balancer(servers.yaml(), "--redis-url", redis.url, "--workers", "2")
+    return balancer.start()
+
+
+OWN = """
+from twisted_lb.balancers.round_robin import RoundRobin
+
+class Last(RoundRobin):
+    def choices(self, request):
+        return iter(list(super().choices(request))[-1:])
+"""
+
+
+def test_own_balancer(redis: RedisServer, servers: Servers, new_balancer: Start, tmp_path: Path) -> None:
+    """Workers find a balancer of the user's own where the parent found it: beside the servers file."""
+    (tmp_path / "own_last.py").write_text(OWN)
+    (tmp_path / "fleet.yaml").write_text(servers.yaml("own_last:Last"))
+    redis.start()
+    options = ("--servers", str(tmp_path / "fleet.yaml"), "--redis-url", redis.url, "--workers", "2")
+    balancer = new_balancer(servers.yaml(), *options).start()
+    assert ask(balancer.port, "GET", "/", key=balancer.create_user("user1")).status == 200
+
+
+class Asking(threading.Thread):
+    """A request that takes its time; `status` when there is an answer."""
+
+    def __init__(self, balancer: Balancer, key: str, path: str) -> None:
+        super().__init__(daemon=True)
+        self.status: int | None = None
+        self._arguments: Any = (balancer.port, "GET", path, None, key)
+        self.start()
+
+    def run(self) -> None:
+        self.status = ask(*self._arguments).status
+
+
+def test_share_one_bucket(team: Balancer) -> None:
+    """The requests that all workers admit together are those of one bucket."""
+    key = team.create_user("user1", 20, 0)
+    statuses = [ask(team.port, "GET", "/", key=key).status for _ in range(40)]
+    assert statuses.count(200) == 20 and statuses.count(429) == 20
+    assert len(workers_of(team)) == 2
+
+
+def test_share_one_bucket_at_once(team: Balancer) -> None:
+    """Of 90 requests on connections of their own, a dozen at a time, one bucket of 33 admits 33."""
+    key = team.create_user("user1", 33, 0)
+    with ThreadPoolExecutor(12) as clients:
+        statuses = list(clients.map(lambda _: ask(team.port, "GET", "/", key=key).status, range(90)))
+    assert (statuses.count(200), statuses.count(429)) == (33, 57)
+
+
+def test_each_serves(team: Balancer) -> None:
+    """While one worker is stopped in its tracks the other serves, API and servers, and the other way round."""
+    key = team.create_user("user1", 1000)
+    for number, pid in enumerate(workers_of(team)):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert [ask(team.port, "GET", "/", key=key).status for _ in range(10)] == [200] * 10
+            assert team.create_user(f"user-of-{number}")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_worker_that_dies_is_replaced(team: Balancer) -> None:
+    """While one of two workers is dead requests are served, and soon there are two again."""
+    key = team.create_user("user1", 1000)
+    victim, other = workers_of(team)
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(20):
+        assert ask(team.port, "GET", "/", key=key).status == 200
+    wait_until(lambda: len(set(workers_of(team)) - {victim}) == 2, what="a new worker")
+    assert other in workers_of(team)
+    wait_until(lambda: "2 of 2 workers run" in str(ask(team.admin_port, "GET", "/readyz").body))
+
+
+def test_worker_that_stops_by_itself(team: Balancer) -> None:
+    """A worker that gets SIGTERM closes the port for itself only."""
+    key = team.create_user("user1", 1000)
+    victim, _ = workers_of(team)
+    os.kill(victim, signal.SIGTERM)
+    wait_until(lambda: not alive(victim))
+    for _ in range(20):
+        assert ask(team.port, "GET", "/", key=key).status == 200
+    wait_until(lambda: len(workers_of(team)) == 2, what="a new worker")
+
+
+def test_drain(team: Balancer, servers: Servers) -> None:
+    """After SIGTERM a request under way is answered, and then no process is left."""
+    pids = workers_of(team)
+    asking = Asking(team, team.create_user("user1"), "/slow/1.5")
+    wait_until(lambda: any(seen.path == "/slow/1.5" for server in servers for seen in server.seen))
+    team.terminate()
+    team.wait()
+    asking.join(10)
+    assert asking.status == 200
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_parent_that_is_killed(team: Balancer, servers: Servers) -> None:
+    """The workers of a parent that is killed answer what they have begun, free the port, and end."""
+    pids = workers_of(team)
+    asking = Asking(team, team.create_user("user1"), "/slow/1.5")
+    wait_until(lambda: any(seen.path == "/slow/1.5" for server in servers for seen in server.seen))
+    team.kill()
+    wait_until(lambda: refused(team), what="the port is free")
+    asking.join(10)
+    assert asking.status == 200
+    wait_until(lambda: not any(alive(pid) for pid in pids), what="the workers end")
+
+
+def refused(balancer: Balancer) -> bool:
+    try:
+        ask(balancer.port, "GET", "/user/tokens/profile")
+    except OSError:
+        return True
+    return False
