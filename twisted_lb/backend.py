@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from math import exp
+
+
+# The past's weight in the latency falls to 1/e in this time.
+LATENCY_SECONDS = 10.0
+
 
 class Backend:
     """A server: where it is, what is asked of it, and how it is now."""
@@ -75,6 +81,18 @@ class Backend:
     def effective_weight(self) -> float:
         """Its weight, as far as slow start grants it."""
         return self.weight * self.ramp
+
+    def answered(self, seconds: float, now: float) -> None:
+        """It took `seconds` to the first byte of a response; `now` is the reactor's clock.
+
+        Peak EWMA (Finagle): a slow answer counts at once and in full, and is forgotten slowly.
+        """
+        latency = self.latency
+        if seconds >= latency:
+            self.latency = seconds
+        else:
+            self.latency = seconds + (latency - seconds) * exp((self.latency_at - now) / LATENCY_SECONDS)
+        self.latency_at = now
 
     def __repr__(self) -> str:
         state = "up" if self.up else "down"

@@ -19,7 +19,7 @@ from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBalancer
 from twisted_lb.proxy.deadlines import TICK_SECONDS
 from twisted_lb.proxy.fleet import Fleet
-from twisted_lb.proxy.listening import ProxyFactory
+from twisted_lb.proxy.listening import ProxyFactory, Queue, Retries
 from twisted_lb.settings import Settings
 
 CLIENT = IPv4Address("TCP", "192.0.2.7", 50_000)
@@ -108,9 +108,17 @@ class World:
     """A started proxy in front of `servers` scripted servers, named s1, s2, ..."""
 
     def __init__(
-        self, servers: int = 1, balancer: IBalancer | None = None, hosts: tuple[str, ...] = (), **settings: Any
+        self,
+        servers: int = 1,
+        balancer: IBalancer | None = None,
+        hosts: tuple[str, ...] = (),
+        retries: Retries = Retries(),
+        queue: Queue = Queue(),
+        maxconn: int = 0,
+        **settings: Any,
     ) -> None:
         """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of Settings."""
+        self.seen: list[tuple[str, bool, str]] = []
         self.clock = ReactorClock()
         self.settings = Settings(**settings)
         self.buckets = ScriptedBuckets()
@@ -118,10 +126,20 @@ class World:
         self.balancer = balancer or InOrder()
         self.dialled: list[tuple[str, int]] = []
         names = hosts or ("127.0.0.1",) * servers
-        self.backends = [Backend(f"s{n}", host, 9000 + n) for n, host in enumerate(names, 1)]
+        self.backends = [Backend(f"s{n}", host, 9000 + n, maxconn=maxconn) for n, host in enumerate(names, 1)]
         self.servers = [ScriptedServer(backend, self.clock) for backend in self.backends]
         self.fleet = Fleet(self.balancer, self.backends)
-        self.factory = ProxyFactory(self.clock, self.settings, self.buckets, self.fleet, self.door, self._dial)
+        self.factory = ProxyFactory(
+            self.clock,
+            self.settings,
+            self.buckets,
+            self.fleet,
+            self.door,
+            self._dial,
+            lambda backend, well, now, why: self.seen.append((backend.name, well, why)),
+            retries,
+            queue,
+        )
         self.factory.doStart()
 
     @property

@@ -55,6 +55,7 @@ class ConnectionPool:
         """`reactor` resolves names; `dial(host, port, factory, timeout)` opens a connection to an address."""
         self.backend = backend
         self.opened = 0
+        self.retired = False
         self._reactor = reactor
         self._sweeper = sweeper
         self._settings = settings
@@ -103,7 +104,7 @@ class ConnectionPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """The connection has no exchange now."""
-        if len(self._idle) + len(self._fresh) >= self._settings.upstream_idle_connections:
+        if self.retired or len(self._idle) + len(self._fresh) >= self._settings.upstream_idle_connections:
             connection.close()
             return
         connection.idle_since = self._sweeper.now
@@ -125,6 +126,17 @@ class ConnectionPool:
         for idle in (self._idle, self._fresh):
             if connection in idle:
                 idle.remove(connection)
+
+    def retire(self) -> None:
+        """The server is wanted no more: end what is idle now, and the others with their exchanges."""
+        self.retired = True
+        for connection in self._idle + self._fresh:
+            connection.close()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody needs the pool."""
+        return not self._open and not self.backend.in_flight
 
     def close(self) -> None:
         """End all connections; for shutdown, when no exchange is left."""

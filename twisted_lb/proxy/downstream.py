@@ -20,8 +20,9 @@ from zope.interface import implementer
 from twisted_lb.interfaces import IDoor
 from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.proxy.deadlines import NEVER
-from twisted_lb.proxy.exchange import Exchange, Shared
+from twisted_lb.proxy.exchange import Exchange
 from twisted_lb.proxy.relay import BACKLOG, NOT_NOW, Tap, Throttle
+from twisted_lb.proxy.surroundings import Shared
 from twisted_lb.proxy.visit import LastStop, Visit
 from twisted_lb.settings import Settings
 from twisted_lb.wire.body import Decoder, decoder
@@ -353,7 +354,10 @@ class DownstreamConnection(Protocol):
     def readConnectionLost(self) -> None:
         """The client sends no more; a response that it waits for it still gets."""
         self._left = True
-        if self._exchange is None or self._decoder is not None:
+        # One that waits for a server has nothing to lose but its place, and a client that has gone
+        # must not take anybody else's.
+        waiting = isinstance(self._exchange, Exchange) and self._exchange.queued
+        if self._exchange is None or self._decoder is not None or waiting:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:

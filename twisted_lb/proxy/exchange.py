@@ -1,8 +1,8 @@
 """One request's life: key, bucket, balancer, server, response.
 
     start -> bucket_answered -> _next_server -> connected -> response_begun -> response_went_on -> _finish
-                    |                |  ^            |              |
-                   401, 429         503 +-- refused -+    502, 504 (token back) or cut
+                    |              | ^ |  ^          |              |
+                   401, 429     queue 503 +- retried +    502, 504 (token back) or cut
 
 Each arrow is a method that the bucket, the pool or the server's connection calls, most of them within
 the one before, so that a request on warm connections runs in two turns of the loop.  An exchange ends
@@ -11,98 +11,50 @@ in exactly one of `_finish`, `_answer`, `_cut` and `abandon`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_lb.api_key import AmbiguousKey, digest, key_from_fields
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import MICROTOKENS, IAsker, IBucketStore, IRequest, Taken
+from twisted_lb.interfaces import MICROTOKENS, IAsker, Taken
 from twisted_lb.limits.headers import retry_after
-from twisted_lb.proxy.connections import ConnectionPool
-from twisted_lb.proxy.deadlines import Sweeper
-from twisted_lb.proxy.fleet import Fleet
-from twisted_lb.proxy.relay import NOT_NOW, Tap, Throttle
+from twisted_lb.proxy.content import RequestContent
+from twisted_lb.proxy.relay import NOT_NOW
+from twisted_lb.proxy.surroundings import Client, Shared
 from twisted_lb.proxy.upstream import UpstreamConnection, UpstreamFailure
+from twisted_lb.proxy.view import RequestView
 from twisted_lb.wire.body import chunk, last_chunk
-from twisted_lb.wire.forwarding import Hop, interim_head, response_head
-from twisted_lb.wire.framing import CHUNKED
+from twisted_lb.wire.forwarding import interim_head, response_head
 from twisted_lb.wire.head import RequestHead, ResponseHead
-
-# Request content kept while there is no server to send it to, and for sending it once more.
-MAX_KEPT_BYTES = 64 * 1024
 
 # RFC 9110 section 9.2.2: doing these twice is as good as once.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
+RETRY_SOON = b"\r\nRetry-After: 1"
+
 _log = Logger()
 
 
-class Client(Protocol):
-    """The client's connection, as an exchange uses it."""
-
-    address: str
-    hop: Hop
-    tap: Tap
-    throttle: Throttle
-    transport: Any
-
-    def closing(self) -> bool:
-        """Whether this connection ends after the response that is about to begin."""
-
-    def answer(self, status: int, detail: str, fields: bytes) -> None:
-        """Answer the request with a problem made here; the exchange is over."""
-
-    def exchange_done(self, close: bool) -> None:
-        """The response is written; the exchange is over."""
-
-    def cut(self, reset: bool) -> None:
-        """The response cannot be completed: end the connection so that the client can tell.
-
-        `reset`: the client takes an orderly end for the end of the body.
-        """
-
-
-class Shared:
-    """What all exchanges of a process share."""
-
-    def __init__(
-        self,
-        buckets: IBucketStore,
-        fleet: Fleet,
-        pools: dict[Backend, ConnectionPool],
-        sweeper: Sweeper,
-        limit_fields: Callable[[Taken], bytes],
-    ) -> None:
-        """`limit_fields` makes the rate-limit header lines."""
-        self.buckets = buckets
-        self.fleet = fleet
-        self.pools = pools
-        self.sweeper = sweeper
-        self.limit_fields = limit_fields
-
-
-@implementer(IAsker, IRequest)
-class Exchange:
+@implementer(IAsker)
+class Exchange(RequestView):
     """A request to a server and its response."""
 
     __slots__ = (
-        "method",
-        "target",
-        "_head",
         "_framing",
         "_client",
         "_shared",
         "_digest",
-        "_taken",
         "_choices",
+        "_tried",
         "_backend",
         "_upstream",
-        "_kept",
-        "_kept_bytes",
-        "_whole",
+        "_content",
+        "_attempts",
+        "_failure",
+        "_begun_at",
+        "queued",
         "replied",
         "_over",
         "_chunking",
@@ -114,48 +66,30 @@ class Exchange:
         self.method = head.method
         self.target = head.target
         self._head = head
+        self._taken: Taken | None = None
         self._framing = framing
         self._client = client
         self._shared = shared
-        self._taken: Taken | None = None
         self._choices: Iterator[Backend] | None = None
+        self._tried: set[Backend] | None = None  # the servers that have failed
         self._backend: Backend | None = None
         self._upstream: UpstreamConnection | None = None
-        self._kept: list[bytes] | None = None  # what was or is to be sent after the head, framed
-        self._kept_bytes = 0
-        self._whole = False  # the request has been received whole
+        self._content = RequestContent(framing) if framing else None
+        self._attempts = 0  # how often it was sent
+        self._failure: UpstreamFailure | None = None  # the last one
+        self.queued = False  # all servers have as many as they may
         self.replied = False  # a byte of the response has gone to the client
         self._over = False
 
-    # What a balancer may ask (IRequest)
-
-    @property
-    def consumer(self) -> bytes:
-        return self._taken.name if self._taken else b""
-
-    @property
-    def client_address(self) -> str:
-        return self._client.address
-
-    def header(self, name: bytes) -> bytes | None:
-        name = name.lower()
-        values = self._head.notable.get(name)
-        if values:
-            return values[0]
-        for line in self._head.fields.split(b"\r\n"):
-            field, _, value = line.partition(b":")
-            if field.lower() == name:
-                return value.strip(b" \t")
-        return None
+    def _sender(self) -> Client:
+        return self._client
 
     # From the client
 
     def start(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """Begin, with the content that came with the head."""
-        self._whole = whole
-        if self._framing:
-            self._kept = []
-            self._keep(content, whole, trailers)
+        if self._content is not None:
+            self._content.receive(content, whole, trailers, False)
         try:
             key = key_from_fields(self._head.notable)
         except AmbiguousKey as error:
@@ -169,28 +103,13 @@ class Exchange:
 
     def request_went_on(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """More content of the request, or its end."""
-        self._whole = whole
-        data = self._keep(content, whole, trailers)
+        kept = self._content
+        assert kept is not None
+        data = kept.receive(content, whole, trailers, self._upstream is not None)
         if self._upstream is not None:
             self._upstream.send(data, whole)
-        elif self._kept_bytes > MAX_KEPT_BYTES:
+        elif kept.too_much:
             self._client.tap.hold(NOT_NOW)
-
-    def _keep(self, content: bytes, whole: bool, trailers: list[bytes]) -> bytes:
-        """Frame content for a server, and keep it as long as it may have to be sent (again)."""
-        if self._framing == CHUNKED:
-            data = chunk(content) if content else b""
-            if whole:
-                data += last_chunk(trailers)
-        else:
-            data = content
-        if self._kept is not None:
-            self._kept_bytes += len(data)
-            if self._upstream is None or self._kept_bytes <= MAX_KEPT_BYTES:
-                self._kept.append(data)
-            else:
-                self._kept = None
-        return data
 
     # From the bucket (IAsker)
 
@@ -212,26 +131,31 @@ class Exchange:
 
     def bucket_unavailable(self, reason: str) -> None:
         if not self._over:
-            self._answer(503, f"The rate limit cannot be checked: {reason}", b"\r\nRetry-After: 1")
+            self._answer(503, f"The rate limit cannot be checked: {reason}", RETRY_SOON)
 
     # The servers
 
-    def _next_server(self) -> None:
+    def _next_server(self) -> bool:
+        """Ask the balancer's next choice; False when all are full and this request keeps its place in the queue."""
+        full = False
         try:
             if self._choices is None:
                 self._choices = self._shared.fleet.choices(self)
-            backend = next(self._choices, None)
-            pool = self._shared.pools[backend] if backend is not None else None
+            for backend in self._choices:
+                if backend.maxconn and backend.in_flight >= backend.maxconn:
+                    full = True
+                elif self._tried is None or backend not in self._tried:
+                    pool = self._shared.pools[backend]
+                    break
+            else:
+                return self._without_server(full)
         except Exception:
             # A balancer may be anybody's class.
             _log.failure("The balancer failed to choose a server")
             self._give_back()
             self._answer(500, "The balancer failed to choose a server.")
-            return
-        if backend is None or pool is None:
-            self._give_back()
-            self._answer(503, "No available servers", b"\r\nRetry-After: 1")
-            return
+            return True
+        self.queued = False
         self._backend = backend
         backend.in_flight += 1
         connection = pool.acquire()
@@ -239,34 +163,75 @@ class Exchange:
             pool.connect(self)
         else:
             self.connected(connection)
+        return True
+
+    def _without_server(self, full: bool) -> bool:
+        """The choices are at an end: wait for room if there may be some, or answer."""
+        taken = self._taken
+        assert taken is not None
+        self._choices = None
+        if full:
+            if self.queued:
+                return False
+            if self._shared.queue.join(self, taken.name, round(taken.rate_per_sec)):
+                self.queued = True
+                return True
+        failure = self._failure
+        self._give_back()
+        if full:
+            self._answer(503, "All servers have as many requests as they may, and as many wait.", RETRY_SOON)
+        elif failure is not None:
+            self._answer(failure.status, failure.detail)
+        else:
+            self._answer(503, "No available servers", RETRY_SOON)
+        return True
+
+    # From the queue
+
+    def turn_came(self) -> bool:
+        return self._next_server()
+
+    def waited_too_long(self) -> None:
+        self._give_back()
+        self._answer(503, "All servers have as many requests as they may.", RETRY_SOON)
+
+    # From the pool and the server's connection
 
     def connected(self, connection: UpstreamConnection) -> None:
         """There is a connection: send what there is."""
         backend = self._backend
         if self._over or backend is None:
-            self._shared.pools[connection.backend].release(connection)
+            connection.rest()
             return
         self._upstream = connection
         client = self._client
+        shared = self._shared
         assert self._taken is not None
         data = client.hop.request_head(self._head, self._framing, self._taken.name, backend.authority)
-        if self._kept:
-            data += b"".join(self._kept)
-            if self._kept_bytes > MAX_KEPT_BYTES:
-                self._kept = None
-        whole = self._whole
+        content = self._content
+        whole = True
+        if content is not None:
+            data += content.begin()
+            whole = content.whole
         if not whole:
             connection.throttle.connect(client.tap)
         client.throttle.connect(connection.tap)
+        backend.requests += 1
+        if self._attempts:
+            backend.retries += 1
+        else:
+            shared.retries.requests += 1
+        self._attempts += 1
+        self._begun_at = shared.seconds()
         connection.begin(self, self.method, data, whole)
         client.tap.release(NOT_NOW)
 
     def connect_failed(self, detail: str) -> None:
         """The server could not be reached: nothing was sent, so the next one may be asked."""
-        if self._over or self._backend is None:
+        backend = self._backend
+        if self._over or backend is None:
             return
-        _log.info("server {name} could not be reached: {detail}", name=self._backend.name, detail=detail)
-        self._part()
+        self._failed(backend, f"it could not be reached: {detail}")
         self._next_server()
 
     def upstream_failed(self, failure: UpstreamFailure) -> None:
@@ -277,26 +242,44 @@ class Exchange:
         self._upstream = None
         self._client.throttle.disconnect()
         if self.replied:
-            self._part()
+            self._failed(backend, failure.detail)
             self._cut()
             return
+        sendable = self._content is None or self._content.sendable
+        idempotent = self.method in IDEMPOTENT
         # A kept connection that the server closed while the request was on its way says nothing
         # of the server: try again on a new connection.  Unless the method is idempotent, the server
         # may have acted on what was sent.
-        kept = self._kept is not None or (self._whole and not self._kept_bytes)
-        if connection.used and kept and (failure.unsent or (failure.silent and self.method in IDEMPOTENT)):
+        if connection.used and sendable and (failure.unsent or (failure.silent and idempotent)):
             self._shared.pools[backend].connect(self)
             return
-        _log.info("server {name} failed: {detail}", name=backend.name, detail=failure.detail)
-        self._part()
+        self._failed(backend, failure.detail)
+        self._failure = failure
+        retries = self._shared.retries
+        if sendable and idempotent and self._attempts < retries.attempts and retries.spend():
+            self._next_server()
+            return
         self._give_back()
         self._answer(failure.status, failure.detail)
 
+    def _failed(self, backend: Backend, why: str) -> None:
+        """This attempt is over, through the server's fault."""
+        backend.failures += 1
+        if self._tried is None:
+            self._tried = set()
+        self._tried.add(backend)
+        shared = self._shared
+        shared.seen(backend, False, shared.seconds(), why)
+        self._part()
+
     def _part(self) -> None:
         """The server has this exchange no longer."""
-        if self._backend is not None:
-            self._backend.in_flight -= 1
+        backend = self._backend
+        if backend is not None:
             self._backend = None
+            backend.in_flight -= 1
+            if backend.maxconn:
+                self._shared.queue.serve()
 
     # The response
 
@@ -309,15 +292,21 @@ class Exchange:
         self, head: ResponseHead, framing: int, content: bytes, done: bool, trailers: list[bytes]
     ) -> None:
         client = self._client
+        shared = self._shared
         taken = self._taken
         assert taken is not None
         minor = self._head.minor
         self.replied = True
+        backend = self._backend
+        assert backend is not None
+        now = shared.seconds()
+        backend.answered(now - self._begun_at, now)
+        shared.seen(backend, head.status < 500, now, "")
         self._chunking = framing < 0 and minor == 1
         # To HTTP/1.0, only the end of the connection ends a body of unknown length.
         self._until_close = framing < 0 and not minor
-        self._close = close = client.closing() or not self._whole or self._until_close
-        shared = self._shared
+        content_whole = self._content is None or self._content.whole
+        self._close = close = client.closing() or not content_whole or self._until_close
         data = response_head(head, framing, minor, shared.limit_fields(taken), close, shared.sweeper.date)
         if self._chunking:
             if content:
@@ -376,6 +365,8 @@ class Exchange:
     def abandon(self) -> None:
         """The client has left."""
         self._over = True
+        if self.queued:
+            self._shared.queue.leave(self)
         self._client.throttle.disconnect()
         if self._upstream is not None:
             # The response is on its way and nobody wants it.

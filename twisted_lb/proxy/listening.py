@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from socket import AddressFamily
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -13,20 +13,42 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 
+from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBucketStore, IDoor
 from twisted_lb.limits.headers import rate_limit_fields
 from twisted_lb.proxy.connections import ConnectionPool, Dial, NoTurns
 from twisted_lb.proxy.deadlines import Sweeper
 from twisted_lb.proxy.downstream import Doorstep, DownstreamConnection, TurnedAway
-from twisted_lb.proxy.exchange import Shared
 from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.polling import Poller
+from twisted_lb.proxy.queue import FairQueue
+from twisted_lb.proxy.retry import RetryBudget
+from twisted_lb.proxy.surroundings import Seen, Shared
 from twisted_lb.proxy.transport import Connector, ServerTransport
 from twisted_lb.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.05
 # Connections that the kernel takes ahead of us; it has a limit of its own, net.core.somaxconn.
 BACKLOG = 4096
+
+
+class Retries(NamedTuple):
+    """How often a request may be sent, and which share of the traffic retries may be (see `retry`)."""
+
+    attempts: int = 3
+    budget: float = 0.2
+    reserve: int = 10
+
+
+class Queue(NamedTuple):
+    """How many requests may wait for a server with room, and for how many seconds."""
+
+    size: int = 1000
+    timeout: float = 5.0
+
+
+def unseen(backend: Backend, well: bool, now: float, why: str) -> None:
+    """Nobody looks."""
 
 
 class ProxyFactory(Factory):
@@ -42,20 +64,54 @@ class ProxyFactory(Factory):
         fleet: Fleet,
         door: IDoor,
         dial: Dial | None = None,
+        seen: Seen = unseen,
+        retries: Retries = Retries(),
+        queue: Queue = Queue(),
     ) -> None:
-        """`dial` opens connections to servers, by default over TCP."""
+        """`dial` opens connections to servers, by default over TCP; `seen` is passive health."""
         self._reactor = reactor
         self.poller = Poller(reactor) if dial is None else None
         self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
-        turns = self.poller or NoTurns()
-        self.pools = {
-            backend: ConnectionPool(backend, reactor, self.sweeper, turns, settings, dial or self._dial)
-            for backend in fleet.backends
-        }
-        shared = Shared(buckets, fleet, self.pools, self.sweeper, rate_limit_fields(settings.rate_limit_headers))
-        self.doorstep = Doorstep(shared, settings, door)
+        self._settings = settings
+        self._dial = dial or self._dial_tcp
+        self.pools: dict[Backend, ConnectionPool] = {}
+        for backend in fleet.backends:
+            self.backend_added(backend)
+        self.queue = FairQueue(self.sweeper, queue.size, queue.timeout)
+        fleet.subscribe(self)
+        fleet.refreshed.append(self.queue.serve)
+        self.doorstep = Doorstep(
+            Shared(
+                buckets=buckets,
+                fleet=fleet,
+                pools=self.pools,
+                sweeper=self.sweeper,
+                limit_fields=rate_limit_fields(settings.rate_limit_headers),
+                queue=self.queue,
+                retries=RetryBudget(retries.attempts, retries.budget, retries.reserve, reactor.seconds),
+                seen=seen,
+                seconds=reactor.seconds,
+            ),
+            settings,
+            door,
+        )
 
-    def _dial(self, host: str, port: int, factory: ClientFactory, timeout: float) -> None:
+    # The fleet's observer
+
+    def backend_added(self, backend: Backend) -> None:
+        """Requests may be sent to it."""
+        turns = self.poller or NoTurns()
+        self.pools[backend] = ConnectionPool(
+            backend, self._reactor, self.sweeper, turns, self._settings, self._dial
+        )
+
+    def backend_removed(self, backend: Backend) -> None:
+        """No new requests are sent to it; its pool goes, at the next change, when its exchanges have gone."""
+        for old in [old for old, pool in self.pools.items() if pool.retired and pool.empty]:
+            del self.pools[old]
+        self.pools[backend].retire()
+
+    def _dial_tcp(self, host: str, port: int, factory: ClientFactory, timeout: float) -> None:
         poller: Any = self.poller
         Connector(host, port, factory, timeout, None, poller).connect()
 

@@ -144,6 +144,10 @@ class UpstreamConnection(TwistedProtocol):
         if self._sending:
             self.deadline = self._sweeper.now + self._timeout if full else NEVER
 
+    def rest(self) -> None:
+        """Whoever opened the connection does not need it any more."""
+        self._home.release(self)
+
     # The response
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,0 +1,71 @@
+"""What an exchange finds around it: its client's connection, and what all exchanges of a process share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted_lb.backend import Backend
+from twisted_lb.interfaces import IBucketStore, Taken
+from twisted_lb.proxy.connections import ConnectionPool
+from twisted_lb.proxy.deadlines import Sweeper
+from twisted_lb.proxy.fleet import Fleet
+from twisted_lb.proxy.queue import FairQueue
+from twisted_lb.proxy.relay import Tap, Throttle
+from twisted_lb.proxy.retry import RetryBudget
+from twisted_lb.wire.forwarding import Hop
+
+# Passive health: what is seen of a server, whether it was well, when, and else what was wrong.
+Seen = Callable[[Backend, bool, float, str], object]
+
+
+class Client(Protocol):
+    """The client's connection, as an exchange uses it."""
+
+    address: str
+    hop: Hop
+    tap: Tap
+    throttle: Throttle
+    transport: Any
+
+    def closing(self) -> bool:
+        """Whether this connection ends after the response that is about to begin."""
+
+    def answer(self, status: int, detail: str, fields: bytes) -> None:
+        """Answer the request with a problem made here; the exchange is over."""
+
+    def exchange_done(self, close: bool) -> None:
+        """The response is written; the exchange is over."""
+
+    def cut(self, reset: bool) -> None:
+        """The response cannot be completed: end the connection so that the client can tell.
+
+        `reset`: the client takes an orderly end for the end of the body.
+        """
+
+
+class Shared:
+    """What all exchanges of a process share."""
+
+    def __init__(
+        self,
+        buckets: IBucketStore,
+        fleet: Fleet,
+        pools: dict[Backend, ConnectionPool],
+        sweeper: Sweeper,
+        limit_fields: Callable[[Taken], bytes],
+        queue: FairQueue,
+        retries: RetryBudget,
+        seen: Seen,
+        seconds: Callable[[], float],
+    ) -> None:
+        """`limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock."""
+        self.buckets = buckets
+        self.fleet = fleet
+        self.pools = pools
+        self.sweeper = sweeper
+        self.limit_fields = limit_fields
+        self.queue = queue
+        self.retries = retries
+        self.seen = seen
+        self.seconds = seconds
