@@ -121,6 +121,17 @@ class IBalancer(Interface):
         """
 
 
+class IResponseFields(Interface):
+    """What a balancer also provides when it has something to say to the client, such as a cookie."""
+
+    def response_fields(request: IRequest, backend: Backend) -> bytes:
+        """Header lines for the response to `request` that `backend` has given: b"" for none.
+
+        Each line begins with CRLF and has no other line break.  Called once for each response of a server, after
+        `choices` and with the same request.  Must not block, and must not raise.
+        """
+
+
 class IReply(Interface):
     """The client of one request that a door serves."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from random import Random
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.balancers.registry import BALANCERS, BalancerError, find_balancer, make_balancer
@@ -24,6 +26,16 @@ class Own:
         self.backends = backends
     def choices(self, request):
         return iter(self.backends)
+
+@implementer(IBalancer)
+class Clocked:
+    def __init__(self, speed=1, *, now, chance):
+        self.now = now
+        self.chance = chance
+    def backends_changed(self, backends):
+        pass
+    def choices(self, request):
+        return iter(())
 
 @implementer(IBalancer)
 class Half:
@@ -65,7 +77,7 @@ class RegistryTests(SynchronousTestCase):
     def test_unknown_name(self) -> None:
         """A name that is not there is told with the nearest one, or with all of them."""
         self.assertIn("'rond_robin'; did you mean round_robin?", self.refusal("rond_robin"))
-        self.assertIn("there are: round_robin", self.refusal("xyz"))
+        self.assertIn(f"there are: {', '.join(sorted(BALANCERS))} (or", self.refusal("xyz"))
 
     def test_failures_name_what_failed(self) -> None:
         """Each way in which a user's own class cannot be loaded has its own words."""
@@ -91,3 +103,46 @@ class RegistryTests(SynchronousTestCase):
         self.assertIn("it takes none", self.refusal("round_robin", {"speed": 1}))
         self.assertIn("it takes start", self.refusal("own_balancers:Own", {"strat": 1}))
         self.assertIn("ValueError: start is below 0", self.refusal("own_balancers:Own", {"start": -1}))
+
+    def test_time_and_chance(self) -> None:
+        """A class that names `now` and `chance` is given the program's, and one that does not is given neither."""
+        chance = Random(1)
+        clock = Clock()
+        balancer = make_balancer("own_balancers:Clocked", {}, clock.seconds, chance)
+        self.assertEqual((balancer.now, balancer.chance), (clock.seconds, chance))
+        self.assertIsInstance(make_balancer("own_balancers:Clocked").chance, Random)
+        make_balancer("own_balancers:Own", {}, clock.seconds, chance)
+
+    def test_time_and_chance_are_no_options(self) -> None:
+        """The file cannot set `now` or `chance`, and they are not told as options."""
+        for name in ("now", "chance"):
+            refusal = self.refusal("own_balancers:Clocked", {name: 1})
+            self.assertIn(f"unexpected keyword argument '{name}'", refusal)
+            self.assertIn("it takes speed", refusal)
+
+    def test_refused_values(self) -> None:
+        """A value that a balancer of ours cannot use is told with its option, what was expected, and what was given."""
+        keys = "address, consumer, cookie, header, path"
+        a_text = "a text of at least 16 characters"
+        cases: list[tuple[str, dict[str, object], str]] = [
+            ("hash", {"by": "user"}, f"hash: by: expected one of {keys}, not 'user'"),
+            ("hash", {"by": ["path"]}, f"hash: by: expected one of {keys}, not ['path']"),
+            ("hash", {"by": "header"}, "hash: header: expected the name of a header"),
+            ("hash", {"by": "header", "header": "X Tenant"}, "not 'X Tenant'"),
+            ("hash", {"by": "cookie"}, "hash: cookie: expected the name of a cookie"),
+            ("hash", {"by": "path", "cookie": "id"}, "hash: cookie: expected this option only with by: cookie"),
+            ("hash", {"bound": 1}, "hash: bound: expected a number from 1.01 to 100, not 1"),
+            ("hash", {"bound": float("nan")}, "hash: bound: expected a number from 1.01 to 100, not nan"),
+            ("hash", {"bound": True}, "hash: bound: expected a number from 1.01 to 100, not True"),
+            ("ewma", {"decay": "10s"}, "ewma: decay: expected a number of seconds from 0.1 to 3600, not '10s'"),
+            ("sticky", {}, f"sticky: secret: expected {a_text}, not nothing"),
+            ("sticky", {"secret": "hunter2"}, f"sticky: secret: expected {a_text}, not the one given"),
+            ("sticky", {"secret": "x" * 16, "cookie": "a;b"}, "sticky: cookie: expected the name of a cookie"),
+            ("sticky", {"secret": "x" * 16, "secure": "yes"}, "sticky: secure: expected true or false, not 'yes'"),
+            ("sticky", {"secret": "x" * 16, "over": "sticky"}, "sticky: over: expected the name of another balancer"),
+            ("sticky", {"secret": "x" * 16, "over": 3}, "sticky: over: expected the name of another balancer"),
+            ("sticky", {"secret": "x" * 16, "over": "fist"}, "sticky: over: there is no balancer 'fist'; did"),
+            ("sticky", {"secret": "x" * 16, "over": {"name": "ewma", "decay": 0}}, "over: ewma: decay: expected"),
+        ]
+        for word, options, expected in cases:
+            self.assertIn(expected, self.refusal(word, options))

@@ -7,9 +7,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.balancers.contract import FakeRequest, servers
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.round_robin import MAX_TURNS, RoundRobin, turns
+from twisted_lb.testing import FakeRequest, servers
 
 REQUEST: Any = FakeRequest(0)
 
@@ -94,6 +94,26 @@ class RoundRobinTests(SynchronousTestCase):
         backends[0].weight = 3
         balancer.backends_changed(list(backends))
         self.assertEqual(Counter(firsts(balancer, 8)), {"a": 6, "b": 2})
+
+    def test_slow_start(self) -> None:
+        """A server in slow start has as many turns as its ramp says, and one at least."""
+        backends = servers(4, 1, 1)
+        for ramp, expected in ((0.45, {"a": 9, "b": 5, "c": 5}), (0.001, {"a": 1, "b": 20, "c": 20})):
+            backends[0].ramp = ramp
+            self.assertEqual(Counter(backend.name for backend in turns(backends)), expected)
+
+    def test_ring_comes_round_in_spite_of_changes(self) -> None:
+        """A server with few turns gets no less than half and no more than twice its share when each third request
+        meets a new step of a ramp."""
+        backends = servers(10, 10, 1)
+        balancer = ring_of(backends)
+        chosen: Counter[str] = Counter()
+        for step in range(2000):
+            backends[0].ramp = 0.5 if step % 2 else 0.55
+            balancer.backends_changed(list(backends))
+            chosen.update(firsts(balancer, 3))
+        share = 6000 / (5.25 + 10 + 1)
+        self.assertTrue(share / 2 < chosen["c"] < share * 2, chosen)
 
     def test_long_ring_is_coarser(self) -> None:
         """Many servers with weights of no common divisor make a ring of bounded length, which leaves none out."""

@@ -2,40 +2,72 @@
 
 The names lead to strings, so that a balancer's module is imported only where it is used.  A new
 balancer of ours is its class and one line here.
+
+Time and chance come in by the door: a class whose constructor has a parameter named `now` or `chance` is
+given the clock or the random numbers by the program, and never by the file.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from random import Random
 from typing import Any
 
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyClass
 
+from twisted_lb.balancers.options import OptionError
 from twisted_lb.interfaces import IBalancer
 
 BALANCERS: dict[str, str] = {
     "round_robin": "twisted_lb.balancers.round_robin:RoundRobin",
+    "least_conn": "twisted_lb.balancers.least_conn:LeastConn",
+    "random": "twisted_lb.balancers.weighted_random:WeightedRandom",
+    "p2c": "twisted_lb.balancers.p2c:TwoChoices",
+    "ewma": "twisted_lb.balancers.ewma:PeakEwma",
+    "hash": "twisted_lb.balancers.consistent_hash:ConsistentHash",
+    "sticky": "twisted_lb.balancers.sticky:Sticky",
+    "first": "twisted_lb.balancers.first:First",
 }
+
+# Parameters that the program fills in.
+PROVIDED = ("now", "chance")
 
 
 class BalancerError(Exception):
     """There is no such balancer, or it cannot be made; the text says what failed."""
 
 
-def make_balancer(word: str, options: Mapping[str, object] | None = None) -> Any:
-    """A new balancer, which provides IBalancer.  Raises BalancerError."""
+def make_balancer(
+    word: str,
+    options: Mapping[str, object] | None = None,
+    now: Callable[[], float] = time.monotonic,
+    chance: Random | None = None,
+) -> Any:
+    """A new balancer, which provides IBalancer.  Raises BalancerError.
+
+    `now` is the clock in seconds of `Backend.latency_at`, which is the reactor's; `chance` gives random numbers.
+    """
     balancer = find_balancer(word)
     given = dict(options or {})
+    named = inspect.signature(balancer).parameters
+    provided = {"now": now, "chance": chance or Random()}
+    arguments = {**given, **{name: provided[name] for name in PROVIDED if name in named}}
     try:
-        inspect.signature(balancer).bind(**given)
+        inspect.signature(balancer).bind(**arguments)
+        unwelcome = [name for name in PROVIDED if name in given and name in named]
+        if unwelcome:
+            raise TypeError(f"got an unexpected keyword argument '{unwelcome[0]}'")
     except TypeError as error:
         raise BalancerError(f"{word} does not take these options: {error}; it takes {_options_of(balancer)}") from None
     try:
-        return balancer(**given)
+        return balancer(**arguments)
+    except (OptionError, BalancerError) as error:
+        raise BalancerError(f"{word}: {error}") from error
     except Exception as error:
         raise BalancerError(f"{word} refused its options: {type(error).__name__}: {error}") from error
 
@@ -80,4 +112,4 @@ def _why_no_module(path: str, module_name: str, error: Exception) -> str:
 
 def _options_of(balancer: type[Any]) -> str:
     parameters = inspect.signature(balancer).parameters
-    return ", ".join(parameters) or "none"
+    return ", ".join(name for name in parameters if name not in PROVIDED) or "none"

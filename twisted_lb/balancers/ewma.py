@@ -1,0 +1,60 @@
+"""Peak EWMA: two servers are drawn by weight, and the one is taken that will probably answer sooner.
+
+1. `Backend.answered` keeps each server's latency: it jumps up to a slow answer at once, and comes down
+   by an exponentially weighted moving average (EWMA).
+2. The cost of a server is its latency, times one and what it has in flight for its weight.
+3. A latency is believed less the older it is: it decays with its age.  So a server that was slow
+   once costs less and less until it is asked again, and none starves.  What is in flight slows the
+   decay: a server that hangs does not look better and better while its requests wait.
+4. A server that has not answered yet costs nothing while it is idle, and is taken for a slow one
+   while its first requests are in flight.
+
+O(log n) per choice.
+Source: the peak EWMA load metric of Twitter's Finagle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import exp
+from random import Random
+
+from zope.interface import implementer
+
+from twisted_lb.balancers.lots import UNBOUNDED, Lots
+from twisted_lb.balancers.options import number
+from twisted_lb.balancers.p2c import TwoChoices
+from twisted_lb.interfaces import IBalancer
+
+DECAY_SECONDS = 10.0
+# The latency of a server that has requests in flight and has never answered.
+ASSUMED_SECONDS = 1.0
+
+
+@implementer(IBalancer)
+class PeakEwma(TwoChoices):
+    """The probably faster of two.
+
+    `decay` is the seconds in which the latency of an idle server falls to 1/e.  `now` is the clock of
+    `Backend.latency_at`.
+    """
+
+    def __init__(self, decay: object = DECAY_SECONDS, *, now: Callable[[], float], chance: Random) -> None:
+        super().__init__(chance=chance)
+        self._decay = number("decay", decay, 0.1, 3600, "a number of seconds")
+        self._now = now
+
+    def cost(self, lots: Lots, index: int) -> float:
+        """The seconds that an answer will probably take."""
+        backend = lots.backends[index]
+        in_flight = backend.in_flight
+        if in_flight >= lots.bounds[index]:
+            return UNBOUNDED
+        busy = in_flight * lots.per_weight[index]
+        latency = backend.latency
+        if not latency:
+            return ASSUMED_SECONDS * busy
+        age = self._now() - backend.latency_at
+        if age > 0:
+            latency *= exp(-age / (self._decay * (1 + in_flight)))
+        return latency * (1 + busy)

@@ -1,0 +1,58 @@
+"""The power of two choices: draw two servers by weight, and take the one with less to do.
+
+1. Two different servers are drawn, each with a probability in proportion to its weight.
+2. The one with fewer exchanges in flight for its weight is chosen; the first one when they are equal,
+   so that an idle fleet is shared by weight.  A full server loses to one that is not.
+3. The other one is the second choice; after it further servers are drawn.
+
+It reads two counters at each choice and remembers nothing, so workers that do not know of each
+other do not all run to the same idle server.  O(log n) per choice.
+Source: M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from zope.interface import implementer
+
+from twisted_lb.backend import Backend
+from twisted_lb.balancers.lots import UNBOUNDED, Lots
+from twisted_lb.interfaces import IBalancer, IRequest
+
+
+@implementer(IBalancer)
+class TwoChoices:
+    """The less busy of two.  It takes no options."""
+
+    def __init__(self, *, chance: Random) -> None:
+        self._chance = chance
+        self._lots = Lots([], chance)
+
+    def backends_changed(self, backends: list[Backend]) -> None:
+        """From now on draw among these."""
+        self._lots = Lots(backends, self._chance)
+
+    def choices(self, request: IRequest) -> Iterator[Backend]:
+        """The better of two, the other one, and then further ones."""
+        lots = self._lots
+        backends = lots.backends
+        if not backends:
+            return
+        one = lots.draw()
+        other = lots.draw_other(one)
+        if self.cost(lots, other) < self.cost(lots, one):
+            one, other = other, one
+        yield backends[one]
+        if other != one:
+            yield backends[other]
+            yield from lots.rest({one, other})
+
+    def cost(self, lots: Lots, index: int) -> float:
+        """How bad it is to choose the server at `index`: what it has in flight for its weight."""
+        in_flight = lots.backends[index].in_flight
+        return in_flight * lots.per_weight[index] if in_flight < lots.bounds[index] else UNBOUNDED
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} among {[backend.name for backend in self._lots.backends]}>"

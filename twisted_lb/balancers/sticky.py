@@ -1,0 +1,121 @@
+"""Sticky: a client stays with the server that answered it first, over any other balancer.
+
+1. The response of a server carries a cookie with the server's name and a signature: HMAC-SHA256 under
+   `secret`, which all workers and instances share.
+2. A request with that cookie goes to that server, also when it is full: the proxy then lets it wait,
+   or takes the next choice, which is the other balancer's.
+3. A cookie that was forged, or whose server is not available, is ignored: the other balancer chooses, and the
+   response sets a new cookie.
+
+The values of the servers there are are made when they change, so that a request costs one look into a dict.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from hmac import digest
+from random import Random
+
+from zope.interface import implementer
+
+from twisted_lb.backend import Backend
+from twisted_lb.balancers.consistent_hash import cookie_value
+from twisted_lb.balancers.options import OptionError, flag, token
+from twisted_lb.balancers.registry import BalancerError, make_balancer
+from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
+
+LEAST_SECRET = 16  # characters
+SIGNATURE_BYTES = 18  # of the 32 of SHA-256; 24 characters of base64
+
+
+@implementer(IBalancer, IResponseFields)
+class Sticky:
+    """One server for one client.
+
+    `over` is the balancer for clients without a cookie: a name, or {name: ..., and its options}.  `cookie` is the
+    cookie's name, `secret` signs it, and `secure` has it sent over TLS only.
+    """
+
+    def __init__(
+        self,
+        secret: object = None,
+        over: object = "round_robin",
+        cookie: object = "lb",
+        secure: object = False,
+        *,
+        now: Callable[[], float],
+        chance: Random,
+    ) -> None:
+        if not isinstance(secret, str) or len(secret) < LEAST_SECRET:
+            # What was given is not told: it may be in use elsewhere.
+            what = "nothing" if secret is None else "the one given"
+            raise OptionError("secret", f"a text of at least {LEAST_SECRET} characters", _Hidden(what))
+        self._secret = secret.encode()
+        self._cookie = token("cookie", cookie, "the name of a cookie").encode()
+        self._attributes = b"; Path=/; HttpOnly; SameSite=Lax" + (b"; Secure" if flag("secure", secure) else b"")
+        name, options = _parts("over", over)
+        try:
+            self._over = make_balancer(name, options, now, chance)
+        except BalancerError as error:
+            raise BalancerError(f"over: {error}") from error
+        self._values: dict[str, bytes] = {}  # by the server's name
+        self._backends: dict[bytes, Backend] = {}  # by the cookie's value
+
+    def backends_changed(self, backends: list[Backend]) -> None:
+        """From now on only cookies of these count."""
+        self._values = {backend.name: self._values.get(backend.name) or self._value(backend) for backend in backends}
+        self._backends = {self._values[backend.name]: backend for backend in backends}
+        self._over.backends_changed(backends)
+
+    def choices(self, request: IRequest) -> Iterator[Backend]:
+        """The cookie's server, then as the other balancer chooses."""
+        value = cookie_value(request, self._cookie)
+        backend = self._backends.get(value) if value else None
+        if backend is None:
+            yield from self._over.choices(request)
+            return
+        yield backend
+        for other in self._over.choices(request):
+            if other is not backend:
+                yield other
+
+    def response_fields(self, request: IRequest, backend: Backend) -> bytes:
+        """The cookie, unless the client has sent it, after what the other balancer has to say."""
+        fields: bytes = b""
+        if IResponseFields.providedBy(self._over):
+            fields = self._over.response_fields(request, backend)
+        value = self._values.get(backend.name) or self._value(backend)
+        if cookie_value(request, self._cookie) == value:
+            return fields
+        return b"%b\r\nSet-Cookie: %b=%b%b" % (fields, self._cookie, value, self._attributes)
+
+    def _value(self, backend: Backend) -> bytes:
+        name = backend.name.encode()
+        signature = digest(self._secret, self._cookie + b"=" + name, "sha256")[:SIGNATURE_BYTES]
+        return b"%b.%b" % (name, urlsafe_b64encode(signature))
+
+    def __repr__(self) -> str:
+        return f"<Sticky by the cookie {self._cookie.decode()} over {self._over!r}>"
+
+
+class _Hidden:
+    """Stands for a value in an error."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __repr__(self) -> str:
+        return self._what
+
+
+def _parts(option: str, given: object) -> tuple[str, dict[str, object]]:
+    """The name of a balancer, and its options."""
+    if isinstance(given, str) and given != "sticky":
+        return given, {}
+    if isinstance(given, dict):
+        options = dict(given)
+        name = options.pop("name", None)
+        if isinstance(name, str) and name != "sticky" and all(isinstance(key, str) for key in options):
+            return name, options
+    raise OptionError(option, "the name of another balancer, or {name: ..., and its options}", given)

@@ -1,0 +1,52 @@
+"""Random: each server with a probability in proportion to its weight.
+
+It shares no state between workers and needs none.  A server that is full is drawn again a few times.
+O(log n) per choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from zope.interface import implementer
+
+from twisted_lb.backend import Backend
+from twisted_lb.balancers.lots import Lots
+from twisted_lb.interfaces import IBalancer, IRequest
+
+# Further draws for a server that is not full.
+REDRAWS = 3
+
+
+@implementer(IBalancer)
+class WeightedRandom:
+    """Any server, by weight.  It takes no options."""
+
+    def __init__(self, *, chance: Random) -> None:
+        self._chance = chance
+        self._lots = Lots([], chance)
+
+    def backends_changed(self, backends: list[Backend]) -> None:
+        """From now on draw among these."""
+        self._lots = Lots(backends, self._chance)
+
+    def choices(self, request: IRequest) -> Iterator[Backend]:
+        """Servers as they are drawn."""
+        lots = self._lots
+        backends = lots.backends
+        if not backends:
+            return
+        index = first = lots.draw()
+        if backends[index].full:
+            for _ in range(REDRAWS):
+                index = lots.draw()
+                if not backends[index].full:
+                    break
+            else:
+                index = first
+        yield backends[index]
+        yield from lots.rest({index})
+
+    def __repr__(self) -> str:
+        return f"<WeightedRandom among {[backend.name for backend in self._lots.backends]}>"

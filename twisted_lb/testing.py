@@ -1,0 +1,339 @@
+"""The contract of a balancer as a suite of tests, for balancers of your own.
+
+    from unittest import TestCase
+    from twisted_lb.testing import BalancerContract
+
+    class LeastBusyTests(BalancerContract, TestCase):
+        def make(self):
+            return LeastBusy()
+
+It runs under unittest, trial and pytest, needs no network, and takes less than a second.  A failure says what
+the balancer did, and what the proxy's users would notice of it.  Each balancer of twisted_lb keeps it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from zope.interface import implementer
+from zope.interface.exceptions import Invalid
+from zope.interface.verify import verifyClass, verifyObject
+
+from twisted_lb.backend import Backend
+from twisted_lb.interfaces import IBalancer, IRequest
+
+REQUESTS = 3000
+# So many exchanges are in flight while servers are chosen: enough that one more or less is not a wrong weight.
+IN_FLIGHT = 40
+# No server may get less than this part of its share over all these requests, nor more than its inverse.
+LEAST_SHARE = 0.7
+
+
+@implementer(IRequest)
+class FakeRequest:
+    """A request as a balancer sees it; `number` makes each one different."""
+
+    def __init__(
+        self,
+        number: int = 0,
+        *,
+        method: bytes = b"GET",
+        target: bytes | None = None,
+        consumer: bytes | None = None,
+        client_address: str | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """`headers` are by their names in lower case."""
+        self.method = method
+        self.target = b"/page/%d" % number if target is None else target
+        self.consumer = b"user%d" % number if consumer is None else consumer
+        address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        self.client_address = address if client_address is None else client_address
+        self._headers = dict(headers or {})
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a field."""
+        return self._headers.get(name.lower())
+
+    def __repr__(self) -> str:
+        what = f"{self.method!r} {self.target!r} of {self.consumer!r} from {self.client_address!r}"
+        return f"<FakeRequest {what} with {self._headers}>"
+
+
+# Each of these can reach a balancer.
+ODD_REQUESTS = (
+    FakeRequest(target=b""),
+    FakeRequest(target=b"*", method=b"OPTIONS"),
+    FakeRequest(target=b"http://other.example:80/absolute?x=1"),
+    FakeRequest(target=b"/%ff\xff\xfe?" + b"x" * 8000),
+    FakeRequest(method=b"M-SEARCH"),
+    FakeRequest(consumer=b""),
+    FakeRequest(consumer="ü\u2028".encode()),
+    FakeRequest(client_address=""),
+    FakeRequest(client_address="2001:db8::1"),
+    FakeRequest(headers={b"cookie": b"", b"x-tenant": b""}),
+    FakeRequest(headers={b"cookie": b";;=;lb;lb=;lb=\xff\x00.\xff; lb=a.b.c; =x", b"x-tenant": b"\xff"}),
+    FakeRequest(headers={b"cookie": b"lb=" + b"a" * 30_000}),
+)
+
+
+def servers(*weights: int) -> list[Backend]:
+    """Servers a, b, c ... with these weights."""
+    return [Backend(chr(ord("a") + order), "127.0.0.1", 9001 + order, weight) for order, weight in enumerate(weights)]
+
+
+class BalancerContract:
+    """A mixin for a TestCase.  Say what your balancer means to do by setting `fair` and `weighted`."""
+
+    # Whether different requests are spread over all servers.  False: it prefers some by design.
+    fair = True
+    # Whether the spreading is by weight.
+    weighted = True
+
+    def make(self) -> Any:
+        """A new balancer, which has not been told of any server."""
+        raise NotImplementedError("define make(self), which returns a new balancer")
+
+    def test_provides_the_interface(self) -> None:
+        """The balancer and its class keep the signatures of IBalancer."""
+        balancer = self.make()
+        try:
+            verifyObject(IBalancer, balancer)
+            verifyClass(IBalancer, type(balancer))
+        except Invalid as error:
+            message = f"mark the class with @implementer(IBalancer), and keep its signatures: {error}"
+            raise AssertionError(message) from None
+
+    def test_no_servers(self) -> None:
+        """Without servers there is no choice, and no error."""
+        for balancer in (self.make(), self._told(servers(1, 1))):
+            balancer.backends_changed([])
+            chosen = self._draw(balancer, FakeRequest(), [])
+            _hold(not chosen, f"there are no servers, but it chose {chosen}")
+
+    def test_only_server(self) -> None:
+        """The only server is every request's first choice, and its last."""
+        backends = servers(1)
+        balancer = self._told(backends)
+        for number in range(20):
+            chosen = self._draw(balancer, FakeRequest(number), backends)
+            _hold(chosen == backends, f"the only server is a, but it chose {chosen}: such a request gets 503")
+
+    def test_each_at_most_once(self) -> None:
+        """The choices of a request hold no server twice and come to an end, also when requests overlap."""
+        backends = servers(1, 5, 2, 1)
+        balancer = self._told(backends)
+        for number in range(50):
+            self._draw(balancer, FakeRequest(number), backends)
+        iterators = [iter(balancer.choices(FakeRequest(number))) for number in range(8)]
+        drawn: list[list[Backend]] = [[] for _ in iterators]
+        for _ in backends:
+            for place, iterator in enumerate(iterators):
+                drawn[place].extend(islice(iterator, 1))
+        for chosen in drawn:
+            self._check(chosen, backends)
+
+    def test_only_servers_it_was_given(self) -> None:
+        """A server that is down, or has been replaced, is in no change's list and is not chosen after it."""
+        old, new = servers(1, 1, 1, 1), servers(1, 2, 1)
+        balancer = self._told(old)
+        self._first_choices(balancer, old, 50)
+        for left in (old[:3], old[1:2], old[1:], new, old):
+            balancer.backends_changed(list(left))
+            for number in range(100):
+                self._draw(balancer, FakeRequest(number), left)
+
+    def test_another_choice(self) -> None:
+        """With two servers or more there is a second choice."""
+        for weights in ((1, 1), (1, 1, 1), (9, 1)):
+            backends = servers(*weights)
+            balancer = self._told(backends)
+            for number in range(100):
+                chosen = self._draw(balancer, FakeRequest(number), backends)
+                _hold(
+                    len(chosen) > 1,
+                    f"among {len(backends)} servers it chose only {chosen}: a request that this server"
+                    " refuses has no other to go to",
+                )
+
+    def test_no_server_starves(self) -> None:
+        """Over many different requests servers of equal weight get about equally many."""
+        if self.fair:
+            for count in (2, 3, 7):
+                backends = servers(*[1] * count)
+                self._check_shares(self._first_choices(self._told(backends), backends), backends)
+
+    def test_weights(self) -> None:
+        """Over many different requests each server gets about the share that its weight says."""
+        if self.fair and self.weighted:
+            for weights in ((3, 1), (5, 2, 1), (100, 100, 50)):
+                backends = servers(*weights)
+                self._check_shares(self._first_choices(self._told(backends), backends), backends)
+
+    def test_slow_start(self) -> None:
+        """A server in slow start gets its part of its weight: `effective_weight` counts, not `weight`."""
+        if self.fair and self.weighted:
+            backends = servers(1, 1, 1)
+            backends[1].ramp = 0.2
+            self._check_shares(self._first_choices(self._told(backends), backends), backends)
+
+    def test_notices_changes(self) -> None:
+        """A weight that changed, and a server that came or came back, count from the next change on."""
+        backends = servers(1, 1, 1)
+        balancer = self._told(backends[:2])
+        self._first_choices(balancer, backends[:2], 100)
+        balancer.backends_changed(list(backends))
+        chosen = self._draw(balancer, FakeRequest(), backends)
+        if len(chosen) >= 3 or self.fair:
+            counts = self._first_choices(balancer, backends) + Counter(backend.name for backend in chosen)
+            _hold(counts["c"] > 0, "server c came, and is never chosen: backends_changed has to be heeded each time")
+        if self.fair:
+            self._check_shares(self._first_choices(balancer, backends), backends)
+        if self.fair and self.weighted:
+            backends[0].weight = 4
+            balancer.backends_changed(list(backends))
+            self._check_shares(self._first_choices(balancer, backends), backends)
+
+    def test_changes_under_way(self) -> None:
+        """An iterator that is drawn from after the servers changed ends, raises nothing and repeats nothing."""
+        for after in ([], servers(1), servers(2, 1, 1, 1)):
+            before = servers(1, 2, 1)
+            balancer = self._told(before)
+            choices = iter(balancer.choices(FakeRequest()))
+            drawn = [next(choices)]
+            balancer.backends_changed(list(after))
+            try:
+                drawn.extend(islice(choices, 10))
+            except Exception as error:
+                message = f"drawing on after a change raised {error!r}: a change must not break exchanges under way"
+                raise AssertionError(message) from error
+            self._check(drawn, [*before, *after])
+
+    def test_odd_requests(self) -> None:
+        """Whatever the request holds or lacks, there is a choice and no error."""
+        backends = servers(1, 2, 1)
+        balancer = self._told(backends)
+        for request in ODD_REQUESTS:
+            chosen = self._draw(balancer, request, backends)
+            _hold(bool(chosen), f"it chose no server for {request}")
+
+    def test_full_servers(self) -> None:
+        """Full servers do not break the choice, and one that is not full is among the choices."""
+        backends = servers(1, 1, 1)
+        for backend in backends:
+            backend.maxconn = 1
+        balancer = self._told(backends)
+        for in_flight in ((1, 0, 1), (0, 1, 1), (1, 1, 0), (1, 1, 1)):
+            for backend, count in zip(backends, in_flight, strict=True):
+                backend.in_flight = count
+            chosen = self._draw(balancer, FakeRequest(), backends)
+            _hold(bool(chosen), "it chose no server because servers are full: yield them, and the request can wait")
+            free = 0 in in_flight
+            _hold(
+                not free or any(not backend.full for backend in chosen),
+                f"it chose only full servers, {chosen}, though another one has room",
+            )
+
+    def test_leaves_backends_alone(self) -> None:
+        """A choice changes nothing on a server: what is in flight is counted by the proxy."""
+        backends = servers(1, 2, 1)
+        backends[0].in_flight = 3
+        before = [_state(backend) for backend in backends]
+        balancer = self._told(backends)
+        kept = []
+        for number in range(30):
+            iterator = iter(balancer.choices(FakeRequest(number)))
+            next(iterator)
+            kept.append(iterator)
+        kept.clear()
+        for number in range(30):
+            self._draw(balancer, FakeRequest(number), backends)
+        for backend, was in zip(backends, before, strict=True):
+            for name, value in _state(backend).items():
+                _hold(
+                    value == was[name],
+                    f"it changed {name} of server {backend.name} from {was[name]!r} to {value!r};"
+                    " a balancer only reads, or the counts leak",
+                )
+
+    def _told(self, backends: list[Backend]) -> Any:
+        balancer = self.make()
+        balancer.backends_changed(list(backends))
+        return balancer
+
+    def _draw(self, balancer: Any, request: FakeRequest, backends: list[Backend]) -> list[Backend]:
+        """All choices for a request, checked."""
+        try:
+            # One more than there are: endless choices end here.
+            chosen = list(islice(balancer.choices(request), len(backends) + 1))
+        except Exception as error:
+            message = f"choices raised {error!r} for {request}: the client would get 500"
+            raise AssertionError(message) from error
+        self._check(chosen, backends)
+        return chosen
+
+    def _check(self, chosen: list[Backend], backends: list[Backend]) -> None:
+        for backend in chosen:
+            _hold(
+                any(backend is one for one in backends),
+                f"it chose {backend!r}, which is not among the servers of the last change, {_names(backends)}:"
+                " that server is down, draining or gone",
+            )
+        twice = [backend.name for backend, count in Counter(chosen).items() if count > 1]
+        message = f"its choices for one request, {_names(chosen)}, repeat {twice}: a retry would meet them again"
+        _hold(not twice, message)
+
+    def _first_choices(self, balancer: Any, backends: list[Backend], requests: int = REQUESTS) -> Counter[str]:
+        """How often each server is the first choice; each exchange lasts until IN_FLIGHT later ones have begun."""
+        counts: Counter[str] = Counter()
+        under_way: deque[Backend] = deque()
+        for number in range(requests):
+            for backend in self._some(balancer, number):
+                self._check([backend], backends)
+                counts[backend.name] += 1
+                backend.in_flight += 1
+                under_way.append(backend)
+            if len(under_way) > IN_FLIGHT:
+                under_way.popleft().in_flight -= 1
+        for backend in under_way:
+            backend.in_flight -= 1
+        return counts
+
+    def _some(self, balancer: Any, number: int) -> Iterator[Backend]:
+        """The first choice, if there is one."""
+        return islice(iter(balancer.choices(FakeRequest(number))), 1)
+
+    def _check_shares(self, counts: Counter[str], backends: list[Backend]) -> None:
+        total = sum(backend.effective_weight for backend in backends)
+        requests = sum(counts.values())
+        shown = ", ".join(f"{one.name} (weight {one.effective_weight:g}): {counts[one.name]}" for one in backends)
+        _hold(requests > 0, f"it chose no server at all among {_names(backends)}")
+        for backend in backends:
+            _hold(
+                counts[backend.name] > 0,
+                f"server {backend.name} starves: {requests} requests went to {shown}"
+                " (set fair = False if that is meant)",
+            )
+        for backend in backends:
+            share = requests * backend.effective_weight / total
+            _hold(
+                LEAST_SHARE * share < counts[backend.name] < share / LEAST_SHARE,
+                f"server {backend.name} got {counts[backend.name]} of {requests} requests where its weight says"
+                f" {share:.0f}: {shown} (set weighted = False if weights do not count)",
+            )
+
+
+def _hold(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise AssertionError(otherwise)
+
+
+def _names(backends: Iterable[Backend]) -> list[str]:
+    return [backend.name for backend in backends]
+
+
+def _state(backend: Backend) -> dict[str, object]:
+    return {name: getattr(backend, name) for name in Backend.__slots__}
