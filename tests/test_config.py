@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.config import FleetSpec, ServerSpec, read_fleet
+from twisted_lb.fleet_spec import Ejection, HealthCheck, Queue, Retries
 from twisted_lb.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
+
+KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "retries"]
 
 
 def server(line: str) -> str:
@@ -49,6 +52,74 @@ servers:
         fleet = read_fleet('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
         self.assertEqual((fleet.balancer, dict(fleet.options)), ("round_robin", {}))
 
+    def test_failure_words(self) -> None:
+        """Each word about failures has its place in the description; times are as in .env."""
+        text = """
+health_check: {path: /healthz, interval: 500ms, timeout: 1.5, passes: 1, fails: 2, status: 204}
+ejection:
+  consecutive_failures: 3
+  failure_share: 0.25
+  window: 1m
+  minimum_requests: 7
+  server_errors: false
+  base_time: 5s
+  max_time: 1h
+  max_share: 1
+panic_threshold: 0
+retries: {attempts: 2, budget: 0.1, min_per_second: 3}
+queue: {size: 10, timeout: 2}
+servers:
+  - {name: a, url: http://a, maxconn: 100, backup: true, slowstart: 30s}
+"""
+        fleet = read_fleet(text, "x.yaml")
+        check = HealthCheck("/healthz", 0.5, 1.5, 1, 2, ((204, 204),))
+        self.assertEqual(fleet.servers, (ServerSpec("a", "http://a", "a", 80, 1, 100, True, 30.0, check),))
+        self.assertEqual(fleet.ejection, Ejection(3, 0.25, 60.0, 7, False, 5.0, 3600.0, 1.0))
+        self.assertEqual(fleet.panic_threshold, 0.0)
+        self.assertEqual(fleet.retries, Retries(2, 0.1, 3.0))
+        self.assertEqual(fleet.queue, Queue(10, 2.0))
+
+    def test_failure_defaults(self) -> None:
+        """A file that says nothing about failures has no checks, and has the defaults for all else."""
+        fleet = read_fleet("servers: [{name: a, url: http://a}]", "x.yaml")
+        self.assertEqual(fleet, FleetSpec("round_robin", {}, (ServerSpec("a", "http://a", "a", 80),)))
+
+    def test_health_checks(self) -> None:
+        """A server has the check of all servers, with what it says itself; false is none."""
+        cases: list[tuple[str, str, HealthCheck | None]] = [
+            ("", "", None),
+            ("false", "", None),
+            ("{}", "", HealthCheck()),
+            ("{path: /a, fails: 9}", "", HealthCheck("/a", fails=9)),
+            ("{path: /a, fails: 9}", "{path: /b, passes: 7}", HealthCheck("/b", fails=9, passes=7)),
+            ("{path: /a}", "{}", HealthCheck("/a")),
+            ("{path: /a}", "false", None),
+            ("false", "{path: /b}", HealthCheck("/b")),
+            ("", "{path: /b}", HealthCheck("/b")),
+        ]
+        for general, own, expected in cases:
+            text = f"health_check: {general}\nservers: [{{name: a, url: http://a, health_check: {own or 'null'}}}]"
+            self.assertEqual(read_fleet(text, "x.yaml").servers[0].health_check, expected, text)
+
+    def test_statuses(self) -> None:
+        """A status is a number, a range, or a list of both."""
+        cases = [
+            ("200", ((200, 200),)),
+            ("'204'", ((204, 204),)),
+            ("200-399", ((200, 399),)),
+            ("[200, 204]", ((200, 200), (204, 204))),
+            ("[200 - 299, 503]", ((200, 299), (503, 503))),
+        ]
+        for value, expected in cases:
+            text = f"servers: [{{name: a, url: http://a}}]\nhealth_check: {{status: {value}}}"
+            check = read_fleet(text, "x.yaml").servers[0].health_check
+            self.assertEqual(check, HealthCheck(status=expected), value)
+
+    def test_no_ejection(self) -> None:
+        """`ejection: false` looks at no requests."""
+        fleet = read_fleet("ejection: false\nservers: [{name: a, url: http://a}]", "x.yaml")
+        self.assertEqual((fleet.ejection.consecutive_failures, fleet.ejection.failure_share), (0, 0))
+
     def test_immutable(self) -> None:
         """The description cannot be changed."""
         fleet = read_fleet("servers: [{name: a, url: http://a:1}]", "x.yaml")
@@ -75,7 +146,6 @@ class RefusalTests(SynchronousTestCase):
         cases = [
             ("{name: a, url: http://a, weihgt: 2}", "servers[1].weihgt: there is no such key; did you mean 'weight'?"),
             ("{name: a, url: http://a, x: 2}", "servers[1].x: there is no such key; expected one of name, url, weight"),
-            ("{name: a, url: http://a, backup: true}", "servers[1].backup: there is no such key; "),
             ("{url: http://a}", "servers[1].name: is missing; expected a text of 1 to 64 letters"),
             ("{name: a}", "servers[1].url: is missing; expected a text of the form http://host[:port]"),
             ("{name: 7, url: http://a}", name + "7"),
@@ -109,11 +179,64 @@ class RefusalTests(SynchronousTestCase):
             ("{name: a, url: http://a, weight: '1'}", weight + "'1'"),
             ("{name: a, url: http://a, weight: true}", weight + "True"),
             ("{name: a, url: http://a, weight: }", weight + "None"),
+            ("{name: a, url: http://a, maxconn: -1}", "servers[1].maxconn: expected a whole number from 0 (any"),
+            ("{name: a, url: http://a, backup: 1}", "servers[1].backup: expected true or false, not 1"),
+            ("{name: a, url: http://a, slowstart: -1}", "servers[1].slowstart: expected a time from 0s to 24h, "),
+            ("{name: a, url: http://a, health_check: 1}", "servers[1].health_check: expected the keys of a health"),
+            (
+                "{name: a, url: http://a, health_check: {fails: x}}",
+                "servers[1].health_check.fails: expected a whole number from 1 to 1000, not 'x'",
+            ),
             ("http://a", "servers[1]: expected name, url and weight of a server, not 'http://a'"),
         ]
         for line, expected in cases:
             (problem,) = self.problems(server(line))
             self.assertTrue(problem.startswith(f"x.yaml:3: {expected}"), (line, problem))
+
+    def test_failure_words(self) -> None:
+        """A word about failures that cannot be used is told with its key, and what was expected."""
+        time = "expected a time from 0.1s to 24h, in seconds or with a unit, such as 5, 500ms, 10s or 1m, not "
+        status = "health_check.status: expected a status such as 200, a range such as '200-399', or a list of them"
+        path = "health_check.path: expected a path such as /healthz, at most 1024 visible ASCII characters, not "
+        cases = [
+            ("health_check: true", "health_check: expected the keys of a health check, or false for none, not True"),
+            ("health_check: /x", "health_check: expected the keys of a health check, or false for none, not '/x'"),
+            ("health_check: {pth: /x}", "health_check.pth: there is no such key; did you mean 'path'?"),
+            ("health_check: {3: /x}", "health_check[3]: there is no such key; expected one of path, interval, "),
+            ("health_check: {path: x}", path + "'x'"),
+            ("health_check: {path: '/a b'}", path + "'/a b'"),
+            ("health_check: {path: '/a#b'}", path + "'/a#b'"),
+            ('health_check: {path: "/a\\r\\nX: y"}', path),
+            ('health_check: {path: "/a\\n"}', path),
+            ("health_check: {interval: 0}", f"health_check.interval: {time}0"),
+            ("health_check: {interval: 5x}", f"health_check.interval: {time}'5x'"),
+            ("health_check: {interval: true}", f"health_check.interval: {time}True"),
+            ("health_check: {interval: .nan}", f"health_check.interval: {time}nan"),
+            ("health_check: {interval: .inf}", f"health_check.interval: {time}inf"),
+            ("health_check: {interval: }", f"health_check.interval: {time}None"),
+            ("health_check: {fails: 0}", "health_check.fails: expected a whole number from 1 to 1000, not 0"),
+            ("health_check: {status: 100}", status),
+            ("health_check: {status: 600}", status),
+            ("health_check: {status: 399-200}", status),
+            ("health_check: {status: true}", status),
+            ("health_check: {status: []}", status),
+            ("health_check: {status: [[200]]}", status),
+            ("ejection: {failure_share: 1.1}", "ejection.failure_share: expected a number from 0 to 1, not 1.1"),
+            ("ejection: {max_share: .nan}", "ejection.max_share: expected a number from 0 to 1, not nan"),
+            ("ejection: {window: -1}", f"ejection.window: {time}-1"),
+            ("ejection: {server_errors: 1}", "ejection.server_errors: expected true or false, not 1"),
+            ("ejection: {max_time: 5}", "ejection.max_time: expected at least base_time, which is 10 s, not 5 s"),
+            ("ejection: 7", "ejection: expected the keys of ejection, or false for none, not 7"),
+            ("panic_threshold: 30%", "panic_threshold: expected a number from 0 to 1, not '30%'"),
+            ("retries: {attempts: 0}", "retries.attempts: expected a whole number from 1 to 100, not 0"),
+            ("retries: {min_per_second: -1}", "retries.min_per_second: expected a number from 0 to 1000000, not -1"),
+            ("retries: false", "retries: expected the keys of retries, not False"),
+            ("queue: {size: -1}", "queue.size: expected a whole number from 0 to 1000000, not -1"),
+            ("queue: {timeout: 0}", "queue.timeout: expected a time from 0.001s to 24h"),
+        ]
+        for line, expected in cases:
+            (problem,) = self.problems(f"servers: [{{name: a, url: http://a}}]\n{line}\n")
+            self.assertTrue(problem.startswith(f"x.yaml:2: {expected}"), (line, problem))
 
     def test_files(self) -> None:
         """A file that is not of the right shape is told so."""
@@ -159,13 +282,14 @@ class RefusalTests(SynchronousTestCase):
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["servers", "balancer", "name", "url", "weight"]) | st.text(max_size=3), inner, max_size=4
+            st.sampled_from(KEYS) | st.text(max_size=3), inner, max_size=4
         ),
         max_leaves=12,
     ))
     def test_any_data(self, data: object) -> None:
         """Whatever a file holds gives a fleet or Misconfigured, and no other exception."""
-        for text in (json.dumps(data), json.dumps({"servers": data}), json.dumps({"servers": [data]}), str(data)):
+        shapes = (data, {"servers": data}, {"servers": [data]}, {"health_check": data, "ejection": {"window": data}})
+        for text in (*map(json.dumps, shapes), str(data)):
             try:
                 read_fleet(text, "x.yaml")
             except Misconfigured as error:

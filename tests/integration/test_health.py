@@ -1,0 +1,90 @@
+"""Servers that die and come back, as clients and the operator's log see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.integration.conftest import Start
+from tests.integration.origin import Origin, Servers
+from tests.integration.processes import Balancer, ask, wait_until
+
+CHECKED = "health_check: {path: /healthz, interval: 200ms, timeout: 500ms, passes: 2, fails: 2}\n"
+BRIEF_EJECTIONS = "ejection: {consecutive_failures: 3, base_time: 500ms, max_time: 1s}\n"
+NO_EJECTION = "ejection: false\n"
+PROBE = "twisted_lb health check"
+
+
+def probes(origin: Origin) -> list[str]:
+    """The paths that checks asked for."""
+    return [seen.path for seen in origin.seen if seen.field("user-agent") == PROBE]
+
+
+def requests(origin: Origin) -> int:
+    """How many requests of clients came."""
+    return sum(seen.field("user-agent") != PROBE for seen in origin.seen)
+
+
+def lines(balancer: Balancer, text: str) -> int:
+    """How many lines of the log have this text."""
+    return balancer.log().count(text)
+
+
+def statuses(balancer: Balancer, key: str, number: int) -> list[int]:
+    return [ask(balancer.port, "GET", "/", key=key).status for _ in range(number)]
+
+
+def test_checks_see_it_first(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
+    """Without any traffic a dead server is found, and its return; each is one line, and clients notice neither."""
+    servers = new_servers(3)
+    balancer = new_balancer(CHECKED + NO_EJECTION + servers.yaml()).start()
+    key = balancer.create_user("user", 10_000, 1000)
+    wait_until(lambda: all(len(probes(origin)) > 1 for origin in servers))
+    assert set(probes(servers[0])) == {"/healthz"}
+    assert servers[0].seen[0].field("host") == f"127.0.0.1:{servers[0].port}"
+    servers[1].stop()
+    wait_until(lambda: lines(balancer, "server server2 is down: 2 checks in a row failed: connection refused"))
+    servers.forget()
+    assert statuses(balancer, key, 30) == [200] * 30
+    assert [requests(origin) for origin in servers] == [15, 0, 15]
+    servers[1].start()
+    wait_until(lambda: lines(balancer, "server server2 is up: 2 checks in a row passed"))
+    assert statuses(balancer, key, 30) == [200] * 30
+    assert requests(servers[1]) == 10
+    assert lines(balancer, "server server2 is") == 2
+
+
+def test_traffic_shows_it(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
+    """Without checks, clients' requests find a dead server and its return, and clients notice neither."""
+    servers = new_servers(3)
+    balancer = new_balancer(BRIEF_EJECTIONS + servers.yaml()).start()
+    key = balancer.create_user("user", 100_000, 10_000)
+    servers[1].stop()
+    assert statuses(balancer, key, 30) == [200] * 30
+    assert lines(balancer, "server server2 is ejected for 0.5 s: 3 requests in a row failed") == 1
+    servers[1].start()
+    wait_until(lambda: statuses(balancer, key, 3) and requests(servers[1]), what="server2 has requests again")
+    assert lines(balancer, "server server2 is up: its ejection of ") >= 1
+
+
+def test_the_last_one_stays(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
+    """A single server that died serves again from the moment it is back, whatever was seen of it meanwhile."""
+    servers = new_servers(1)
+    balancer = new_balancer(CHECKED + servers.yaml()).start()
+    key = balancer.create_user("user", 100_000, 10_000)
+    servers[0].stop()
+    wait_until(lambda: lines(balancer, "panic: 0 of 1 servers healthy"))
+    assert set(statuses(balancer, key, 20)) <= {502, 503}
+    servers[0].start()
+    assert statuses(balancer, key, 5) == [200] * 5
+    wait_until(lambda: lines(balancer, "panic is over"))
+
+
+def test_busy_server_passes(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
+    """A server whose connections are all taken passes its checks: they have their own."""
+    servers = new_servers(1)
+    text = servers.yaml().replace("}", ", maxconn: 1}")
+    balancer = new_balancer(CHECKED + "queue: {size: 0, timeout: 1s}\n" + text).start()
+    key = balancer.create_user("user", 100_000, 10_000)
+    assert ask(balancer.port, "GET", "/slow/2", key=key).status == 200
+    assert lines(balancer, "server server1 is") == 0
+    assert len(probes(servers[0])) >= 5
