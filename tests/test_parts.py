@@ -16,8 +16,17 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from twisted_lb.backend import Backend
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.parts import CannotStart, ListeningService, ProxyService, StoreService, in_order, listen_plainly
+from twisted_lb.parts import (
+    CannotStart,
+    DemoServers,
+    ListeningService,
+    ProxyService,
+    StoreService,
+    in_order,
+    listen_plainly,
+)
 
 
 class Part(Service):
@@ -155,6 +164,40 @@ class ListeningServiceTests(SynchronousTestCase):
             self.assertEqual(len(text.splitlines()), 1)
 
 
+class DemoServersTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.near = Backend("near", "127.0.0.1", 9001)
+        self.demo = DemoServers(self.reactor, [self.near, Backend("far", "10.0.0.1", 80)])
+        self.demo.privilegedStartService()
+        self.demo.startService()
+
+    def listening(self) -> list[int]:
+        return [int(server[0]) for server in self.reactor.tcpServers]
+
+    def test_follows_the_fleet(self) -> None:
+        """Each loopback server has one, also one that comes later; one that goes is closed."""
+        self.assertEqual(self.listening(), [9001])
+        self.demo.backend_added(Backend("new", "localhost", 9002))
+        self.assertEqual(self.listening(), [9001, 9002])
+        closed: list[int] = []
+        (port,) = next(iter(self.demo)).ports
+        self.patch(port, "stopListening", lambda: closed.append(port.getHost().port))
+        self.demo.backend_removed(self.near)
+        self.assertEqual(closed, [9001])
+        self.demo.backend_removed(Backend("far", "10.0.0.1", 80))
+
+    def test_port_that_is_taken(self) -> None:
+        """While the program runs, a port that is taken is logged, and ends nothing."""
+
+        def refuse(*arguments: object, **more: object) -> None:
+            raise CannotListenError("", 9002, OSError(errno.EADDRINUSE, "x"))
+
+        self.patch(self.reactor, "listenTCP", refuse)
+        self.demo.backend_added(Backend("new", "127.0.0.1", 9002))
+        self.assertEqual(self.listening(), [9001])
+
+
 class FakeProxyFactory(Factory):
     def __init__(self, said: list[str]) -> None:
         self.said = said
@@ -174,8 +217,7 @@ class ProxyServiceTests(SynchronousTestCase):
             return FakePort(said)
 
         factory: Any = FakeProxyFactory(said)
-        fleet: Any = None
-        service = ProxyService(factory, {"A": opening, "B": opening}, 30.0, fleet, succeed(None))
+        service = ProxyService(factory, {"A": opening, "B": opening}, 30.0, succeed(None))
         service.privilegedStartService()
         service.startService()
         stopped = service.stopService()
@@ -195,9 +237,8 @@ class ProxyServiceTests(SynchronousTestCase):
                 return port
 
             factory: Any = FakeProxyFactory([])
-            fleet: Any = None
             store_started: Deferred[None] = Deferred()
-            service = ProxyService(factory, {"A": opening}, 30.0, fleet, store_started)
+            service = ProxyService(factory, {"A": opening}, 30.0, store_started)
             service.privilegedStartService()
             service.startService()
             self.assertFalse(port.reads)

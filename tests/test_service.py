@@ -11,9 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.config import read_fleet
 from twisted_lb.demo import DemoSite
-from twisted_lb.parts import ProxyService, StoreService
 from twisted_lb.plan import Plan
-from twisted_lb.service import _Announcement, _readiness, build, build_serving, url
+from twisted_lb.service import _Announcement, build, url
 from twisted_lb.settings import Settings
 
 FLEET = """
@@ -46,7 +45,8 @@ class BuildTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """The store comes first and the proxy last, so that they stop the other way round."""
-        expected = ["StoreService", "ListeningService", "ProxyService", "_Announcement"]
+        watching = ["ServersFile", "HangUps", "_Announcement"]
+        expected = ["StoreService", "ListeningService", "Caretaker", "ProxyService", *watching]
         self.assertEqual(self.kinds(plan_of()), expected)
         self.assertEqual(self.kinds(plan_of(redis_url="redis://127.0.0.1:1")), expected)
 
@@ -61,13 +61,7 @@ class BuildTests(SynchronousTestCase):
     def test_workers(self) -> None:
         """With several workers this process has no store and no proxy of its own."""
         kinds = self.kinds(plan_of(workers=2, redis_url="redis://127.0.0.1:1"))
-        self.assertEqual(kinds, ["ListeningService", "Workers", "_Announcement"])
-
-    def test_worker(self) -> None:
-        """A worker has a store and a proxy, and nothing that a machine has only once."""
-        plan = plan_of(redis_url="redis://127.0.0.1:1")
-        serving = build_serving(MemoryReactorClock(), plan.settings, plan.fleet, {})
-        self.assertEqual([type(part) for part in serving], [StoreService, ProxyService])
+        self.assertEqual(kinds, ["ListeningService", "Workers", "ServersFile", "HangUps", "_Announcement"])
 
     def test_every_endpoint(self) -> None:
         """Each endpoint of LISTEN is bound by the proxy, and the admin endpoint by another service."""
@@ -78,19 +72,6 @@ class BuildTests(SynchronousTestCase):
         self.assertEqual([entry[:2] for entry in bound], [(9090, "127.0.0.1"), (1, ""), (2, "127.0.0.1")])
         self.assertEqual({name for _, _, name in bound[1:]}, {"ProxyFactory"})
         self.assertNotEqual(bound[0][2], "ProxyFactory")
-
-
-class ReadinessTests(SynchronousTestCase):
-    def test_states(self) -> None:
-        """Traffic is welcome while the proxy runs and a server is available, and at no other time."""
-        service: Any = build(MemoryReactorClock(), plan_of())
-        proxy = next(part for part in service if isinstance(part, ProxyService))
-        self.assertEqual(_readiness(proxy), (False, "draining"))
-        proxy.running = True
-        self.assertEqual(_readiness(proxy), (True, "serving"))
-        for backend in proxy.fleet.backends:
-            backend.up = False
-        self.assertEqual(_readiness(proxy), (False, "no server is available"))
 
 
 class AnnouncementTests(SynchronousTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 from twisted.application.service import IServiceMaker
@@ -68,6 +69,30 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(word, text)
         for default in ("tcp:8080", "tcp:9090:interface=127.0.0.1", "servers.yaml", ".env", "data", "1"):
             self.assertIn(f"[default: {default}", text)
+
+
+class CheckTests(SynchronousTestCase):
+    def check(self, *arguments: str) -> tuple[object, str, str]:
+        """The exit status, and what was printed."""
+        output, errors = StringIO(), StringIO()
+        self.patch(sys, "stdout", output)
+        self.patch(sys, "stderr", errors)
+        ended = self.assertRaises(SystemExit, tap.Options().parseOptions, ["--check", *arguments])
+        return ended.code, output.getvalue(), errors.getvalue()
+
+    def test_good(self) -> None:
+        """A good configuration is printed, and the status is 0."""
+        status, output, errors = self.check("--servers", str(ROOT / "servers.yaml"), "--listen", "tcp:1234")
+        self.assertEqual((status, errors), (0, ""))
+        self.assertIn("tcp:1234", output)
+        self.assertIn("server3, http://localhost:9003, weight 1", output)
+
+    def test_bad(self) -> None:
+        """A bad one has its problems printed as errors, and the status is 1."""
+        status, output, errors = self.check("--servers", "nowhere.yaml", "--workers", "many")
+        self.assertEqual((status, output), (1, ""))
+        self.assertIn("nowhere.yaml: cannot be read", errors)
+        self.assertIn("WORKERS (option --workers): 'many'", errors)
 
 
 class MakeServiceTests(SynchronousTestCase):

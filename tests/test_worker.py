@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
+from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost, ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
@@ -10,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_lb.worker import Lifeline
+from twisted_lb.worker import Lifeline, Reports, first_line
 
 
 class FakeReactor:
@@ -28,7 +30,8 @@ class LifelineTests(SynchronousTestCase):
         self.reactor = FakeReactor()
         self.ours, self.theirs = os.pipe()
         self.addCleanup(os.close, self.ours)
-        self.lifeline = Lifeline(self.reactor, self.ours)
+        self.told: list[bytes] = []
+        self.lifeline = Lifeline(self.reactor, self.told.append, b"begun ", self.ours)
 
     def test_interface(self) -> None:
         """A reactor can read from it."""
@@ -36,11 +39,14 @@ class LifelineTests(SynchronousTestCase):
         self.assertEqual(self.lifeline.fileno(), self.ours)
         os.close(self.theirs)
 
-    def test_words_mean_nothing(self) -> None:
-        """What still comes does not stop the worker."""
-        os.write(self.theirs, b"x")
+    def test_lines(self) -> None:
+        """Each line is handed on when it is whole, and begins with what was read before."""
+        for data, expected in ((b"be", []), (b"fore\na\nb", [b"begun before", b"a"]), (b"\n", [b"b"])):
+            self.told.clear()
+            os.write(self.theirs, data)
+            self.assertIsNone(self.lifeline.doRead())
+            self.assertEqual(self.told, expected)
         os.close(self.theirs)
-        self.assertIsNone(self.lifeline.doRead())
         self.assertEqual(self.reactor.stops, 0)
 
     def test_end(self) -> None:
@@ -56,3 +62,32 @@ class LifelineTests(SynchronousTestCase):
         self.lifeline.connectionLost(Failure(ConnectionDone()))
         self.lifeline.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.reactor.stops, 2)
+
+
+class FirstLineTests(SynchronousTestCase):
+    def test_first_line(self) -> None:
+        """The first line comes whole, and what follows it already is not lost; without a line there is nothing."""
+        for data, expected in ((b"one\ntwo\nth", (b"one", b"two\nth")), (b"no end", (b"", b"")), (b"", (b"", b""))):
+            ours, theirs = os.pipe()
+            os.write(theirs, data)
+            os.close(theirs)
+            self.assertEqual(first_line(ours), expected)
+            os.close(ours)
+
+
+class ReportsTests(SynchronousTestCase):
+    def test_does_not_wait(self) -> None:
+        """What the pipe does not take at once goes out when it does, all of it and in order."""
+        ours, theirs = os.pipe()
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
+        writers: set[object] = set()
+        reactor: Any = SimpleNamespace(addWriter=writers.add, removeWriter=writers.discard)
+        reports = Reports(reactor, theirs)
+        sent = bytes(range(256)) * 2000
+        reports.write(sent)
+        received = b""
+        while writers:
+            reports.doWrite()
+            received += os.read(ours, 1_000_000)
+        self.assertEqual(received, sent)

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from twisted_lb.api.admin import shown_server
+from twisted_lb.backend import Backend
 from twisted_lb.config import read_fleet
 from twisted_lb.parts import CannotStart
 from twisted_lb.plan import Plan
 from twisted_lb.settings import Settings
-from twisted_lb.workers import FIRST_DELAY_SECONDS, GRACE_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS, Workers
+from twisted_lb.workers import (
+    ANSWER_SECONDS,
+    FIRST_DELAY_SECONDS,
+    GRACE_SECONDS,
+    LONGEST_DELAY_SECONDS,
+    STEADY_SECONDS,
+    Workers,
+)
 
 FLEET = "servers: [{name: a, url: 'http://127.0.0.1:9001'}]"
 KILLED = ProcessTerminated(signal=9)
@@ -52,6 +63,7 @@ class FakeProcess:
         self.pid = 4711
         self.written = b""
         self.lifeline = True
+        self.ended = False
         self.signals: list[str] = []
 
     def writeToChild(self, descriptor: int, data: bytes) -> None:
@@ -64,7 +76,11 @@ class FakeProcess:
     def signalProcess(self, name: str) -> None:
         self.signals.append(name)
 
+    def answer(self, servers: list[dict[str, Any]]) -> None:
+        self.protocol.childDataReceived(3, json.dumps(servers).encode() + b"\n")
+
     def end(self, error: Exception) -> None:
+        self.ended = True
         self.protocol.processEnded(Failure(error))
 
 
@@ -87,6 +103,13 @@ class FakeReactor(Clock):
         return self.processes[-1]
 
 
+def shown(state: str, requests: int = 0) -> dict[str, Any]:
+    """A server as a worker reports it."""
+    backend = Backend("a", "127.0.0.1", 9001)
+    backend.up, backend.requests = state == "up", requests
+    return shown_server(backend)
+
+
 class WorkersTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = FakeReactor()
@@ -104,14 +127,15 @@ class WorkersTests(SynchronousTestCase):
         self.assertEqual([port.reading for port in self.reactor.ports], [False, False])
 
     def test_inheritance(self) -> None:
-        """Each worker gets a lifeline, two pipes to print to, and the open sockets in the order it is told."""
+        """Each worker gets a lifeline, three pipes to write to, and the open sockets in the order it is told."""
         self.start()
         self.assertEqual(len(self.reactor.processes), 2)
         for process in self.reactor.processes:
-            self.assertEqual(process.descriptors, {0: "w", 1: "r", 2: "r", 3: 101, 4: 102})
+            self.assertEqual(process.descriptors, {0: "w", 1: "r", 2: "r", 3: "r", 4: 101, 5: 102})
             self.assertEqual(process.arguments[1:3], ["-m", "twisted_lb.worker"])
             told = json.loads(process.written)
-            self.assertEqual([listener["descriptor"] for listener in told["listeners"]], [3, 4])
+            self.assertEqual([listener["descriptor"] for listener in told["listeners"]], [4, 5])
+            self.assertEqual(told["reports"], 3)
 
     def test_instructions(self) -> None:
         """The line that a worker begins with gives it the parent's settings and fleet."""
@@ -193,17 +217,67 @@ class WorkersTests(SynchronousTestCase):
         self.reactor.advance(1000)
         self.assertEqual(len(self.reactor.processes), 2)
 
+    def ready(self, *answers: list[dict[str, Any]]) -> Any:
+        """The readiness, when the workers that run have answered."""
+        readiness = Deferred.fromCoroutine(self.workers.readiness())
+        running: list[Any] = [one for one in self.reactor.processes if not one.ended and one.lifeline]
+        for process, answer in zip_longest(running, answers, fillvalue=[]):
+            process.answer(answer)
+        return self.successResultOf(readiness)
+
     def test_readiness(self) -> None:
         """Traffic is welcome while one worker runs, and not while the program stops."""
-        self.assertEqual(self.workers.readiness(), (False, "draining"))
+        self.assertEqual(self.ready(), (False, "draining"))
         self.start()
-        self.assertEqual(self.workers.readiness(), (True, "2 of 2 workers run"))
+        self.assertEqual(self.ready(), (True, "2 of 2 workers run"))
         self.reactor.processes[0].end(KILLED)
-        self.assertEqual(self.workers.readiness(), (True, "1 of 2 workers run"))
+        self.assertEqual(self.ready(), (True, "1 of 2 workers run"))
         self.reactor.processes[1].end(KILLED)
-        self.assertEqual(self.workers.readiness(), (False, "0 of 2 workers run"))
+        self.assertEqual(self.ready(), (False, "0 of 2 workers run"))
         self.workers.stopService()
-        self.assertEqual(self.workers.readiness(), (False, "draining"))
+        self.assertEqual(self.ready(), (False, "draining"))
+
+    def test_no_server(self) -> None:
+        """Traffic is not welcome when no worker has a server that is up."""
+        self.start()
+        self.assertEqual(self.ready([shown("down")], [shown("down")]), (False, "no server is available"))
+        self.assertEqual(self.ready([shown("down")], [shown("up")]), (True, "2 of 2 workers run"))
+
+    def test_servers(self) -> None:
+        """The servers are those of all workers that answer in time; a late answer is not taken for the next one."""
+        self.start()
+        first, second = self.reactor.processes
+        asked = Deferred.fromCoroutine(self.workers.servers())
+        first.answer([shown("up", requests=1)])
+        self.assertNoResult(asked)
+        self.reactor.advance(ANSWER_SECONDS)
+        self.assertEqual([server["requests"] for server in self.successResultOf(asked)], [1])
+        asked = Deferred.fromCoroutine(self.workers.servers())
+        second.answer([shown("up", requests=10)])
+        first.answer([shown("up", requests=100)])
+        self.assertNoResult(asked)
+        second.answer([shown("up", requests=1000)])
+        self.assertEqual([server["requests"] for server in self.successResultOf(asked)], [1100])
+
+    def test_question_of_a_worker_that_dies(self) -> None:
+        """A worker that dies before it answers is not waited for."""
+        self.start()
+        asked = Deferred.fromCoroutine(self.workers.servers())
+        for process in list(self.reactor.processes):
+            process.end(KILLED)
+        self.assertEqual(self.successResultOf(asked), [])
+
+    def test_another_fleet(self) -> None:
+        """All workers are told of another fleet, and one that is started later begins with it."""
+        self.start()
+        text = FLEET.replace("9001", "9002")
+        self.workers.use(text)
+        for process in self.reactor.processes:
+            self.assertEqual(json.loads(process.written.splitlines()[1]), {"fleet": text})
+        self.reactor.processes[0].end(KILLED)
+        self.workers.use(FLEET)
+        self.reactor.advance(FIRST_DELAY_SECONDS)
+        self.assertEqual(json.loads(self.reactor.processes[2].written)["fleet"], FLEET)
 
     def test_ports_that_cannot_be_shared(self) -> None:
         """An endpoint that is no TCP port cannot be shared by workers, and the start says so."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import exp
 
-
 # The past's weight in the latency falls to 1/e in this time.
 LATENCY_SECONDS = 10.0
 

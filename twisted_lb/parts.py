@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
@@ -22,8 +23,9 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_lb.backend import Backend
+from twisted_lb.demo import DemoSite, demo_address, demo_endpoint
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.listening import ProxyFactory, stop_listening
 
 # Begins to listen with a factory, as `listening.listen` makes once reactor and endpoint are known.
@@ -125,6 +127,36 @@ class ListeningService(Service):
             await stop_listening(port)
 
 
+class DemoServers(InOrder):
+    """A demo server for each server of the fleet on a loopback address; follows the fleet as its observer."""
+
+    def __init__(self, reactor: Any, backends: Iterable[Backend]) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._sites: dict[Backend, ListeningService] = {}
+        for backend in backends:
+            self.backend_added(backend)
+
+    def backend_added(self, backend: Backend) -> None:
+        """Start one for it, if the program runs; a port that is taken is no reason to end then."""
+        address = demo_address(backend.host)
+        if address is None:
+            return
+        opening = partial(listen_plainly, self._reactor, demo_endpoint(address, backend.port))
+        site = ListeningService(DemoSite(backend.name, self._reactor), {f"--demo {backend.name}": opening})
+        self._sites[backend] = site
+        try:
+            self.addService(site)
+        except CannotStart as error:
+            _log.error("There is no demo server: {error}", error=error.code)
+
+    def backend_removed(self, backend: Backend) -> None:
+        """Take no more connections for it; those that are there go on."""
+        site = self._sites.pop(backend, None)
+        if site is not None:
+            self.removeService(site)
+
+
 class ProxyService(ListeningService):
     """Listens for clients; when it stops, exchanges have some time to finish.
 
@@ -136,11 +168,9 @@ class ProxyService(ListeningService):
         factory: ProxyFactory,
         openings: dict[str, Opening],
         drain_seconds: float,
-        fleet: Fleet,
         store_started: Deferred[None],
     ) -> None:
         super().__init__(factory, openings)
-        self.fleet = fleet
         self._drain_seconds = drain_seconds
         self._store_started = store_started
 

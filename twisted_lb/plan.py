@@ -48,24 +48,31 @@ def read_plan(
     env_text = ""
     # Only the default file may be missing.
     if env_file is not None or os.path.exists(DEFAULT_ENV_FILE):
-        env_text = _read(env_file or DEFAULT_ENV_FILE, problems) or ""
+        try:
+            env_text = read_text(env_file or DEFAULT_ENV_FILE)
+        except Misconfigured as error:
+            problems += error.problems
     settings, wrong = read_settings(options, environment, env_text, env_file or DEFAULT_ENV_FILE)
     problems += wrong
-    # twistd may change the directory before the store is opened.
-    settings = replace(settings, data_dir=os.path.abspath(settings.data_dir))
     problems += _endpoint_problems(settings, reactor)
     if settings.redis_url:
         try:
             parse_redis_url(settings.redis_url)
         except ValueError as error:
             problems.append(str(error))
-    fleet_text = _read(settings.servers_file, problems)
-    fleet = _fleet(fleet_text, settings.servers_file, problems) if fleet_text is not None else None
+    fleet, fleet_text = None, ""
+    try:
+        fleet_text = read_text(settings.servers_file)
+        fleet = check_fleet(fleet_text, settings.servers_file)
+    except Misconfigured as error:
+        problems += error.problems
     if fleet is not None and demo and not any(demo_address(server.host) for server in fleet.servers):
         problems.append(f"option --demo: {settings.servers_file} names no server on a loopback address")
-    if problems or fleet is None or fleet_text is None:
+    if problems or fleet is None:
         raise Misconfigured(problems)
-    return Plan(settings, fleet, fleet_text, demo)
+    # twistd may change the directory before the store is opened and the servers file is read again.
+    paths = {name: os.path.abspath(getattr(settings, name)) for name in ("data_dir", "servers_file")}
+    return Plan(replace(settings, **paths), fleet, fleet_text, demo)
 
 
 def look_beside(servers_file: str) -> None:
@@ -75,15 +82,26 @@ def look_beside(servers_file: str) -> None:
             sys.path.append(directory)
 
 
-def _read(file_name: str, problems: list[str]) -> str | None:
+def read_text(file_name: str) -> str:
+    """The text of a file.  Raises Misconfigured."""
     try:
         with open(file_name, encoding="utf-8") as file:
             return file.read()
     except OSError as error:
-        problems.append(f"{file_name}: cannot be read: {error.strerror}")
+        raise Misconfigured([f"{file_name}: cannot be read: {error.strerror}"]) from None
     except ValueError:
-        problems.append(f"{file_name}: cannot be read: it is not UTF-8 text")
-    return None
+        raise Misconfigured([f"{file_name}: cannot be read: it is not UTF-8 text"]) from None
+
+
+def check_fleet(text: str, file_name: str) -> FleetSpec:
+    """The fleet that the text of a servers file describes, with a balancer that can be made.  Raises Misconfigured."""
+    fleet = read_fleet(text, file_name)
+    look_beside(file_name)
+    try:
+        make_balancer(fleet.balancer, fleet.options)
+    except BalancerError as error:
+        raise Misconfigured([f"{file_name}: balancer: {error}"]) from None
+    return fleet
 
 
 def _endpoint_problems(settings: Settings, reactor: Any) -> list[str]:
@@ -96,18 +114,3 @@ def _endpoint_problems(settings: Settings, reactor: Any) -> list[str]:
         except Exception as error:
             problems.append(f"{name}: {endpoint!r} is no server endpoint such as tcp:8080: {error}")
     return problems
-
-
-def _fleet(text: str, file_name: str, problems: list[str]) -> FleetSpec | None:
-    try:
-        fleet = read_fleet(text, file_name)
-    except Misconfigured as error:
-        problems += error.problems
-        return None
-    look_beside(file_name)
-    try:
-        make_balancer(fleet.balancer, fleet.options)
-    except BalancerError as error:
-        problems.append(f"{file_name}: balancer: {error}")
-        return None
-    return fleet

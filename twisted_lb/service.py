@@ -1,6 +1,6 @@
 """Builds everything and hands each part what it needs.
 
-    store <- demo servers <- admin listener <- proxy, with the user API as its door
+    store <- demo servers <- admin listener <- proxy, with the user API as its door <- the watched servers file
 
 The parts start in this order and stop in the opposite one: the proxy lets its exchanges finish while
 all that they need is still there, and the store is closed last.
@@ -11,6 +11,7 @@ With several workers this process only holds the ports, the demo servers and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,33 +20,26 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from twisted_lb.api.admin import admin_site
-from twisted_lb.api.door import ApiDoor
-from twisted_lb.api.user import UserApi
-from twisted_lb.backend import Backend
-from twisted_lb.balancers.registry import make_balancer
-from twisted_lb.config import FleetSpec
-from twisted_lb.demo import DemoSite, demo_address, demo_endpoint
+from twisted_lb.api.admin import Readiness, Servers, admin_site
+from twisted_lb.fleet_spec import FleetSpec
 from twisted_lb.open_files import raise_open_files, shortage
 from twisted_lb.parts import (
     CannotStart,
-    InOrder,
+    DemoServers,
     ListeningService,
     Opening,
-    ProxyService,
-    StoreService,
     in_order,
     listen_plainly,
 )
 from twisted_lb.plan import Plan
 from twisted_lb.proxy.fleet import Fleet
-from twisted_lb.proxy.listening import ProxyFactory, listen
+from twisted_lb.proxy.listening import listen
+from twisted_lb.reload import HangUps, ServersFile, Swap, fleet_of
+from twisted_lb.serving import Serving
 from twisted_lb.settings import Settings
-from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
-from twisted_lb.stores.redis_store import RedisStore
 from twisted_lb.workers import Workers
 
-__all__ = ["CannotStart", "build", "build_serving"]
+__all__ = ["CannotStart", "build"]
 
 SHOWN_SERVERS = 6  # in the announcement
 
@@ -58,74 +52,63 @@ def build(reactor: Any, plan: Plan) -> IService:
     short = shortage(raise_open_files(), settings.max_connections)
     if short:
         _log.warn("{short}", short=short)
-    parts: list[IService] = []
-    if plan.demo:
-        parts.extend(_demo_servers(reactor, plan.fleet))
     if settings.workers > 1:
-        backends = _backends(plan.fleet)
         workers = Workers(reactor, plan)
-        admin = _admin(reactor, settings, workers.readiness, backends)
-        together = in_order(*parts, admin, workers)
-        together.addService(_Announcement(plan, workers, admin))
-        return together
-    store, proxy = _serving(reactor, settings, plan.fleet, _openings(reactor, settings))
-    readiness = partial(_readiness, proxy)
-    admin = _admin(reactor, settings, readiness, proxy.fleet.backends)
-    return in_order(store, *parts, admin, proxy, _Announcement(plan, proxy, admin))
+        # A fleet without clients, which tells what a change is, and whether the balancer takes it.
+        fleet = fleet_of(plan.fleet, reactor)
+        file = _file(reactor, plan, _swap_of_workers(Swap(reactor, fleet, plan.fleet), workers))
+        admin = _admin(reactor, settings, workers.readiness, workers.servers)
+        announcement = _Announcement(plan, workers, admin)
+        return in_order(*_demo(reactor, plan, fleet), admin, workers, file, _hang_ups(reactor, file), announcement)
+    serving = Serving(reactor, settings, plan.fleet, _openings(reactor, settings))
+    file = _file(reactor, plan, serving.swap)
+    admin = _admin(reactor, settings, serving.readiness, serving.shown)
+    return in_order(
+        serving.store,
+        *_demo(reactor, plan, serving.fleet),
+        admin,
+        serving.caretaker,
+        serving.proxy,
+        file,
+        _hang_ups(reactor, file),
+        _Announcement(plan, serving.proxy, admin),
+    )
 
 
-def build_serving(reactor: Any, settings: Settings, fleet: FleetSpec, openings: dict[str, Opening]) -> InOrder:
-    """What serves clients, without the listeners that a process has only once: one worker."""
-    return in_order(*_serving(reactor, settings, fleet, openings))
+def _demo(reactor: Any, plan: Plan, fleet: Fleet) -> list[IService]:
+    if not plan.demo:
+        return []
+    demo = DemoServers(reactor, fleet.backends)
+    fleet.subscribe(demo)
+    return [demo]
 
 
-def _serving(
-    reactor: Any, settings: Settings, fleet: FleetSpec, openings: dict[str, Opening]
-) -> tuple[StoreService, ProxyService]:
-    store: Any
-    if settings.redis_url:
-        store = RedisStore(settings.redis_url, reactor)
-    else:
-        store = EmbeddedStore(settings.data_dir, steady_clock(), reactor)
-    users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec)
-    pool = Fleet(make_balancer(fleet.balancer, fleet.options), _backends(fleet))
-    factory = ProxyFactory(reactor, settings, store, pool, ApiDoor(users.resource()))
-    opened = StoreService(store)
-    return opened, ProxyService(factory, openings, settings.drain_seconds, pool, opened.started)
+def _file(reactor: Any, plan: Plan, swap: Callable[[FleetSpec, str], str]) -> ServersFile:
+    return ServersFile(reactor, plan.settings.servers_file, plan.fleet_text, swap)
 
 
-def _backends(fleet: FleetSpec) -> list[Backend]:
-    return [Backend(server.name, server.host, server.port, server.weight) for server in fleet.servers]
+def _swap_of_workers(swap: Swap, workers: Workers) -> Callable[[FleetSpec, str], str]:
+    def use(spec: FleetSpec, text: str) -> str:
+        said = swap(spec)
+        workers.use(text)
+        return said
+
+    return use
+
+
+def _hang_ups(reactor: Any, file: ServersFile) -> HangUps:
+    return HangUps(reactor, partial(file.read, True))
 
 
 def _openings(reactor: Any, settings: Settings) -> dict[str, Opening]:
     return {f"LISTEN {endpoint}": partial(listen, reactor, endpoint) for endpoint in settings.listen}
 
 
-def _admin(reactor: Any, settings: Settings, readiness: Any, backends: list[Backend]) -> ListeningService:
-    site = admin_site(reactor, readiness, lambda: backends, settings.admin_token)
+def _admin(reactor: Any, settings: Settings, readiness: Readiness, servers: Servers) -> ListeningService:
+    site = admin_site(reactor, readiness, servers, settings.admin_token)
     site.noisy = False
     endpoint = settings.admin_listen
     return ListeningService(site, {f"ADMIN_LISTEN {endpoint}": partial(listen_plainly, reactor, endpoint)})
-
-
-def _demo_servers(reactor: Any, fleet: FleetSpec) -> list[IService]:
-    demos: list[IService] = []
-    for server in fleet.servers:
-        address = demo_address(server.host)
-        if address is not None:
-            opening = partial(listen_plainly, reactor, demo_endpoint(address, server.port))
-            demos.append(ListeningService(DemoSite(server.name, reactor), {f"--demo {server.name}": opening}))
-    return demos
-
-
-def _readiness(proxy: ProxyService) -> tuple[bool, str]:
-    """Whether traffic is welcome, and why or why not."""
-    if not proxy.running:
-        return False, "draining"
-    if not any(backend.available for backend in proxy.fleet.backends):
-        return False, "no server is available"
-    return True, "serving"
 
 
 class _Announcement(Service):

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.python import usage
+
+if TYPE_CHECKING:
+    from twisted_lb.plan import Plan
 
 
 class Options(usage.Options):
@@ -34,6 +38,7 @@ class Options(usage.Options):
     ]
     optFlags = [
         ["demo", None, "Also start a demo server on each loopback address in the servers file."],
+        ["check", None, "Check settings and servers file, print what they say, and start nothing; exit status 0 or 1."],
     ]
 
     def __init__(self) -> None:
@@ -44,27 +49,54 @@ class Options(usage.Options):
         """Endpoint to serve clients on, such as tcp:80 or tcp6:8080; may be repeated [default: tcp:8080]."""
         self["listen"].append(endpoint)
 
+    def postOptions(self) -> None:
+        """With --check the program ends here: before twistd looks for another instance, or becomes a daemon."""
+        if self["check"]:
+            raise SystemExit(check(self))
+
     def settings(self) -> dict[str, str | list[str]]:
         """What was given, by the names of the settings."""
         by_option = {"servers": "servers_file"}
         given = {
             by_option.get(name, name.replace("-", "_")): value
             for name, value in self.items()
-            if name not in ("env-file", "demo")
+            if name not in ("env-file", "demo", "check")
         }
         return {name: value for name, value in given.items() if value is not None and value != []}
+
+
+def check(options: Options) -> int:
+    """Print the configuration, or all that is wrong with it; the exit status."""
+    from twisted_lb.check import description
+    from twisted_lb.settings import Misconfigured
+
+    try:
+        plan = plan_of(options)
+    except Misconfigured as error:
+        print(f"twisted_lb cannot start:\n{error}", file=sys.stderr)
+        return 1
+    print(description(plan))
+    return 0
+
+
+def plan_of(options: Options) -> Plan:
+    """What the options, the environment and the files say.  Raises Misconfigured."""
+    from twisted.internet import reactor
+
+    from twisted_lb.plan import read_plan
+
+    return read_plan(options.settings(), options["env-file"], bool(options["demo"]), os.environ, reactor)
 
 
 def makeService(options: Options) -> IService:
     """The service to run.  Ends the program with a text and exit status 1 when it cannot be made."""
     from twisted.internet import reactor
 
-    from twisted_lb.plan import read_plan
     from twisted_lb.service import CannotStart, build
     from twisted_lb.settings import Misconfigured
 
     try:
-        plan = read_plan(options.settings(), options["env-file"], bool(options["demo"]), os.environ, reactor)
+        plan = plan_of(options)
     except Misconfigured as error:
         raise CannotStart(f"twisted_lb cannot start:\n{error}") from None
     running: Any = reactor

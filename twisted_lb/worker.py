@@ -1,7 +1,9 @@
 """One of several serving processes: `python -m twisted_lb.worker REACTOR_MODULE`, started by `workers`.
 
 It reads one line of JSON from its standard input, serves on the sockets that it inherited, and
-drains and ends when its standard input ends, and on SIGTERM.
+drains and ends when its standard input ends, and on SIGTERM.  Meanwhile its standard input may tell it
+of another fleet, `{"fleet": "the text of a servers file"}`, or ask how its servers are,
+`{"ask": "servers"}`; the answer is a line of JSON on REPORTS.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionDone, ReactorNotRunning
+from twisted.internet.fdesc import setNonBlocking, writeToFD
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import FileLogObserver, LogEvent, Logger, formatEventAsClassicLogText, globalLogBeginner
 from twisted.python.failure import Failure
@@ -22,17 +27,24 @@ from twisted.python.reflect import namedModule
 from zope.interface import implementer
 
 STANDARD_INPUT = 0
+READ_BYTES = 65536
 
 _log = Logger()
 
 
 @implementer(IReadDescriptor)
 class Lifeline:
-    """Reads standard input, which says nothing, to its end."""
+    """Reads standard input to its end, line by line."""
 
-    def __init__(self, reactor: Any, descriptor: int = STANDARD_INPUT) -> None:
+    def __init__(
+        self, reactor: Any, told: Callable[[bytes], None], begun: bytes = b"", descriptor: int = STANDARD_INPUT
+    ) -> None:
+        """`told` gets each line; `begun` is what has been read already."""
         self._reactor = reactor
+        self._told = told
         self._descriptor = descriptor
+        self._unfinished = b""
+        self._received(begun)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -41,9 +53,16 @@ class Lifeline:
         return "lifeline"
 
     def doRead(self) -> Failure | None:
-        if os.read(self._descriptor, 1024):
-            return None
-        return Failure(ConnectionDone())
+        data = os.read(self._descriptor, READ_BYTES)
+        if not data:
+            return Failure(ConnectionDone())
+        self._received(data)
+        return None
+
+    def _received(self, data: bytes) -> None:
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        for line in lines:
+            self._told(line)
 
     def connectionLost(self, reason: Failure) -> None:
         """Standard input has ended, or the reactor has."""
@@ -55,13 +74,41 @@ class Lifeline:
             _log.info("The parent process wants no more, or is gone")
 
 
+class Reports(FileDescriptor):
+    """Writes to the parent without waiting for it."""
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        super().__init__(reactor)
+        self.connected = 1
+        self._descriptor = descriptor
+        setNonBlocking(descriptor)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writeSomeData(self, data: bytes) -> Any:
+        return writeToFD(self._descriptor, data)
+
+
+def first_line(descriptor: int = STANDARD_INPUT) -> tuple[bytes, bytes]:
+    """The line that standard input begins with, and what has come after it.  Two times nothing when there is none."""
+    blocks: list[bytes] = []
+    while data := os.read(descriptor, READ_BYTES):
+        blocks.append(data)
+        if b"\n" in data:
+            line, _, rest = b"".join(blocks).partition(b"\n")
+            return line, rest
+    return b"", b""
+
+
 def main(reactor_module: str) -> None:
     """Serve until the parent wants no more, or is gone."""
-    # An interrupt at the terminal reaches the whole group of processes; the parent passes it on in its own way.
+    # An interrupt or a hang-up at the terminal reaches the whole group of processes; the parent passes
+    # it on in its own way.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stdout, _line)], redirectStandardIO=False)
-    with open(STANDARD_INPUT, "rb", closefd=False) as standard_input:
-        line = standard_input.readline()
+    line, rest = first_line()
     if not line:
         return
     instructions = json.loads(line)
@@ -73,26 +120,40 @@ def main(reactor_module: str) -> None:
     from twisted_lb.config import read_fleet
     from twisted_lb.parts import Opening
     from twisted_lb.proxy.listening import adopt
-    from twisted_lb.service import build_serving
-    from twisted_lb.settings import Settings
+    from twisted_lb.serving import Serving
+    from twisted_lb.settings import Misconfigured, Settings
 
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
     }
     settings = Settings(**given)
-    fleet = read_fleet(instructions["fleet"], settings.servers_file)
     openings: dict[str, Opening] = {
         f"socket {listener['descriptor']}": partial(
             adopt, reactor, listener["descriptor"], socket.AddressFamily(listener["family"])
         )
         for listener in instructions["listeners"]
     }
-    serving = build_serving(reactor, settings, fleet, openings)
+    file_name = settings.servers_file
+    serving = Serving(reactor, settings, read_fleet(instructions["fleet"], file_name), openings)
+    service = serving.together()
+    reports = Reports(reactor, instructions["reports"])
+
+    def told(line: bytes) -> None:
+        words = json.loads(line)
+        if "fleet" in words:
+            # The parent has checked it, and has said what changes.
+            try:
+                serving.swap(read_fleet(words["fleet"], file_name))
+            except Misconfigured as error:
+                _log.error("The servers file is not used, nothing changes: {error}", error=error)
+        else:
+            reports.write(json.dumps(serving.shown()).encode() + b"\n")
+
     started: Any = reactor
-    started.addReader(Lifeline(reactor))
-    started.addSystemEventTrigger("before", "shutdown", serving.stopService)
-    serving.privilegedStartService()
-    serving.startService()
+    started.addReader(Lifeline(reactor, told, rest))
+    started.addSystemEventTrigger("before", "shutdown", service.stopService)
+    service.privilegedStartService()
+    service.startService()
     started.run()
 
 

@@ -5,8 +5,9 @@
    keeps for each.  With SO_REUSEPORT instead, each worker would have a queue of its own, and the
    clients in it would be reset whenever that worker dies or drains; ports below 1024 would need each
    worker to be root.
-2. A worker's standard input is its lifeline: first comes one line of JSON with all it needs, and
-   then nothing.  When it ends, by order or because the parent is gone, the worker drains and ends.
+2. A worker's standard input is its lifeline: first comes one line of JSON with all it needs, later
+   perhaps another fleet, or a question that it answers on a pipe of its own.  When standard input
+   ends, by order or because the parent is gone, the worker drains and ends.
 3. A worker that dies is started again after a delay, which doubles while it keeps dying early.
 4. To stop (on SIGTERM, for one): the parent closes its ports and the lifelines.  A worker that is
    still there some seconds after the time to drain is killed.
@@ -19,12 +20,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from dataclasses import asdict
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet import tcp, unix
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
@@ -32,6 +34,7 @@ from twisted.python.failure import Failure
 
 from twisted_lb.parts import CannotStart, bound, listen_plainly
 from twisted_lb.plan import Plan
+from twisted_lb.worker_reports import Shown, combined
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
@@ -39,7 +42,10 @@ LONGEST_DELAY_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 # Given to a worker beyond DRAIN_SECONDS to close its store and end.
 GRACE_SECONDS = 5.0
-FIRST_INHERITED = 3  # the file descriptor after standard error
+# A worker that answers later is left out.
+ANSWER_SECONDS = 1.0
+REPORTS = 3  # the file descriptor after standard error, on which a worker answers
+FIRST_INHERITED = REPORTS + 1
 
 _log = Logger()
 
@@ -51,6 +57,7 @@ class Workers(Service):
         self.ports: list[tcp.Port] = []
         self._reactor = reactor
         self._plan = plan
+        self._fleet_text = plan.fleet_text
         self._slots = [_Slot(number, self, reactor) for number in range(1, plan.settings.workers + 1)]
         self._all_ended: Deferred[None] | None = None
 
@@ -103,17 +110,35 @@ class Workers(Service):
                 _log.warn("Worker {number} did not end in time and is killed", number=slot.number)
                 slot.kill()
 
-    def readiness(self) -> tuple[bool, str]:
+    def use(self, fleet_text: str) -> None:
+        """Have all workers, and those that are started from now on, run with another fleet."""
+        self._fleet_text = fleet_text
+        for slot in self._slots:
+            slot.tell({"fleet": fleet_text})
+
+    async def servers(self) -> list[Shown]:
+        """How the servers are, as all workers together see them."""
+        answers = await gatherResults([slot.ask() for slot in self._slots if slot.alive])
+        return combined([answer for answer in answers if answer is not None])
+
+    async def readiness(self) -> tuple[bool, str]:
         """Whether traffic is welcome, and why or why not."""
-        alive = sum(slot.alive for slot in self._slots)
         if not self.running:
             return False, "draining"
-        return alive > 0, f"{alive} of {len(self._slots)} workers run"
+        alive = sum(slot.alive for slot in self._slots)
+        run = f"{alive} of {len(self._slots)} workers run"
+        if not alive:
+            return False, run
+        # Where no worker answers in time there is nothing to say against it.
+        servers = await self.servers()
+        if servers and not any(server["state"] == "up" for server in servers):
+            return False, "no server is available"
+        return True, run
 
     def spawn(self, process: _WorkerProcess) -> Any:
         """Start one worker; its process transport."""
         sockets = [port.fileno() for port in self.ports]
-        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
+        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", REPORTS: "r"}
         descriptors.update({FIRST_INHERITED + index: socket for index, socket in enumerate(sockets)})
         transport = self._reactor.spawnProcess(
             process,
@@ -132,9 +157,8 @@ class Workers(Service):
             {"descriptor": FIRST_INHERITED + index, "family": int(port.addressFamily)}
             for index, port in enumerate(self.ports)
         ]
-        plan = self._plan
-        everything = {"settings": asdict(plan.settings), "fleet": plan.fleet_text, "listeners": listeners}
-        return json.dumps(everything).encode() + b"\n"
+        settings = asdict(self._plan.settings)
+        return _line({"settings": settings, "fleet": self._fleet_text, "listeners": listeners, "reports": REPORTS})
 
     def ended(self) -> None:
         """A worker has ended."""
@@ -152,6 +176,7 @@ class _Slot:
         self.alive = False
         self._workers = workers
         self._transport: Any = None
+        self._asked: deque[Deferred[list[Shown] | None]] = deque()
         self._restart: Any = None
         self._started = 0.0
         self._delay = FIRST_DELAY_SECONDS
@@ -170,6 +195,23 @@ class _Slot:
         if self.alive:
             self._transport.closeStdin()
 
+    def tell(self, words: dict[str, object]) -> None:
+        """Write to the worker, if there is one."""
+        if self.alive:
+            self._transport.writeToChild(0, _line(words))
+
+    def ask(self) -> Deferred[list[Shown] | None]:
+        """How the worker's servers are; None when it does not say so in time."""
+        waiting: Deferred[list[Shown] | None] = Deferred()
+        # It stays in the row when its time is up: answers come in the order of the questions.
+        self._asked.append(waiting)
+        self.tell({"ask": "servers"})
+        return waiting.addTimeout(ANSWER_SECONDS, self._reactor, lambda result, seconds: None)
+
+    def answered(self, line: bytes) -> None:
+        """The worker's answer to the oldest question."""
+        self._asked.popleft().callback(json.loads(line))
+
     def kill(self) -> None:
         try:
             self._transport.signalProcess("KILL")
@@ -179,6 +221,9 @@ class _Slot:
     def ended(self, reason: Failure) -> None:
         """The process is gone: start another, unless all are to stop."""
         self.alive = False
+        asked, self._asked = self._asked, deque()
+        for waiting in asked:
+            waiting.callback(None)
         if self._workers.running:
             if self._reactor.seconds() - self._started >= STEADY_SECONDS:
                 self._delay = FIRST_DELAY_SECONDS
@@ -198,15 +243,22 @@ class _Slot:
 class _WorkerProcess(ProcessProtocol):
     def __init__(self, slot: _Slot) -> None:
         self._slot = slot
-        self._unfinished = {1: b"", 2: b""}
+        self._unfinished = {1: b"", 2: b"", REPORTS: b""}
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         *lines, self._unfinished[childFD] = (self._unfinished[childFD] + data).split(b"\n")
         for line in lines:
+            if childFD == REPORTS:
+                self._slot.answered(line)
+                continue
             _log.info("[{number}] {line}", number=self._slot.number, line=line.decode("utf-8", "replace"))
 
     def processEnded(self, reason: Failure) -> None:
         self._slot.ended(reason)
+
+
+def _line(words: dict[str, object]) -> bytes:
+    return json.dumps(words).encode() + b"\n"
 
 
 def _how(reason: Failure) -> str:

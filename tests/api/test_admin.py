@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import Answer, head_of, read_answer
-from twisted_lb.api.admin import admin_site
+from twisted_lb.api.admin import admin_site, shown_server
 from twisted_lb.backend import Backend
 
 
@@ -17,8 +21,11 @@ class AdminSiteTests(SynchronousTestCase):
         self.ready = (True, "2 servers are up")
         self.backends = [Backend("server1", "localhost", 9001), Backend("server2", "::1", 9002, 2)]
 
+    def servers(self) -> Any:
+        return [shown_server(backend) for backend in self.backends]
+
     def call(self, method: str, target: str, *fields: bytes, token: str = "") -> Answer:
-        site = admin_site(self.clock, lambda: self.ready, lambda: self.backends, token)
+        site = admin_site(self.clock, lambda: self.ready, self.servers, token)
         site.doStart()
         self.addCleanup(site.doStop)
         transport = StringTransport()
@@ -50,15 +57,52 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_servers(self) -> None:
         """The fleet is a list in its order, as it is now."""
-        self.backends[1].up = False
-        self.backends[0].in_flight = 3
+        first = self.backends[0]
+        first.in_flight, first.requests, first.failures, first.retries = 3, 10, 2, 1
+        first.latency, first.ramp = 0.0123456, 0.25
         answer = self.call("GET", "/servers")
+        shown = json.loads(answer.body)
         self.assertEqual(
-            answer.body,
-            b'[{"name":"server1","url":"http://localhost:9001","weight":1,"up":true,"in_flight":3},'
-            b'{"name":"server2","url":"http://[::1]:9002","weight":2,"up":false,"in_flight":0}]\n',
+            shown[0],
+            {
+                "name": "server1",
+                "url": "http://localhost:9001",
+                "state": "up",
+                "reason": "new",
+                "weight": 1,
+                "effective_weight": 0.25,
+                "backup": False,
+                "maxconn": 0,
+                "in_flight": 3,
+                "requests": 10,
+                "failures": 2,
+                "retries": 1,
+                "latency_ms": 12.346,
+            },
         )
+        self.assertEqual((shown[1]["url"], shown[1]["latency_ms"]), ("http://[::1]:9002", None))
         self.assertEqual((answer.status, answer.field("content-type")), (200, "application/json"))
+
+    def test_states(self) -> None:
+        """A server is up, down or draining, and the reason says why."""
+        down, drained, removed = (Backend(name, "h", 1) for name in "abc")
+        down.up, down.reason = False, "down: 3 checks in a row failed"
+        drained.weight = 0
+        removed.weight, removed.reason = 0, "removed"
+        self.backends = [down, drained, removed]
+        shown = json.loads(self.call("GET", "/servers").body)
+        self.assertEqual(
+            [(server["state"], server["reason"]) for server in shown],
+            [("down", "down: 3 checks in a row failed"), ("draining", "its weight is 0"), ("draining", "removed")],
+        )
+
+    def test_later(self) -> None:
+        """What has to be asked elsewhere is answered when it is known."""
+        ready, servers = self.ready, self.servers()
+        self.patch(self, "ready", succeed(ready))
+        self.patch(self, "servers", lambda: succeed(servers))
+        self.assertEqual(self.call("GET", "/readyz").status, 200)
+        self.assertEqual(len(json.loads(self.call("GET", "/servers").body)), 2)
 
     def test_token(self) -> None:
         """With a token set, the servers are for those who have it; health is for all."""
@@ -103,7 +147,7 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_idle_connection(self) -> None:
         """A connection that asks nothing is closed after a minute, by the clock that was handed in."""
-        site = admin_site(self.clock, lambda: self.ready, lambda: self.backends)
+        site = admin_site(self.clock, lambda: self.ready, self.servers)
         site.doStart()
         self.addCleanup(site.doStop)
         self.assertEqual(self.clock.getDelayedCalls(), [])

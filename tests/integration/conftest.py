@@ -42,7 +42,8 @@ def store_options(request: Any) -> Iterator[tuple[str, ...]]:
 @pytest.fixture(scope="module")
 def balancer(servers: Servers, store_options: tuple[str, ...]) -> Iterator[Balancer]:
     """A balancer for the three servers, with each kind of store in turn."""
-    balancer = Balancer(servers.yaml(), *store_options)
+    # A server that a test takes away is used again soon after.
+    balancer = Balancer(servers.yaml() + "ejection: {base_time: 100ms}\n", *store_options)
     try:
         yield balancer.start()
         assert_calm(balancer)

@@ -102,10 +102,10 @@ class RetryTests(SynchronousTestCase):
         self.served_by(3)
         self.client.send(request())
         self.world.servers[1].last.send(response(status=b"500 Oops"))
-        names = [(name, well) for name, well, _ in self.world.seen]
-        self.assertEqual(names[:3], [("s1", False), ("s2", False), ("s3", True)])
+        names = [(name, status) for name, status, _ in self.world.seen]
+        self.assertEqual(names[:3], [("s1", 0), ("s2", 0), ("s3", 200)])
         self.assertIn("could not be reached", self.world.seen[0][2])
-        self.assertEqual(names[-1], ("s2", False))
+        self.assertEqual(names[-1], ("s2", 500))
 
     def test_latency(self) -> None:
         """The latency is that of the slowest answer, and is forgotten slowly."""

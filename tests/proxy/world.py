@@ -118,7 +118,7 @@ class World:
         **settings: Any,
     ) -> None:
         """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of Settings."""
-        self.seen: list[tuple[str, bool, str]] = []
+        self.seen: list[tuple[str, int, str]] = []
         self.clock = ReactorClock()
         self.settings = Settings(**settings)
         self.buckets = ScriptedBuckets()
@@ -136,7 +136,7 @@ class World:
             self.fleet,
             self.door,
             self._dial,
-            lambda backend, well, now, why: self.seen.append((backend.name, well, why)),
+            lambda backend, status, now, why: self.seen.append((backend.name, status, why)),
             retries,
             queue,
         )

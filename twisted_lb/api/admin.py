@@ -1,6 +1,7 @@
 """The admin listener: is this process alive, may it get traffic, and how are the servers.
 
-It only reads.  What it shows comes from callables, so that it knows neither health nor stores.
+It only reads.  What it shows comes from callables, so that it knows neither health nor stores, nor
+whether the servers are those of this process.
 """
 
 # twisted.web is typed in parts only.
@@ -8,7 +9,7 @@ It only reads.  What it shows comes from callables, so that it knows neither hea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hmac import compare_digest
 
 from klein import Klein
@@ -24,14 +25,20 @@ from twisted_lb.backend import Backend
 
 _IDLE_SECONDS = 60
 
+# Whether traffic is welcome, and why or why not.
+_Ready = tuple[bool, str]
+Readiness = Callable[[], _Ready | Awaitable[_Ready]]
+_Shown = Sequence[Mapping[str, object]]
+Servers = Callable[[], _Shown | Awaitable[_Shown]]
+
 
 class _AdminApi:
     app = Klein()
 
     def __init__(
         self,
-        readiness: Callable[[], tuple[bool, str]],
-        servers: Callable[[], Iterable[Backend]],
+        readiness: Readiness,
+        servers: Servers,
         admin_token: str,
     ) -> None:
         self._readiness = readiness
@@ -43,14 +50,16 @@ class _AdminApi:
         return answer(request, 200, "text/plain; charset=utf-8", b"ok\n")
 
     @app.route("/readyz", methods=["GET"])
-    def _readyz(self, request: Request) -> bytes:
-        ready, reason = self._readiness()
+    async def _readyz(self, request: Request) -> bytes:
+        found = self._readiness()
+        ready, reason = await found if isinstance(found, Awaitable) else found
         return json_answer(request, {"ready": ready, "reason": reason}, 200 if ready else 503)
 
     @app.route("/servers", methods=["GET"])
-    def _list_servers(self, request: Request) -> bytes:
+    async def _list_servers(self, request: Request) -> bytes:
         self._authorize(request)
-        return json_answer(request, [_shown_server(backend) for backend in self._servers()])
+        found = self._servers()
+        return json_answer(request, await found if isinstance(found, Awaitable) else found)
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
@@ -82,14 +91,15 @@ class _QuietSite(Site):
 
 def admin_site(
     reactor: IReactorTime,
-    readiness: Callable[[], tuple[bool, str]],
-    servers: Callable[[], Iterable[Backend]],
+    readiness: Readiness,
+    servers: Servers,
     admin_token: str = "",
 ) -> Site:
     """The factory for the admin listener.
 
     `readiness` says whether traffic is welcome, and why or why not; `servers` gives the fleet in
-    the order to show.  A non-empty `admin_token` is asked for by all that shows more than health.
+    the order to show, each server as `shown_server` does; both may return a Deferred or a coroutine.
+    A non-empty `admin_token` is asked for by all that shows more than health.
     """
     api = _AdminApi(readiness, servers, admin_token)
     return _QuietSite(
@@ -101,12 +111,26 @@ def admin_site(
     )
 
 
-def _shown_server(backend: Backend) -> dict[str, object]:
-    host = f"[{backend.host}]" if ":" in backend.host else backend.host
+def shown_server(backend: Backend) -> dict[str, object]:
+    """A server as GET /servers shows it: how it is now, and its counts since it was first in the servers file."""
+    if not backend.up:
+        state, reason = "down", backend.reason
+    elif not backend.weight:
+        state, reason = "draining", backend.reason if backend.reason == "removed" else "its weight is 0"
+    else:
+        state, reason = "up", backend.reason
     return {
         "name": backend.name,
-        "url": f"http://{host}:{backend.port}",
+        "url": f"http://{backend.authority.decode()}",
+        "state": state,
+        "reason": reason,
         "weight": backend.weight,
-        "up": backend.up,
+        "effective_weight": round(backend.effective_weight, 3),
+        "backup": backend.backup,
+        "maxconn": backend.maxconn,
         "in_flight": backend.in_flight,
+        "requests": backend.requests,
+        "failures": backend.failures,
+        "retries": backend.retries,
+        "latency_ms": round(backend.latency * 1000, 3) if backend.latency else None,
     }

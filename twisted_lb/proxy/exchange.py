@@ -144,7 +144,8 @@ class Exchange(RequestView):
             for backend in self._choices:
                 if backend.maxconn and backend.in_flight >= backend.maxconn:
                     full = True
-                elif self._tried is None or backend not in self._tried:
+                # A server that was removed since the first choice has no weight.
+                elif self._tried is None or (backend not in self._tried and backend.weight):
                     pool = self._shared.pools[backend]
                     break
             else:
@@ -269,7 +270,7 @@ class Exchange(RequestView):
             self._tried = set()
         self._tried.add(backend)
         shared = self._shared
-        shared.seen(backend, False, shared.seconds(), why)
+        shared.seen(backend, 0, shared.seconds(), why)
         self._part()
 
     def _part(self) -> None:
@@ -301,13 +302,16 @@ class Exchange(RequestView):
         assert backend is not None
         now = shared.seconds()
         backend.answered(now - self._begun_at, now)
-        shared.seen(backend, head.status < 500, now, "")
+        shared.seen(backend, head.status, now, "")
         self._chunking = framing < 0 and minor == 1
         # To HTTP/1.0, only the end of the connection ends a body of unknown length.
         self._until_close = framing < 0 and not minor
         content_whole = self._content is None or self._content.whole
         self._close = close = client.closing() or not content_whole or self._until_close
-        data = response_head(head, framing, minor, shared.limit_fields(taken), close, shared.sweeper.date)
+        fields = shared.limit_fields(taken)
+        if shared.fleet.speaks:
+            fields += self._balancers_fields(backend)
+        data = response_head(head, framing, minor, fields, close, shared.sweeper.date)
         if self._chunking:
             if content:
                 data += chunk(content)
@@ -318,6 +322,14 @@ class Exchange(RequestView):
         client.transport.write(data)
         if done:
             self._finish()
+
+    def _balancers_fields(self, backend: Backend) -> bytes:
+        try:
+            return self._shared.fleet.response_fields(self, backend)
+        except Exception:
+            # A balancer may be anybody's class.
+            _log.failure("The balancer failed to say what to tell the client")
+            return b""
 
     def response_went_on(self, content: bytes, done: bool, trailers: list[bytes]) -> None:
         if self._chunking:

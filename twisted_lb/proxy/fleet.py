@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
 from twisted_lb.fleet_spec import ServerSpec
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
 
 # What a change takes over into a server that stays.
 ASKED = ("weight", "maxconn", "backup", "slowstart")
@@ -77,6 +77,21 @@ class Fleet:
         """The backends for `request`, best first."""
         return self.balancer.choices(request)
 
+    @property
+    def balancer(self) -> IBalancer:
+        return self._balancer
+
+    @balancer.setter
+    def balancer(self, balancer: IBalancer) -> None:
+        self._balancer = balancer
+        # Whether the balancer has something to say to the clients; most have not.
+        self.speaks = IResponseFields.providedBy(balancer)
+
+    def response_fields(self, request: IRequest, backend: Backend) -> bytes:
+        """The header lines that the balancer adds to this response; only where it `speaks`."""
+        fields: bytes = self._balancer.response_fields(request, backend)  # type: ignore[attr-defined]
+        return fields
+
     def change(self, balancer: IBalancer, wanted: Sequence[ServerSpec]) -> Change:
         """Have these servers, and this balancer, which may be the one that is there.
 
@@ -121,9 +136,8 @@ class Fleet:
 
 
 def choosable(backends: Sequence[Backend]) -> list[Backend]:
-    """What a balancer is told of: the backups are in it only while no other server is available."""
-    available = [backend for backend in backends if backend.available]
-    return [backend for backend in available if not backend.backup] or available
+    """What a balancer is told of."""
+    return [backend for backend in backends if backend.available]
 
 
 def made(wanted: ServerSpec) -> Backend:

@@ -47,7 +47,7 @@ class Queue(NamedTuple):
     timeout: float = 5.0
 
 
-def unseen(backend: Backend, well: bool, now: float, why: str) -> None:
+def unseen(backend: Backend, status: int, now: float, why: str) -> None:
     """Nobody looks."""
 
 
@@ -78,6 +78,7 @@ class ProxyFactory(Factory):
         for backend in fleet.backends:
             self.backend_added(backend)
         self.queue = FairQueue(self.sweeper, queue.size, queue.timeout)
+        self._retries = RetryBudget(retries.attempts, retries.budget, retries.reserve, reactor.seconds)
         fleet.subscribe(self)
         fleet.refreshed.append(self.queue.serve)
         self.doorstep = Doorstep(
@@ -88,13 +89,18 @@ class ProxyFactory(Factory):
                 sweeper=self.sweeper,
                 limit_fields=rate_limit_fields(settings.rate_limit_headers),
                 queue=self.queue,
-                retries=RetryBudget(retries.attempts, retries.budget, retries.reserve, reactor.seconds),
+                retries=self._retries,
                 seen=seen,
                 seconds=reactor.seconds,
             ),
             settings,
             door,
         )
+
+    def configure(self, retries: Retries, queue: Queue) -> None:
+        """Other bounds for retries and for the queue from now on."""
+        self._retries.change(retries.attempts, retries.budget, retries.reserve)
+        self.queue.change(queue.size, queue.timeout)
 
     # The fleet's observer
 

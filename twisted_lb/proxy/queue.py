@@ -54,6 +54,11 @@ class FairQueue:
     def __len__(self) -> int:
         return len(self._places)
 
+    def change(self, size: int, timeout: float) -> None:
+        """Other bounds from now on; those that wait keep their place, and their time."""
+        self._size = size
+        self._timeout = timeout
+
     def join(self, waiting: Waiting, user: bytes, weight: int) -> bool:
         """Wait at the end of the user's line; False when the queue is full.
 

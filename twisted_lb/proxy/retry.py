@@ -31,6 +31,12 @@ class RetryBudget:
         self._seconds = seconds
         self._aged_at = seconds()
 
+    def change(self, attempts: int, share: float, reserve: int) -> None:
+        """Other bounds from now on."""
+        self.attempts = attempts
+        self._share = share
+        self._reserve = reserve
+
     def spend(self) -> bool:
         """Whether one more retry is within the budget; if so it is counted."""
         now = self._seconds()

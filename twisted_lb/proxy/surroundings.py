@@ -15,8 +15,8 @@ from twisted_lb.proxy.relay import Tap, Throttle
 from twisted_lb.proxy.retry import RetryBudget
 from twisted_lb.wire.forwarding import Hop
 
-# Passive health: what is seen of a server, whether it was well, when, and else what was wrong.
-Seen = Callable[[Backend, bool, float, str], object]
+# Passive health: what is seen of a server: the status of its response, or 0 and why there was none; and when.
+Seen = Callable[[Backend, int, float, str], object]
 
 
 class Client(Protocol):

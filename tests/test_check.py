@@ -1,0 +1,55 @@
+"""What --check prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.check import description
+from twisted_lb.config import read_fleet
+from twisted_lb.plan import Plan
+from twisted_lb.settings import Settings
+
+ALL = """
+balancer: {name: sticky, secret: geheim}
+health_check: {path: /healthz, interval: 2s, status: 200-299}
+panic_threshold: 0.5
+retries: {attempts: 1}
+queue: {size: 7, timeout: 500ms}
+ejection: false
+servers:
+- {name: a, url: "http://127.0.0.1:9001", weight: 0, maxconn: 5, backup: true, slowstart: 30s}
+- {name: b, url: "http://10.0.0.1", health_check: false}
+"""
+
+
+def described(text: str, **settings: Any) -> str:
+    return description(Plan(Settings(**settings), read_fleet(text, "x.yaml"), text, False))
+
+
+class DescriptionTests(SynchronousTestCase):
+    def test_everything(self) -> None:
+        """Each thing that the file says is there as the program understands it."""
+        said = described(ALL, listen=("tcp:80", "tcp6:80"), workers=3, redis_url="redis://h:1", head_timeout=7.5)
+        for part in (
+            "public     tcp:80, tcp6:80\n",
+            "workers    3\n",
+            "settings   HEAD_TIMEOUT=7.5\n",
+            "balancer   sticky, secret=...\n",
+            "ejection   none\n",
+            "panic      below 50% healthy servers\n",
+            "retries    none\n",
+            "queue      7 requests, 0.5 s\n",
+            "  a, http://127.0.0.1:9001, weight 0 (draining), maxconn 5, backup, slow start of 30 s, "
+            "check /healthz every 2 s, timeout 2 s, status 200-299, 3 fails, 2 passes\n",
+        ):
+            self.assertIn(part, said)
+        self.assertTrue(said.endswith("  b, http://10.0.0.1, weight 1, no health check"), said)
+
+    def test_no_secrets(self) -> None:
+        """No password, no token and no value of a balancer's option is printed."""
+        said = described(ALL, redis_url="redis://user:geheim@h:1/2", admin_token="geheim")
+        self.assertNotIn("geheim", said)
+        self.assertIn("store      Redis at h:1\n", said)
+        self.assertIn("with a token", said)

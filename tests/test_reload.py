@@ -1,0 +1,222 @@
+"""The watched servers file, and the swap to another configuration."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.balancers.backups import Backups
+from twisted_lb.config import read_fleet
+from twisted_lb.fleet_spec import FleetSpec
+from twisted_lb.reload import LOOK_SECONDS, HangUps, ServersFile, Swap, fleet_of
+from twisted_lb.settings import Misconfigured
+
+ONE = 'servers: [{name: a, url: "http://127.0.0.1:1"}]\n'
+TWO = 'servers: [{name: a, url: "http://127.0.0.1:1"}, {name: b, url: "http://127.0.0.1:2"}]\n'
+BAD = "servers: [{name: a, url: nonsense}]\n"
+
+
+def spec_of(text: str) -> FleetSpec:
+    return read_fleet(text, "x.yaml")
+
+
+class ServersFileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_text(ONE)
+        self.clock = Clock()
+        self.swapped: list[list[str]] = []
+        self.file = ServersFile(self.clock, str(self.path), ONE, self.swap)
+        self.log: list[str] = []
+        globalLogPublisher.addObserver(self.note)
+        self.addCleanup(globalLogPublisher.removeObserver, self.note)
+        self.file.startService()
+        self.looks(4)
+
+    def note(self, event: Any) -> None:
+        self.log.append(event["log_format"].format(**event) if event.get("log_format") else "")
+
+    def swap(self, spec: FleetSpec, text: str) -> str:
+        self.swapped.append([server.name for server in spec.servers])
+        return "everything"
+
+    def looks(self, count: int) -> None:
+        for _ in range(count):
+            self.clock.advance(LOOK_SECONDS)
+
+    def test_nothing_new(self) -> None:
+        """A file that says what runs already is no news."""
+        self.assertEqual((self.swapped, self.log), ([], []))
+
+    def test_changed(self) -> None:
+        """A changed file is swapped in once, with one line in the log that says what has changed."""
+        self.path.write_text(TWO)
+        self.looks(10)
+        self.assertEqual(self.swapped, [["a", "b"]])
+        self.assertEqual(self.log, [f"{self.path} is used from now on: everything"])
+
+    def test_still_being_written(self) -> None:
+        """A file that changes at every look is read when it has come to rest, and not before."""
+        for size in range(1, len(TWO)):
+            self.path.write_text(TWO[:size])
+            self.looks(1)
+        self.assertEqual((self.swapped, self.log), ([], []))
+        self.path.write_text(TWO)
+        self.looks(2)
+        self.assertEqual(self.swapped, [["a", "b"]])
+
+    def test_renamed_over(self) -> None:
+        """A new file that takes the name is seen, even with the old one's time and size."""
+        other = self.path.with_suffix(".new")
+        other.write_text(ONE.replace("name: a", "name: z"))
+        before = os.stat(self.path)
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.replace(other, self.path)
+        self.looks(2)
+        self.assertEqual(self.swapped, [["z"]])
+
+    def test_bad_file(self) -> None:
+        """A bad file changes nothing and is one line that names file, line and key, until it changes again."""
+        self.path.write_text(BAD)
+        self.looks(10)
+        (line,) = self.log
+        self.assertIn("is not used, nothing changes", line)
+        self.assertIn(f"{self.path}:1: servers[0].url", line)
+        self.path.write_text(BAD + "\n")
+        self.looks(10)
+        self.assertEqual((len(self.log), self.swapped), (2, []))
+        self.path.write_text(ONE)
+        self.looks(10)
+        self.assertEqual(self.log[2:], [f"{self.path}: this is what runs already"])
+
+    def test_missing_file(self) -> None:
+        """A file that is gone changes nothing; one that is gone for a moment is no news at all."""
+        self.path.unlink()
+        self.looks(1)
+        self.path.write_text(ONE)
+        self.looks(5)
+        self.assertEqual(self.log, [])
+        self.path.unlink()
+        self.looks(5)
+        self.assertEqual(len(self.log), 1)
+        self.assertIn("cannot be read: No such file", self.log[0])
+
+    def test_unknown_balancer(self) -> None:
+        """A balancer that cannot be made makes the file a bad one."""
+        self.path.write_text("balancer: rond_robin\n" + TWO)
+        self.looks(2)
+        self.assertEqual((len(self.log), self.swapped), (1, []))
+        self.assertIn("did you mean round_robin?", self.log[0])
+
+    def test_swap_that_fails(self) -> None:
+        """What cannot be swapped in is a bad file as well, and what runs is still the old one."""
+
+        def refuse(spec: FleetSpec, text: str) -> str:
+            raise Misconfigured(["it does not fit"])
+
+        self.patch(self.file, "_swap", refuse)
+        self.path.write_text(TWO)
+        self.looks(2)
+        self.assertIn("it does not fit", self.log[0])
+        self.path.write_text(ONE)
+        self.looks(2)
+        self.assertIn("this is what runs already", self.log[1])
+
+    def test_asked(self) -> None:
+        """On demand the file is read at once, and says so even when nothing has changed."""
+        self.file.read(True)
+        self.assertEqual(self.log, [f"{self.path}: this is what runs already"])
+        self.path.write_text(TWO)
+        self.file.read(True)
+        self.assertEqual(self.swapped, [["a", "b"]])
+        self.looks(5)
+        self.assertEqual((len(self.log), len(self.swapped)), (2, 1))
+
+    def test_stop(self) -> None:
+        """A stopped service looks no more."""
+        self.file.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class SwapTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.followed: list[FleetSpec] = []
+
+    def swap(self, before: str, after: str) -> str:
+        spec = spec_of(before)
+        self.fleet = fleet_of(spec, Clock())
+        self.balancer = self.fleet.balancer
+        return Swap(Clock(), self.fleet, spec, self.followed.append)(spec_of(after))
+
+    def test_words(self) -> None:
+        """What has changed is said with the names of the servers and both values."""
+        cases = [
+            (ONE, TWO, "added b http://127.0.0.1:2"),
+            (TWO, ONE, "removed b"),
+            (ONE, ONE.replace(":1", ":9"), "moved a to http://127.0.0.1:9"),
+            (ONE, ONE.replace("}", ", weight: 0}"), "changed a (weight 1 -> 0)"),
+            (ONE, "# new\n" + ONE, "the same servers and balancer as before"),
+            (ONE, ONE + "retries: {attempts: 1}\n", "retries is another"),
+            (ONE, ONE.replace("}", ", health_check: {path: /h}}"), "health check of a"),
+            (ONE, "balancer: twisted_lb.balancers.round_robin:RoundRobin\n" + ONE, "balancer round_robin -> tw"),
+        ]
+        for before, after, expected in cases:
+            self.assertTrue(self.swap(before, after).startswith(expected), expected)
+
+    def test_many(self) -> None:
+        """Of many servers the first ones are named, and the rest are counted."""
+        lines = "".join(f"- {{name: s{number}, url: 'http://h:{number}'}}\n" for number in range(1, 101))
+        said = self.swap(ONE, "servers:\n" + lines)
+        self.assertIn("s10 http://h:10 and 90 more; removed a", said)
+
+    def test_balancer_stays(self) -> None:
+        """A balancer whose word and options are as before keeps what it has learned."""
+        self.swap(ONE, TWO)
+        self.assertIs(self.fleet.balancer, self.balancer)
+        self.assertEqual([len(spec.servers) for spec in self.followed], [2])
+
+    def test_backups(self) -> None:
+        """The first backup brings another balancer for the backups, and a second one changes nothing of that."""
+        with_backup = TWO.replace("2\"}", "2\", backup: true}")
+        self.swap(ONE, with_backup)
+        self.assertIsInstance(self.fleet.balancer, Backups)
+        self.swap(with_backup, with_backup.replace("1\"}", "1\", backup: true}"))
+        self.assertIs(self.fleet.balancer, self.balancer)
+
+    def test_failure_changes_nothing(self) -> None:
+        """When the balancer fails nothing follows, and the next swap is compared with what still runs."""
+        spec = spec_of(ONE)
+        fleet = fleet_of(spec, Clock())
+        swap = Swap(Clock(), fleet, spec, self.followed.append)
+
+        def fail(backends: object) -> None:
+            if len(fleet.backends) != len(list(backends)):  # type: ignore[call-overload]
+                raise KeyError("b")
+
+        self.patch(fleet.balancer, "backends_changed", fail)
+        error = self.assertRaises(Misconfigured, swap, spec_of(TWO))
+        self.assertIn("KeyError('b')", str(error))
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual((self.followed, len(fleet.backends)), ([], 1))
+        self.assertEqual(swap(spec), "the same servers and balancer as before")
+
+
+class HangUpTests(SynchronousTestCase):
+    def test_signal(self) -> None:
+        """SIGHUP is handed to the reactor while the program runs, and ends nothing while it drains."""
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        acts: list[str] = []
+        reactor: Any = type("Reactor", (), {"callFromThread": staticmethod(lambda act: act())})
+        service = HangUps(reactor, lambda: acts.append("read"))
+        service.startService()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(acts, ["read"])
+        service.stopService()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(acts, ["read"])
