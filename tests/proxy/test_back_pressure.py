@@ -9,6 +9,7 @@ from tests.proxy.transports import BUFFER_BYTES
 from tests.proxy.world import Client, World, request, response
 
 MORE_THAN_A_BUFFER = BUFFER_BYTES + 1
+WITHOUT_KEY = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
 
 class ResponseTests(SynchronousTestCase):
@@ -53,15 +54,39 @@ class ResponseTests(SynchronousTestCase):
         self.client.take()
         self.assertEqual(len(self.client.responses()), 2)
 
-    def test_next_response_waits_too(self) -> None:
-        """A client that is full already when its next response begins stops that server from the beginning."""
-        data = response(b"x" * 70_000)
-        self.upstream.send(data[:60_000], data[60_000:])
+    def test_next_request_waits_too(self) -> None:
+        """A client's next request goes to no server until the client has taken its answer to the one before."""
+        self.upstream.send(response(b"x" * 70_000))
+        self.upstream.read()
         self.client.send(request("GET", "/2"))
-        self.upstream.send(response(b"second"))
-        self.assertFalse(self.upstream.transport.reading)
+        self.assertEqual(self.upstream.read(), b"")
         self.client.take()
+        self.assertTrue(self.upstream.read().startswith(b"GET /2 "))
+        self.upstream.send(response(b"second"))
         self.assertEqual([len(answer.body) for answer in self.client.responses()], [70_000, 6])
+
+    def test_answers_of_our_own_wait_too(self) -> None:
+        """A client that sends what is refused and takes no answer is answered a buffer's worth, and then cut off."""
+        world = World(send_timeout=5.0)
+        client = world.client()
+        client.stop_taking()
+        for _ in range(100):
+            client.send(WITHOUT_KEY * 50)
+        self.assertLess(len(client.transport.buffer), 2 * MORE_THAN_A_BUFFER)
+        self.assertFalse(client.transport.reading)
+        world.wait(6)
+        self.assertTrue(client.ended)
+
+    def test_all_is_answered_in_the_end(self) -> None:
+        """Requests that wait for the client to take earlier answers are answered when it does, also its last ones."""
+        world = World()
+        client = world.client()
+        client.stop_taking()
+        client.send(WITHOUT_KEY * 1000)
+        client.finish()
+        client.take()
+        self.assertEqual([answer.status for answer in client.responses()], [401] * 1000)
+        self.assertTrue(client.ended)
 
     def test_client_leaves(self) -> None:
         """A client that leaves while its server is stopped does not leave the connection behind."""
@@ -284,8 +309,7 @@ class ClientThatDoesNotReadTests(SynchronousTestCase):
         client, upstream = self.world.asked()
         client.stop_taking()
         client.send(request("GET", "/2"))
-        data = response(b"x" * 100_000)
-        upstream.send(data[:60_000], data[60_000:])
+        upstream.send(response(b"x" * 60_000))
         self.assertEqual(upstream.received.count(b"GET /"), 2)
         upstream.send(response(b"y" * 100_000))
         self.world.wait(12)

@@ -154,6 +154,16 @@ class EarlyResponseTests(SynchronousTestCase):
         self.client.send(*[b"x" * 60_000] * 20)
         self.assertTrue(self.client.ended and self.client.transport.aborted)
 
+    def test_requests_behind_the_last_one(self) -> None:
+        """A client that sends more than its connection may carry is not reset under its last response."""
+        client, upstream = self.world.asked(request("GET", "/", b"Connection: close") + request("GET", "/2"))
+        upstream.send(response(b"last"))
+        client.send(request("GET", "/3"))
+        self.assertEqual(client.response().body, b"last")
+        self.assertTrue(client.transport.half_closed and not client.ended)
+        client.finish()
+        self.assertTrue(client.ended and not client.transport.aborted)
+
     def test_request_goes_on(self) -> None:
         """While an early response is coming, the request goes on to the server, and the end is orderly."""
         self.upstream.send(response(b"0123456789")[:-5])

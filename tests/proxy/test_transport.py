@@ -6,14 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.proxy.test_world import HalfCloseable, Recorder
-from twisted_lb.proxy.transport import ClientTransport, ServerTransport
+from twisted_lb.proxy.transport import MAX_UNSENT_BYTES, ClientTransport, ServerTransport
 
 
 class FakeSocket:
@@ -97,6 +99,22 @@ class FakePoller:
             transport.flush()
 
 
+@implementer(IPushProducer)
+class Recording:
+    """A producer that knows whether it is paused."""
+
+    paused = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Not used here."""
+
+
 class TransportTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.socket = FakeSocket()
@@ -131,6 +149,23 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(self.socket.sent, [b"one two three"])
         self.transport.flush()
         self.assertEqual(len(self.socket.sent), 1)
+
+    def test_much_in_one_turn(self) -> None:
+        """What is written in one turn is sent before its end once it is much, and back-pressure is felt at once."""
+        self.socket.room = MAX_UNSENT_BYTES
+        self.poller.turning = True
+        producer = Recording()
+        self.transport.registerProducer(producer, True)
+        data = b"x" * 1000
+        for _ in range(2 * MAX_UNSENT_BYTES // 1000):
+            self.transport.write(data)
+        self.assertEqual(len(b"".join(self.socket.sent)), MAX_UNSENT_BYTES)
+        self.assertTrue(producer.paused)
+        self.poller.end_turn()
+        self.socket.room = 10**9
+        while self.poller.writing:
+            self.transport.doWrite()
+        self.assertEqual(b"".join(self.socket.sent), data * (2 * MAX_UNSENT_BYTES // 1000))
 
     def test_sequence(self) -> None:
         """A sequence keeps its place among what is written."""

@@ -137,6 +137,7 @@ class VisitTests(SynchronousTestCase):
         self.door.during = lambda call: call.answer(close=True)
         client = self.world.client()
         client.send(request("GET", "/door") + request("GET", "/2"))
+        client.finish()
         self.assertEqual((client.response().body, client.ended, self.world.dialled), (b"door", True, []))
 
     def test_http10(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wire.cases.case import get
+from twisted_lb.wire import head as head_module
 from twisted_lb.wire.errors import RequestError, ResponseError
 from twisted_lb.wire.head import (
     MAX_GOOD_HOSTS,
@@ -45,6 +46,17 @@ class RequestHeads(SynchronousTestCase):
         head = read_request_head(get() + b"abc", 0, LIMITS)
         assert head is not None
         self.assertEqual(head.size, len(get()))
+
+    def test_tiny_pieces(self) -> None:
+        """A line of a head that comes in tiny pieces is looked at once, not with each piece."""
+        looked_at: list[bytes] = []
+        whole = head_module._first_wrong_field
+        self.patch(head_module, "_first_wrong_field", lambda lines: looked_at.extend(lines) or whole(lines))
+        fields = [b"A%d: b" % number for number in range(90)]
+        data = get(*fields)[:-2]
+        for end in range(len(data)):
+            self.assertIsNone(read_request_head(data[: end + 1], end, LIMITS))
+        self.assertEqual(looked_at, [b"Host: a.test", *fields])
 
     def test_limits(self) -> None:
         """Each limit is met at its number, and not before."""

@@ -274,8 +274,19 @@ class DownstreamConnection(Protocol):
         if self._decoder is not None:
             # The response came before the request was whole.
             self._linger()
+        elif close and self._buffer and not self._left:
+            # More of what this client goes on sending would reset the connection under its response.
+            self._linger()
         elif close:
             self._close()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next request, once the client takes its answers: those that it leaves lying must not grow."""
+        if self.throttle.full:
+            self._step = self._wait
+            self.deadline = self._sweeper.now + self._settings.send_timeout
         elif self._left and not self._buffer:
             self._close()
         else:
@@ -296,8 +307,12 @@ class DownstreamConnection(Protocol):
 
     def pressure_changed(self, full: bool) -> None:
         """While the client takes nothing more of a response, its deadline runs."""
-        if self._step == self._wait:
+        if self._step != self._wait:
+            return
+        if full or self._exchange is not None:
             self.deadline = self._sweeper.now + self._settings.send_timeout if full else NEVER
+        else:
+            self._go_on()
 
     # The end
 
@@ -356,8 +371,8 @@ class DownstreamConnection(Protocol):
         self._left = True
         # One that waits for a server has nothing to lose but its place, and a client that has gone
         # must not take anybody else's.
-        waiting = isinstance(self._exchange, Exchange) and self._exchange.queued
-        if self._exchange is None or self._decoder is not None or waiting:
+        queued = isinstance(self._exchange, Exchange) and self._exchange.queued
+        if queued or self._decoder is not None or (self._exchange is None and self._step != self._wait):
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:

@@ -21,6 +21,10 @@ else:
     _Base = object
 
 
+# More than this in one turn is sent at once, so that back-pressure is felt within the turn.
+MAX_UNSENT_BYTES = 128 * 1024
+
+
 class _OneCall(_Base):
     """Mix in before a `tcp.Connection` whose reactor is a Poller."""
 
@@ -32,6 +36,8 @@ class _OneCall(_Base):
         """Send with the turn's end; buffer what the kernel does not take."""
         if self._unsent:
             self._unsent += data
+            if len(self._unsent) > MAX_UNSENT_BYTES:
+                self.flush()
         elif self._aborting:
             return
         elif self.dataBuffer or self._tempDataLen or not self.connected or self._writeDisconnected:

@@ -90,7 +90,18 @@ class UntilCloseDecoder:
 class ChunkedDecoder:
     """The chunked transfer coding (RFC 9112 section 7.1); extensions are checked and dropped."""
 
-    __slots__ = ("done", "rest", "trailers", "_buffer", "_left", "_extensions", "_step", "_refuse", "_unwanted")
+    __slots__ = (
+        "done",
+        "rest",
+        "trailers",
+        "_buffer",
+        "_seen",
+        "_left",
+        "_extensions",
+        "_step",
+        "_refuse",
+        "_unwanted",
+    )
 
     def __init__(self, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset()) -> None:
         """`refuse` makes the error to raise from what is wrong; trailers whose names are `unwanted` are dropped."""
@@ -98,6 +109,7 @@ class ChunkedDecoder:
         self.rest = b""
         self.trailers: list[bytes] = []
         self._buffer = b""  # an unfinished line
+        self._seen = 0  # bytes of what is fed now that were looked at before, as an unfinished line
         self._left = 0  # bytes of the chunk still to come, without its CRLF
         self._extensions = 0  # bytes of them so far
         self._step = self._size
@@ -105,6 +117,7 @@ class ChunkedDecoder:
         self._unwanted = unwanted
 
     def feed(self, data: bytes) -> bytes:
+        self._seen = len(self._buffer)
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -127,7 +140,7 @@ class ChunkedDecoder:
         if end < 0 or end - at > MAX_CHUNK_LINE_BYTES:
             if len(data) - at > MAX_CHUNK_LINE_BYTES:
                 raise self._refuse("A chunk-size line is too long.")
-            if BROKEN_LINE.search(data, at) or data[at] not in b"0123456789abcdefABCDEF":
+            if BROKEN_LINE.search(data, max(at, self._seen - 1)) or data[at] not in b"0123456789abcdefABCDEF":
                 raise self._refuse("A chunk-size line is malformed.")
             return -1
         found = CHUNK_LINE.match(data, at)
@@ -165,9 +178,12 @@ class ChunkedDecoder:
         if end < 0 or end - at > MAX_TRAILER_BYTES:
             if len(data) - at > MAX_TRAILER_BYTES:
                 raise self._refuse("The trailer section is too long.")
-            last = data.rfind(b"\r\n", at)
-            lines = data[at:last].split(b"\r\n") if last >= 0 else []
-            if BROKEN_LINE.search(data, at) or not all(map(FIELD_LINE.fullmatch, lines)):
+            # Lines that were whole before are right.
+            known = data.rfind(b"\r\n", at, self._seen)
+            start = known + 2 if known >= 0 else at
+            last = data.rfind(b"\r\n", start)
+            lines = data[start:last].split(b"\r\n") if last >= 0 else []
+            if BROKEN_LINE.search(data, max(at, self._seen - 1)) or not all(map(FIELD_LINE.fullmatch, lines)):
                 raise self._refuse("The trailer section is malformed.")
             return -1
         section = data[at:end]

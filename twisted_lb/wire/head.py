@@ -7,6 +7,7 @@ back.  All others stay as they came, in order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -146,7 +147,7 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     if len(target) > limits.target_bytes:
         raise RequestError(414, f"The request target is longer than {limits.target_bytes} bytes.")
     if block.count(b"\r\n") > limits.fields:
-        raise RequestError(431, f"The request has more than {limits.fields} header fields.")
+        raise _too_many_fields(limits)
     parts = _split_request(block)
     head.fields = b"".join(parts[::3])
     notable: Notable = {}
@@ -157,7 +158,7 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
         if name not in notable:
             notable[name] = [value]
         elif name in SINGLETONS:
-            raise RequestError(400, f"The field {name.decode()} appears more than once.")
+            raise _repeated(name)
         else:
             notable[name].append(value)
     if UNDERSCORED_NAME.search(head.fields):
@@ -300,16 +301,36 @@ def _check_partial_request(data: bytes, scanned: int, limits: HeadLimits) -> Non
     # What is beyond the limit may be another message's.
     if BROKEN_LINE.search(data, scanned - 1 if scanned else 0, limits.head_bytes):
         raise RequestError(400, "A line of the request head ends in a bare CR or LF, or holds a control byte.")
-    if line_end >= 0:
-        # Complete lines must be right already; the last one is still coming.
-        last = data.rfind(b"\r\n", 0, limits.head_bytes)
-        error = _first_wrong_line(data[:last].split(b"\r\n"))
-        if error is not None:
+    if line_end < 0:
+        # A version is seen before its line ends.
+        if (first := REQUEST_LINE.match(data)) and (error := _wrong_version(first)):
             raise error
-        if data[last + 2 : last + 3] in (b" ", b"\t"):
-            raise _folded()
+    else:
+        _check_lines(data, data.rfind(b"\r\n", 0, scanned), data.rfind(b"\r\n", 0, limits.head_bytes), limits)
     if len(data) > limits.head_bytes:
         raise RequestError(431, f"The request head is longer than {limits.head_bytes} bytes.")
+
+
+def _check_lines(data: bytes, known: int, last: int, limits: HeadLimits) -> None:
+    """Complete lines must be right already; the last one is still coming.
+
+    `known` is the line end up to which an earlier call has looked (-1: none), `last` the last line end.
+    Each line is looked at once, so that a head that comes in tiny pieces costs no more than another.
+    """
+    if last > known:
+        lines = data[known + 2 if known >= 0 else 0 : last].split(b"\r\n")
+        error = _first_wrong_line(lines) if known < 0 else _first_wrong_field(lines)
+        if error is not None:
+            raise error
+        if data.count(b"\r\n", 0, last) > limits.fields:
+            raise _too_many_fields(limits)
+        before = data[:last].lower()
+        for line in lines:
+            name = line.partition(b":")[0].lower()
+            if name in SINGLETONS and before.count(b"\r\n%b:" % name) > 1:
+                raise _repeated(name)
+    if data[last + 2 : last + 3] in (b" ", b"\t"):
+        raise _folded()
 
 
 def _why_refused(head: bytes) -> RequestError:
@@ -321,19 +342,38 @@ def _why_refused(head: bytes) -> RequestError:
 
 
 def _first_wrong_line(lines: list[bytes]) -> RequestError | None:
-    first = REQUEST_LINE.fullmatch(lines[0])
-    if first is None:
+    first = REQUEST_LINE.match(lines[0])
+    if first is not None and (error := _wrong_version(first)):
+        return error
+    if first is None or first.end() != len(lines[0]):
         if LONG_METHOD.match(lines[0]):
             return _long_method()
         return RequestError(400, "The request line is not: method, one space, target, one space, HTTP/1.1.")
-    if first.group(3) != b"1" or first.group(4) not in b"01":
-        return RequestError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-    for line in lines[1:]:
+    return _first_wrong_field(lines[1:])
+
+
+def _first_wrong_field(lines: list[bytes]) -> RequestError | None:
+    for line in lines:
         if FIELD_LINE.fullmatch(line) is None:
             if line[:1] in (b" ", b"\t"):
                 return _folded()
             return RequestError(400, "A header line is not: name, colon, value.")
     return None
+
+
+def _wrong_version(first: re.Match[bytes]) -> RequestError | None:
+    """What a request line as far as its version says of that."""
+    if first.group(3) == b"1" and first.group(4) in b"01":
+        return None
+    return RequestError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+
+
+def _repeated(name: bytes) -> RequestError:
+    return RequestError(400, f"The field {name.decode()} appears more than once.")
+
+
+def _too_many_fields(limits: HeadLimits) -> RequestError:
+    return RequestError(431, f"The request has more than {limits.fields} header fields.")
 
 
 def _long_method() -> RequestError:

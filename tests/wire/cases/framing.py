@@ -47,6 +47,8 @@ LENGTHS = [
          post(b"abcde", b"Content-Length: 5", b"Content-Length: 6"), BAD),
     Case("two equal Content-Lengths are refused", "9112 6.3",
          post(b"abcde", b"Content-Length: 5", b"content-length: 5"), BAD),
+    Case("two Content-Lengths are refused before the head is whole", "9112 6.3",
+         get(b"Content-Length: 5", b"Content-Length: 6")[:-2], BAD),
     Case("a bare CR hides no Content-Length", "9112 2.2", post(b"abcde", b"A: b\rContent-Length: 5"), BAD),
 ]
 

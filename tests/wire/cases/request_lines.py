@@ -48,6 +48,8 @@ LINES = [
     Case("HTTP/2.0 in a request line is not supported", "9110 15.6.6", line(b"GET / HTTP/2.0"), Refused(505)),
     Case("HTTP/0.9 in a request line is not supported", "9110 15.6.6", line(b"GET / HTTP/0.9"), Refused(505)),
     Case("HTTP/1.2 is not supported", "9110 15.6.6", line(b"GET / HTTP/1.2"), Refused(505)),
+    Case("a version is refused before its line ends", "9110 15.6.6", b"GET / HTTP/5.6", Refused(505)),
+    Case("a version that is spoken waits for its line's end", "9112 3", b"GET / HTTP/1.1", UNFINISHED),
     Case("the preface of HTTP/2 is not supported", "9113 3.4", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused(505)),
     Case("a TLS handshake is refused", "9112 3", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", BAD),
     Case("a bare LF does not end the request line", "9112 2.2", b"GET / HTTP/1.1\nHost: a.test\r\n\r\n", BAD),
