@@ -129,7 +129,7 @@ servers:
 
     def test_files_of_the_project(self) -> None:
         """The two server files that the project ships can be used, and name three servers each."""
-        for name in ("servers.yaml", "servers.compose.yaml"):
+        for name in ("servers.yaml", "compose/servers.yaml"):
             fleet = read_fleet((ROOT / name).read_text(), name)
             self.assertEqual([one.name for one in fleet.servers], ["server1", "server2", "server3"])
 

@@ -218,9 +218,9 @@ class Exchange(RequestView):
             connection.throttle.connect(client.tap)
         client.throttle.connect(connection.tap)
         backend.requests += 1
-        if self._attempts:
+        if self._attempts or self._tried:
             backend.retries += 1
-        else:
+        if not self._attempts:
             shared.retries.requests += 1
         self._attempts += 1
         self._begun_at = shared.seconds()
