@@ -147,6 +147,19 @@ class ConnectionPool:
         return f"<ConnectionPool to {self.backend.name} open={len(self._open)} idle={len(self._idle)}>"
 
 
+class _Nobody:
+    """Asks for no connection."""
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        connection.rest()
+
+    def connect_failed(self, detail: str) -> None:
+        """Nobody hears it."""
+
+
+NOBODY = _Nobody()
+
+
 @implementer(IResolutionReceiver)
 class _Opening(ClientFactory):
     """One wish for a connection: resolves the name where there is one, and tries each address in turn."""
@@ -155,7 +168,7 @@ class _Opening(ClientFactory):
 
     def __init__(self, pool: ConnectionPool, waiting: Waiting) -> None:
         self._pool = pool
-        self._waiting = waiting
+        self._waiting: Waiting = waiting
         self._addresses: list[str] = []
 
     # IResolutionReceiver
@@ -181,7 +194,9 @@ class _Opening(ClientFactory):
         self._pool.dial(addresses[0], self)
 
     def buildProtocol(self, address: object) -> UpstreamConnection:
-        return self._pool.build(self._waiting)
+        # Twisted keeps the factory as long as the connection, which outlives who asked for it.
+        waiting, self._waiting = self._waiting, NOBODY
+        return self._pool.build(waiting)
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if self._addresses:

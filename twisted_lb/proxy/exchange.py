@@ -345,8 +345,14 @@ class Exchange(RequestView):
 
     # The end
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         self._over = True
+        # A generator knows the request that it chooses for.  Parting them here frees both now, and
+        # tells the balancer that the exchange is over; the garbage collector would do so much later.
+        self._choices = None
+
+    def _finish(self) -> None:
+        self._end()
         self._upstream = None
         self._part()
         client = self._client
@@ -354,7 +360,7 @@ class Exchange(RequestView):
         client.exchange_done(self._close)
 
     def _answer(self, status: int, detail: str, fields: bytes = b"") -> None:
-        self._over = True
+        self._end()
         if self._taken is not None:
             fields = self._shared.limit_fields(self._taken) + fields
         self._client.answer(status, detail, fields)
@@ -363,7 +369,7 @@ class Exchange(RequestView):
         self._answer(401, detail, b'\r\nWWW-Authenticate: Bearer realm="twisted_lb"')
 
     def _cut(self) -> None:
-        self._over = True
+        self._end()
         self._client.throttle.disconnect()
         self._client.cut(self._until_close)
 
@@ -376,7 +382,7 @@ class Exchange(RequestView):
 
     def abandon(self) -> None:
         """The client has left."""
-        self._over = True
+        self._end()
         if self.queued:
             self._shared.queue.leave(self)
         self._client.throttle.disconnect()
