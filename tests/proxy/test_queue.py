@@ -14,6 +14,8 @@ from twisted_lb.proxy.queue import FairQueue
 class Asker:
     """Waits, and notes when its turn came."""
 
+    choosy = False
+
     def __init__(self, name: str, order: list[str], room: list[int]) -> None:
         self.name = name
         self._order = order

@@ -6,7 +6,7 @@
 
 Each arrow is a method that the bucket, the pool or the server's connection calls, most of them within
 the one before, so that a request on warm connections runs in two turns of the loop.  An exchange ends
-in exactly one of `_finish`, `_answer`, `_cut` and `abandon`.
+once, by `_end`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from twisted_lb.interfaces import MICROTOKENS, IAsker, Taken
 from twisted_lb.limits.headers import retry_after
 from twisted_lb.proxy.content import RequestContent
 from twisted_lb.proxy.relay import NOT_NOW
+from twisted_lb.proxy.retry import IDEMPOTENT
 from twisted_lb.proxy.surroundings import Client, Shared
 from twisted_lb.proxy.upstream import UpstreamConnection, UpstreamFailure
 from twisted_lb.proxy.view import RequestView
@@ -29,9 +30,7 @@ from twisted_lb.wire.body import chunk, last_chunk
 from twisted_lb.wire.forwarding import interim_head, response_head
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
-# RFC 9110 section 9.2.2: doing these twice is as good as once.
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
-
+CHALLENGE = b'\r\nWWW-Authenticate: Bearer realm="twisted_lb"'
 RETRY_SOON = b"\r\nRetry-After: 1"
 
 _log = Logger()
@@ -96,7 +95,7 @@ class Exchange(RequestView):
             self._answer(400, str(error))
             return
         if key is None:
-            self._answer_unauthorized("Send your API key as: Authorization: <key>.")
+            self._answer(401, "Send your API key as: Authorization: <key>.", CHALLENGE)
             return
         self._digest = digest(key)
         self._shared.buckets.take(self._digest, self)
@@ -118,7 +117,7 @@ class Exchange(RequestView):
             # The client left meanwhile; what a client aborts is not given back.
             return
         if taken is None:
-            self._answer_unauthorized("No user has this API key.")
+            self._answer(401, "No user has this API key.", CHALLENGE)
             return
         self._taken = taken
         if not taken.admitted:
@@ -137,25 +136,17 @@ class Exchange(RequestView):
 
     def _next_server(self) -> bool:
         """Ask the balancer's next choice; False when all are full and this request keeps its place in the queue."""
-        full = False
         try:
-            if self._choices is None:
-                self._choices = self._shared.fleet.choices(self)
-            for backend in self._choices:
-                if backend.maxconn and backend.in_flight >= backend.maxconn:
-                    full = True
-                # A server that was removed since the first choice has no weight.
-                elif self._tried is None or (backend not in self._tried and backend.weight):
-                    pool = self._shared.pools[backend]
-                    break
-            else:
-                return self._without_server(full)
+            backend, full = self._choose()
+            pool = self._shared.pools[backend] if backend is not None else None
         except Exception:
             # A balancer may be anybody's class.
             _log.failure("The balancer failed to choose a server")
             self._give_back()
             self._answer(500, "The balancer failed to choose a server.")
             return True
+        if backend is None or pool is None:
+            return self._without_server(full)
         self.queued = False
         self._backend = backend
         backend.in_flight += 1
@@ -165,6 +156,29 @@ class Exchange(RequestView):
         else:
             self.connected(connection)
         return True
+
+    def _choose(self) -> tuple[Backend | None, bool]:
+        """The next server to ask, or None, and then whether there are some that are merely full."""
+        full = False
+        tried = self._tried
+        while True:
+            choices = self._choices
+            fresh = choices is None
+            if choices is None:
+                self._choices = choices = self._shared.fleet.choices(self)
+            for backend in choices:
+                # One that went down or was removed since the first choice is no choice any more.
+                if tried is not None and (backend in tried or not backend.available):
+                    continue
+                if backend.maxconn and backend.in_flight >= backend.maxconn:
+                    full = True
+                    continue
+                return backend, False
+            if fresh:
+                return None, full
+            # These were the choices of an earlier moment: servers may have come, or have room, since.
+            self._choices = None
+            full = False
 
     def _without_server(self, full: bool) -> bool:
         """The choices are at an end: wait for room if there may be some, or answer."""
@@ -188,6 +202,11 @@ class Exchange(RequestView):
         return True
 
     # From the queue
+
+    @property
+    def choosy(self) -> bool:
+        """Whether there are servers that it does not go to."""
+        return self._tried is not None
 
     def turn_came(self) -> bool:
         return self._next_server()
@@ -244,7 +263,8 @@ class Exchange(RequestView):
         self._client.throttle.disconnect()
         if self.replied:
             self._failed(backend, failure.detail)
-            self._cut()
+            self._end()
+            self._client.cut(self._until_close)
             return
         sendable = self._content is None or self._content.sendable
         idempotent = self.method in IDEMPOTENT
@@ -310,7 +330,7 @@ class Exchange(RequestView):
         self._close = close = client.closing() or not content_whole or self._until_close
         fields = shared.limit_fields(taken)
         if shared.fleet.speaks:
-            fields += self._balancers_fields(backend)
+            fields += shared.fleet.response_fields(self, backend)
         data = response_head(head, framing, minor, fields, close, shared.sweeper.date)
         if self._chunking:
             if content:
@@ -322,14 +342,6 @@ class Exchange(RequestView):
         client.transport.write(data)
         if done:
             self._finish()
-
-    def _balancers_fields(self, backend: Backend) -> bytes:
-        try:
-            return self._shared.fleet.response_fields(self, backend)
-        except Exception:
-            # A balancer may be anybody's class.
-            _log.failure("The balancer failed to say what to tell the client")
-            return b""
 
     def response_went_on(self, content: bytes, done: bool, trailers: list[bytes]) -> None:
         if self._chunking:
@@ -350,13 +362,13 @@ class Exchange(RequestView):
         # A generator knows the request that it chooses for.  Parting them here frees both now, and
         # tells the balancer that the exchange is over; the garbage collector would do so much later.
         self._choices = None
+        self._client.throttle.disconnect()
 
     def _finish(self) -> None:
         self._end()
         self._upstream = None
         self._part()
         client = self._client
-        client.throttle.disconnect()
         client.exchange_done(self._close)
 
     def _answer(self, status: int, detail: str, fields: bytes = b"") -> None:
@@ -364,14 +376,6 @@ class Exchange(RequestView):
         if self._taken is not None:
             fields = self._shared.limit_fields(self._taken) + fields
         self._client.answer(status, detail, fields)
-
-    def _answer_unauthorized(self, detail: str) -> None:
-        self._answer(401, detail, b'\r\nWWW-Authenticate: Bearer realm="twisted_lb"')
-
-    def _cut(self) -> None:
-        self._end()
-        self._client.throttle.disconnect()
-        self._client.cut(self._until_close)
 
     def _give_back(self) -> None:
         """No server answered, so the request costs nothing."""
@@ -385,7 +389,6 @@ class Exchange(RequestView):
         self._end()
         if self.queued:
             self._shared.queue.leave(self)
-        self._client.throttle.disconnect()
         if self._upstream is not None:
             # The response is on its way and nobody wants it.
             self._upstream.drop()

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from twisted.logger import Logger
+
 from twisted_lb.backend import Backend
 from twisted_lb.fleet_spec import ServerSpec
 from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
@@ -24,6 +26,8 @@ from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
 # What a change takes over into a server that stays.
 ASKED = ("weight", "maxconn", "backup", "slowstart")
 REMOVED = "removed"
+
+_log = Logger()
 
 
 class Observer(Protocol):
@@ -89,7 +93,12 @@ class Fleet:
 
     def response_fields(self, request: IRequest, backend: Backend) -> bytes:
         """The header lines that the balancer adds to this response; only where it `speaks`."""
-        fields: bytes = self._balancer.response_fields(request, backend)  # type: ignore[attr-defined]
+        try:
+            fields: bytes = self._balancer.response_fields(request, backend)  # type: ignore[attr-defined]
+        except Exception:
+            # A balancer may be anybody's class.
+            _log.failure("The balancer failed to say what to tell the client")
+            return b""
         return fields
 
     def change(self, balancer: IBalancer, wanted: Sequence[ServerSpec]) -> Change:

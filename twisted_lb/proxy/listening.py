@@ -79,6 +79,7 @@ class ProxyFactory(Factory):
             self.backend_added(backend)
         self.queue = FairQueue(self.sweeper, queue.size, queue.timeout)
         self._retries = RetryBudget(retries.attempts, retries.budget, retries.reserve, reactor.seconds)
+        self.sweeper.watched.add(self._retries)
         fleet.subscribe(self)
         fleet.refreshed.append(self.queue.serve)
         self.doorstep = Doorstep(

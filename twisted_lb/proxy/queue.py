@@ -18,6 +18,10 @@ MAX_WEIGHT = 100
 class Waiting(Protocol):
     """A request that waits."""
 
+    @property
+    def choosy(self) -> bool:
+        """Whether there may be room that it cannot use, and others can."""
+
     def turn_came(self) -> bool:
         """There may be room for it: whether there was.  If not, it keeps its place."""
 
@@ -55,9 +59,13 @@ class FairQueue:
         return len(self._places)
 
     def change(self, size: int, timeout: float) -> None:
-        """Other bounds from now on; those that wait keep their place, and their time."""
+        """Other bounds from now on; those that wait keep their place, but none waits longer than a new one."""
         self._size = size
         self._timeout = timeout
+        latest = self._sweeper.now + timeout
+        for waiting, (user, deadline) in list(self._places.items()):
+            self._places[waiting] = (user, min(deadline, latest))
+        self._watch_oldest()
 
     def join(self, waiting: Waiting, user: bytes, weight: int) -> bool:
         """Wait at the end of the user's line; False when the queue is full.
@@ -110,18 +118,32 @@ class FairQueue:
             self._serving = False
 
     def _serve_one(self) -> bool:
-        user, mine = next(iter(self._users.items()))
-        waiting: Waiting = next(iter(mine.requests))
         self._stays = False
-        if not waiting.turn_came() or self._stays:
-            return False
+        for user, mine in self._users.items():
+            for waiting in mine.requests:
+                if waiting.turn_came():
+                    if self._stays:
+                        return False
+                    self._served(user, waiting)
+                    return True
+                # One that failed on a server does not go there again; those behind it may.
+                if not waiting.choosy:
+                    return False
+        return False
+
+    def _served(self, user: bytes, waiting: Waiting) -> None:
+        first = next(iter(self._users), None) == user
         self.leave(waiting)
-        if next(iter(self._users), None) == user:
+        if user not in self._users:
+            return
+        if not first:
+            # It was served before its turn.
+            self._users.move_to_end(user)
+        elif next(iter(self._users)) == user:
             self._credit -= 1
             if self._credit <= 0:
                 self._users.move_to_end(user)
                 self._refresh_credit()
-        return True
 
     def _refresh_credit(self) -> None:
         first = next(iter(self._users.values()), None)
