@@ -102,6 +102,29 @@ class ValueTests(SynchronousTestCase):
             ("default_rate_per_sec", "-0.1", None),
             ("default_rate_per_sec", "inf", None),
             ("default_rate_per_sec", "nan", None),
+            ("redis_deadline", "100ms", 0.1),
+            ("redis_deadline", "0", None),
+            ("on_store_error", "Deny", "deny"),
+            ("on_store_error", "allow", "allow"),
+            ("on_store_error", "open", None),
+            ("local_keys", "1", 1),
+            ("local_keys", "0", None),
+            ("global_capacity", "0", 0),
+            ("global_capacity", "1000000001", None),
+            ("global_rate_per_sec", "0.5", 0.5),
+            ("global_rate_per_sec", "1000001", None),
+            ("address_capacity", "0", 0),
+            ("address_capacity", "-1", None),
+            ("address_rate_per_sec", "0.001", 0.001),
+            ("address_rate_per_sec", "0", None),
+            ("max_in_flight_per_key", "0", 0),
+            ("max_in_flight_per_key", "1000001", None),
+            ("max_wait", "0", 0.0),
+            ("max_wait", "1m", 60.0),
+            ("max_waiting", "0", 0),
+            ("max_waiting", "x", None),
+            ("redis_tls_ca_file", "a b.pem", "a b.pem"),
+            ("redis_sentinel_password", "x#y", "x#y"),
             ("rate_limit_headers", "ratelimit", ("ratelimit",)),
             ("rate_limit_headers", "RateLimit X-RateLimit", ("x-ratelimit", "ratelimit")),
             ("rate_limit_headers", "none", ()),
@@ -139,6 +162,11 @@ class ProblemTests(SynchronousTestCase):
         self.assertEqual(
             self.problems({}, {}, "\n# why\nWORKERS=x\n", "my.env"), [f"WORKERS (my.env line 3): 'x' {expected}"]
         )
+
+    def test_words(self) -> None:
+        """A setting that is one of some words names them all."""
+        expected = "ON_STORE_ERROR (environment): 'open' is not local, deny or allow"
+        self.assertEqual(self.problems({}, {"ON_STORE_ERROR": "open"}), [expected])
 
     def test_all_at_once(self) -> None:
         """Every problem is reported, not the first only."""

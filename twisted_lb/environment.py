@@ -31,6 +31,7 @@ LONGEST_SECONDS = 24 * 3600.0
 SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES_IN = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 HEADER_FAMILIES = ("x-ratelimit", "ratelimit")
+STORE_ERROR_MODES = ("local", "deny", "allow")
 
 # number = 1*DIGIT [ "." 1*DIGIT ]
 _NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]*)")
@@ -104,6 +105,17 @@ def number(lowest: float, highest: float) -> Reader:
     return Reader(f"a number from {lowest} to {highest}", read)
 
 
+def one_of(*words: str) -> Reader:
+    """One of these words, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError
+        return text.lower()
+
+    return Reader(f"{', '.join(words[:-1])} or {words[-1]}", read)
+
+
 def _endpoint(text: str) -> str:
     kind, colon, rest = text.partition(":")
     if not (kind.isidentifier() and colon and rest):
@@ -130,10 +142,25 @@ READERS: dict[str, Reader] = {
     "servers_file": Reader("a file name", str),
     # What a Redis URL is, the store knows.
     "redis_url": Reader("any text", str),
+    "redis_tls_ca_file": Reader("a file name", str),
+    "redis_tls_cert_file": Reader("a file name", str),
+    "redis_tls_key_file": Reader("a file name", str),
+    "redis_sentinel_password": Reader("any text", str),
+    "redis_deadline": duration(),
+    "on_store_error": one_of(*STORE_ERROR_MODES),
+    "local_keys": whole(1, 100_000_000),
     "data_dir": Reader("a directory", str),
     "workers": whole(1, 256),
     "default_capacity": whole(1, MAX_CAPACITY),
     "default_rate_per_sec": number(0, MAX_RATE_PER_SEC),
+    "global_capacity": whole(0, MAX_CAPACITY),
+    "global_rate_per_sec": number(0, MAX_RATE_PER_SEC),
+    "address_capacity": whole(0, MAX_CAPACITY),
+    # At a rate of 0 a network's bucket would have to be kept for ever.
+    "address_rate_per_sec": number(0.001, MAX_RATE_PER_SEC),
+    "max_in_flight_per_key": whole(0, 1_000_000),
+    "max_wait": duration(lowest=0),
+    "max_waiting": whole(0, 1_000_000),
     "admin_token": Reader("any text", str),
     "rate_limit_headers": Reader("x-ratelimit, ratelimit, both with a space between, or none", _header_families),
     "connect_timeout": duration(),

@@ -33,17 +33,47 @@ class Profile(NamedTuple):
     """An account and the level of its bucket now."""
 
     account: Account
-    level: int  # microtokens
+    level: int  # microtokens; below zero while a request that cost more than there was is being paid off
+
+
+class Policy(NamedTuple):
+    """What a bucket that belongs to no account admits."""
+
+    capacity: int = 0  # tokens; 0: there is no such bucket
+    rate_per_sec: float = 0.0  # tokens per second
+
+
+class Limits(NamedTuple):
+    """The limits beside the key's own bucket."""
+
+    everyone: Policy = Policy()  # one bucket for the whole balancer, all instances together
+    address: Policy = Policy()  # one for each client address, for what comes without a valid key
+    in_flight: int = 0  # requests of one key at a time, all instances together; 0: any number
+
+
+# The limits by name, as answers and header fields tell them.
+KEY = "default"
+GLOBAL = "global"
+ADDRESS = "address"
+IN_FLIGHT = "in-flight"
 
 
 class Taken(NamedTuple):
-    """What a bucket answered.  Everything that the rate-limit headers say follows from it."""
+    """What the limits answered.  Everything that the rate-limit headers say follows from it."""
 
     admitted: bool
-    name: bytes  # the user's name in UTF-8, as it goes into X-Consumer-Username
-    capacity: int  # tokens
-    rate_per_sec: float  # tokens per second
-    level: int  # microtokens, after the taking; when refused, what there is
+    name: bytes  # the user's name in UTF-8, as it goes into X-Consumer-Username; b"" when no account is concerned
+    capacity: int  # tokens; of IN_FLIGHT: requests at a time
+    rate_per_sec: float  # tokens per second; of IN_FLIGHT: 0
+    level: int  # microtokens, after the taking; when refused, what there is; may be below zero
+    limit: str = KEY  # whose numbers these are: KEY when admitted (ADDRESS by take_address), else the one that refused
+
+
+class StoreState(NamedTuple):
+    """Whether a store answers, for operators: it may name hosts, which clients need not know."""
+
+    up: bool
+    reason: str  # why it is not up, and what happens to requests meanwhile
 
 
 class NameTaken(Exception):
@@ -58,24 +88,65 @@ class IAsker(Interface):
     """Who waits for a bucket's answer.  Exactly one of these is called, exactly once, and it does not raise."""
 
     def bucket_answered(taken: Taken | None) -> None:
-        """The bucket's answer; None when no account has this key."""
+        """The answer; None when no account has this key."""
 
     def bucket_unavailable(reason: str) -> None:
-        """The store cannot tell; nothing was taken as far as anybody knows."""
+        """The store cannot tell; nothing was taken as far as anybody knows.  `reason` is not for clients."""
 
 
 class IBucketStore(Interface):
-    """The buckets, by the key's digest (SHA-256 in lower-case hexadecimal)."""
+    """The buckets, by the key's digest (SHA-256 in lower-case hexadecimal).
 
-    def take(digest: str, asker: IAsker) -> None:
-        """Take one token and tell `asker`: within this call when the answer is at hand, else later.
+    In any time t a bucket admits at most capacity + rate * t.  All limits that concern a request are asked
+    in one step: it passes all of them, or it is refused by one and spends nothing in any.
+    """
 
-        A refusal takes nothing and writes nothing.  In any time t a bucket admits at most
-        capacity + rate * t.
+    counts_in_flight = Attribute("bool; whether every admitted request must be released, see `release`")
+
+    def take(digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+        """Ask for a request that costs `cost` tokens, 0 or more, and tell `asker`: within this call, or later.
+
+        It is asked of the key's bucket, of the requests in flight of the key, and of the bucket of everyone, in
+        this order; the first that refuses is the one that is told.  A refusal takes nothing and writes nothing.
+
+        `network` is given for a key that was not seen from this client's network before.  Then a key that no
+        account has costs one token of the network's bucket, and while there is none, any key is refused unseen.
         """
 
-    def give_back(digest: str) -> None:
-        """Put one token back, up to the capacity, for a request that no server answered.  Never fails the caller."""
+    def release(digest: str, tokens: int) -> None:
+        """An admitted request is over; to be called at most once for each.  Never fails the caller.
+
+        Its place in flight is free again.  `tokens` more are taken from the key's bucket and that of everyone,
+        even if that leaves them below zero; what is negative is given back, up to the capacity.  Where `tokens`
+        is 0 and nothing `counts_in_flight`, the call may be left out.
+        """
+
+    def take_address(network: str, asker: IAsker) -> None:
+        """Take one token from the bucket of a client's network, for what comes without a valid key.
+
+        Admitted without asking where there is no such limit.
+        """
+
+    def give_back_address(network: str) -> None:
+        """Put that token back: the key was valid after all.  Never fails the caller."""
+
+
+class IStoreReport(Interface):
+    """How a store does, for operators."""
+
+    def state() -> StoreState:
+        """Now."""
+
+    def counts() -> dict[str, float]:
+        """Numbers since the start, by the names of the metrics (see `limits.standby.COUNTS`); none for a store
+        that cannot be away."""
+
+
+class AccountPage(NamedTuple):
+    """Some accounts in the order of their names (as UTF-8 bytes)."""
+
+    profiles: list[Profile]
+    more: bool  # whether there are accounts after these
 
 
 class IAccountStore(Interface):
@@ -90,6 +161,12 @@ class IAccountStore(Interface):
     def change(digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """Set what is not None.  The level so far is kept, and cut to a smaller capacity.  None: no such account."""
 
+    def page(after: str, count: int) -> Deferred[AccountPage]:
+        """The first `count` (1 to 200) accounts whose names come after `after`; "" is before all names.
+
+        Takes the time of the page, however many accounts there are.
+        """
+
 
 class IRequest(Interface):
     """What a balancer may know of the request it chooses a server for."""
@@ -98,9 +175,39 @@ class IRequest(Interface):
     target = Attribute("bytes, the request target as received")
     consumer = Attribute("bytes, the user's name, UTF-8")
     client_address = Attribute("str, the client's IP address")
+    content_length = Attribute("int, the length of the content; -1 when it is sent chunked, and not known")
 
     def header(name: bytes) -> bytes | None:
         """The value of the first field of this name (any case), or None."""
+
+
+class IResponse(Interface):
+    """What a pricing class may know of a server's response."""
+
+    status = Attribute("int, such as 200")
+    body_bytes = Attribute("int, the length of the content so far: all of it, unless it was cut short")
+    token_cost = Attribute("int or None: what the server says the request cost, in X-Token-Cost")
+
+    def header(name: bytes) -> bytes | None:
+        """The value of the first field of this name (any case), or None."""
+
+
+class IPricing(Interface):
+    """Says what requests cost, in tokens.  A class that provides this takes its options as keyword arguments.
+
+    Either method may be left out.  Costs are whole numbers from 0 to 1,000,000,000; anything else, and an
+    exception, is logged: in `cost` the request is answered 500, in `settle` it counts as None.
+    Neither may block.
+    """
+
+    def cost(request: IRequest) -> int:
+        """What has to be there before the request is sent to a server; left out: 1."""
+
+    def settle(request: IRequest, response: IResponse) -> int | None:
+        """What the request has cost in all, now that its response is over: the difference is taken or given back.
+
+        None: what the server says in X-Token-Cost, or else what `cost` said.
+        """
 
 
 class IBalancer(Interface):

@@ -14,10 +14,27 @@ class Settings:
     admin_listen: str = "tcp:9090:interface=127.0.0.1"
     servers_file: str = "servers.yaml"
     redis_url: str = ""
+    # With rediss://: certificates in PEM; an empty text is the system's authorities, and no certificate of ours.
+    redis_tls_ca_file: str = ""
+    redis_tls_cert_file: str = ""
+    redis_tls_key_file: str = ""
+    redis_sentinel_password: str = ""
+    redis_deadline: float = 0.1  # for an answer of Redis
+    on_store_error: str = "local"  # "local", "deny" or "allow"
+    local_keys: int = 100_000  # that a process remembers for when Redis is away
     data_dir: str = "data"
     workers: int = 1
     default_capacity: int = 5
     default_rate_per_sec: float = 1.0
+    # Buckets beside the key's own; a capacity of 0 means that there is none.
+    global_capacity: int = 0
+    global_rate_per_sec: float = 0.0
+    address_capacity: int = 1000
+    address_rate_per_sec: float = 10.0
+    max_in_flight_per_key: int = 0  # 0: any number
+    # Requests with "Prefer: wait=N"
+    max_wait: float = 60.0  # the most that N counts for; 0: none waits
+    max_waiting: int = 1000
     admin_token: str = ""
     # Which families of rate-limit headers are sent: "x-ratelimit", "ratelimit", both or none.
     rate_limit_headers: tuple[str, ...] = ("x-ratelimit", "ratelimit")
