@@ -10,10 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.interfaces import MICROTOKENS
 from twisted_lb.limits.bucket import (
+    LOWEST_LEVEL,
     MAX_CAPACITY,
+    MAX_COST,
     MAX_RATE_PER_SEC,
     MAX_SECONDS,
     Bucket,
+    check_cost,
     check_policy,
     seconds_to_full,
     seconds_to_next,
@@ -152,6 +155,81 @@ class TakingTests(SynchronousTestCase):
         self.assertGreaterEqual(admitted + 1 + Fraction(admitted + 1, M), refilled)
 
 
+class SettlingTests(SynchronousTestCase):
+    """`Bucket.settle`, after a request that cost something else than was taken for it."""
+
+    def test_it_is_never_refused(self) -> None:
+        """Settling 7 on a level of 2 leaves -5, from which the bucket refills at its rate; nothing passes below 0."""
+        bucket = Bucket(5, 2.0, 2 * M, START)
+        bucket.settle(7, START)
+        self.assertEqual((bucket.level, bucket.stamp_us), (-5 * M, START))
+        self.assertEqual(bucket.take(0, START + 2 * SECOND), (False, -M))
+        self.assertEqual(bucket.take(0, START + 2_500_000), (True, 0))
+        self.assertEqual(bucket.take(1, START + 3 * SECOND), (True, 0))
+
+    def test_it_refills_first(self) -> None:
+        """The time in which a bucket was full does not pay what is settled after it."""
+        bucket = Bucket(5, 1.0, 5 * M, START)
+        bucket.settle(7, START + 3600 * SECOND)
+        self.assertEqual(bucket.level_at(START + 3600 * SECOND), -2 * M)
+        self.assertEqual(bucket.level_at(START + 3601 * SECOND), -M)
+
+    def test_negative_tokens_are_given_back(self) -> None:
+        """Settling -2 adds 2 tokens, up to the capacity, and leaves the stamp."""
+        bucket = Bucket(5, 1.0, 2 * M, START)
+        bucket.settle(-2, START + SECOND)
+        self.assertEqual((bucket.level, bucket.stamp_us), (4 * M, START))
+        bucket.settle(-MAX_COST, START + SECOND)
+        self.assertEqual(bucket.level, 5 * M)
+
+    def test_settling_nothing_changes_nothing(self) -> None:
+        """Settling 0 leaves level and stamp."""
+        bucket = Bucket(5, 1.0, -M, START)
+        bucket.settle(0, START + SECOND)
+        self.assertEqual((bucket.level, bucket.stamp_us), (-M, START))
+
+    def test_there_is_a_deepest_debt(self) -> None:
+        """However much is settled, the level stays at LOWEST_LEVEL, and refills from there."""
+        bucket = Bucket(5, 1.0, 5 * M, START)
+        for _ in range(3):
+            bucket.settle(MAX_COST, START)
+        self.assertEqual(bucket.level, LOWEST_LEVEL)
+        self.assertEqual(bucket.level_at(START + SECOND), LOWEST_LEVEL + M)
+
+    def test_a_clock_that_goes_back_does_not_matter(self) -> None:
+        """Settling at a time before the stamp neither refills nor moves the stamp."""
+        bucket = Bucket(5, 1.0, 2 * M, START)
+        bucket.settle(3, START - SECOND)
+        self.assertEqual((bucket.level, bucket.stamp_us), (-M, START))
+
+    def test_a_change_keeps_a_debt(self) -> None:
+        """A new policy leaves what is owed, refilled to now under the old one."""
+        bucket = Bucket(5, 1.0, -4 * M, START)
+        bucket.change(2, 10.0, START + SECOND)
+        self.assertEqual(bucket.level_at(START + SECOND), -3 * M)
+        self.assertEqual(bucket.level_at(START + 3600 * SECOND), 2 * M)
+
+    @given(
+        st.integers(1, 50),
+        st.floats(0, 1000),
+        st.lists(st.tuples(st.integers(0, 5_000_000), st.integers(0, 3), st.integers(0, 9)), max_size=60),
+    )
+    def test_settling_only_makes_a_bucket_admit_less(
+        self, capacity: int, rate: float, steps: list[tuple[int, int, int]]
+    ) -> None:
+        """What is admitted and settled together stays under the law, but for what the last request owes."""
+        bucket = Bucket(capacity, rate, capacity * M, START)
+        now, spent = START, 0
+        for step_us, cost, more in steps:
+            now += step_us
+            refilled = Fraction(rate) * (now - START) / SECOND * (1 + Fraction(1, 2**50))
+            if bucket.take(cost, now)[0]:
+                spent += cost
+                self.assertLessEqual(spent, capacity + refilled)
+                bucket.settle(more, now)
+                spent += more
+
+
 class PolicyTests(SynchronousTestCase):
     """What a bucket can be."""
 
@@ -170,8 +248,16 @@ class PolicyTests(SynchronousTestCase):
             check_policy(capacity, rate)
 
     def test_whole_numbers_stay_exact_in_doubles(self) -> None:
-        """The largest level is below 2**53."""
-        self.assertLess(MAX_CAPACITY * MICROTOKENS, 2**53)
+        """The largest level and the deepest debt are below 2**53, and so is the step between them."""
+        self.assertLess(MAX_CAPACITY * MICROTOKENS - LOWEST_LEVEL, 2**53)
+
+    def test_bad_costs_are_named(self) -> None:
+        """A cost that no request can have raises ValueError; 0 and the highest one pass."""
+        for cost in (-1, 1.0, "1", None, True, MAX_COST + 1, float("nan")):
+            with self.assertRaisesRegex(ValueError, "^cost: expected a whole number from 0 to 1000000000, not "):
+                check_cost(cost)  # type: ignore[arg-type]
+        for cost in (0, 1, MAX_COST):
+            check_cost(cost)
 
 
 class WaitingTests(SynchronousTestCase):
@@ -194,6 +280,13 @@ class WaitingTests(SynchronousTestCase):
             (1, 1 / 3, 0, 3, 3),
             (7, 0.7, 0, 2, 10),
             (5, 5e-324, 0, MAX_SECONDS, MAX_SECONDS),
+            # In debt: the next token is the first.
+            (5, 1.0, -1, 2, 6),
+            (5, 1.0, -3 * M, 4, 8),
+            (5, 1.0, -3 * M - 1, 5, 9),
+            (5, 0.5, -3 * M, 8, 16),
+            (5, 0.0, -1, None, None),
+            (1, float(MAX_RATE_PER_SEC), LOWEST_LEVEL, 1001, 1001),
         ]:
             case = f"capacity {capacity}, rate {rate}, level {level}"
             self.assertEqual(seconds_to_next(capacity, rate, level), to_next, case)

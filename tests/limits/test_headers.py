@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC, seconds_to_full, seconds_to_next
 from twisted_lb.limits.headers import FAMILIES, RATELIMIT, X_RATELIMIT, rate_limit_fields, retry_after
 
@@ -64,6 +64,23 @@ class FieldsTests(SynchronousTestCase):
             self.assertEqual(ietf_fields(one).decode(), ietf_lines)
             self.assertEqual(fields(one).decode(), x_lines + ietf_lines)
 
+    def test_names(self) -> None:
+        """The fields of another limit than the key's name it, also where the policies are the same."""
+        fields = rate_limit_fields([RATELIMIT])
+        own = b'\r\nRateLimit-Policy: "default";q=5;w=5\r\nRateLimit: "default";r=0;t=1'
+        self.assertEqual(fields(taken(5, 1.0, 0)), own)
+        of_all = taken(5, 1.0, 0)._replace(limit=GLOBAL)
+        self.assertEqual(fields(of_all), b'\r\nRateLimit-Policy: "global";q=5;w=5\r\nRateLimit: "global";r=0;t=1')
+        flying = Taken(False, b"ann", 5, 0.0, 0, IN_FLIGHT)
+        policy = b'\r\nRateLimit-Policy: "in-flight";q=5;qu="concurrent-requests"'
+        self.assertEqual(fields(flying), policy + b'\r\nRateLimit: "in-flight";r=0')
+
+    def test_debts(self) -> None:
+        """A level below zero is no token, and the seconds are those until the debt is paid and there is one."""
+        text = rate_limit_fields(FAMILIES)(taken(5, 2.0, -3 * M)).decode()
+        self.assertIn("X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 4\r\n", text)
+        self.assertTrue(text.endswith('RateLimit: "default";r=0;t=2'))
+
     def test_no_family_is_no_text(self) -> None:
         """With no family chosen, nothing is sent."""
         self.assertEqual(rate_limit_fields(())(taken(5, 1.0, 0)), b"")
@@ -99,7 +116,24 @@ class RetryAfterTests(SynchronousTestCase):
     def test_cases(self) -> None:
         """Retry-After is the time to the next token, rounded up, at least 1, and absent at rate 0."""
         for capacity, rate, level, *_, seconds in CASES:
-            self.assertEqual(retry_after(Taken(False, b"ann", capacity, rate, level)), seconds)
+            if level < M:
+                self.assertEqual(retry_after(Taken(False, b"ann", capacity, rate, level)), seconds)
+
+    def test_costs_and_lines(self) -> None:
+        """It counts what the request costs, the requests ahead and a debt; what never comes has none."""
+        for capacity, rate, level, cost, ahead, seconds in (
+            (5, 1.0, M, 3, 0, 2),
+            (5, 1.0, M, 3, 4, 6),
+            (5, 2.0, -7 * M, 1, 0, 4),
+            (5, 1.0, 4 * M, 6, 0, None),
+            (5, 1.0, 4 * M, 5, 6, 7),
+            (5, 0.0, 2 * M, 3, 0, None),
+        ):
+            self.assertEqual(retry_after(Taken(False, b"ann", capacity, rate, level), cost, ahead), seconds)
+
+    def test_in_flight(self) -> None:
+        """When a request in flight ends nobody knows, so a client may try again in a second."""
+        self.assertEqual(retry_after(Taken(False, b"ann", 5, 0.0, 0, IN_FLIGHT)), 1)
 
     @given(st.integers(0, M - 1), st.floats(0.001, MAX_RATE_PER_SEC))
     def test_never_before_t(self, level: int, rate: float) -> None:

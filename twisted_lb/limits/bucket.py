@@ -10,7 +10,10 @@ The law: in any time t a bucket admits at most `capacity + rate_per_sec * t` tok
 4. Taking: when the refilled level holds the cost, the level less the cost is written, and the stamp.
 5. A refusal changes nothing, neither level nor stamp: asking often does not cost fractions.
 6. Giving back adds to the level, up to the capacity.  It needs no time: refill and gift commute.
-7. A new policy: the level is refilled to now under the old policy, kept, and cut to a smaller capacity.
+7. Settling takes what a request cost beyond what was taken for it.  The request has been served, so this is
+   never refused, and the level may go below zero, down to LOWEST_LEVEL.  The level is refilled to now first:
+   what was full then would be refilled once more otherwise.  Settling can only make a bucket admit less.
+8. A new policy: the level is refilled to now under the old policy, kept, and cut to a smaller capacity.
 
 The same numbers in Lua: `stores/bucket.lua` does the same steps.  Lua knows only IEEE doubles, so
 every whole number stays below 2**53 (MAX_CAPACITY is 10**15 microtokens; the time is 1.8 * 10**15
@@ -27,6 +30,8 @@ from twisted_lb.interfaces import MICROTOKENS
 
 MAX_CAPACITY = 1_000_000_000  # tokens
 MAX_RATE_PER_SEC = 1_000_000  # tokens per second
+MAX_COST = MAX_CAPACITY  # tokens, of one request
+LOWEST_LEVEL = -MAX_CAPACITY * MICROTOKENS  # the deepest debt
 # The largest integer of a structured field (RFC 9651 section 3.3.1): no count of seconds goes above it.
 MAX_SECONDS = 999_999_999_999_999
 
@@ -47,6 +52,12 @@ def check_rate(rate_per_sec: float) -> None:
     """Raise ValueError unless `rate_per_sec` is a number of tokens per second from 0 to MAX_RATE_PER_SEC."""
     if type(rate_per_sec) not in (int, float) or not 0 <= rate_per_sec <= MAX_RATE_PER_SEC:
         raise ValueError(f"rate_per_sec: expected a number from 0 to {MAX_RATE_PER_SEC}, not {rate_per_sec!r}")
+
+
+def check_cost(cost: int) -> None:
+    """Raise ValueError unless `cost` is a whole number of tokens from 0 to MAX_COST."""
+    if type(cost) is not int or not 0 <= cost <= MAX_COST:
+        raise ValueError(f"cost: expected a whole number from 0 to {MAX_COST}, not {cost!r}")
 
 
 class Bucket:
@@ -71,7 +82,7 @@ class Bucket:
         return min(self.level + int(elapsed_us * self.rate_per_sec), self._full)
 
     def take(self, cost: int, now_us: int) -> tuple[bool, int]:
-        """Take `cost` tokens: whether they were there, and the level (microtokens) afterwards."""
+        """Take `cost` tokens (see `check_cost`): whether they were there, and the level (microtokens) afterwards."""
         # This repeats `level_at`: it runs once a request, and a call costs a tenth of it.
         level = self.level
         elapsed_us = now_us - self.stamp_us
@@ -90,6 +101,14 @@ class Bucket:
     def give_back(self, cost: int) -> None:
         """Put `cost` tokens back, up to the capacity."""
         self.level = min(self.level + cost * MICROTOKENS, self._full)
+
+    def settle(self, tokens: int, now_us: int) -> None:
+        """Take `tokens` more, even if that leaves the level below zero; negative ones are given back."""
+        if tokens <= 0:
+            self.give_back(-tokens)
+            return
+        self.refill(now_us)
+        self.level = max(self.level - tokens * MICROTOKENS, LOWEST_LEVEL)
 
     def refill(self, now_us: int) -> None:
         """Write the level of `now_us`, so that what follows counts from then."""
@@ -137,7 +156,9 @@ def seconds_to_next(capacity: int, rate_per_sec: float, level: int) -> int | Non
     """Whole seconds, rounded up, until there is one whole token more; 0 when full, None when it never comes."""
     if level >= capacity * MICROTOKENS:
         return 0
-    return seconds_to_refill(MICROTOKENS - level % MICROTOKENS, rate_per_sec)
+    # In debt, the next token is the first one.
+    missing = MICROTOKENS - (level % MICROTOKENS if level > 0 else level)
+    return seconds_to_refill(missing, rate_per_sec)
 
 
 def seconds_to_full(capacity: int, rate_per_sec: float, level: int) -> int | None:

@@ -5,6 +5,9 @@ Two families of fields, either of which can be switched off:
     X-RateLimit-Limit, -Remaining, -Reset    as GitHub and many others send them; Reset in seconds until full
     RateLimit-Policy, RateLimit              draft-ietf-httpapi-ratelimit-headers-10
 
+Each names the limit that it speaks of: "default" is the key's own bucket, and on a refusal it is the limit
+that refused.
+
 Strategy: all that follows from the policy alone is formatted once a policy and kept in a small
 memo; a response then costs two divisions and one `%` of bytes.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from typing import Callable, Iterable, NamedTuple
 
-from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, Taken
 from twisted_lb.limits.bucket import seconds_to_refill
 
 X_RATELIMIT = "x-ratelimit"
@@ -38,7 +41,8 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
     """A function from a bucket's answer to header lines, each beginning with CRLF (b"" for no family).
 
     `families` are of FAMILIES; any other name raises ValueError.  Seconds are whole and rounded up.
-    Where the rate is 0 there is no `w`, no `t`, and no X-RateLimit-Reset below a full bucket.
+    Where the rate is 0 there is no `w`, no `t`, and no X-RateLimit-Reset below a full bucket.  A level below
+    zero counts as no token.
     """
     chosen = frozenset(families)
     for family in sorted(chosen):
@@ -47,23 +51,23 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
     if not chosen:
         return lambda taken: b""
     both, x_only = len(chosen) == 2, chosen == {X_RATELIMIT}
-    memo: dict[tuple[int, float], tuple[int, bytes, bytes, bytes, bytes]] = {}
+    memo: dict[tuple[int, float, str], tuple[int, bytes, bytes, bytes, bytes]] = {}
 
-    def remember(capacity: int, rate_per_sec: float) -> tuple[int, bytes, bytes, bytes, bytes]:
+    def remember(capacity: int, rate_per_sec: float, limit: str) -> tuple[int, bytes, bytes, bytes, bytes]:
         if len(memo) >= _MEMO_SIZE:
             memo.clear()
-        full, at_full, x_below, ietf_below = _policy_text(capacity, rate_per_sec, chosen)
-        memo[capacity, rate_per_sec] = texts = (full, at_full, x_below + ietf_below, x_below, ietf_below)
+        full, at_full, x_below, ietf_below = _policy_text(capacity, rate_per_sec, limit, chosen)
+        memo[capacity, rate_per_sec, limit] = texts = (full, at_full, x_below + ietf_below, x_below, ietf_below)
         return texts
 
     def fields(taken: Taken) -> bytes:
-        _, _, capacity, rate_per_sec, level = taken
-        full, at_full, both_below, x_below, ietf_below = memo.get((capacity, rate_per_sec)) or remember(
-            capacity, rate_per_sec
+        _, _, capacity, rate_per_sec, level, limit = taken
+        full, at_full, both_below, x_below, ietf_below = memo.get((capacity, rate_per_sec, limit)) or remember(
+            capacity, rate_per_sec, limit
         )
         if level >= full:
             return at_full
-        whole = level // MICROTOKENS
+        whole = level // MICROTOKENS if level > 0 else 0
         if not rate_per_sec:
             return both_below % ((whole, whole) if both else (whole,))
         if both:
@@ -80,31 +84,41 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
     return fields
 
 
-def retry_after(taken: Taken) -> int | None:
+def retry_after(taken: Taken, cost: int = 1, ahead: int = 0) -> int | None:
     """Seconds for Retry-After (RFC 9110 section 10.2.3) of a refusal: rounded up, at least 1, never before `t`.
 
-    None, which means no such field, where the rate is 0 and the token never comes.
+    The request costs `cost` tokens, and others that cost `ahead` come before it.  None, which means no such
+    field, where the tokens never come: the rate is 0, or the bucket does not hold as many.
     """
-    seconds = seconds_to_refill(MICROTOKENS - taken.level % MICROTOKENS, taken.rate_per_sec)
+    if taken.limit == IN_FLIGHT:
+        # Nobody knows when one of the others ends.
+        return 1
+    if cost > taken.capacity:
+        return None
+    seconds = seconds_to_refill((cost + ahead) * MICROTOKENS - taken.level, taken.rate_per_sec)
     return None if seconds is None else max(1, seconds)
 
 
-def _policy_text(capacity: int, rate_per_sec: float, families: frozenset[str]) -> _PolicyText:
+def _policy_text(capacity: int, rate_per_sec: float, limit: str, families: frozenset[str]) -> _PolicyText:
     """The templates of one policy; an empty one for a family that is not sent."""
     window = seconds_to_refill(capacity * MICROTOKENS, rate_per_sec)
+    name = limit.encode()
     x_below = ietf_below = at_full = b""
     if X_RATELIMIT in families:
-        limit = b"\r\nX-RateLimit-Limit: %d" % capacity
-        x_below = limit + b"\r\nX-RateLimit-Remaining: %d"
-        at_full += limit + b"\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: 0" % capacity
+        x_limit = b"\r\nX-RateLimit-Limit: %d" % capacity
+        x_below = x_limit + b"\r\nX-RateLimit-Remaining: %d"
+        at_full += x_limit + b"\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: 0" % capacity
         if window is not None:
             x_below += b"\r\nX-RateLimit-Reset: %d"
     if RATELIMIT in families:
-        policy = b'\r\nRateLimit-Policy: "default";q=%d' % capacity
+        policy = b'\r\nRateLimit-Policy: "%b";q=%d' % (name, capacity)
+        if limit == IN_FLIGHT:
+            # The quota unit: what is counted, where it is not requests over time.
+            policy += b';qu="concurrent-requests"'
         if window is not None:
             policy += b";w=%d" % window
-        ietf_below = policy + b'\r\nRateLimit: "default";r=%d'
-        at_full += policy + b'\r\nRateLimit: "default";r=%d' % capacity
+        ietf_below = policy + b'\r\nRateLimit: "%b";r=%%d' % name
+        at_full += policy + b'\r\nRateLimit: "%b";r=%d' % (name, capacity)
         if window is not None:
             ietf_below += b";t=%d"
             at_full += b";t=0"

@@ -1,0 +1,149 @@
+"""Networks of clients, the keys that are known to come from them, and their buckets."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.interfaces import MICROTOKENS, Policy
+from twisted_lb.limits.addresses import LOCAL_NETWORK, MAX_NETWORKS_OF_A_KEY, FamiliarKeys, NetworkBuckets, network_of
+
+SECOND = 1_000_000  # microseconds
+START = 1_800_000_000 * SECOND
+M = MICROTOKENS
+
+
+class NetworkTests(SynchronousTestCase):
+    """`network_of`."""
+
+    def test_networks(self) -> None:
+        """An IPv4 address is a network of its own, an IPv6 address is of its /64, and what is no address is local."""
+        for address, network in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("::FFFF:C000:207", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:DB8:1:2::", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::1", "::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("fe80::2%25", "fe80::/64"),
+            ("", LOCAL_NETWORK),
+            ("/run/tokenlb.sock", LOCAL_NETWORK),
+            ("192.0.2.300", LOCAL_NETWORK),
+            ("192.0.2", LOCAL_NETWORK),
+            ("nonsense\r\n", LOCAL_NETWORK),
+        ]:
+            self.assertEqual(network_of(address), network, repr(address))
+
+
+class FamiliarKeysTests(SynchronousTestCase):
+    """Which keys were seen from where."""
+
+    def test_a_key_is_known_from_where_it_was_seen(self) -> None:
+        """A key that was learned from one network is not known from another, nor is another key from there."""
+        keys = FamiliarKeys(100)
+        self.assertFalse(keys.knows("k", "here"))
+        keys.learn("k", "here")
+        self.assertTrue(keys.knows("k", "here"))
+        self.assertFalse(keys.knows("k", "there"))
+        self.assertFalse(keys.knows("other", "here"))
+        keys.learn("k", "there")
+        self.assertTrue(keys.knows("k", "here") and keys.knows("k", "there"))
+
+    def test_a_key_has_a_bounded_number_of_networks(self) -> None:
+        """Of more networks than are kept, the last ones are known, and learning one again does not push out others."""
+        keys = FamiliarKeys(100)
+        networks = [f"network {number}" for number in range(MAX_NETWORKS_OF_A_KEY + 3)]
+        for network in networks:
+            keys.learn("k", network)
+            keys.learn("k", network)
+        self.assertEqual([network for network in networks if keys.knows("k", network)], networks[3:])
+
+    def test_the_number_of_keys_is_bounded(self) -> None:
+        """Of 1,000 keys at most 100 are known, and these are the last ones, 50 at least."""
+        keys = FamiliarKeys(100)
+        for number in range(1000):
+            keys.learn(f"k{number}", "here")
+        # The last first, so that asking keeps the younger ones.
+        known = [number for number in reversed(range(1000)) if keys.knows(f"k{number}", "here")]
+        self.assertEqual(known, list(range(999, 999 - len(known), -1)))
+        self.assertTrue(50 <= len(known) <= 100, len(known))
+        self.assertLessEqual(len(keys._young), 50)
+        self.assertLessEqual(len(keys._old), 50)
+
+    def test_a_key_in_use_is_not_forgotten(self) -> None:
+        """A key that is asked for once in each generation stays with its networks, whatever else comes."""
+        keys = FamiliarKeys(100)
+        keys.learn("k", "here")
+        keys.learn("k", "there")
+        for number in range(1000):
+            if number % 40 == 0:
+                self.assertTrue(keys.knows("k", "here"), f"after {number} others")
+            keys.learn(f"k{number}", "here")
+        self.assertTrue(keys.knows("k", "there"))
+
+    def test_the_smallest_memory_works(self) -> None:
+        """With room for one key the last one is known."""
+        for room in (0, 1, 2):
+            keys = FamiliarKeys(room)
+            for number in range(10):
+                keys.learn(f"k{number}", "here")
+                self.assertTrue(keys.knows(f"k{number}", "here"))
+
+
+class NetworkBucketsTests(SynchronousTestCase):
+    """Buckets of networks in memory."""
+
+    def test_each_network_has_a_bucket_that_refills(self) -> None:
+        """A network gets the capacity, then the rate; another one has its own."""
+        buckets = NetworkBuckets(Policy(2, 1.0))
+        taken = [buckets.take("a", START + at) for at in (0, 0, 0, SECOND, SECOND, 1_500_000)]
+        self.assertEqual(taken, [(True, M), (True, 0), (False, 0), (True, 0), (False, 0), (False, M // 2)])
+        self.assertEqual(buckets.take("b", START + SECOND), (True, M))
+
+    def test_looking_changes_nothing(self) -> None:
+        """The level of a network that was not seen is full, and being asked for it leaves no trace."""
+        buckets = NetworkBuckets(Policy(2, 1.0))
+        self.assertEqual(buckets.level("a", START), 2 * M)
+        self.assertEqual(len(buckets), 0)
+        buckets.take("a", START)
+        for _ in range(3):
+            self.assertEqual(buckets.level("a", START + 500_000), 1_500_000)
+
+    def test_a_token_given_back_is_there(self) -> None:
+        """What is given back counts up to the capacity, and for a network that was not seen it is nothing."""
+        buckets = NetworkBuckets(Policy(2, 0.0))
+        buckets.take("a", START)
+        for _ in range(3):
+            buckets.give_back("a")
+            buckets.give_back("b")
+        self.assertEqual((buckets.level("a", START), buckets.level("b", START)), (2 * M, 2 * M))
+
+    def test_full_buckets_are_forgotten(self) -> None:
+        """Networks that come once each leave about as many buckets as refill at a time, not as many as came."""
+        buckets = NetworkBuckets(Policy(10, 1.0))
+        for number in range(10_000):
+            buckets.take(f"network {number}", START + number * SECOND // 100)
+        self.assertLessEqual(len(buckets), 102)
+        for number in range(200):
+            buckets.take("a", START + 1000 * SECOND)
+        self.assertEqual(len(buckets), 1)
+
+    def test_a_bucket_that_is_forgotten_was_full(self) -> None:
+        """Forgetting admits nothing more: an emptied network stays empty while others come and go."""
+        buckets = NetworkBuckets(Policy(3, 0.01))
+        for _ in range(3):
+            buckets.take("a", START)
+        for number in range(1000):
+            buckets.take(f"network {number}", START + number * 1000)
+        self.assertEqual(buckets.take("a", START + SECOND), (False, 10_000))
+
+    def test_the_number_is_bounded(self) -> None:
+        """When more networks come than are kept, the one longest unused goes."""
+        buckets = NetworkBuckets(Policy(1, 0.0), most=5)
+        for number in range(20):
+            buckets.take(f"network {number}", START)
+            self.assertLessEqual(len(buckets), 5)
+        levels = [buckets.level(f"network {number}", START) for number in range(20)]
+        self.assertEqual(levels, [M] * 15 + [0] * 5)

@@ -1,0 +1,74 @@
+"""What refused clients are told."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.limits.refusal import refusal
+
+M = MICROTOKENS
+
+
+def taken(capacity: int, rate: float, level: int, limit: str = "default") -> Taken:
+    return Taken(False, b"ann", capacity, rate, level, limit)
+
+
+class RefusalTests(SynchronousTestCase):
+    def test_sentences(self) -> None:
+        """Each refusal says which limit it was and what to do about it."""
+        for one, cost, ahead, detail, seconds in (
+            (taken(5, 0.5, 0), 1, 0, "The bucket of 5 tokens is empty. The next token is there in 2 s.", 2),
+            (taken(5, 0.0, 0), 1, 0, "The bucket of 5 tokens is empty. It is not refilled.", None),
+            (
+                taken(5, 1.0, M),
+                3,
+                0,
+                "The bucket of 5 tokens has 1, and this request costs 3. They are there in 2 s.",
+                2,
+            ),
+            (
+                taken(5, 1.0, -2 * M),
+                3,
+                0,
+                "The bucket of 5 tokens has 0, and this request costs 3. They are there in 5 s.",
+                5,
+            ),
+            (
+                taken(5, 1.0, 0),
+                1,
+                2,
+                "The bucket of 5 tokens is empty, and other requests of this key wait for its tokens."
+                " Its turn comes in 3 s.",
+                3,
+            ),
+            (
+                taken(9, 1.0, 0, GLOBAL),
+                1,
+                0,
+                "The bucket of 9 tokens that all users share is empty. The next token is there in 1 s.",
+                1,
+            ),
+            (
+                taken(9, 0.1, 0, ADDRESS),
+                1,
+                0,
+                "Too many requests without a valid API key have come from your network. Try again in 10 s.",
+                10,
+            ),
+            (
+                taken(2, 0.0, 0, IN_FLIGHT),
+                1,
+                0,
+                "This key has 2 requests in flight, as many as it may have. Try again when one of them has ended.",
+                1,
+            ),
+        ):
+            said = refusal(one, cost, ahead)
+            self.assertEqual((said.detail, said.retry_after), (detail, seconds))
+            self.assertEqual(said.members, {"violated-policies": [one.limit]})
+
+    def test_fields(self) -> None:
+        """Retry-After is a header line, or nothing where the tokens never come."""
+        self.assertEqual(refusal(taken(5, 0.5, 0)).fields, b"\r\nRetry-After: 2")
+        self.assertEqual(refusal(taken(5, 0.0, 0)).fields, b"")

@@ -1,0 +1,145 @@
+"""The law of the bucket across outages: random lives of a store and of the standbys of its instances."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.interfaces import MICROTOKENS, Limits, Taken
+from twisted_lb.limits.bucket import LOWEST_LEVEL, Bucket
+from twisted_lb.limits.standby import Standby
+
+M = MICROTOKENS
+
+# Of each step: microseconds that pass, what happens, which instance, and tokens.
+TAKE, LEAVE, RETURN, SETTLE = range(4)
+STEPS = st.lists(
+    st.tuples(
+        st.one_of(st.just(0), st.integers(0, 3_000_000), st.integers(0, 100_000_000)),
+        st.sampled_from([TAKE, TAKE, TAKE, LEAVE, RETURN, SETTLE]),
+        st.integers(0, 2),
+        st.integers(0, 6),
+    ),
+    max_size=60,
+)
+
+
+class World:
+    """A store with one bucket, full at first, and instances that all know each of its answers."""
+
+    def __init__(self, instances: int, capacity: int, rate: float) -> None:
+        self.now_us = 0
+        self.bucket = Bucket(capacity, rate, capacity * M, 0)
+        self.standbys = [Standby("local", lambda: self.now_us / 1e6, 100, Limits()) for _ in range(instances)]
+        self.away = False
+        self.outages = 0
+        # What the law leaves, in microtokens: a bucket in whole fractions, of which all that is admitted is taken.
+        self.left = Fraction(capacity * M)
+        self.tell(True, capacity * M)
+        for standby in self.standbys:
+            standby.instances = instances
+
+    def tell(self, admitted: bool, level: int) -> None:
+        taken = Taken(admitted, b"ann", self.bucket.capacity, self.bucket.rate_per_sec, level)
+        for standby in self.standbys:
+            standby.recent["k"] = taken, self.now_us / 1e6
+
+    def wait(self, us: int) -> None:
+        self.now_us += us
+        self.left = min(self.left + Fraction(self.bucket.rate_per_sec) * us, Fraction(self.bucket.capacity * M))
+
+    def take(self, instance: int, cost: int) -> bool:
+        if self.away:
+            answer = self.standbys[instance].take("k", cost, 0)
+            assert answer is not None
+            admitted = answer.admitted
+        else:
+            admitted, level = self.bucket.take(cost, self.now_us)
+            self.tell(admitted, level)
+        if admitted:
+            self.left -= cost * M
+        return admitted
+
+    def settle(self, instance: int, tokens: int) -> None:
+        """A request has cost more than it was admitted for."""
+        if self.away:
+            self.standbys[instance].release("k", tokens)
+        else:
+            for standby in self.standbys:
+                standby.settled("k", tokens)
+            self.bucket.settle(tokens, self.now_us)
+        self.left -= tokens * M
+
+    def come_back(self) -> None:
+        """Each instance charges its debts, as the script of the store does it."""
+        self.away = False
+        self.outages += 1
+        for standby in self.standbys:
+            charges, _ = standby.debts()
+            for _, amount in charges:
+                self.bucket.refill(self.now_us)
+                full = self.bucket.capacity * M
+                self.bucket.level = max(min(self.bucket.level - amount, full), LOWEST_LEVEL)
+
+    def live(self, steps: list[tuple[int, int, int, int]]) -> None:
+        """Go through the steps; ask for all there is after each.  AssertionError where that is more than the law."""
+        for us, what, instance, tokens in steps:
+            self.wait(us)
+            instance %= len(self.standbys)
+            if what == TAKE and self.take(instance, tokens):
+                self.check()
+            elif what == LEAVE:
+                self.away = True
+            elif what == RETURN and self.away:
+                self.come_back()
+            elif what == SETTLE:
+                self.settle(instance, tokens)
+        if self.away:
+            self.come_back()
+        while self.take(0, 1):
+            self.check()
+
+    def check(self) -> None:
+        # Whole microtokens: see the docstring of the standby.
+        rounding = 2 * len(self.standbys) * (self.outages + 1)
+        assert self.left >= -rounding, f"{float(-self.left) / M} tokens more than the law, after {self.now_us} us"
+
+
+class LawTests(SynchronousTestCase):
+    """Before, during and after outages, together."""
+
+    @given(st.integers(1, 12), st.one_of(st.just(0.0), st.floats(0, 5)), STEPS)
+    @example(10, 1.0, [(0, TAKE, 0, 6)] * 2 + [(0, LEAVE, 0, 0), (0, TAKE, 0, 4), (0, RETURN, 0, 0)] * 3)
+    def test_one_instance(self, capacity: int, rate: float, steps: list[tuple[int, int, int, int]]) -> None:
+        """Alone, an instance admits in any time at most capacity + rate * time, whatever outages there are in it."""
+        World(1, capacity, rate).live(steps)
+
+    @given(st.integers(3, 30), st.one_of(st.just(0.0), st.floats(0, 5)), STEPS)
+    def test_three_instances(self, capacity: int, rate: float, steps: list[tuple[int, int, int, int]]) -> None:
+        """Three instances that know the same when each outage begins admit no more than that together.
+
+        Nothing is settled in an outage: one share's debt does not hold back the others.
+        """
+        World(3, capacity, rate).live(without_debts(steps))
+
+    def test_a_long_outage_of_steady_use_leaves_nothing_for_twice(self) -> None:
+        """A key that spends its rate through an outage of an hour finds no burst when the store is back."""
+        for instances in (1, 3):
+            world = World(instances, 9, 3.0)
+            world.live([(0, TAKE, 0, 9), (0, LEAVE, 0, 0)] + [(333_334, TAKE, at % 3, 1) for at in range(10_800)])
+            self.assertLess(world.bucket.level_at(world.now_us), M)
+            self.assertLess(abs(world.left), 2 * M)
+
+
+def without_debts(steps: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """The steps, with takings in place of what is settled, and an answer of the store, which all hear, behind each
+    return."""
+    changed: list[tuple[int, int, int, int]] = []
+    for us, what, instance, tokens in steps:
+        changed.append((us, TAKE if what == SETTLE else what, instance, tokens))
+        if what == RETURN:
+            changed.append((0, TAKE, 0, 0))
+    return changed

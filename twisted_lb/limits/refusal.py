@@ -1,0 +1,68 @@
+"""What the answer to a refused request says: which limit it was, what to do, and when to come back.
+
+The status is 429 (RFC 6585 section 4) whichever limit it was.  The problem has the member "violated-policies" of
+draft-ietf-httpapi-ratelimit-headers-10, with the name of the limit as in the RateLimit fields.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.limits.headers import retry_after
+
+STATUS = 429
+MEMBER = "violated-policies"
+
+
+class Refusal(NamedTuple):
+    """The parts of an answer that depend on the limit."""
+
+    detail: str
+    retry_after: int | None  # seconds
+    members: dict[str, object]  # extension members of the problem
+
+    @property
+    def fields(self) -> bytes:
+        """The header line of Retry-After with CRLF before it, or nothing."""
+        return b"" if self.retry_after is None else b"\r\nRetry-After: %d" % self.retry_after
+
+
+def refusal(taken: Taken, cost: int = 1, ahead: int = 0) -> Refusal:
+    """What to say for `taken`, which was refused.
+
+    The request costs `cost` tokens; requests of the same key that cost `ahead` wait already.
+    """
+    seconds = retry_after(taken, cost, ahead)
+    detail = f"{_what(taken, cost, ahead)} {_when(taken, cost, ahead, seconds)}"
+    return Refusal(detail, seconds, {MEMBER: [taken.limit]})
+
+
+def _what(taken: Taken, cost: int, ahead: int) -> str:
+    if taken.limit == IN_FLIGHT:
+        return f"This key has {taken.capacity} requests in flight, as many as it may have."
+    if taken.limit == ADDRESS:
+        return "Too many requests without a valid API key have come from your network."
+    bucket = f"The bucket of {taken.capacity} tokens"
+    if taken.limit == GLOBAL:
+        bucket = f"The bucket of {taken.capacity} tokens that all users share"
+    if ahead:
+        return f"{bucket} is empty, and other requests of this key wait for its tokens."
+    if cost > 1:
+        # A debt is no tokens.
+        return f"{bucket} has {max(taken.level, 0) // MICROTOKENS}, and this request costs {cost}."
+    return f"{bucket} is empty."
+
+
+def _when(taken: Taken, cost: int, ahead: int, seconds: int | None) -> str:
+    if taken.limit == IN_FLIGHT:
+        return "Try again when one of them has ended."
+    if cost > taken.capacity:
+        return "It never holds as many."
+    if seconds is None:
+        return "It is not refilled."
+    if taken.limit == ADDRESS:
+        return f"Try again in {seconds} s."
+    if ahead:
+        return f"Its turn comes in {seconds} s."
+    return f"The next token is there in {seconds} s." if cost == 1 else f"They are there in {seconds} s."
