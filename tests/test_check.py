@@ -17,6 +17,7 @@ health_check: {path: /healthz, interval: 2s, status: 200-299}
 panic_threshold: 0.5
 retries: {attempts: 1}
 queue: {size: 7, timeout: 500ms}
+pricing: {name: "mine:Class", key: geheim, factor: 3}
 ejection: false
 servers:
 - {name: a, url: "http://127.0.0.1:9001", weight: 0, maxconn: 5, backup: true, slowstart: 30s}
@@ -37,6 +38,7 @@ class DescriptionTests(SynchronousTestCase):
             "workers    3\n",
             "settings   HEAD_TIMEOUT=7.5\n",
             "balancer   sticky, secret=...\n",
+            "pricing    mine:Class, key=..., factor=...\n",
             "ejection   none\n",
             "panic      below 50% healthy servers\n",
             "retries    none\n",
@@ -47,9 +49,15 @@ class DescriptionTests(SynchronousTestCase):
             self.assertIn(part, said)
         self.assertTrue(said.endswith("  b, http://10.0.0.1, weight 1, no health check"), said)
 
+    def test_no_pricing(self) -> None:
+        """Without a pricing class it says what a request costs then."""
+        said = described(ALL.replace("pricing", "#"))
+        self.assertIn("pricing    1 token a request, or what the server says\n", said)
+
     def test_no_secrets(self) -> None:
-        """No password, no token and no value of a balancer's option is printed."""
-        said = described(ALL, redis_url="redis://user:geheim@h:1/2", admin_token="geheim")
+        """No password, no token and no value of an option is printed."""
+        secrets = {"admin_token": "geheim", "redis_sentinel_password": "geheim"}
+        said = described(ALL, redis_url="redis+sentinel://user:geheim@h:1", **secrets)
         self.assertNotIn("geheim", said)
-        self.assertIn("store      Redis at h:1\n", said)
+        self.assertIn("store      Redis at mymaster (sentinels h:1)\n", said)
         self.assertIn("with a token", said)

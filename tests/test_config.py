@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config import FleetSpec, ServerSpec, read_fleet
+from twisted_lb.config import FleetSpec, ServerSpec, line_of, read_fleet
 from twisted_lb.fleet_spec import Ejection, HealthCheck, Queue, Retries
 from twisted_lb.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
 
-KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "retries"]
+KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "pricing"]
 
 
 def server(line: str) -> str:
@@ -51,6 +51,22 @@ servers:
         """Without a balancer it is round robin without options; JSON is YAML too."""
         fleet = read_fleet('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
         self.assertEqual((fleet.balancer, dict(fleet.options)), ("round_robin", {}))
+
+    def test_pricing(self) -> None:
+        """A pricing class is named alone, or with its options; without one there is none."""
+        cases: list[tuple[str, str, dict[str, object]]] = [
+            ("", "", {}),
+            ("pricing: mine.prices:Class", "mine.prices:Class", {}),
+            ("pricing: {name: 'mine:Class', factor: 3}", "mine:Class", {"factor": 3}),
+        ]
+        for line, word, options in cases:
+            fleet = read_fleet(f"servers: [{{name: a, url: http://a}}]\n{line}", "x.yaml")
+            self.assertEqual((fleet.pricing, fleet.pricing_options), (word, options), line)
+
+    def test_lines(self) -> None:
+        """The line of a key at the top is known, for what is found out about its value later."""
+        text = "servers:\n- {name: a, url: http://a}\n\npricing:\n  name: a:B\n"
+        self.assertEqual([line_of(text, key) for key in ("servers", "pricing", "balancer")], [1, 4, 1])
 
     def test_failure_words(self) -> None:
         """Each word about failures has its place in the description; times are as in .env."""
@@ -265,6 +281,21 @@ class RefusalTests(SynchronousTestCase):
         for value, expected in cases:
             (problem,) = self.problems(f"servers: [{{name: a, url: http://a}}]\nbalancer: {value}\n")
             self.assertTrue(problem.startswith(f"x.yaml:2: {expected}"), problem)
+
+    def test_pricing(self) -> None:
+        """A pricing that is neither a class nor a mapping with one is refused."""
+        form = "pricing: expected package.module:Class, or {name: ..., and its options}, not"
+        cases = [
+            ("7", f"{form} 7"),
+            ("''", f"{form} ''"),
+            ("", f"{form} None"),
+            ("false", f"{form} False"),
+            ("{factor: 1}", "pricing: expected the key 'name' with package.module:Class of your own"),
+            ("{name: a:B, two words: 1}", "pricing: expected names as the keys of options, not 'two words'"),
+        ]
+        for value, expected in cases:
+            (problem,) = self.problems(f"servers: [{{name: a, url: http://a}}]\npricing: {value}\n")
+            self.assertEqual(problem, f"x.yaml:2: {expected}")
 
     def test_all_at_once(self) -> None:
         """Every problem of a file is reported, in the order of its lines."""

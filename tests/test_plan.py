@@ -39,8 +39,11 @@ class ReadPlanTests(SynchronousTestCase):
         self.assertEqual((plan.fleet_text, plan.demo), (SERVERS, True))
 
     def test_data_directory_is_absolute(self) -> None:
-        """The data directory does not move when the working directory does."""
-        self.assertEqual(self.read(data_dir="d").settings.data_dir, os.path.abspath("d"))
+        """The data directory and the servers file do not move when the working directory does; no file stays none."""
+        settings = self.read(data_dir="d").settings
+        self.assertEqual(settings.data_dir, os.path.abspath("d"))
+        self.assertEqual(settings.servers_file, os.path.abspath("servers.yaml"))
+        self.assertEqual(settings.redis_tls_ca_file, "")
 
     def test_env_file(self) -> None:
         """.env is read where it is, and another file where it is named."""
@@ -67,11 +70,26 @@ class ReadPlanTests(SynchronousTestCase):
         """A Redis URL that cannot be used is not repeated."""
         self.assertNotIn("geheim", "".join(self.problems(redis_url="redis://user:geheim@host/x/y")))
 
+    def test_contradictions_about_redis(self) -> None:
+        """A setting for TLS or for sentinels that REDIS_URL makes no use of is a problem that names it."""
+        for url in ("", "redis://h"):
+            for name in ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file", "redis_sentinel_password"):
+                (problem,) = self.problems(redis_url=url, **{name: "geheim"})
+                self.assertTrue(problem.startswith(f"{name.upper()}: it is set, but REDIS_URL "), problem)
+                self.assertNotIn("geheim", problem)
+
+    def test_certificates_that_cannot_be_used(self) -> None:
+        """A certificate that is not there, and one without its key, are problems of the start."""
+        (problem,) = self.problems(redis_url="rediss://h", redis_tls_ca_file="missing.pem")
+        self.assertTrue(problem.startswith("REDIS_TLS_CA_FILE: cannot read 'missing.pem'"), problem)
+        (problem,) = self.problems(redis_url="rediss://h", redis_tls_cert_file="a.pem")
+        self.assertTrue(problem.startswith("REDIS_TLS_KEY_FILE: "), problem)
+
     def test_unknown_balancer(self) -> None:
         """A balancer that cannot be made is a problem of the servers file."""
         Path("servers.yaml").write_text("balancer: rond_robin\n" + SERVERS)
         (problem,) = self.problems()
-        self.assertTrue(problem.startswith("servers.yaml: balancer: there is no balancer 'rond_robin'"), problem)
+        self.assertTrue(problem.startswith("servers.yaml:1: balancer: there is no balancer 'rond_robin'"), problem)
 
     def test_own_balancer_in_the_working_directory(self) -> None:
         """A balancer of one's own may lie where the program is started."""

@@ -14,12 +14,25 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted_lb.balancers.backups import Backups
 from twisted_lb.config import read_fleet
 from twisted_lb.fleet_spec import FleetSpec
-from twisted_lb.reload import LOOK_SECONDS, HangUps, ServersFile, Swap, fleet_of
+from twisted_lb.limits.pricing import Pricing
+from twisted_lb.reload import LOOK_SECONDS, HangUps, ServersFile, Swap, fleet_of, pricing_of
 from twisted_lb.settings import Misconfigured
+from twisted_lb.testing import FakeRequest
 
 ONE = 'servers: [{name: a, url: "http://127.0.0.1:1"}]\n'
 TWO = 'servers: [{name: a, url: "http://127.0.0.1:1"}, {name: b, url: "http://127.0.0.1:2"}]\n'
 BAD = "servers: [{name: a, url: nonsense}]\n"
+PRICED = f"pricing: {{name: '{__name__}:Fixed', tokens: %d}}\n"
+
+
+class Fixed:
+    def __init__(self, tokens: int) -> None:
+        if tokens < 0:
+            raise ValueError("below 0")
+        self._tokens = tokens
+
+    def cost(self, request: object) -> int:
+        return self._tokens
 
 
 def spec_of(text: str) -> FleetSpec:
@@ -114,6 +127,17 @@ class ServersFileTests(SynchronousTestCase):
         self.assertEqual((len(self.log), self.swapped), (1, []))
         self.assertIn("did you mean round_robin?", self.log[0])
 
+    def test_unknown_pricing(self) -> None:
+        """A pricing class that cannot be made makes the file a bad one, told with file, line and key."""
+        self.path.write_text(TWO + "pricing: no_such_prices:Class\n")
+        self.looks(2)
+        self.assertEqual((len(self.log), self.swapped), (1, []))
+        self.assertIn(f"{self.path}:2: pricing: no_such_prices:Class: there is no module no_such", self.log[0])
+        self.path.write_text("balancer: x\npricing: {name: 'datetime:timedelta', days: 1}\n" + TWO)
+        self.looks(2)
+        self.assertIn(f"{self.path}:1: balancer: there is no balancer 'x'", self.log[1])
+        self.assertIn(f"{self.path}:2: pricing: datetime:timedelta: the class has neither", self.log[1])
+
     def test_swap_that_fails(self) -> None:
         """What cannot be swapped in is a bad file as well, and what runs is still the old one."""
 
@@ -188,6 +212,31 @@ class SwapTests(SynchronousTestCase):
         self.assertIsInstance(self.fleet.balancer, Backups)
         self.swap(with_backup, with_backup.replace("1\"}", "1\", backup: true}"))
         self.assertIs(self.fleet.balancer, self.balancer)
+
+    def test_pricing(self) -> None:
+        """Another pricing is there when the rest follows; one whose word and options are as before stays itself."""
+        seen: list[Pricing] = []
+        spec = spec_of(ONE + PRICED % 2)
+        before = pricing_of(spec, Clock())
+        swap = Swap(Clock(), fleet_of(spec, Clock()), spec, lambda spec: seen.append(swap.pricing), before)
+        self.assertEqual(swap(spec_of(TWO + PRICED % 2)), "added b http://127.0.0.1:2")
+        self.assertEqual(swap(spec_of(TWO + PRICED % 31337)), f"other options of {__name__}:Fixed: tokens")
+        self.assertEqual(swap(spec_of(TWO)), f"pricing {__name__}:Fixed -> none")
+        self.assertEqual(swap(spec_of(TWO + PRICED % 4)), f"pricing none -> {__name__}:Fixed")
+        self.assertIs(seen[0], before)
+        self.assertEqual([pricing.cost(FakeRequest()) for pricing in seen], [2, 31337, 1, 4])
+
+    def test_pricing_that_fails(self) -> None:
+        """When the pricing cannot be made nothing has changed, the servers included."""
+        spec = spec_of(ONE + PRICED % 2)
+        fleet = fleet_of(spec, Clock())
+        before = pricing_of(spec, Clock())
+        swap = Swap(Clock(), fleet, spec, self.followed.append, before)
+        error = self.assertRaises(Misconfigured, swap, spec_of(TWO + PRICED % -1))
+        self.assertEqual(str(error), f"pricing: {__name__}:Fixed refused its options: ValueError: below 0")
+        self.assertEqual((self.followed, len(fleet.backends)), ([], 1))
+        self.assertIs(swap.pricing, before)
+        self.assertEqual(swap(spec), "the same servers and balancer as before")
 
     def test_failure_changes_nothing(self) -> None:
         """When the balancer fails nothing follows, and the next swap is compared with what still runs."""

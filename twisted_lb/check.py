@@ -5,6 +5,7 @@ It is made of a plan, which was checked as a whole, and shows no password and no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 from twisted_lb.fleet_spec import Ejection, FleetSpec, ServerSpec
@@ -12,8 +13,9 @@ from twisted_lb.plan import Plan
 from twisted_lb.settings import Settings
 from twisted_lb.stores.redis_url import parse_redis_url
 
-# Shown by themselves, or in words.
+# Shown by themselves, or in words, or secret.
 SHOWN = {"listen", "admin_listen", "servers_file", "redis_url", "data_dir", "workers", "admin_token"}
+SHOWN |= {"redis_sentinel_password"}
 
 
 def description(plan: Plan) -> str:
@@ -30,7 +32,8 @@ def description(plan: Plan) -> str:
         "workers": str(settings.workers),
         "settings": ", ".join(_other_settings(settings)) or "all others have their defaults",
         "servers in": settings.servers_file,
-        "balancer": ", ".join([fleet.balancer, *(f"{name}=..." for name in fleet.options)]),
+        "balancer": _named(fleet.balancer, fleet.options),
+        "pricing": _named(fleet.pricing, fleet.pricing_options) or "1 token a request, or what the server says",
         "ejection": _ejection(fleet.ejection),
         "panic": f"below {fleet.panic_threshold:.0%} healthy servers",
         "retries": _retries(fleet),
@@ -53,6 +56,11 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _named(word: str, options: Mapping[str, object]) -> str:
+    # An option may be a secret: its name is enough.
+    return ", ".join([word, *(f"{name}=..." for name in options)])
 
 
 def _ejection(ejection: Ejection) -> str:

@@ -21,7 +21,7 @@ from twisted_lb.fleet_spec import FleetSpec, ServerSpec
 from twisted_lb.settings import Misconfigured
 from twisted_lb.yaml_lines import Document, NotYaml, Path, read_yaml
 
-__all__ = ["FleetSpec", "ServerSpec", "read_fleet"]
+__all__ = ["FleetSpec", "ServerSpec", "line_of", "read_fleet"]
 
 
 def read_fleet(text: str, file_name: str) -> FleetSpec:
@@ -42,8 +42,21 @@ def read_fleet(text: str, file_name: str) -> FleetSpec:
         problems.sort(key=lambda problem: document.line(problem.path))
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     word, options = file.balancer
+    pricing, pricing_options = file.pricing
     servers = tuple(server_spec(server, file.health_check) for server in file.servers)
-    return FleetSpec(word, MappingProxyType(options), servers, **fleet_parts(file))
+    return FleetSpec(
+        word,
+        MappingProxyType(options),
+        servers,
+        pricing=pricing,
+        pricing_options=MappingProxyType(pricing_options),
+        **fleet_parts(file),
+    )
+
+
+def line_of(text: str, key: str) -> int:
+    """The line of a key at the top of a file that can be read; 1 when it is not there."""
+    return read_yaml(text).line((key,))
 
 
 class _Problem(NamedTuple):

@@ -24,6 +24,10 @@ MAX_SERVERS = 10_000
 MAX_CONNECTIONS = 1_000_000
 DEFAULT_BALANCER = "round_robin"
 DEFAULT_PORT = 80
+CLASS_FORM = "package.module:Class"
+
+# A name, and the options that stand beside it.
+Named = tuple[str, dict[str, Any]]
 
 # http://host[:port]; a host of letters, digits, '-', '_' and '.', or an IPv6 address in brackets.
 _URL = re.compile(r"http://(?:\[(?P<ipv6>[^\[\]/?#@]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?/?")
@@ -80,20 +84,24 @@ def _checked_url(url: str) -> str:
     return url
 
 
-def _balancer(value: object) -> object:
-    """A name, or a mapping of name and options, as the two."""
-    if isinstance(value, str) and value:
-        return value, {}
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a name, or {{name: ..., and its options}}, not {shortened.repr(value)}")
-    options = dict(value)
-    word = options.pop("name", None)
-    if not isinstance(word, str) or not word:
-        raise ValueError("expected the key 'name' with the name of a balancer")
-    for key in options:
-        if not isinstance(key, str) or not key.isidentifier():
-            raise ValueError(f"expected names as the keys of options, not {shortened.repr(key)}")
-    return word, options
+def _named(name: str, whose: str) -> BeforeValidator:
+    """A name, or a mapping of name and options, as the two; errors expect `name`, or the key 'name' with `whose`."""
+
+    def read(value: object) -> object:
+        if isinstance(value, str) and value:
+            return value, {}
+        if not isinstance(value, dict):
+            raise ValueError(f"expected {name}, or {{name: ..., and its options}}, not {shortened.repr(value)}")
+        options = dict(value)
+        word = options.pop("name", None)
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"expected the key 'name' with {whose}")
+        for key in options:
+            if not isinstance(key, str) or not key.isidentifier():
+                raise ValueError(f"expected names as the keys of options, not {shortened.repr(key)}")
+        return word, options
+
+    return BeforeValidator(read)
 
 
 def _seconds(lowest: float) -> BeforeValidator:
@@ -226,8 +234,11 @@ class ServerModel(Section):
 class FileModel(Section):
     """The whole file."""
 
-    balancer: Annotated[tuple[str, dict[str, Any]], BeforeValidator(_balancer)] = Field(
+    balancer: Annotated[Named, _named("a name", "the name of a balancer")] = Field(
         (DEFAULT_BALANCER, {}), description="a name, or {name: ..., and its options}"
+    )
+    pricing: Annotated[Named, _named(CLASS_FORM, f"{CLASS_FORM} of your own")] = Field(
+        ("", {}), description=f"{CLASS_FORM}, or {{name: ..., and its options}}"
     )
     servers: list[ServerModel] = Field(
         min_length=1, max_length=MAX_SERVERS, description=f"a list of 1 to {MAX_SERVERS} servers"
@@ -268,7 +279,7 @@ def _plain(section: Section, kind: Callable[..., Any]) -> Any:
 
 
 def fleet_parts(file: FileModel) -> dict[str, Any]:
-    """What the file says beside the balancer and the servers, by the names of FleetSpec's fields."""
+    """What the file says beside the balancer, the pricing and the servers, by the names of FleetSpec's fields."""
     return {
         "ejection": _plain(file.ejection or EjectionModel(), Ejection),
         "panic_threshold": file.panic_threshold,

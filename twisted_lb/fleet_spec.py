@@ -78,7 +78,8 @@ class ServerSpec:
 
 @dataclass(frozen=True)
 class FleetSpec:
-    """The servers in the order of the file, the balancer that chooses among them, and what is done about failures."""
+    """The servers in the order of the file, who chooses among them and who says what requests cost, and what is done
+    about failures."""
 
     balancer: str
     options: Mapping[str, object]
@@ -87,3 +88,5 @@ class FleetSpec:
     panic_threshold: float = 0.3
     retries: Retries = field(default_factory=Retries)
     queue: Queue = field(default_factory=Queue)
+    pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server says
+    pricing_options: Mapping[str, object] = field(default_factory=dict)

@@ -15,13 +15,17 @@ from typing import Any, NamedTuple
 from twisted.internet.endpoints import serverFromString
 
 from twisted_lb.balancers.registry import BalancerError, make_balancer
-from twisted_lb.config import FleetSpec, read_fleet
+from twisted_lb.config import FleetSpec, line_of, read_fleet
 from twisted_lb.demo import demo_address
 from twisted_lb.environment import read_settings
+from twisted_lb.limits.pricing import PricingError, make_pricing
 from twisted_lb.settings import Misconfigured, Settings
-from twisted_lb.stores.redis_url import parse_redis_url
+from twisted_lb.stores.redis_endpoints import check_redis
+from twisted_lb.stores.redis_url import RedisSecurity
 
 DEFAULT_ENV_FILE = ".env"
+# The settings that name a file or a directory.
+FILES = ("data_dir", "servers_file", "redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")
 
 
 class Plan(NamedTuple):
@@ -55,11 +59,7 @@ def read_plan(
     settings, wrong = read_settings(options, environment, env_text, env_file or DEFAULT_ENV_FILE)
     problems += wrong
     problems += _endpoint_problems(settings, reactor)
-    if settings.redis_url:
-        try:
-            parse_redis_url(settings.redis_url)
-        except ValueError as error:
-            problems.append(str(error))
+    problems += _redis_problems(settings)
     fleet, fleet_text = None, ""
     try:
         fleet_text = read_text(settings.servers_file)
@@ -71,7 +71,7 @@ def read_plan(
     if problems or fleet is None:
         raise Misconfigured(problems)
     # twistd may change the directory before the store is opened and the servers file is read again.
-    paths = {name: os.path.abspath(getattr(settings, name)) for name in ("data_dir", "servers_file")}
+    paths = {name: os.path.abspath(path) for name in FILES if (path := getattr(settings, name))}
     return Plan(replace(settings, **paths), fleet, fleet_text, demo)
 
 
@@ -94,14 +94,48 @@ def read_text(file_name: str) -> str:
 
 
 def check_fleet(text: str, file_name: str) -> FleetSpec:
-    """The fleet that the text of a servers file describes, with a balancer that can be made.  Raises Misconfigured."""
+    """The fleet that the text of a servers file describes, with a balancer and a pricing that can be made.
+
+    Raises Misconfigured.
+    """
     fleet = read_fleet(text, file_name)
     look_beside(file_name)
+    problems = []
     try:
         make_balancer(fleet.balancer, fleet.options)
     except BalancerError as error:
-        raise Misconfigured([f"{file_name}: balancer: {error}"]) from None
+        problems.append(f"{file_name}:{line_of(text, 'balancer')}: balancer: {error}")
+    try:
+        make_pricing(fleet.pricing, fleet.pricing_options)
+    except PricingError as error:
+        problems.append(f"{file_name}:{line_of(text, 'pricing')}: pricing: {error}")
+    if problems:
+        raise Misconfigured(problems)
     return fleet
+
+
+def security_of(settings: Settings) -> RedisSecurity:
+    """What beside its URL it takes to speak with Redis."""
+    return RedisSecurity(
+        settings.redis_tls_ca_file,
+        settings.redis_tls_cert_file,
+        settings.redis_tls_key_file,
+        settings.redis_sentinel_password,
+    )
+
+
+def _redis_problems(settings: Settings) -> list[str]:
+    """What is wrong with the URL, or contradicts it: a setting that could have no effect is a mistake."""
+    security = security_of(settings)
+    if settings.redis_url:
+        try:
+            check_redis(settings.redis_url, security)
+        except ValueError as error:
+            return [str(error)]
+        return []
+    names = [f"REDIS_TLS_{name.upper()}" for name in ("ca_file", "cert_file", "key_file") if getattr(security, name)]
+    names += ["REDIS_SENTINEL_PASSWORD"] if security.sentinel_password else []
+    return [f"{name}: it is set, but REDIS_URL is empty, and the embedded store does not need it" for name in names]
 
 
 def _endpoint_problems(settings: Settings, reactor: Any) -> list[str]:

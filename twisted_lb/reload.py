@@ -27,12 +27,15 @@ from twisted_lb.balancers.backups import Backups
 from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.fleet_spec import FleetSpec
 from twisted_lb.interfaces import IBalancer
+from twisted_lb.limits.pricing import NO_PRICING, Pricing, PricingError, make_pricing
 from twisted_lb.plan import check_fleet, read_text
 from twisted_lb.proxy.fleet import Change, Fleet, made
 from twisted_lb.settings import Misconfigured
 
 LOOK_SECONDS = 0.5
 SHOWN_NAMES = 10  # of each kind, in a log line
+# Fields of the configuration whose change is told by more than its name.
+SAID_IN_FULL = ("servers", "balancer", "options", "pricing", "pricing_options")
 
 _log = Logger()
 
@@ -129,17 +132,35 @@ def fleet_of(spec: FleetSpec, reactor: Any) -> Fleet:
     return Fleet(balancer_of(spec, reactor), [made(server) for server in spec.servers])
 
 
+def pricing_of(spec: FleetSpec, reactor: Any) -> Pricing:
+    """What a configuration has requests cost.  Raises PricingError."""
+    return make_pricing(spec.pricing, spec.pricing_options, reactor.seconds)
+
+
 def _balancing(spec: FleetSpec) -> tuple[str, Mapping[str, object], bool]:
     return spec.balancer, spec.options, any(server.backup for server in spec.servers)
+
+
+def _pricing(spec: FleetSpec) -> tuple[str, Mapping[str, object]]:
+    return spec.pricing, spec.pricing_options
 
 
 class Swap:
     """Has a fleet, and all that follows its configuration, run with another one."""
 
     def __init__(
-        self, reactor: Any, fleet: Fleet, spec: FleetSpec, follow: Callable[[FleetSpec], None] = lambda spec: None
+        self,
+        reactor: Any,
+        fleet: Fleet,
+        spec: FleetSpec,
+        follow: Callable[[FleetSpec], None] = lambda spec: None,
+        pricing: Pricing = NO_PRICING,
     ) -> None:
-        """`spec` is what the fleet runs with now; `follow` takes over what is not the fleet's, and does not raise."""
+        """`spec` and `pricing` are what runs now; `follow` takes over what is not the fleet's, and does not raise.
+
+        When `follow` is called, the attribute `pricing` is the one of its configuration.
+        """
+        self.pricing = pricing
         self._reactor = reactor
         self._fleet = fleet
         self._spec = spec
@@ -152,13 +173,17 @@ class Swap:
         try:
             # One that stays keeps what it has learned.
             balancer = fleet.balancer if same else balancer_of(spec, self._reactor)
+            pricing = self.pricing if _pricing(spec) == _pricing(before) else pricing_of(spec, self._reactor)
             change = fleet.change(balancer, spec.servers)
         except BalancerError as error:
             raise Misconfigured([f"balancer: {error}"]) from None
+        except PricingError as error:
+            raise Misconfigured([f"pricing: {error}"]) from None
         except Exception as error:
             _log.failure("The balancer does not take the servers")
             raise Misconfigured([f"balancer: it does not take the servers: {error!r}"]) from error
         self._spec = spec
+        self.pricing = pricing
         self._follow(spec)
         return what_changed(before, spec, change)
 
@@ -174,18 +199,28 @@ def what_changed(before: FleetSpec, now: FleetSpec, change: Change) -> str:
         _listed("health check of", _other_checks(before, now)),
         "servers in another order" if change.reordered else "",
     ]
-    if before.balancer != now.balancer:
-        parts.append(f"balancer {before.balancer} -> {now.balancer}")
-    elif before.options != now.options:
-        # An option may be a secret: its name is enough.
-        names = before.options.keys() | now.options.keys()
-        differing = sorted(name for name in names if before.options.get(name) != now.options.get(name))
-        parts.append(f"other options of {now.balancer}: {', '.join(differing)}")
+    parts.append(_other_class("balancer", before.balancer, before.options, now.balancer, now.options))
+    parts.append(_other_class("pricing", *_pricing(before), *_pricing(now)))
     for field in fields(FleetSpec):
         was, is_now = getattr(before, field.name), getattr(now, field.name)
-        if field.name not in ("servers", "balancer", "options") and was != is_now:
+        if field.name not in SAID_IN_FULL and was != is_now:
             parts.append(f"{field.name} is another")
     return "; ".join(part for part in parts if part) or "the same servers and balancer as before"
+
+
+def _other_class(
+    key: str, before: str, options_before: Mapping[str, object], now: str, options: Mapping[str, object]
+) -> str:
+    if before != now:
+        return f"{key} {before or 'none'} -> {now or 'none'}"
+    # An option may be a secret: its name is enough.
+    names = options_before.keys() | options.keys()
+    differing = sorted(name for name in names if _option(options_before, name) != _option(options, name))
+    return f"other options of {now}: {', '.join(differing)}" if differing else ""
+
+
+def _option(options: Mapping[str, object], name: str) -> tuple[bool, object]:
+    return name in options, options.get(name)
 
 
 def _other_checks(before: FleetSpec, now: FleetSpec) -> list[str]:

@@ -1,83 +1,24 @@
-"""The contract of a balancer as a suite of tests, for balancers of your own.
-
-    from unittest import TestCase
-    from twisted_lb.testing import BalancerContract
-
-    class LeastBusyTests(BalancerContract, TestCase):
-        def make(self):
-            return LeastBusy()
-
-It runs under unittest, trial and pytest, needs no network, and takes less than a second.  A failure says what
-the balancer did, and what the proxy's users would notice of it.  Each balancer of twisted_lb keeps it.
-"""
+"""The contract of a balancer as a suite of tests."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyClass, verifyObject
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer
+from twisted_lb.testing.fakes import ODD_REQUESTS, FakeRequest
 
 REQUESTS = 3000
 # So many exchanges are in flight while servers are chosen: enough that one more or less is not a wrong weight.
 IN_FLIGHT = 40
 # No server may get less than this part of its share over all these requests, nor more than its inverse.
 LEAST_SHARE = 0.7
-
-
-@implementer(IRequest)
-class FakeRequest:
-    """A request as a balancer sees it; `number` makes each one different."""
-
-    def __init__(
-        self,
-        number: int = 0,
-        *,
-        method: bytes = b"GET",
-        target: bytes | None = None,
-        consumer: bytes | None = None,
-        client_address: str | None = None,
-        headers: Mapping[bytes, bytes] | None = None,
-    ) -> None:
-        """`headers` are by their names in lower case."""
-        self.method = method
-        self.target = b"/page/%d" % number if target is None else target
-        self.consumer = b"user%d" % number if consumer is None else consumer
-        address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-        self.client_address = address if client_address is None else client_address
-        self._headers = dict(headers or {})
-
-    def header(self, name: bytes) -> bytes | None:
-        """The value of a field."""
-        return self._headers.get(name.lower())
-
-    def __repr__(self) -> str:
-        what = f"{self.method!r} {self.target!r} of {self.consumer!r} from {self.client_address!r}"
-        return f"<FakeRequest {what} with {self._headers}>"
-
-
-# Each of these can reach a balancer.
-ODD_REQUESTS = (
-    FakeRequest(target=b""),
-    FakeRequest(target=b"*", method=b"OPTIONS"),
-    FakeRequest(target=b"http://other.example:80/absolute?x=1"),
-    FakeRequest(target=b"/%ff\xff\xfe?" + b"x" * 8000),
-    FakeRequest(method=b"M-SEARCH"),
-    FakeRequest(consumer=b""),
-    FakeRequest(consumer="ü\u2028".encode()),
-    FakeRequest(client_address=""),
-    FakeRequest(client_address="2001:db8::1"),
-    FakeRequest(headers={b"cookie": b"", b"x-tenant": b""}),
-    FakeRequest(headers={b"cookie": b";;=;lb;lb=;lb=\xff\x00.\xff; lb=a.b.c; =x", b"x-tenant": b"\xff"}),
-    FakeRequest(headers={b"cookie": b"lb=" + b"a" * 30_000}),
-)
 
 
 def servers(*weights: int) -> list[Backend]:
