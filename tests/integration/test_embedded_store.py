@@ -13,7 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tests.stores.contract import StoreContract, digest_of, new_path
-from twisted_lb.interfaces import MICROTOKENS, Account, StoreUnavailable
+from tests.stores.limits_contract import LimitsContract
+from twisted_lb.interfaces import MICROTOKENS, Account, Limits, StoreUnavailable
 from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -63,15 +64,19 @@ class OnDisk(TestCase):
         self.data_dir = new_path(self)
         self.store = self.new_store()
 
-    def new_store(self) -> EmbeddedStore:
-        store = EmbeddedStore(self.data_dir, steady_clock(), self.reactor)
+    def new_store(self, limits: Limits = Limits()) -> EmbeddedStore:
+        store = EmbeddedStore(self.data_dir, steady_clock(), self.reactor, limits=limits)
         store.start()
         self.addCleanup(store.stop)
         return store
 
 
-class ContractTests(OnDisk, StoreContract):
+class ContractTests(StoreContract, LimitsContract, OnDisk):
     """The contract of stores, with the database in its thread."""
+
+    def begin_with(self, limits: Limits) -> None:
+        self.data_dir = new_path(self)
+        self.store = self.new_store(limits)
 
     def some_milliseconds(self) -> Deferred[None]:
         return deferLater(self.reactor, 0.005)

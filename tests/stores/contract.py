@@ -12,7 +12,20 @@ from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from twisted_lb.interfaces import MICROTOKENS, Account, IAccountStore, IAsker, IBucketStore, NameTaken, Profile, Taken
+from twisted_lb.interfaces import (
+    MICROTOKENS,
+    Account,
+    AccountPage,
+    IAccountStore,
+    IAsker,
+    IBucketStore,
+    IStoreReport,
+    Limits,
+    NameTaken,
+    Profile,
+    StoreState,
+    Taken,
+)
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 
 if TYPE_CHECKING:
@@ -71,23 +84,50 @@ class Asker:
             self.told.callback(answer)
 
 
-class StoreContract(TestCase):
-    """`self.store` provides both interfaces, is running and is empty."""
+class StoreCase(TestCase):
+    """`self.store` provides all interfaces, is running, is empty, and has no limits beside the keys' own."""
 
     store: Any
 
-    def take(self, key: str) -> Deferred[Any]:
+    def begin_with(self, limits: Limits) -> Any:
+        """Let `self.store` be another running, empty store, which has these limits: a Deferred or None."""
+        raise NotImplementedError
+
+    def some_milliseconds(self) -> Any:
+        """Let time pass for the store: a Deferred or None."""
+        raise NotImplementedError
+
+    def take(self, key: str, cost: int = 1, network: str = "") -> Deferred[Any]:
         asker = Asker()
-        self.store.take(digest_of(key), asker)
+        self.store.take(digest_of(key), asker, cost, network)
+        return asker.told
+
+    def take_address(self, network: str) -> Deferred[Any]:
+        asker = Asker()
+        self.store.take_address(network, asker)
         return asker.told
 
     def create(self, key: str, name: str, capacity: Any = 5, rate_per_sec: Any = 0.0) -> Deferred[None]:
         return self.store.create(digest_of(key), Account(name, capacity, rate_per_sec))
 
-    def test_it_provides_both_interfaces(self) -> None:
-        """A store provides IBucketStore and IAccountStore."""
-        self.assertTrue(verifyObject(IBucketStore, self.store))
-        self.assertTrue(verifyObject(IAccountStore, self.store))
+    def level(self, key: str) -> Deferred[int]:
+        """The level of a key's bucket, in tokens."""
+        return self.store.profile(digest_of(key)).addCallback(lambda profile: profile.level / MICROTOKENS)
+
+
+class StoreContract(StoreCase):
+    """Accounts, and the bucket of each key."""
+
+    def test_it_provides_its_interfaces(self) -> None:
+        """A store provides IBucketStore, IAccountStore and IStoreReport."""
+        for interface in (IBucketStore, IAccountStore, IStoreReport):
+            self.assertTrue(verifyObject(interface, self.store))
+
+    def test_a_running_store_is_up(self) -> None:
+        """A store that answers says so without a reason, and its counts are numbers."""
+        self.assertEqual(self.store.state(), StoreState(True, ""))
+        for name, count in self.store.counts().items():
+            self.assertIsInstance(count, (int, float), name)
 
     @inlineCallbacks
     def test_a_bucket_admits_its_capacity_and_no_more(self) -> Any:
@@ -117,7 +157,7 @@ class StoreContract(TestCase):
         yield self.create("k", "ann", 2)
         yield self.take("k")
         yield self.take("k")
-        self.store.give_back(digest_of("k"))
+        self.store.release(digest_of("k"), -1)
         self.assertEqual((yield self.take("k")), Taken(True, b"ann", 2, 0.0, 0))
         self.assertEqual((yield self.take("k")), Taken(False, b"ann", 2, 0.0, 0))
 
@@ -125,8 +165,8 @@ class StoreContract(TestCase):
     def test_giving_back_never_fills_above_the_capacity(self) -> Any:
         """A full bucket stays at its capacity, and an unknown key is no error."""
         yield self.create("k", "ann", 2)
-        self.store.give_back(digest_of("k"))
-        self.store.give_back(digest_of("nobody"))
+        self.store.release(digest_of("k"), -1)
+        self.store.release(digest_of("nobody"), -1)
         self.assertEqual((yield self.take("k")), Taken(True, b"ann", 2, 0.0, MICROTOKENS))
         self.assertIsNone((yield self.take("nobody")))
 
@@ -262,6 +302,67 @@ class StoreContract(TestCase):
         yield self.some_milliseconds()
         self.assertEqual((yield self.take("k")), Taken(True, b"ann", 1, 1_000_000.0, 0))
 
-    def some_milliseconds(self) -> Any:
-        """Let time pass for the store: a Deferred or None."""
-        raise NotImplementedError
+    @inlineCallbacks
+    def test_a_name_has_no_nul(self) -> Any:
+        """A name that holds a NUL fails with ValueError, and neither key nor name is stored."""
+        for name in ("a\0b", "\0", "ann\0"):
+            yield self.assertFailure(self.create("k", name), ValueError)
+        self.assertIsNone((yield self.take("k")))
+        self.assertEqual((yield self.store.page("", 1)), AccountPage([], False))
+
+    @inlineCallbacks
+    def names(self, after: str, count: int) -> Any:
+        page = yield self.store.page(after, count)
+        self.assertIsInstance(page, AccountPage)
+        return [profile.account.name for profile in page.profiles], page.more
+
+    @inlineCallbacks
+    def test_pages_are_in_the_order_of_the_names_as_bytes(self) -> Any:
+        """Page after page gives each account once, in the order of the UTF-8 of the names, to the last."""
+        names = ["b", "a", "ab", "a b", "a\x01", "Z", "Zo\u00eb", "\U0001f980", "\uffff", "aa" * 60, "-", "+", "[a"]
+        for name in names:
+            yield self.create("key of " + name, name)
+        ordered = sorted(names, key=str.encode)
+        self.assertEqual((yield self.names("", 200)), (ordered, False))
+        self.assertEqual((yield self.names("", len(names))), (ordered, False))
+        for count in (1, 2, 5):
+            found: list[str] = []
+            more = True
+            while more:
+                page, more = yield self.names(found[-1] if found else "", count)
+                self.assertEqual(len(page), min(count, len(names) - len(found)))
+                found += page
+            self.assertEqual(found, ordered)
+
+    @inlineCallbacks
+    def test_a_page_begins_after_any_text(self) -> Any:
+        """A name that no account has is a place in the order too, and after the last name there is nothing."""
+        for name in ("ann", "bob", "cid"):
+            yield self.create("key of " + name, name)
+        self.assertEqual((yield self.names("annette", 1)), (["bob"], True))
+        self.assertEqual((yield self.names("an", 2)), (["ann", "bob"], True))
+        self.assertEqual((yield self.names("cia", 5)), (["cid"], False))
+        for after in ("cid", "zoe", "\U0010ffff"):
+            self.assertEqual((yield self.names(after, 1)), ([], False))
+
+    @inlineCallbacks
+    def test_a_page_tells_policies_and_levels(self) -> Any:
+        """A page has each account's policy and its level now, also one below zero, and spends nothing."""
+        for name in ("ann", "bob", "cid"):
+            yield self.create(name, name, 5)
+        self.store.release(digest_of("cid"), 7)
+        yield self.take("bob")
+        for _ in range(2):
+            page = yield self.store.page("", 3)
+            levels = [(profile.account, profile.level) for profile in page.profiles]
+            expected = [("ann", 5), ("bob", 4), ("cid", -2)]
+            self.assertEqual(levels, [(Account(name, 5, 0.0), level * MICROTOKENS) for name, level in expected])
+
+    @inlineCallbacks
+    def test_a_page_that_cannot_be_is_refused(self) -> Any:
+        """A page of no accounts or of more than 200, or after what is no text in UTF-8, fails with ValueError."""
+        yield self.create("k", "ann")
+        for count in (0, -1, 201):
+            yield self.assertFailure(self.store.page("", count), ValueError)
+        yield self.assertFailure(self.store.page("\ud800", 1), ValueError)
+        self.assertEqual((yield self.names("", 200)), (["ann"], False))

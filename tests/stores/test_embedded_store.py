@@ -3,99 +3,34 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-from typing import Any, Callable
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.limits.test_bucket import LIVES
-from tests.stores.contract import Asker, StoreContract, digest_of, new_path
-from twisted_lb.interfaces import MICROTOKENS, Account, Profile, StoreUnavailable, Taken
+from tests.stores.contract import StoreContract, digest_of, new_path
+from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
+from tests.stores.limits_contract import LimitsContract
+from twisted_lb.interfaces import GLOBAL, MICROTOKENS, Account, Limits, Policy, Profile, StoreUnavailable, Taken
 from twisted_lb.stores import embedded_store
 from twisted_lb.stores.embedded_database import DATABASE_FILE, LOCK_FILE, AccountDatabase
 from twisted_lb.stores.embedded_store import FLUSH_SECONDS, EmbeddedStore, steady_clock
 
-SECOND = 1_000_000  # microseconds
-START = 1_800_000_000 * SECOND
 M = MICROTOKENS
 
 
-class Disk:
-    """Runs what the store would run in its thread: at once, or when told, or not."""
-
-    def __init__(self) -> None:
-        self.held = False
-        self.broken: Exception | None = None
-        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
-        self.calls = 0
-
-    def run(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        self.calls += 1
-        if self.broken is not None:
-            return fail(self.broken)
-        if not self.held:
-            return maybeDeferred(call, *arguments)
-        done: Deferred[Any] = Deferred()
-        self.waiting.append((done, lambda: call(*arguments)))
-        return done
-
-    def one(self) -> None:
-        """Let the oldest waiting call run and return."""
-        done, call = self.waiting.pop(0)
-        maybeDeferred(call).chainDeferred(done)
-
-
-class StoreOnClock(SynchronousTestCase):
-    """A store in a temporary directory, with a clock that the test moves."""
-
-    def setUp(self) -> None:
-        self.data_dir = new_path(self)
-        self.clock = Clock()
-        self.disk = Disk()
-        self.now_us = START
-        self.store = self.started(self.data_dir)
-
-    def started(self, data_dir: str) -> EmbeddedStore:
-        store = EmbeddedStore(data_dir, lambda: self.now_us, self.clock, self.disk.run)
-        store.start()
-        self.addCleanup(lambda: self.successResultOf(store.stop()))
-        return store
-
-    def restart(self) -> None:
-        self.successResultOf(self.store.stop())
-        self.store = self.started(self.data_dir)
-
-    def crash(self) -> None:
-        """Go on with what is on disk now, as after kill -9."""
-        copy = new_path(self)
-        shutil.copytree(self.data_dir, copy)
-        self.store = self.started(copy)
-
-    def create(self, key: str, capacity: int = 5, rate_per_sec: float = 0.0) -> None:
-        self.successResultOf(self.store.create(digest_of(key), Account("user " + key, capacity, rate_per_sec)))
-
-    def take(self, key: str) -> Any:
-        asker = Asker()
-        self.store.take(digest_of(key), asker)
-        self.assertEqual(len(asker.answers), 1, "the embedded store answers within the call")
-        return asker.answers[0]
-
-    def level(self, key: str) -> int:
-        profile = self.successResultOf(self.store.profile(digest_of(key)))
-        assert profile is not None
-        return profile.level
-
-
-class ContractTests(StoreContract, TestCase):
+class ContractTests(StoreContract, LimitsContract, TestCase):
     """The contract of stores, over the embedded one."""
 
     def setUp(self) -> None:
         self.now_us = START
-        self.store = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred)
+        self.begin_with(Limits())
+
+    def begin_with(self, limits: Limits) -> None:
+        self.store = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred, limits)
         self.store.start()
         self.addCleanup(self.store.stop)
 
@@ -126,6 +61,38 @@ class TakingTests(StoreOnClock):
         self.assertEqual(profile, Profile(Account("user k", 10, 5.0), 2 * M))
         self.now_us += SECOND
         self.assertEqual(self.level("k"), 7 * M)
+
+    def test_a_debit_is_not_paid_by_the_refill_before_it(self) -> None:
+        """A bucket that has been full for an hour, and is charged 6 beyond, owes that, and pays at its rate."""
+        limits = Limits(everyone=Policy(5, 1.0))
+        self.store = EmbeddedStore(new_path(self), lambda: self.now_us, self.clock, self.disk.run, limits)
+        self.store.start()
+        self.addCleanup(lambda: self.successResultOf(self.store.stop()))
+        self.create("k", 9, 1.0)
+        self.create("other", 9, 1.0)
+        self.take("k")
+        self.now_us += 3600 * SECOND
+        self.store.release(digest_of("k"), 15)
+        self.assertEqual(self.level("k"), -6 * M)
+        self.assertEqual(self.take("other"), Taken(False, b"user other", 5, 1.0, -10 * M, GLOBAL))
+        self.now_us += 7 * SECOND
+        self.assertEqual(self.level("k"), M)
+        self.assertEqual(self.take("other"), Taken(False, b"user other", 5, 1.0, -3 * M, GLOBAL))
+
+    def test_a_refusal_by_another_limit_costs_nothing_of_what_refills(self) -> None:
+        """A bucket that everyone's bucket refused 10,000 times, and the places too, has refilled to the microtoken."""
+        for limits in (Limits(everyone=Policy(1, 0.0)), Limits(in_flight=1)):
+            self.now_us = START
+            self.store = EmbeddedStore(new_path(self), lambda: self.now_us, self.clock, self.disk.run, limits)
+            self.store.start()
+            self.addCleanup(self.store.stop)
+            self.create("k", 9, 0.1)
+            self.assertTrue(self.take("k").admitted)
+            level = self.level("k")
+            for _ in range(10_000):
+                self.now_us += 7
+                self.assertFalse(self.take("k").admitted)
+            self.assertEqual(self.level("k"), level + 7_000)
 
 
 class SurvivalTests(StoreOnClock):
@@ -182,8 +149,22 @@ class SurvivalTests(StoreOnClock):
         self.create("k", 5)
         for _ in range(4):
             self.take("k")
-        self.store.give_back(digest_of("k"))
+        self.store.release(digest_of("k"), -1)
         self.restart()
+        self.assertEqual(self.level("k"), 2 * M)
+
+    def test_a_debt_survives(self) -> None:
+        """A level below zero is there after a restart and after a crash behind a flush, and refills from there."""
+        self.create("k", 5, 1.0)
+        self.store.release(digest_of("k"), 9)
+        self.restart()
+        self.assertEqual(self.level("k"), -4 * M)
+        self.store.release(digest_of("k"), 2)
+        self.clock.advance(FLUSH_SECONDS)
+        self.store.release(digest_of("k"), -2)
+        self.crash()
+        self.assertEqual(self.level("k"), -6 * M)
+        self.now_us += 8 * SECOND
         self.assertEqual(self.level("k"), 2 * M)
 
     def test_levels_are_flushed_every_second(self) -> None:

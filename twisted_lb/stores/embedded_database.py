@@ -108,6 +108,19 @@ class AccountDatabase:
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
 
+    def digests_by_name(self, after: str, count: int) -> list[str]:
+        """The first `count` digests in the order of their accounts' names, as UTF-8, which come after `after`."""
+        try:
+            # The index of the unique column is in this order, so this reads `count` rows and no more.
+            return [
+                digest
+                for (digest,) in self._connection.execute(
+                    "SELECT digest FROM account WHERE name > ? ORDER BY name LIMIT ?", (after, count)
+                )
+            ]
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from None
+
     def insert(self, row: Row) -> None:
         """Add an account, durably.  Its digest and its name must be new."""
         self._write("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)", [row])

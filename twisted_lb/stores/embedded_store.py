@@ -16,6 +16,9 @@ about one second's.  A bucket may admit those tokens once again, so for each suc
 of the law is passed by at most what the bucket admitted in that second, and by at most its
 capacity.  An orderly stop loses nothing.
 
+The buckets of everyone and of networks, and the requests in flight, are in memory only: after a restart the
+former are full and there are none of the latter.
+
 What the clock can do: a wall clock put back across a restart pauses nothing, because a stamp from
 the future is taken for now; one put forward refills, up to the capacity.  While the store runs
 nothing of this matters with `steady_clock`, which is why it is the one to use.
@@ -35,22 +38,32 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from twisted_lb.interfaces import (
+    ADDRESS,
+    GLOBAL,
+    IN_FLIGHT,
+    KEY,
     MICROTOKENS,
     Account,
+    AccountPage,
     IAccountStore,
     IAsker,
     IBucketStore,
+    IStoreReport,
+    Limits,
     NameTaken,
     Profile,
+    StoreState,
     StoreUnavailable,
     Taken,
 )
-from twisted_lb.limits.bucket import Bucket, check_capacity, check_policy, check_rate
+from twisted_lb.limits.addresses import NetworkBuckets
+from twisted_lb.limits.bucket import Bucket, check_capacity, check_cost, check_policy, check_rate
 from twisted_lb.stores.embedded_database import AccountDatabase, Row
 
 FLUSH_SECONDS = 1.0
 # Levels that go into one transaction: gathering them takes the reactor about 2 ms.
 FLUSH_SLICE = 4096
+MAX_PAGE = 200  # accounts
 
 # Runs a blocking call elsewhere: (callable, arguments...) -> Deferred of its result.
 RunBlocking = Callable[..., "Deferred[Any]"]
@@ -69,7 +82,7 @@ def steady_clock() -> Callable[[], int]:
 class _HeldBucket(Bucket):
     """A bucket with the account that it belongs to."""
 
-    __slots__ = ("digest", "name", "name_bytes")
+    __slots__ = ("digest", "name", "name_bytes", "in_flight")
 
     def __init__(self, row: Row, now_us: int) -> None:
         # A stamp from the future comes from a clock that was put back: the bucket must not stand still until then.
@@ -77,12 +90,13 @@ class _HeldBucket(Bucket):
         self.digest = row.digest
         self.name = row.name
         self.name_bytes = row.name.encode()
+        self.in_flight = 0
 
     def profile(self, now_us: int) -> Profile:
         return Profile(Account(self.name, self.capacity, self.rate_per_sec), self.level_at(now_us))
 
 
-@implementer(IBucketStore, IAccountStore)
+@implementer(IBucketStore, IAccountStore, IStoreReport)
 class EmbeddedStore:
     """Buckets and accounts of one process; `data_dir` is created when it is missing."""
 
@@ -92,11 +106,18 @@ class EmbeddedStore:
         now_us: Callable[[], int],
         reactor: Any,
         run_blocking: RunBlocking | None = None,
+        limits: Limits = Limits(),
     ) -> None:
         """`now_us` gives microseconds since 1970; `reactor` has time and threads.
 
         `run_blocking` replaces the thread of the store, for tests.
         """
+        everyone, address, self._most_in_flight = limits
+        self.counts_in_flight = self._most_in_flight > 0
+        self._everyone = Bucket(*everyone, everyone.capacity * MICROTOKENS, now_us()) if everyone.capacity else None
+        self._networks = NetworkBuckets(address) if address.capacity else None
+        # Whether more than the key's own bucket has to be asked.
+        self._more = self._everyone is not None or self.counts_in_flight
         self._data_dir = data_dir
         self._now_us = now_us
         self._reactor = reactor
@@ -155,25 +176,93 @@ class EmbeddedStore:
 
     # IBucketStore
 
-    def take(self, digest: str, asker: IAsker) -> None:
-        """See IBucketStore.  Answers within the call."""
+    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+        """See IBucketStore.  Answers within the call.  ValueError for a cost that is not from 0 to MAX_COST."""
+        if cost != 1:
+            check_cost(cost)
         bucket = self._buckets.get(digest)
-        if bucket is None:
-            asker.bucket_answered(None)
-            return
-        admitted, level = bucket.take(1, self._now_us())
+        if bucket is None or (network and self._networks is not None):
+            refused = self._refused_network(network, spend=bucket is None)
+            if bucket is None or refused is not None:
+                asker.bucket_answered(refused)
+                return
+        now_us = self._now_us()
+        before = (bucket.level, bucket.stamp_us) if self._more else None
+        admitted, level = bucket.take(cost, now_us)
         if admitted:
+            if before is not None and (refused := self._refused_otherwise(bucket, cost, now_us)) is not None:
+                # Nothing is taken then; and giving it back would not undo the refill.
+                bucket.level, bucket.stamp_us = before
+                asker.bucket_answered(refused)
+                return
             self._dirty.add(bucket)
         # Taken(...) without the call of its Python-level __new__: this runs once a request.
-        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level)
+        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY)
         asker.bucket_answered(_new_tuple(Taken, answer))
 
-    def give_back(self, digest: str) -> None:
+    def _refused_otherwise(self, bucket: _HeldBucket, cost: int, now_us: int) -> Taken | None:
+        """Ask the limits beside the key's bucket: the first refusal, or None, and they have taken it."""
+        if self.counts_in_flight and bucket.in_flight >= self._most_in_flight:
+            return Taken(False, bucket.name_bytes, self._most_in_flight, 0.0, 0, IN_FLIGHT)
+        everyone = self._everyone
+        if everyone is not None:
+            admitted, level = everyone.take(cost, now_us)
+            if not admitted:
+                return Taken(False, bucket.name_bytes, everyone.capacity, everyone.rate_per_sec, level, GLOBAL)
+        if self.counts_in_flight:
+            bucket.in_flight += 1
+        return None
+
+    def _refused_network(self, network: str, spend: bool) -> Taken | None:
+        """The refusal of a network's bucket that has no token; otherwise None, and the token is spent if asked for."""
+        networks = self._networks
+        if networks is None or not network:
+            return None
+        now_us = self._now_us()
+        if spend:
+            admitted, level = networks.take(network, now_us)
+        else:
+            level = networks.level(network, now_us)
+            admitted = level >= MICROTOKENS
+        return None if admitted else Taken(False, b"", *networks.policy, level, ADDRESS)
+
+    def release(self, digest: str, tokens: int) -> None:
         """See IBucketStore."""
         bucket = self._buckets.get(digest)
-        if bucket is not None:
-            bucket.give_back(1)
+        if bucket is None:
+            return
+        if self.counts_in_flight:
+            bucket.in_flight = max(0, bucket.in_flight - 1)
+        if tokens:
+            now_us = self._now_us()
+            bucket.settle(tokens, now_us)
             self._dirty.add(bucket)
+            if self._everyone is not None:
+                self._everyone.settle(tokens, now_us)
+
+    def take_address(self, network: str, asker: IAsker) -> None:
+        """See IBucketStore.  Answers within the call."""
+        networks = self._networks
+        if networks is None:
+            asker.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
+            return
+        admitted, level = networks.take(network, self._now_us())
+        asker.bucket_answered(Taken(admitted, b"", *networks.policy, level, ADDRESS))
+
+    def give_back_address(self, network: str) -> None:
+        """See IBucketStore."""
+        if self._networks is not None:
+            self._networks.give_back(network)
+
+    # IStoreReport
+
+    def state(self) -> StoreState:
+        """See IStoreReport.  It is where the process is."""
+        return StoreState(True, "")
+
+    def counts(self) -> dict[str, float]:
+        """See IStoreReport."""
+        return {}
 
     # IAccountStore
 
@@ -182,7 +271,8 @@ class EmbeddedStore:
         name, capacity, rate_per_sec = account
         try:
             check_policy(capacity, rate_per_sec)
-            name.encode()
+            if b"\0" in name.encode():
+                raise ValueError("name: expected text without NUL")
         except ValueError:
             return fail(Failure())
         if name in self._names:
@@ -238,6 +328,25 @@ class EmbeddedStore:
         )
         self._dirty.add(bucket)
         return bucket.profile(now_us)
+
+    def page(self, after: str, count: int) -> Deferred[AccountPage]:
+        """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
+        try:
+            if not 1 <= count <= MAX_PAGE:
+                raise ValueError(f"count: expected a whole number from 1 to {MAX_PAGE}, not {count!r}")
+            after.encode()
+        except ValueError:
+            return fail(Failure())
+        if self._database is None:
+            return fail(StoreUnavailable("the embedded store is not running"))
+        found = self._run_blocking(self._database.digests_by_name, after, count + 1)
+        return found.addCallback(self._page, count)
+
+    def _page(self, digests: list[str], count: int) -> AccountPage:
+        now_us = self._now_us()
+        # One that was stored a moment ago may not be here yet.
+        buckets = [self._buckets[digest] for digest in digests[:count] if digest in self._buckets]
+        return AccountPage([bucket.profile(now_us) for bucket in buckets], len(digests) > count)
 
     # The disk
 
