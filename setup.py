@@ -27,9 +27,11 @@ setup(
     packages=[*find_packages(include=["twisted_lb", "twisted_lb.*"]), "twisted.plugins"],
     package_data={"twisted_lb.stores": ["*.lua"], "twisted_lb": ["py.typed"]},
     install_requires=[
-        "Twisted>=25.5",
+        "Twisted[tls]>=25.5",
+        "cryptography>=42",
         "hiredis>=3.0",
         "klein>=24.8",
+        "prometheus-client>=0.20",
         "pydantic>=2.7",
         "python-dotenv>=1.0",
         "PyYAML>=6.0.1",

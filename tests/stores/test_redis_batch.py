@@ -1,61 +1,15 @@
-"""Takings on their way to Redis: which go together, and what becomes of them."""
+"""Takings on their way to Redis: which go together, and how they are answered."""
 
 from __future__ import annotations
 
 from hashlib import sha1
-from typing import Any
-
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.contract import Asker, digest_of
-from tests.stores.fake_redis import FakeConnection, FakeEndpoint, array
-from twisted_lb.interfaces import Account, StoreUnavailable, Taken
+from tests.stores.fake_redis import array
+from tests.stores.redis_on_clock import ANN, EVERYONE, LIMITS, NOSCRIPT, UNKNOWN, StoreOnClock, account
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, Account, Limits, Policy, Taken
 from twisted_lb.stores.redis_batch import MAX_BATCH
 from twisted_lb.stores.redis_scripts import script_text
-from twisted_lb.stores.redis_store import RedisStore
-
-NOSCRIPT = b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
-GREETING = 4  # commands: the scripts are loaded
-ANN = (b"ann", 5, b"0.5", 1, 4_000_000)
-UNKNOWN = (None, 0, 0, 0, 0)
-
-
-def key(name: str) -> bytes:
-    return b"tokenlb:{%s}" % digest_of(name).encode()
-
-
-class StoreOnClock(SynchronousTestCase):
-    """A Redis store whose clock and server are the test's."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.endpoint = FakeEndpoint()
-        self.store = RedisStore("redis://redis", self.clock, 1.0, self.endpoint)
-        self.store.start()
-        self.server = self.connect()
-
-    def connect(self) -> FakeConnection:
-        server = self.endpoint.accept()
-        self.assertEqual([command[:2] for command in server.commands()], [[b"SCRIPT", b"LOAD"]] * GREETING)
-        server.reply(b"+sha\r\n" * GREETING)
-        return server
-
-    def take(self, name: str) -> Asker:
-        asker = Asker()
-        self.store.take(digest_of(name), asker)
-        return asker
-
-    def end_of_turn(self) -> None:
-        self.clock.advance(0)
-
-    def batch(self) -> tuple[list[bytes], list[bytes]]:
-        """The keys that tokens are given back to, and those that are taken from, of the one call that was sent."""
-        [command] = self.server.commands()
-        self.assertIn(command[0], (b"EVALSHA", b"EVAL"))
-        count = int(command[2])
-        keys, [given_back] = command[3 : 3 + count], command[3 + count :]
-        return keys[: int(given_back)], keys[int(given_back) :]
 
 
 class BatchTests(StoreOnClock):
@@ -66,7 +20,7 @@ class BatchTests(StoreOnClock):
         askers = [self.take(name) for name in ("a", "b", "a")]
         self.assertEqual(self.server.commands(), [])
         self.end_of_turn()
-        self.assertEqual(self.batch(), ([], [key("a"), key("b"), key("a")]))
+        self.assertEqual(self.batch().taken, [account("a"), account("b"), account("a")])
         self.server.reply(array(*ANN, *UNKNOWN, b"ann", 5, b"0.5", 0, 999))
         self.assertEqual(
             [asker.answers for asker in askers],
@@ -83,7 +37,7 @@ class BatchTests(StoreOnClock):
         self.end_of_turn()
         self.assertEqual(self.server.commands(), [])
         self.server.reply(array(*ANN))
-        self.assertEqual(self.batch(), ([], [key("b"), key("c"), key("d")]))
+        self.assertEqual(self.batch().taken, [account("b"), account("c"), account("d")])
         self.server.reply(array(*ANN * 3))
         self.assertEqual([len(asker.answers) for asker in later], [1, 1, 1])
         self.assertEqual((self.store.script_calls, self.store.takes), (2, 4))
@@ -106,41 +60,23 @@ class BatchTests(StoreOnClock):
         self.batch()
         self.server.reply(array(*ANN))
         self.end_of_turn()
-        self.assertEqual(self.batch(), ([], [key("b")]))
+        self.assertEqual(self.batch().taken, [account("b")])
         self.server.reply(array(*ANN))
         self.assertEqual(len(again[0].answers), 1)
 
-    def test_a_call_has_at_most_so_many_keys(self) -> None:
+    def test_a_call_has_at_most_so_many_takings(self) -> None:
         """More takings than a call holds go in several calls, one after another, in order."""
         names = [f"k{number}" for number in range(2 * MAX_BATCH + 1)]
         askers = [self.take(name) for name in names]
         self.end_of_turn()
         sent: list[bytes] = []
         for size in (MAX_BATCH, MAX_BATCH, 1):
-            keys = self.batch()[1]
+            keys = self.batch().taken
             self.assertEqual(len(keys), size)
             sent += keys
             self.server.reply(array(*ANN * size))
-        self.assertEqual(sent, [key(name) for name in names])
+        self.assertEqual(sent, [account(name) for name in names])
         self.assertEqual({len(asker.answers) for asker in askers}, {1})
-
-    def test_tokens_are_given_back_in_the_same_call_and_first(self) -> None:
-        """A call gives tokens back before it takes, so that a taking of the same turn finds them."""
-        self.take("a")
-        self.store.give_back(digest_of("b"))
-        self.end_of_turn()
-        self.assertEqual(self.batch(), ([key("b")], [key("a")]))
-        self.server.reply(array(*ANN))
-
-    def test_giving_back_alone_is_a_call(self) -> None:
-        """Tokens are given back without a taking too, and a reply without elements is none too few."""
-        self.store.give_back(digest_of("b"))
-        self.end_of_turn()
-        self.assertEqual(self.batch(), ([key("b")], []))
-        self.store.give_back(digest_of("c"))
-        self.server.reply(b"*0\r\n")
-        self.assertEqual(self.batch(), ([key("c")], []))
-        self.assertEqual(self.store.takes, 0)
 
     def test_an_asker_that_raises_does_not_rob_the_others(self) -> None:
         """When one asker raises on its answer, those behind it in the batch still get theirs."""
@@ -158,10 +94,148 @@ class BatchTests(StoreOnClock):
         for digest in ("", "x", "a" * 65, "é" * 64):
             asker = Asker()
             self.store.take(digest, asker)
-            self.store.give_back(digest)
+            self.store.release(digest, -1)
             self.assertEqual(asker.answers, [None])
         self.end_of_turn()
         self.assertEqual(self.server.commands(), [])
+
+
+class ChargeTests(StoreOnClock):
+    """Tokens charged and given back after the request."""
+
+    def test_charges_go_with_the_takings(self) -> None:
+        """A call charges before it takes, in microtokens; the sum of the batch is charged to everyone."""
+        self.take("a")
+        self.store.release(digest_of("b"), -1)
+        self.store.release(digest_of("c"), 3)
+        self.end_of_turn()
+        batch = self.batch()
+        self.assertEqual(batch.charged, [(account("b"), -1_000_000), (account("c"), 3_000_000)])
+        self.assertEqual((batch.released, batch.taken, batch.everyone), ([], [account("a")], 2_000_000))
+        self.server.reply(array(*ANN))
+
+    def test_a_charge_alone_is_a_call(self) -> None:
+        """Tokens are given back without a taking too, and a reply without elements is none too few."""
+        self.store.release(digest_of("b"), -1)
+        self.end_of_turn()
+        self.assertEqual(self.batch().charged, [(account("b"), -1_000_000)])
+        self.store.release(digest_of("c"), -2)
+        self.server.reply(b"*0\r\n")
+        self.assertEqual(self.batch().charged, [(account("c"), -2_000_000)])
+        self.assertEqual(self.store.takes, 0)
+
+    def test_an_end_that_changes_nothing_sends_nothing(self) -> None:
+        """Without a limit on requests in flight, a release of no tokens is no call."""
+        self.assertIs(self.store.counts_in_flight, False)
+        self.store.release(digest_of("a"), 0)
+        self.end_of_turn()
+        self.assertEqual(self.server.commands(), [])
+
+    def test_many_charges_go_in_several_calls(self) -> None:
+        """More charges than a call holds go one call after another, and each is sent once."""
+        for number in range(MAX_BATCH + 2):
+            self.store.release(digest_of(f"k{number}"), number + 1)
+        self.end_of_turn()
+        self.assertEqual(len(self.batch().charged), MAX_BATCH)
+        self.server.reply(b"*0\r\n")
+        rest = [(account(f"k{number}"), (number + 1) * 1_000_000) for number in (MAX_BATCH, MAX_BATCH + 1)]
+        self.assertEqual(self.batch().charged, rest)
+
+
+class ExtraTests(StoreOnClock):
+    """Takings that cost something else than one token, or come from a new network."""
+
+    limits = LIMITS
+
+    def test_the_extras_name_the_takings(self) -> None:
+        """Only a taking with another cost or with a network has an extra, which says its place in the batch."""
+        self.take("a")
+        self.take("b", 7)
+        self.take("c", 1, "1.2.3.4")
+        self.take("d", 1_000_000_000, "2001:db8::/64")
+        self.take("e", 0)
+        self.end_of_turn()
+        extras = [(2, 7, b""), (3, 1, b"1.2.3.4"), (4, 1_000_000_000, b"2001:db8::/64"), (5, 0, b"")]
+        self.assertEqual(self.batch().extras, extras)
+
+    def test_the_extras_go_with_their_takings(self) -> None:
+        """When takings are spread over several calls, each call has the extras of its own takings."""
+        for number in range(2 * MAX_BATCH + 5):
+            self.take(f"k{number}", 9 if number in (0, MAX_BATCH - 1, MAX_BATCH, 2 * MAX_BATCH + 4) else 1)
+        self.end_of_turn()
+        for size, places in ((MAX_BATCH, [1, MAX_BATCH]), (MAX_BATCH, [1]), (5, [5])):
+            self.assertEqual(self.batch().extras, [(place, 9, b"") for place in places])
+            self.server.reply(array(*ANN * size))
+
+    def test_a_cost_that_cannot_be_is_an_error(self) -> None:
+        """A cost below 0 or above 10^9 raises ValueError, and the taking is not in the batch."""
+        for cost in (-1, 1_000_000_001):
+            self.assertRaises(ValueError, self.take, "a", cost)
+        self.take("b")
+        self.end_of_turn()
+        self.assertEqual(self.batch().taken, [account("b")])
+
+    def test_each_limit_that_refuses_is_told_with_its_own_numbers(self) -> None:
+        """A refusal by another limit than the key's has the numbers of that limit, and its name."""
+        askers = [self.take(name, 1, "1.2.3.4") for name in "abc"]
+        self.end_of_turn()
+        self.batch()
+        self.server.reply(
+            array(b"ann", 5, b"0.5", 2, 0, b"ann", 5, b"0.5", 3, -7, b"", LIMITS.address.capacity, b"10.0", 4, 999)
+        )
+        everyone, address = LIMITS.everyone, LIMITS.address
+        self.assertEqual(
+            [asker.answers for asker in askers],
+            [
+                [Taken(False, b"ann", LIMITS.in_flight, 0.0, 0, IN_FLIGHT)],
+                [Taken(False, b"ann", everyone.capacity, everyone.rate_per_sec, -7, GLOBAL)],
+                [Taken(False, b"", address.capacity, address.rate_per_sec, 999, ADDRESS)],
+            ],
+        )
+
+    def test_the_limits_are_in_every_call(self) -> None:
+        """A call says the limit in flight, the instance, its lease, and the policies beside the key's."""
+        self.take("a")
+        self.end_of_turn()
+        self.assertEqual(
+            self.batch().constant, [b"2", b"id1", b"10000000", b"1000", b"100.0", b"3", b"10.0"]
+        )
+
+    def test_without_a_limit_on_addresses_networks_are_not_sent(self) -> None:
+        """A network is no extra where addresses have no bucket, and what has no key is admitted at once."""
+        self.set_up_with(Limits(everyone=EVERYONE))
+        self.take("a", 1, "1.2.3.4")
+        asker = Asker()
+        self.store.take_address("1.2.3.4", asker)
+        self.store.give_back_address("1.2.3.4")
+        self.assertEqual([(taken.admitted, taken.limit) for taken in asker.answers], [(True, ADDRESS)])
+        self.end_of_turn()
+        self.assertEqual(self.batch().extras, [])
+
+    def test_addresses_go_in_the_same_call(self) -> None:
+        """Tokens of addresses are taken and given back in the call of the takings, and answered behind them."""
+        key = self.take("a")
+        one, two = Asker(), Asker()
+        self.store.take_address("1.2.3.4", one)
+        self.store.give_back_address("1.2.3.5")
+        self.store.take_address("1.2.3.6", two)
+        self.end_of_turn()
+        self.assertEqual(self.batch().extras, [(0, 1, b"1.2.3.4"), (0, 0, b"1.2.3.5"), (0, 1, b"1.2.3.6")])
+        self.server.reply(array(*ANN, b"", 3, b"10.0", 1, 2_000_000, b"", 3, b"10.0", 4, 5))
+        self.assertEqual(key.answers, [Taken(True, b"ann", 5, 0.5, 4_000_000)])
+        self.assertEqual(one.answers, [Taken(True, b"", 3, 10.0, 2_000_000, ADDRESS)])
+        self.assertEqual(two.answers, [Taken(False, b"", 3, 10.0, 5, ADDRESS)])
+
+    def test_an_address_alone_is_a_call(self) -> None:
+        """A call for an address alone has no keys at all."""
+        self.set_up_with(Limits(address=Policy(3, 10.0)))
+        asker = Asker()
+        self.store.take_address("1.2.3.4", asker)
+        self.end_of_turn()
+        batch = self.batch()
+        self.assertEqual((batch.taken, batch.extras), ([], [(0, 1, b"1.2.3.4")]))
+        self.server.reply(array(b"", 3, b"10.0", 1, 2_000_000))
+        self.assertTrue(asker.answers[0].admitted)  # type: ignore[union-attr]
 
 
 class ScriptTests(StoreOnClock):
@@ -177,14 +251,14 @@ class ScriptTests(StoreOnClock):
     def test_a_missing_script_is_sent_once_and_the_batch_is_answered(self) -> None:
         """After NOSCRIPT the same batch goes out with the text, and the asker notices nothing."""
         asker = self.take("a")
-        self.store.give_back(digest_of("b"))
+        self.store.release(digest_of("b"), -1)
         self.end_of_turn()
-        first = self.batch()
+        [first] = self.server.commands()
         later = self.take("c")
         self.server.reply(NOSCRIPT)
         [command] = self.server.commands()
         self.assertEqual(command[:2], [b"EVAL", script_text("take_tokens")])
-        self.assertEqual(command[2:], [b"2", *first[0], *first[1], b"1"])
+        self.assertEqual(command[2:], first[2:])
         self.assertEqual((asker.answers, later.answers), ([], []))
         self.server.reply(array(*ANN))
         self.assertEqual(asker.answers, [Taken(True, b"ann", 5, 0.5, 4_000_000)])
@@ -207,103 +281,3 @@ class ScriptTests(StoreOnClock):
         self.assertEqual(commands[0][2:], commands[1][2:])
         self.server.reply(b":0\r\n")
         self.assertIsNone(self.successResultOf(created))
-
-
-class OutageTests(StoreOnClock):
-    """Redis away, silent or in error."""
-
-    def outcome(self, asker: Asker) -> Any:
-        [answer] = asker.answers
-        return answer
-
-    def test_without_a_connection_all_fails_at_once(self) -> None:
-        """While Redis is away a taking fails within the call, and neither it nor a gift is sent later."""
-        self.server.lose()
-        asker = self.take("a")
-        self.store.give_back(digest_of("a"))
-        self.assertIn("was lost", self.outcome(asker))
-        for call in (
-            self.store.create(digest_of("a"), Account("ann", 5, 0.5)),
-            self.store.profile(digest_of("a")),
-            self.store.change(digest_of("a"), 1, None),
-        ):
-            self.failureResultOf(call, StoreUnavailable)
-        self.clock.advance(0.1)
-        self.assertEqual(self.connect().commands(), [])
-        self.assertEqual(self.store.takes, 0)
-
-    def test_a_lost_connection_fails_the_batch_and_those_waiting(self) -> None:
-        """When the reply is lost, the batch and what waits behind it are told so, and nothing is sent again."""
-        under_way = self.take("a")
-        self.end_of_turn()
-        waiting = self.take("b")
-        self.store.give_back(digest_of("b"))
-        self.server.commands()
-        self.server.lose()
-        self.assertIn("was lost", self.outcome(under_way))
-        self.assertIn("was lost", self.outcome(waiting))
-        self.clock.advance(0.1)
-        self.server = self.connect()
-        self.end_of_turn()
-        self.assertEqual(self.server.commands(), [])
-        asker = self.take("c")
-        self.end_of_turn()
-        self.assertEqual(self.batch(), ([], [key("c")]))
-        self.server.reply(array(*ANN))
-        self.assertTrue(self.outcome(asker).admitted)
-
-    def test_a_connection_lost_before_the_end_of_the_turn_fails_the_batch(self) -> None:
-        """A taking whose connection is lost before it was sent is told so."""
-        asker = self.take("a")
-        self.server.lose()
-        self.end_of_turn()
-        self.assertIn("was lost", self.outcome(asker))
-
-    def test_a_silent_redis_fails_the_batch_at_the_deadline(self) -> None:
-        """At the deadline the batch and those waiting fail; from then on takings fail at once."""
-        under_way = self.take("a")
-        self.end_of_turn()
-        waiting = self.take("b")
-        self.clock.advance(1.0)
-        for asker in (under_way, waiting, self.take("c")):
-            self.assertEqual(self.outcome(asker), "Redis at redis:6379 did not answer within 1 s")
-
-    def test_an_error_fails_its_batch_and_the_next_one_is_sent(self) -> None:
-        """An error reply is the reason of its whole batch; what waited is sent all the same."""
-        failing = [self.take("a"), self.take("b")]
-        self.end_of_turn()
-        self.batch()
-        waiting = self.take("c")
-        self.server.reply(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n")
-        for asker in failing:
-            self.assertIn("OOM command not allowed", self.outcome(asker))
-        self.assertEqual(self.batch(), ([], [key("c")]))
-        self.server.reply(array(*ANN))
-        self.assertTrue(self.outcome(waiting).admitted)
-
-    def test_a_stop_lets_the_last_batch_finish(self) -> None:
-        """A token given back right before `stop` is still sent, and only its reply closes the connection."""
-        self.store.give_back(digest_of("a"))
-        stopped = self.store.stop()
-        self.end_of_turn()
-        self.assertEqual(self.batch(), ([key("a")], []))
-        self.assertFalse(self.server.closing)
-        self.server.reply(b"*0\r\n")
-        self.assertTrue(self.server.closing)
-        self.server.lose()
-        self.successResultOf(stopped)
-
-    def test_a_stop_does_not_wait_for_a_silent_redis(self) -> None:
-        """A batch that gets no reply holds `stop` up for its deadline at most."""
-        asker = self.take("a")
-        self.end_of_turn()
-        stopped = self.store.stop()
-        self.clock.advance(1.0)
-        self.successResultOf(stopped)
-        self.assertIn("did not answer", self.outcome(asker))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_after_the_stop_takings_are_told(self) -> None:
-        """A taking after `stop` is told that the store is stopped."""
-        self.store.stop()
-        self.assertEqual(self.outcome(self.take("a")), "the Redis store is stopped")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.stores.fake_redis import FakeConnection, FakeEndpoint, array, bulk
 from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis_scripts import encode_command
+from twisted_lb.stores.redis_watched import IWatched
 
 PING = encode_command(b"PING")
 AUTH = encode_command(b"AUTH", b"hunter2")
@@ -27,9 +33,15 @@ class ConnectionOnClock(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.endpoint = FakeEndpoint()
+        self.endpoint = self.new_endpoint()
         self.connection = RedisConnection(self.endpoint, "redis:6379", self.clock, DEADLINE, "hunter2")
-        self.started = self.connection.start(self.greeting)
+        self.told: list[Any] = []  # what the owner was told, and whether calls could be made then
+        self.connection.on_ready = lambda replies: self.told.append((replies, self.connection.ready))
+        self.connection.on_down = lambda: self.told.append((self.connection.reason, self.connection.ready))
+        self.started = self.connection.start(lambda: self.greeting)
+
+    def new_endpoint(self) -> FakeEndpoint:
+        return FakeEndpoint()
 
     def connect(self) -> FakeConnection:
         server = self.endpoint.accept()
@@ -143,14 +155,60 @@ class DeadlineTests(ConnectionOnClock):
         for call in calls:
             self.reason_of(call)
 
-    def test_the_greeting_has_a_deadline(self) -> None:
-        """A server that accepts and says nothing is given up at the deadline, and tried again."""
+    def test_the_greeting_has_five_deadlines(self) -> None:
+        """A server that accepts and says nothing is given up after five deadlines, and tried again."""
         server = self.endpoint.accept()
-        self.clock.advance(DEADLINE)
+        self.clock.advance(5 * DEADLINE - 0.001)
+        self.assertFalse(server.closing)
+        self.clock.pump([0.002, 0.002])
         self.assertTrue(server.closing)
         self.successResultOf(self.started)
+        self.assertIn("did not answer within 5 s", self.connection.reason)
         self.clock.advance(0.1)
         self.assertEqual(len(self.endpoint.attempts), 1)
+
+    def test_a_short_deadline_leaves_the_greeting_half_a_second(self) -> None:
+        """With a deadline of 10 ms the greeting has 500 ms."""
+        connection = RedisConnection(self.endpoint, "redis:6379", self.clock, 0.01)
+        connection.start(lambda: [PING])
+        del self.endpoint.attempts[0]
+        server = self.endpoint.accept()
+        self.clock.advance(0.499)
+        self.assertFalse(server.closing)
+        self.clock.pump([0.002, 0.002])
+        self.assertTrue(server.closing)
+
+    def test_a_reply_that_waits_in_the_socket_is_read_first(self) -> None:
+        """A reply that the next turn of the reactor reads is in time, although the timer ran before it."""
+        server = self.connect()
+        # Timers of one moment run in the order in which they were set, and the socket is read after all of them.
+        self.clock.callLater(DEADLINE, self.clock.callLater, 0, server.reply, b"+PONG\r\n")
+        call = self.connection.call(PING)
+        self.clock.advance(DEADLINE)
+        self.assertEqual(self.successResultOf(call), b"PONG")
+        self.assertTrue(self.connection.ready)
+
+    def test_a_process_that_stood_still_waits_for_as_long_again(self) -> None:
+        """When the timer is 0.5 s late, the command gets 0.5 s more, and the connection is dropped only then."""
+        self.connect()
+        call = self.connection.call(PING)
+        self.clock.advance(DEADLINE + 0.5)
+        self.assertNoResult(call)
+        self.clock.advance(0.49)
+        self.assertNoResult(call)
+        self.clock.advance(0.02)
+        self.assertIn("did not answer within 1 s", self.reason_of(call))
+
+    def test_a_process_that_stood_still_for_long_waits_one_more_deadline(self) -> None:
+        """However late the timer is, the command gets one deadline more at most."""
+        server = self.connect()
+        calls = [self.connection.call(PING) for _ in range(2)]
+        self.clock.advance(3600)
+        server.reply(b"+PONG\r\n")
+        self.assertEqual(self.successResultOf(calls[0]), b"PONG")
+        self.assertNoResult(calls[1])
+        self.clock.advance(DEADLINE)
+        self.reason_of(calls[1])
 
     def test_an_idle_connection_has_no_timer(self) -> None:
         """Once all is answered and a deadline has passed, nothing is left on the clock."""
@@ -167,9 +225,9 @@ class DeadlineTests(ConnectionOnClock):
 class ReconnectTests(ConnectionOnClock):
     """Up and down."""
 
-    def test_attempts_wait_a_tenth_and_then_twice_as_long_up_to_two_seconds(self) -> None:
-        """The waits between failing attempts are 0.1, 0.2, 0.4, 0.8, 1.6, 2 and 2 seconds."""
-        for wait in (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0):
+    def test_attempts_wait_a_tenth_and_then_twice_as_long_up_to_half_a_second(self) -> None:
+        """The waits between failing attempts are 0.1, 0.2, 0.4, 0.5 and 0.5 seconds."""
+        for wait in (0.1, 0.2, 0.4, 0.5, 0.5):
             self.endpoint.refuse()
             self.clock.advance(wait - 0.01)
             self.assertEqual(self.endpoint.attempts, [])
@@ -177,13 +235,67 @@ class ReconnectTests(ConnectionOnClock):
             self.assertEqual(len(self.endpoint.attempts), 1)
 
     def test_after_success_the_wait_is_short_again(self) -> None:
-        """A connection that worked and was lost is tried again after a tenth of a second."""
+        """A connection that worked for a second and was lost is tried again after a tenth of a second."""
         for wait in (0.1, 0.2, 0.4):
             self.endpoint.refuse()
             self.clock.advance(wait)
-        self.connect().lose()
+        server = self.connect()
+        self.clock.advance(1.0)
+        server.lose()
         self.clock.advance(0.1)
         self.connect()
+
+    def test_up_and_down_in_a_row_waits_longer(self) -> None:
+        """Connections that work for a moment only are made after growing waits, not ten times a second."""
+        for wait in (0.1, 0.2, 0.4, 0.5):
+            self.connect().lose()
+            self.clock.advance(wait - 0.01)
+            self.assertEqual(self.endpoint.attempts, [])
+            self.clock.advance(0.010001)
+
+    def test_an_attempt_without_an_end_is_ended(self) -> None:
+        """An attempt that nothing comes of is cancelled after 2 s, the next after 4 s, up to 32 s."""
+        for seconds, patience in enumerate((2.0, 4.0, 8.0, 16.0, 32.0, 32.0)):
+            self.clock.advance(patience - 0.01)
+            self.assertEqual(self.endpoint.cancelled, seconds)
+            self.clock.advance(0.02)
+            self.assertEqual(self.endpoint.cancelled, seconds + 1)
+            self.assertIn(f"nothing came of it within {patience:g} s", self.connection.reason)
+            self.clock.advance(0.5)
+
+    def test_an_attempt_that_ends_makes_the_next_one_short_again(self) -> None:
+        """After an attempt that was refused, the patience with the next one is 2 s."""
+        self.clock.advance(2.0)
+        self.clock.advance(0.1)
+        del self.endpoint.attempts[0]
+        self.endpoint.refuse()
+        self.clock.advance(0.2)
+        self.clock.advance(2.0)
+        self.assertEqual(self.endpoint.cancelled, 2)
+
+    def test_a_connection_that_comes_after_its_attempt_was_ended_is_closed(self) -> None:
+        """A connection from an attempt that was given up gets no greeting, and the next attempt counts."""
+        another: Deferred[Any] = Deferred()
+
+        class Stubborn(FakeEndpoint):
+            """Does not end an attempt that is cancelled, but goes on to another one."""
+
+            def connect(self, factory: Any) -> Deferred[Any]:
+                return super().connect(factory).addErrback(lambda _: another)
+
+        endpoint = Stubborn()
+        connection = RedisConnection(endpoint, "redis:6379", self.clock, DEADLINE)
+        connection.start(lambda: [PING])
+        factory, _ = endpoint.attempts.pop()
+        self.clock.advance(2.0)
+        self.assertEqual(endpoint.cancelled, 1)
+        self.clock.advance(0.1)
+        late = FakeConnection(factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 6379)))
+        another.callback(late.protocol)
+        self.assertTrue(late.closing)
+        self.assertEqual(late.commands(), [])
+        endpoint.accept().reply(b"+OK\r\n")
+        self.assertTrue(connection.ready)
 
     def test_start_fires_when_the_first_attempt_has_ended(self) -> None:
         """The Deferred of `start` waits for the greeting's replies."""
@@ -199,15 +311,21 @@ class ReconnectTests(ConnectionOnClock):
         self.assertIn("cannot connect to Redis at redis:6379: ", self.reason_of(self.connection.call(PING)))
 
     def test_a_change_of_state_is_one_line(self) -> None:
-        """However many attempts fail for one reason, the log says so once, and once that it is over."""
+        """However many attempts fail and for whatever reasons, the log has the first, and once that it is over."""
         with capturedLogs() as events:
-            for wait in (0.1, 0.2, 0.4, 0.8):
+            for wait in (0.1, 0.2):
                 self.endpoint.refuse()
                 self.clock.advance(wait)
-            self.connect()
-        self.assertEqual(len(events), 2)
+            self.endpoint.accept().reply(b"-LOADING Redis is loading\r\n")
+            self.clock.advance(0.4)
+            server = self.connect()
+            server.lose()
+            self.clock.advance(0.5)
+            self.endpoint.refuse()
+        self.assertEqual([event["log_level"].name for event in events], ["error", "info", "error"])
         self.assertIn("cannot connect", events[0]["reason"])
         self.assertEqual(events[1]["place"], "redis:6379")
+        self.assertIn("was lost", events[2]["reason"])
 
     def test_stop_closes_the_connection(self) -> None:
         """`stop` fires when the connection is closed; calls fail then, and nothing is tried again."""
@@ -216,12 +334,31 @@ class ReconnectTests(ConnectionOnClock):
         stopped = self.connection.stop()
         self.assertTrue(server.closing)
         self.assertNoResult(stopped)
+        self.assertIs(self.connection.stop(), stopped)
         server.lose()
         self.successResultOf(stopped)
         self.assertEqual(self.reason_of(under_way), "the Redis store is stopped")
         self.assertEqual(self.reason_of(self.connection.call(PING)), "the Redis store is stopped")
         self.clock.advance(60)
         self.assertEqual(self.endpoint.attempts, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_cuts_a_server_that_does_not_let_go(self) -> None:
+        """When the connection is not closed within the greeting's deadline, it is aborted."""
+        server = self.connect()
+        self.connection.stop()
+        self.clock.advance(5 * DEADLINE - 0.01)
+        self.assertFalse(server.transport.disconnected)
+        self.clock.advance(0.02)
+        self.assertTrue(server.transport.disconnected)
+
+    def test_stop_during_the_greeting(self) -> None:
+        """An error in answer to the greeting of a connection that is being closed starts nothing anew."""
+        server = self.endpoint.accept()
+        stopped = self.connection.stop()
+        server.reply(b"-LOADING\r\n")
+        server.lose()
+        self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop_ends_a_wait(self) -> None:
@@ -284,3 +421,198 @@ class GreetingTests(ConnectionOnClock):
         reason = self.reason_of(self.connection.call(PING))
         self.assertIn("'***'", reason)
         self.assertNotIn("hunter2", reason)
+
+    def test_the_greeting_is_asked_for_each_connection(self) -> None:
+        """What the owner wants to send first may be another thing each time."""
+        self.connect().lose()
+        self.greeting = [PING]
+        self.clock.advance(0.1)
+        self.assertEqual(self.endpoint.accept().commands(), [[b"PING"]])
+
+    def test_a_greeting_that_cannot_be_made_is_one_more_reason_to_try_again(self) -> None:
+        """When the owner's greeting raises, that is logged and the connection dropped; the next one may work."""
+
+        def broken() -> list[bytes]:
+            raise ZeroDivisionError("no greeting")
+
+        connection = RedisConnection(self.endpoint, "redis:6379", self.clock, DEADLINE)
+        connection.start(broken)
+        del self.endpoint.attempts[0]
+        server = self.endpoint.accept()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertTrue(server.closing)
+        self.assertIn("no greeting", connection.reason)
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.endpoint.attempts), 1)
+
+
+class OwnerTests(ConnectionOnClock):
+    """What the owner is told, and what it may do."""
+
+    def test_ready_comes_before_anything_else(self) -> None:
+        """`on_ready` has the greeting's replies, and its calls are the first on the connection."""
+        calls: list[Deferred[Any]] = []
+        self.connection.on_ready = lambda replies: calls.append(self.connection.call(encode_command(*replies)))
+        self.started.addCallback(lambda _: calls.append(self.connection.call(PING)))
+        server = self.endpoint.accept()
+        server.commands()
+        server.reply(b"+FIRST\r\n")
+        self.assertEqual(server.commands(), [[b"FIRST"], [b"PING"]])
+
+    def test_up_and_down_are_told_once_each(self) -> None:
+        """Attempts that fail are not told; a connection that was ready and is lost is, with the reason."""
+        self.endpoint.refuse()
+        self.clock.advance(0.1)
+        self.endpoint.accept().lose()
+        self.clock.advance(0.2)
+        self.assertEqual(self.told, [])
+        server = self.connect()
+        self.assertEqual(self.told, [([b"OK"], True)])
+        server.lose()
+        self.assertEqual(self.told[1:], [("the connection to Redis at redis:6379 was lost", False)])
+        self.clock.advance(0.4)
+        self.endpoint.refuse()
+        self.assertEqual(len(self.told), 2)
+
+    def test_a_drop_is_told_before_the_calls_fail(self) -> None:
+        """When the deadline passes, the owner hears of it first, and then the calls fail."""
+        self.connect()
+        self.connection.call(PING).addErrback(lambda _: self.told.append("failed"))
+        self.clock.advance(DEADLINE)
+        self.assertEqual(self.told[1:], [("Redis at redis:6379 did not answer within 1 s", False), "failed"])
+
+    def test_a_loss_is_told_before_the_calls_fail(self) -> None:
+        """When the connection is lost, the owner hears of it first, and then the calls fail."""
+        server = self.connect()
+        self.connection.call(PING).addErrback(lambda _: self.told.append("failed"))
+        server.lose()
+        self.assertEqual(self.told[1:], [("the connection to Redis at redis:6379 was lost", False), "failed"])
+
+    def test_a_stop_is_not_told(self) -> None:
+        """`stop` is what the owner does itself."""
+        server = self.connect()
+        self.connection.stop()
+        server.lose()
+        self.assertEqual(len(self.told), 1)
+
+    def test_giving_up_drops_the_connection(self) -> None:
+        """A connection that answers to no use is down at once, its calls fail, and it is made again."""
+        server = self.connect()
+        calls = [self.connection.call(PING) for _ in range(3)]
+        calls[0].addErrback(lambda failure: self.connection.give_up(failure.getErrorMessage()))
+        server.reply(b"-READONLY You can't write against a read only replica.\r\n", b"+1\r\n")
+        reason = "Redis at redis:6379 is of no use: READONLY You can't write against a read only replica."
+        self.assertEqual([self.reason_of(call) for call in calls[1:]], [reason, reason])
+        self.assertEqual(self.told[1:], [(reason, False)])
+        self.assertTrue(server.closing)
+        self.clock.advance(0.1)
+        self.connect()
+
+    def test_giving_up_what_is_not_there_does_nothing(self) -> None:
+        """`give_up` before a connection counts, and after it was lost, changes nothing."""
+        server = self.endpoint.accept()
+        self.connection.give_up("READONLY")
+        self.assertFalse(server.closing)
+        server.lose()
+        self.connection.give_up("READONLY")
+        self.assertEqual(self.connection.reason, "the connection to Redis at redis:6379 was lost before it answered")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_the_owner_may_give_up_what_is_just_ready(self) -> None:
+        """When `on_ready` gives up, the log never says that the connection is up, and it is made again."""
+        self.connection.on_ready = lambda replies: self.connection.give_up("the reply is nonsense")
+        with capturedLogs() as events:
+            server = self.endpoint.accept()
+            server.reply(b"+OK\r\n")
+        self.assertTrue(server.closing)
+        self.assertEqual([event["log_level"].name for event in events], ["error"])
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.endpoint.attempts), 1)
+
+    def test_late_replies_reach_nobody(self) -> None:
+        """What a dropped connection still brings is no answer to a call on the next one."""
+        server = self.connect()
+        late = self.connection.call(PING)
+        self.clock.advance(DEADLINE)
+        self.reason_of(late)
+        self.clock.advance(0.1)
+        again = self.connect()
+        call = self.connection.call(PING)
+        server.reply(b"+STALE\r\n")
+        server.lose()
+        self.assertNoResult(call)
+        self.assertTrue(self.connection.ready)
+        again.reply(b"+FRESH\r\n")
+        self.assertEqual(self.successResultOf(call), b"FRESH")
+
+    def test_trouble_with_tls_is_told_in_words(self) -> None:
+        """A handshake that fails on the certificate says what to look at."""
+        server = self.endpoint.accept()
+        why = SSL.Error([("SSL routines", "", "certificate verify failed")])
+        server.protocol.connectionLost(Failure(why))
+        self.assertIn("was lost before it answered: its certificate cannot be verified", self.connection.reason)
+        self.assertIn("REDIS_TLS_CA_FILE", self.connection.reason)
+
+
+@implementer(IWatched)
+class WatchedEndpoint(FakeEndpoint):
+    """An endpoint whose place may move; the questions wait for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions: list[Deferred[str]] = []
+        self.unasked = 0
+
+    def moved(self) -> Deferred[str]:
+        question: Deferred[str] = Deferred(self._cancel_question)
+        self.questions.append(question)
+        return question
+
+    def _cancel_question(self, question: Deferred[str]) -> None:
+        self.unasked += 1
+
+
+class WatchTests(ConnectionOnClock):
+    """A place that may move."""
+
+    endpoint: WatchedEndpoint
+    new_endpoint: Callable[..., FakeEndpoint] = lambda self: WatchedEndpoint()
+
+    def test_it_is_looked_at_every_second(self) -> None:
+        """A second after the connection counts, and after each answer, the endpoint is asked once."""
+        self.connect()
+        for count in (1, 2, 3):
+            self.clock.advance(0.99)
+            self.assertEqual(self.endpoint.questions, [])
+            self.clock.advance(0.011)
+            self.clock.advance(5)
+            self.endpoint.questions.pop().callback("")
+        self.assertTrue(self.connection.ready)
+
+    def test_a_connection_to_yesterdays_place_is_left(self) -> None:
+        """When the endpoint says that the place has moved, the connection is dropped, says so, and is made again."""
+        server = self.connect()
+        self.clock.advance(1)
+        self.endpoint.questions.pop().callback("the master is b:6379 now")
+        self.assertTrue(server.closing)
+        self.assertEqual(self.connection.reason, "Redis at redis:6379 has moved: the master is b:6379 now")
+        self.clock.advance(0.1)
+        self.connect()
+
+    def test_an_answer_about_a_lost_connection_is_not_heard(self) -> None:
+        """A question under way ends with its connection, and so does the timer of the next one."""
+        server = self.connect()
+        self.clock.advance(1)
+        server.lose()
+        self.assertEqual(self.endpoint.unasked, 1)
+        self.clock.advance(0.1)
+        self.connect().lose()
+        self.clock.advance(0.2)
+        self.assertEqual(len(self.endpoint.questions), 1)
+
+    def test_stop_ends_the_watch(self) -> None:
+        """Nothing is left on the clock after `stop`."""
+        server = self.connect()
+        self.connection.stop()
+        server.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -7,7 +7,10 @@
 local MICROTOKENS = 1000000
 
 -- Locals, because a look-up in Redis's guarded table of globals costs a tenth of a call.
-local call, format, floor, min, tonumber = redis.call, string.format, math.floor, math.min, tonumber
+local call, format, floor, max, min, tonumber = redis.call, string.format, math.floor, math.max, math.min, tonumber
+
+-- For reading: a key of another type is as good as none, and does not fail a whole batch.
+local read = redis.pcall
 
 -- The clock is that of Redis, the same for all instances.
 local time = call('TIME')
@@ -20,18 +23,23 @@ end
 
 local now_text = whole(now)
 
--- The fields of an account, refilled to now: name, capacity, rate as text, level, elapsed microseconds.
+-- A level refilled to now.  `full` is in microtokens.
+local function refill(level, elapsed, rate, full)
+  if elapsed > 0 then
+    return min(level + floor(elapsed * rate), full)
+  end
+  return level
+end
+
+-- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored.
 -- nil for a key that is not an account.  Changes nothing.
 local function refilled(key)
-  local fields = call('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp')
+  local fields = read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp')
   local capacity, rate = tonumber(fields[2]), tonumber(fields[3])
-  local level, stamp = tonumber(fields[4]), tonumber(fields[5])
-  if not (fields[1] and capacity and rate and level and stamp) then
+  local stored, stamp = tonumber(fields[4]), tonumber(fields[5])
+  if not (fields[1] and capacity and rate and stored and stamp) then
     return nil
   end
   local elapsed = now - stamp
-  if elapsed > 0 then
-    level = min(level + floor(elapsed * rate), capacity * MICROTOKENS)
-  end
-  return fields[1], capacity, fields[3], level, elapsed
+  return fields[1], capacity, fields[3], refill(stored, elapsed, rate, capacity * MICROTOKENS), elapsed, stored
 end

@@ -5,72 +5,158 @@ none is under way, the call goes out at the end of this turn of the reactor, so 
 that one turn brings share it.  Under load the batch grows with the load; alone, a request waits for
 nothing but the turn that it came in.
 
-A batch is one command: the keys to give back to, then the keys to take from.  Since every digest has
-the same length, all keys are framed with one `join`.  Keys of many users in one script call need one
-Redis; Redis Cluster would refuse them.
+Redis away: what is asked then, what waited, and what was under way is decided by the standby, each
+once.  A taking whose reply was lost may be in Redis all the same: then a token is spent twice, but no
+request is admitted twice.
+
+Keys of many users in one script call need one Redis; Redis Cluster would refuse them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import IAsker, Taken
-from twisted_lb.stores.redis_connection import RedisConnection
-from twisted_lb.stores.redis_scripts import RedisScript, account_key, encode_parts
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, IAsker, Limits, Taken
+from twisted_lb.limits.standby import Standby
+from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
+from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, MAX_COST, TAKE_OF_ADDRESS, BatchFrame, Extra, is_digest
+from twisted_lb.stores.redis_instances import Instance
+from twisted_lb.stores.redis_scripts import RedisScript
 
-MAX_BATCH = 256  # keys in one call: some 600 us in Redis
+MAX_BATCH = 256  # of each kind in one call: takings (some 600 us in Redis), releases, charges, addresses
 
-DIGEST_LENGTH = 64  # SHA-256 in hexadecimal
-
-_FIRST_KEY, _AFTER_LAST = encode_parts(account_key("x" * DIGEST_LENGTH)).split(b"x" * DIGEST_LENGTH)
-_BETWEEN_KEYS = (_AFTER_LAST + _FIRST_KEY).decode()
+# The outcomes of take_tokens.lua: 0 and 1 are the key's own bucket.
+_OF_IN_FLIGHT, _OF_EVERYONE, _OF_ADDRESS = 2, 3, 4
 
 _new_tuple = tuple.__new__
 _log = Logger()
 
 
-class TokenBatches:
-    """Takings and givings-back on their way to Redis."""
+class _Batch(NamedTuple):
+    """What one call asks for."""
 
-    def __init__(self, connection: RedisConnection, script: RedisScript, reactor: IReactorTime) -> None:
+    digests: list[str]
+    askers: list[IAsker]  # of the same place in digests
+    extras: list[Extra]
+    charged: list[str]
+    tokens: list[int]  # of the same place in charged
+    address_askers: list[IAsker]
+
+
+class TokenBatches:
+    """Takings, releases and charges on their way to Redis."""
+
+    def __init__(
+        self,
+        connection: RedisConnection,
+        script: RedisScript,
+        reactor: IReactorTime,
+        frame: BatchFrame,
+        instance: Instance,
+        standby: Standby,
+        limits: Limits,
+    ) -> None:
         self.takes = 0
         self._connection = connection
         self._script = script
         self._reactor = reactor
-        self._under_way = False  # a call is under way, or is due at the end of this turn
+        self._frame = frame
+        self._standby = standby
+        self._limits = limits
+        self._counting = limits.in_flight > 0
+        self._in_flight = instance.in_flight
+        self._with_addresses = limits.address.capacity > 0
+        self._under_way = False  # a call is under way, or is due at the end of this turn, or all is held
+        self._due: IDelayedCall | None = None
         self._digests: list[str] = []
         self._askers: list[IAsker] = []  # of the same place in _digests
-        self._given_back: list[str] = []
+        self._extras: list[Extra] = []  # of takings, by their places
+        self._released: list[str] = []
+        self._charged: list[str] = []
+        self._tokens: list[int] = []  # of the same place in _charged
+        self._addresses: list[tuple[Extra, IAsker | None]] = []
         self._on_idle: list[Deferred[None]] = []
 
-    def take(self, digest: str, asker: IAsker) -> None:
-        """See IBucketStore."""
+    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+        """See IBucketStore.  ValueError for a cost that is not from 0 to MAX_COST."""
         if not self._connection.ready:
-            asker.bucket_unavailable(self._connection.reason)
+            self._decide(digest, asker, cost, self._connection.reason)
             return
-        if len(digest) != DIGEST_LENGTH or not digest.isascii():
-            # It would break the framing of the whole batch.
+        if not is_digest(digest):
             asker.bucket_answered(None)
             return
         self._digests.append(digest)
         self._askers.append(asker)
+        if cost != 1 or network:
+            self._add_extra(cost, network)
         if not self._under_way:
-            self._under_way = True
-            self._reactor.callLater(0, self._send)
+            self._send_soon()
 
-    def give_back(self, digest: str) -> None:
-        """See IBucketStore.  Tried once: what Redis may have done already is not done again."""
-        if not self._connection.ready or len(digest) != DIGEST_LENGTH or not digest.isascii():
+    def release(self, digest: str, tokens: int) -> None:
+        """See IBucketStore.  Tried once: what Redis may have given back already is not given back again."""
+        if self._counting:
+            left = self._in_flight.get(digest, 0) - 1
+            if left > 0:
+                self._in_flight[digest] = left
+            else:
+                self._in_flight.pop(digest, None)
+        elif not tokens:
             return
-        self._given_back.append(digest)
+        if not is_digest(digest):
+            return
+        if not self._connection.ready:
+            # Its place is free already: Redis will hear the count of this process.
+            if tokens:
+                self._standby.release(digest, tokens)
+            return
+        if self._counting:
+            self._released.append(digest)
+        if tokens:
+            self._charged.append(digest)
+            self._tokens.append(tokens)
+            self._standby.settled(digest, tokens)
         if not self._under_way:
-            self._under_way = True
-            self._reactor.callLater(0, self._send)
+            self._send_soon()
+
+    def take_address(self, network: str, asker: IAsker) -> None:
+        """See IBucketStore.  Admitted while Redis is away: what has no key is refused anyway, for that."""
+        if not self._with_addresses or not self._connection.ready:
+            asker.bucket_answered(self._address_admitted())
+            return
+        self._addresses.append((Extra(0, TAKE_OF_ADDRESS, network), asker))
+        if not self._under_way:
+            self._send_soon()
+
+    def give_back_address(self, network: str) -> None:
+        """See IBucketStore."""
+        if self._with_addresses and self._connection.ready:
+            self._addresses.append((Extra(0, GIVE_TO_ADDRESS, network), None))
+            if not self._under_way:
+                self._send_soon()
+
+    def charge(self, debts: dict[str, int], everyone: int) -> Deferred[Any]:
+        """A call of its own, while all is held: charge microtokens to keys, and to the bucket of everyone."""
+        charged = [digest for digest in debts if is_digest(digest)]
+        charges = [debts[digest] for digest in charged]
+        return self._script.call_encoded(
+            *self._frame.encode([], charged=charged, charges=charges, everyone=everyone)
+        )
+
+    def hold(self) -> None:
+        """Send nothing until `go_on`; what is asked for waits.  No call may be under way."""
+        self._under_way = True
+        if self._due is not None and self._due.active():
+            self._due.cancel()
+
+    def go_on(self) -> None:
+        """Send what waits, or have the standby decide it, if the connection is away again."""
+        self._next()
 
     def idle(self) -> Deferred[None]:
         """Fires when all that was asked for so far is done or has failed; calls have deadlines, so it does fire."""
@@ -80,34 +166,67 @@ class TokenBatches:
         self._on_idle.append(idle)
         return idle
 
-    def _send(self) -> None:
-        if not self._connection.ready:
-            self._fail_waiting()
-            return
-        given_back = self._given_back[:MAX_BATCH]
-        room = MAX_BATCH - len(given_back)
-        digests, askers = self._digests[:room], self._askers[:room]
-        del self._given_back[:MAX_BATCH], self._digests[:room], self._askers[:room]
-        self.takes += len(askers)
-        keys = len(given_back) + len(digests)
-        encoded = b"".join(
-            (
-                encode_parts(b"%d" % keys),
-                _FIRST_KEY,
-                _BETWEEN_KEYS.join(given_back + digests).encode("ascii"),
-                _AFTER_LAST,
-                encode_parts(b"%d" % len(given_back)),
-            )
-        )
-        self._script.call_encoded(keys + 2, encoded).addCallbacks(
-            self._answered, self._unanswered, callbackArgs=(askers,), errbackArgs=(askers,)
-        ).addErrback(lambda failure: _log.failure("a batch was not handed out", failure))
+    def _add_extra(self, cost: int, network: str) -> None:
+        if not 0 <= cost <= MAX_COST:
+            del self._digests[-1], self._askers[-1]
+            raise ValueError(f"cost: expected a whole number from 0 to {MAX_COST}, not {cost!r}")
+        if not self._with_addresses:
+            network = ""
+        if cost != 1 or network:
+            self._extras.append(Extra(len(self._digests), cost, network))
+
+    def _send_soon(self) -> None:
+        self._under_way = True
+        self._due = self._reactor.callLater(0, self._next)
+
+    # Sending
 
     def _next(self) -> None:
-        if self._digests or self._given_back:
+        if not self._connection.ready:
+            self._fail_waiting()
+        elif self._digests or self._released or self._charged or self._addresses:
             self._send()
         else:
             self._rest()
+
+    def _send(self) -> None:
+        released, self._released = self._released, []
+        if len(released) > MAX_BATCH:
+            released, self._released = released[:MAX_BATCH], released[MAX_BATCH:]
+        addresses, self._addresses = self._addresses, []
+        if len(addresses) > MAX_BATCH:
+            addresses, self._addresses = addresses[:MAX_BATCH], addresses[MAX_BATCH:]
+        batch = self._take_out([asker for _, asker in addresses if asker is not None])
+        self.takes += len(batch.askers)
+        count, encoded = self._frame.encode(
+            batch.digests,
+            released,
+            batch.charged,
+            [tokens * MICROTOKENS for tokens in batch.tokens],
+            sum(batch.tokens) * MICROTOKENS,
+            batch.extras + [extra for extra, _ in addresses] if addresses else batch.extras,
+        )
+        self._script.call_encoded(count, encoded).addCallbacks(
+            self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch,)
+        ).addErrback(_not_handed_out)
+
+    def _take_out(self, address_askers: list[IAsker]) -> _Batch:
+        """What goes with the next call, beside releases and addresses."""
+        digests, self._digests = self._digests, []
+        askers, self._askers = self._askers, []
+        extras, self._extras = self._extras, []
+        if len(digests) > MAX_BATCH:
+            digests, self._digests = digests[:MAX_BATCH], digests[MAX_BATCH:]
+            askers, self._askers = askers[:MAX_BATCH], askers[MAX_BATCH:]
+            later = [extra._replace(position=extra.position - MAX_BATCH) for extra in extras]
+            extras = [extra for extra in extras if extra.position <= MAX_BATCH]
+            self._extras = later[len(extras) :]
+        charged, self._charged = self._charged, []
+        tokens, self._tokens = self._tokens, []
+        if len(charged) > MAX_BATCH:
+            charged, self._charged = charged[:MAX_BATCH], charged[MAX_BATCH:]
+            tokens, self._tokens = tokens[:MAX_BATCH], tokens[MAX_BATCH:]
+        return _Batch(digests, askers, extras, charged, tokens, address_askers)
 
     def _rest(self) -> None:
         self._under_way = False
@@ -115,30 +234,107 @@ class TokenBatches:
         for idle in waiting:
             idle.callback(None)
 
-    def _answered(self, reply: list[Any], askers: list[IAsker]) -> None:
+    # Handing out
+
+    def _answered(self, reply: list[Any], batch: _Batch) -> None:
         # First the next batch, so that Redis works while the answers are handed out.
         self._next()
+        standby, counting, in_flight = self._standby, self._counting, self._in_flight
+        standby.tidy()
+        recent, now = standby.recent, standby.now()
         element = iter(reply)
-        for asker, name, capacity, rate, admitted, level in zip(askers, element, element, element, element, element):
-            taken = None if name is None else _new_tuple(Taken, (admitted == 1, name, capacity, float(rate), level))
+        for digest, asker, name, capacity, rate, outcome, level in zip(
+            batch.digests, batch.askers, element, element, element, element, element
+        ):
+            if name is None:
+                taken = None
+            elif outcome < _OF_IN_FLIGHT:
+                taken = _new_tuple(Taken, (outcome == 1, name, capacity, float(rate), level, KEY))
+                recent[digest] = (taken, now)
+                if counting and outcome:
+                    in_flight[digest] = in_flight.get(digest, 0) + 1
+            else:
+                taken = self._refused(outcome, name, level)
             try:
                 asker.bucket_answered(taken)
             except Exception:
                 _log.failure("a request failed on its bucket's answer")
+        if batch.address_askers:
+            self._answer_addresses(batch.address_askers, element)
 
-    def _unanswered(self, failure: Failure, askers: list[IAsker]) -> None:
+    def _refused(self, outcome: int, name: bytes, level: int) -> Taken:
+        """A refusal by another limit than the key's bucket."""
+        if outcome == _OF_IN_FLIGHT:
+            return Taken(False, name, self._limits.in_flight, 0.0, level, IN_FLIGHT)
+        limit, policy = (GLOBAL, self._limits.everyone) if outcome == _OF_EVERYONE else (ADDRESS, self._limits.address)
+        return Taken(False, name, policy.capacity, policy.rate_per_sec, level, limit)
+
+    def _answer_addresses(self, askers: list[IAsker], element: Iterator[Any]) -> None:
+        policy = self._limits.address
+        for asker, _, _, _, outcome, level in zip(askers, element, element, element, element, element):
+            taken = Taken(outcome == 1, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
+            _answer(asker, taken)
+
+    def _address_admitted(self) -> Taken:
+        policy = self._limits.address
+        return Taken(True, b"", policy.capacity, policy.rate_per_sec, policy.capacity * MICROTOKENS, ADDRESS)
+
+    # Redis away
+
+    def _unanswered(self, failure: Failure, batch: _Batch) -> None:
+        reason = failure.getErrorMessage()
+        refused = failure.check(ErrorReply) is not None
+        if refused:
+            # A Redis that cannot be written to would refuse the next batch too.
+            self._connection.give_up(reason)
         self._next()
-        _tell_unavailable(askers, failure.getErrorMessage())
+        self._decide_batch(batch, reason, refused)
 
     def _fail_waiting(self) -> None:
-        askers, self._askers, self._digests, self._given_back = self._askers, [], [], []
+        batch = _Batch(
+            self._digests,
+            self._askers,
+            self._extras,
+            self._charged,
+            self._tokens,
+            [asker for _, asker in self._addresses if asker is not None],
+        )
+        self._digests, self._askers, self._extras = [], [], []
+        self._released, self._charged, self._tokens, self._addresses = [], [], [], []
         self._rest()
-        _tell_unavailable(askers, self._connection.reason)
+        self._decide_batch(batch, self._connection.reason, True)
 
+    def _decide_batch(self, batch: _Batch, reason: str, unsent: bool) -> None:
+        """Without Redis.  `unsent`: it is certain that Redis has done nothing of this."""
+        for digest, tokens in zip(batch.charged, batch.tokens):
+            if unsent or tokens > 0:
+                self._standby.release(digest, tokens)
+        costs = {extra.position: extra.cost for extra in batch.extras}
+        for position, (digest, asker) in enumerate(zip(batch.digests, batch.askers), 1):
+            try:
+                self._decide(digest, asker, costs.get(position, 1), reason)
+            except Exception:
+                _log.failure("a request failed on its bucket being unavailable")
+        for asker in batch.address_askers:
+            _answer(asker, self._address_admitted())
 
-def _tell_unavailable(askers: list[IAsker], reason: str) -> None:
-    for asker in askers:
-        try:
+    def _decide(self, digest: str, asker: IAsker, cost: int, reason: str) -> None:
+        in_flight = self._in_flight.get(digest, 0)
+        taken = self._standby.take(digest, cost, in_flight)
+        if taken is None:
             asker.bucket_unavailable(reason)
-        except Exception:
-            _log.failure("a request failed on its bucket being unavailable")
+            return
+        if self._counting and taken.admitted:
+            self._in_flight[digest] = in_flight + 1
+        asker.bucket_answered(taken)
+
+
+def _not_handed_out(failure: Failure) -> None:
+    _log.failure("a batch was not handed out", failure)
+
+
+def _answer(asker: IAsker, taken: Taken) -> None:
+    try:
+        asker.bucket_answered(taken)
+    except Exception:
+        _log.failure("a request failed on its bucket's answer")

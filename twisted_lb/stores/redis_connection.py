@@ -1,36 +1,54 @@
-"""One connection to Redis that is kept up, on txredisapi's protocol.
+"""One connection to Redis that is kept up.
 
 Strategy: commands come in as finished bytes and go out only on a connection that has answered its
-greeting (password, database, scripts); at any other time they fail at once.  txredisapi frames the
-replies; its pool and factories are not used, because of what they do when something goes wrong:
+greeting (password, database, scripts, and whatever else the owner asks first); at any other time
+they fail at once.  txredisapi frames the replies; its pool and factories are not used, because of
+what they do when something goes wrong:
 
 1. They keep commands while disconnected, and send them all on return.  Here: `call` fails at once.
 2. They wait for a reply for ever.  Here: every call has a deadline; when it passes, the connection
    is dropped, because replies come in order and everything behind the late one is late too.
 3. One failure of AUTH or SELECT ends their reconnecting for good.  Here: the greeting is ours, and
    its failure is one more reason to try again.
-4. They wait a second before the first attempt to reconnect.  Here: a tenth, doubling to two seconds.
+4. They wait a second before the first attempt to reconnect.  Here: a tenth, doubling to a half.
 5. They turn replies that look like numbers into numbers.  Here: replies stay as hiredis reads them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import hiredis  # noqa: F401  without it, txredisapi would silently parse replies a character at a time
-from twisted.internet import tcp
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txredisapi import HiredisProtocol, ResponseError  # type: ignore[import-untyped]
+from txredisapi import ResponseError  # type: ignore[import-untyped]
 
 from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.stores.redis_tls import tls_trouble
+from twisted_lb.stores.redis_watched import IWatched
+from twisted_lb.stores.redis_wire import Wire
 
+DEADLINE_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.1
-LAST_RETRY_SECONDS = 2.0
+LAST_RETRY_SECONDS = 0.5
+# After a connection that was ready for so long, the next one is tried soon.  One that was not may be up and down for
+# ever, and then the waits go on growing.
+STEADY_SECONDS = 1.0
+
+# The greeting has this many deadlines, and at least so many seconds: a TLS handshake may be in it.
+GREETING_DEADLINES = 5
+GREETING_SECONDS = 0.5
+
+# An attempt that has no end (a name server that is silent) is ended after the first time, and the next ones
+# after twice the time of the one before: a name server that is only slow is waited for in the end.
+FIRST_ATTEMPT_SECONDS = 2.0
+LAST_ATTEMPT_SECONDS = 32.0
+
+WATCH_SECONDS = 1.0  # between two looks at whether the connection goes where it should
 
 _log = Logger()
 
@@ -39,86 +57,67 @@ class ErrorReply(StoreUnavailable):
     """Redis answered, and the answer is an error; the text is its own, such as "NOSCRIPT ..."."""
 
 
-class _Wire(HiredisProtocol):  # type: ignore[misc]
-    """txredisapi's protocol, speaking in finished commands and raw replies."""
-
-    def __init__(self, lost: Callable[[_Wire], None]) -> None:
-        # No password and no database: they are the owner's greeting.
-        super().__init__(charset=None, convertNumbers=False)
-        self._lost = lost
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        # Only of a plain transport: below TLS the same handle is the unencrypted socket.
-        plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
-        self._socket = self.transport.getHandle() if plain else None
-        if isinstance(self.transport, tcp.Client):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
-
-    def connectionLost(self, why: Failure) -> None:
-        # The owner first: what fails below must not try to send its next command here.
-        self._lost(self)
-        super().connectionLost(why)
-
-    def tryConvertData(self, data: object) -> object:
-        return data
-
-    def send(self, command: bytes, buffer_empty: bool) -> Deferred[Any]:
-        """Write one command.  `buffer_empty`: all that was written before has been answered, so nothing waits.
-
-        Then the socket is tried first, which saves the transport a turn of the loop and two epoll_ctl.
-        """
-        if buffer_empty and self._socket is not None:
-            try:
-                command = command[self._socket.send(command) :]
-            except OSError:
-                pass  # full, or broken: the transport will find out which
-        if command:
-            self.transport.write(command)
-        reply: Deferred[Any] = self.replyQueue.get()
-        return reply
-
-
 class RedisConnection:
-    """A connection to `endpoint`, made again whenever it is lost, until `stop`."""
+    """A connection to `endpoint`, made again whenever it is lost, until `stop`.
+
+    `ready` says whether calls can be made, and otherwise `reason` why not.  The owner may set, before `start`:
+
+    on_ready(replies): a connection has answered its greeting, with these replies.  It is `ready` already, and
+        this is called before anybody else can call on it.  May call `give_up`.
+    on_down(): a connection that was ready is not any more; `reason` says why.  Called once for each `on_ready`,
+        before the calls under way fail; not called by `stop`.
+
+    Neither may raise.
+    """
 
     def __init__(
         self,
         endpoint: IStreamClientEndpoint,
         place: str,
         reactor: IReactorTime,
-        deadline: float,
+        deadline: float = DEADLINE_SECONDS,
         secret: str = "",
     ) -> None:
         """`place` names the server in messages, and `secret` never appears in one.  `deadline` is in seconds."""
         self.ready = False
         self.reason = f"Redis at {place} has not answered yet"
+        self.on_ready: Callable[[list[Any]], None] = lambda replies: None
+        self.on_down: Callable[[], None] = lambda: None
         self._endpoint = endpoint
+        self._watched = IWatched(endpoint, None)
         self._place = place
-        self._greeting: list[bytes] = []
+        self._greeting: Callable[[], Sequence[bytes]] = list
         self._reactor = reactor
         self._deadline = deadline
+        self._greeting_deadline = max(GREETING_DEADLINES * deadline, GREETING_SECONDS)
         self._secret = secret
-        self._factory = Factory.forProtocol(lambda: _Wire(self._lost))
+        self._factory = Factory.forProtocol(lambda: Wire(self._lost))
         self._factory.noisy = False
         self._running = False
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         self._expiries: deque[float] = deque()  # when each call under way runs out, in the order of the replies
         self._expiry_timer: IDelayedCall | None = None
+        self._spared = 0.0  # the expiry that was met with some more time
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._retry_timer: IDelayedCall | None = None
         self._attempt: Deferred[Any] | None = None
+        self._attempt_seconds = FIRST_ATTEMPT_SECONDS
+        self._attempt_timer: IDelayedCall | None = None
+        self._watch_timer: IDelayedCall | None = None
+        self._watch: Deferred[str] | None = None
         self._first_attempt: Deferred[None] = Deferred()
         self._stopped: Deferred[None] | None = None
-        self._reported = ""
+        self._closing_timer: IDelayedCall | None = None
+        self._ready_since = 0.0
+        self._told_up: bool | None = None  # what the log was told last
 
-    def start(self, greeting: Sequence[bytes]) -> Deferred[None]:
+    def start(self, greeting: Callable[[], Sequence[bytes]]) -> Deferred[None]:
         """Begin to connect.  Fires when the first attempt has ended, well or badly; never fails.
 
-        `greeting`: finished commands that must all succeed before the connection counts; at least one.
+        `greeting` is called for each connection, and gives finished commands that must all succeed before the
+        connection counts; at least one.
         """
-        self._greeting = list(greeting)
+        self._greeting = greeting
         self._running = True
         self._connect()
         return self._first_attempt
@@ -126,18 +125,20 @@ class RedisConnection:
     def stop(self) -> Deferred[None]:
         """Close the connection and try no more.  Fires when it is closed; calls under way fail."""
         self._running = False
+        self.on_down = lambda: None
         self._set_down("the Redis store is stopped")
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
-        if self._attempt is not None:
-            self._attempt.cancel()
+        _cancel(self._retry_timer)
+        self._end_attempt()
         self._attempted()
         if self._wire is None:
             return succeed(None)
         if self._stopped is None:
             self._stopped = Deferred()
             self._wire.transport.loseConnection()
+            # A server that stands still would never read what is left, nor take leave over TLS.
+            self._closing_timer = self._reactor.callLater(
+                self._greeting_deadline, self._wire.transport.abortConnection
+            )
         return self._stopped
 
     def call(self, command: bytes) -> Deferred[Any]:
@@ -149,14 +150,24 @@ class RedisConnection:
         """
         if not self.ready:
             return fail(StoreUnavailable(self.reason))
-        return self._send(command)
+        return self._send(command, self._deadline)
 
-    def _send(self, command: bytes) -> Deferred[Any]:
+    def give_up(self, reason: str) -> None:
+        """Leave a connection on which Redis answers, but to no use: it is as good as lost, and made again.
+
+        `reason` is what it said, such as "READONLY ...".  Nothing happens while there is no connection.
+        """
+        if self.ready:
+            self._drop(f"Redis at {self._place} is of no use: {reason}")
+
+    # Calls and their deadlines
+
+    def _send(self, command: bytes, deadline: float) -> Deferred[Any]:
         assert self._wire is not None
         reply = self._wire.send(command, buffer_empty=not self._expiries)
-        self._expiries.append(self._reactor.seconds() + self._deadline)
+        self._expiries.append(self._reactor.seconds() + deadline)
         if self._expiry_timer is None:
-            self._expiry_timer = self._reactor.callLater(self._deadline, self._expire)
+            self._expiry_timer = self._reactor.callLater(deadline, self._expire)
         return reply.addCallback(self._replied)
 
     def _replied(self, reply: Any) -> Any:
@@ -172,85 +183,163 @@ class RedisConnection:
         self._expiry_timer = None
         if not self._expiries:
             return
-        left = self._expiries[0] - self._reactor.seconds()
-        if left > 0:
-            self._expiry_timer = self._reactor.callLater(left, self._expire)
+        oldest = self._expiries[0]
+        late = self._reactor.seconds() - oldest
+        if late < 0:
+            self._expiry_timer = self._reactor.callLater(-late, self._expire)
+        elif oldest != self._spared:
+            # Timers run before sockets are read.  If it was this process that stood still, the reply is waiting
+            # there, or the command was not even sent: so one more turn of the reactor, and the time it is late.
+            self._spared = oldest
+            self._expiry_timer = self._reactor.callLater(min(late, self._deadline), self._expire)
         else:
-            self._drop(f"Redis at {self._place} did not answer within {self._deadline:g} s")
+            assert self._wire is not None
+            seconds = self._deadline if self.ready else self._greeting_deadline
+            # A Redis without TLS takes the first bytes of a handshake for the beginning of a command, and waits.
+            hint = "; does it speak TLS?" if self._wire.secure and not self.ready else ""
+            self._drop(f"Redis at {self._place} did not answer within {seconds:g} s{hint}")
 
-    # Up and down
+    # Up
 
     def _connect(self) -> None:
         self._retry_timer = None
-        self._attempt = self._endpoint.connect(self._factory)
-        self._attempt.addCallbacks(self._connected, self._not_connected)
-        self._attempt.addErrback(lambda failure: _log.failure("cannot use a new connection to Redis", failure))
+        self._attempt_timer = self._reactor.callLater(self._attempt_seconds, self._attempt_is_too_long)
+        self._attempt = attempt = self._endpoint.connect(self._factory)
+        attempt.addCallbacks(
+            self._connected, self._not_connected, callbackArgs=(attempt,), errbackArgs=(attempt,)
+        ).addErrback(self._unusable)
 
-    def _connected(self, wire: _Wire) -> None:
-        self._attempt = None
-        if not self._running:
+    def _connected(self, wire: Wire, attempt: Deferred[Any]) -> None:
+        if self._attempt is not attempt:
+            # It was given up, and came about all the same.
             wire.transport.abortConnection()
             return
+        self._end_attempt()
+        self._attempt_seconds = FIRST_ATTEMPT_SECONDS
         self._wire = wire
         self._expiries.clear()
-        greeted = gatherResults([self._send(command) for command in self._greeting], consumeErrors=True)
+        commands = self._greeting()
+        greeted = gatherResults(
+            [self._send(command, self._greeting_deadline) for command in commands], consumeErrors=True
+        )
         greeted.addCallbacks(self._greeted, self._not_greeted, callbackArgs=(wire,), errbackArgs=(wire,))
+        greeted.addErrback(self._unusable)
 
-    def _greeted(self, _: object, wire: _Wire) -> None:
+    def _greeted(self, replies: list[Any], wire: Wire) -> None:
         if self._wire is not wire or not self._running:
             return
         self.ready = True
         self.reason = ""
-        self._retry_seconds = FIRST_RETRY_SECONDS
-        self._report("")
-        self._attempted()
+        self._ready_since = self._reactor.seconds()
+        # It is set for the greeting, which has more time than a call.
+        _cancel(self._expiry_timer)
+        self._expiry_timer = None
+        self.on_ready(replies)
+        if self.ready:
+            self._report("")
+            self._watch_on()
+            self._attempted()
 
-    def _not_greeted(self, failure: Failure, wire: _Wire) -> None:
+    def _watch_on(self) -> None:
+        if self._watched is not None:
+            self._watch_timer = self._reactor.callLater(WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._watch_timer = None
+        assert self._watched is not None
+        self._watch = watch = self._watched.moved()
+        watch.addCallback(self._looked, watch)
+        # To have been cancelled is its only failure.
+        watch.addErrback(lambda _: None)
+
+    def _looked(self, moved: str, watch: Deferred[str]) -> None:
+        if self._watch is watch:
+            self._watch = None
+            if moved:
+                self._drop(f"Redis at {self._place} has moved: {moved}")
+            else:
+                self._watch_on()
+
+    # Down
+
+    def _not_connected(self, failure: Failure, attempt: Deferred[Any]) -> None:
+        if self._attempt is attempt:
+            self._end_attempt()
+            self._attempt_seconds = FIRST_ATTEMPT_SECONDS
+            self._attempt_failed(failure.getErrorMessage().rstrip("."))
+
+    def _attempt_is_too_long(self) -> None:
+        seconds = self._attempt_seconds
+        self._attempt_seconds = min(2 * seconds, LAST_ATTEMPT_SECONDS)
+        self._attempt_timer = None
+        self._end_attempt()
+        self._attempt_failed(f"nothing came of it within {seconds:g} s")
+
+    def _attempt_failed(self, why: str) -> None:
+        self._set_down(f"cannot connect to Redis at {self._place}: {why}")
+        self._retry_later()
+
+    def _end_attempt(self) -> None:
+        attempt, self._attempt = self._attempt, None
+        _cancel(self._attempt_timer)
+        self._attempt_timer = None
+        # Has no effect on one that has ended by itself.
+        if attempt is not None:
+            attempt.cancel()
+
+    def _not_greeted(self, failure: Failure, wire: Wire) -> None:
         # What was lost or late has been dropped already; what is left is an error that Redis answered with.
         if self._wire is wire:
             error = failure.value.subFailure.value if isinstance(failure.value, FirstError) else failure.value
             self._drop(f"Redis at {self._place} refused the connection: {error}")
 
-    def _not_connected(self, failure: Failure) -> None:
-        self._attempt = None
-        if not self._running:
-            return
-        self._set_down(f"cannot connect to Redis at {self._place}: {failure.getErrorMessage()}")
-        self._retry_later()
+    def _unusable(self, failure: Failure) -> None:
+        _log.failure("cannot use a new connection to Redis", failure)
+        if self._wire is not None:
+            self._drop(f"a new connection to Redis at {self._place} could not be used: {failure.getErrorMessage()}")
 
-    def _lost(self, wire: _Wire) -> None:
+    def _lost(self, wire: Wire, why: Failure) -> None:
         if wire is not self._wire:
             return
         self._wire = None
         if self._running:
-            self._set_down(f"the connection to Redis at {self._place} was lost")
-        self._retry_later()
+            when = "" if self.ready else " before it answered"
+            trouble = tls_trouble(why)
+            self._set_down(f"the connection to Redis at {self._place} was lost{when}{trouble and f': {trouble}'}")
+            self._retry_later()
         if self._stopped is not None:
+            _cancel(self._closing_timer)
             stopped, self._stopped = self._stopped, None
             stopped.callback(None)
 
     def _drop(self, reason: str) -> None:
-        """Give the connection up, and fail what is under way now, not when the socket is closed at last."""
+        if not self._running:
+            return  # it is being closed anyway
         wire, self._wire = self._wire, None
         assert wire is not None
         self._set_down(reason)
-        wire.transport.abortConnection()
-        while wire.replyQueue.waiting:
-            wire.replyReceived(ConnectionAbortedError(reason))
+        # Before the calls under way fail: one of them may be what a `stop` waits for.
         self._retry_later()
+        wire.drop(reason)
 
     def _set_down(self, reason: str) -> None:
-        self.ready = False
+        was_ready, self.ready = self.ready, False
         self.reason = reason.replace(self._secret, "***") if self._secret else reason
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
-            self._expiry_timer = None
+        _cancel(self._expiry_timer)
+        _cancel(self._watch_timer)
+        self._expiry_timer = self._watch_timer = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+        if was_ready:
+            if self._reactor.seconds() - self._ready_since >= STEADY_SECONDS:
+                self._retry_seconds = FIRST_RETRY_SECONDS
+            self.on_down()
 
     def _retry_later(self) -> None:
-        if self._running:
-            self._report(self.reason)
-            self._retry_timer = self._reactor.callLater(self._retry_seconds, self._connect)
-            self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)
+        self._report(self.reason)
+        self._retry_timer = self._reactor.callLater(self._retry_seconds, self._connect)
+        self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)
         self._attempted()
 
     def _attempted(self) -> None:
@@ -258,9 +347,14 @@ class RedisConnection:
             self._first_attempt.callback(None)
 
     def _report(self, reason: str) -> None:
-        """One line in the log for each change of state, not for each attempt."""
-        if reason and reason != self._reported:
+        """One line in the log for each change of state, with the first reason; not for each attempt."""
+        if reason and self._told_up is not False:
             _log.error("{reason}; trying again until it is back", reason=reason)
         elif not reason:
             _log.info("connected to Redis at {place}", place=self._place)
-        self._reported = reason
+        self._told_up = not reason
+
+
+def _cancel(timer: IDelayedCall | None) -> None:
+    if timer is not None and timer.active():
+        timer.cancel()

@@ -7,7 +7,7 @@ also loads it.  That is safe to repeat: a script that is missing has not run.
 
 from __future__ import annotations
 
-from hashlib import sha1, sha256
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
+
+NAMES_KEY = b"tokenlb:names"  # all names of accounts, in order
 
 
 def encode_parts(*parts: bytes) -> bytes:
@@ -30,11 +32,6 @@ def encode_command(*parts: bytes) -> bytes:
 def account_key(digest: str) -> bytes:
     """The key of an account's hash."""
     return b"tokenlb:{%s}" % digest.encode()
-
-
-def name_key(name: str) -> bytes:
-    """The key that holds a name for one account.  ValueError for a name that UTF-8 cannot hold."""
-    return b"tokenlb:name:{%s}" % sha256(name.encode()).hexdigest().encode()
 
 
 def script_text(name: str) -> bytes:
@@ -59,6 +56,11 @@ class RedisScript:
         """Run it; the first `keys` of the arguments are keys.  Fails as `RedisConnection.call` does."""
         count = len(keys_and_arguments)
         return self.call_encoded(count + 1, encode_parts(b"%d" % keys, *keys_and_arguments))
+
+    def command(self, *keys_and_arguments: bytes, keys: int = 1) -> bytes:
+        """The same call as one finished command, for a Redis that has the script."""
+        count = len(keys_and_arguments)
+        return b"*%d\r\n" % (count + 3) + self._by_hash + encode_parts(b"%d" % keys, *keys_and_arguments)
 
     def call_encoded(self, count: int, encoded: bytes) -> Deferred[Any]:
         """The same with `count` parts that are encoded already: the number of keys, the keys, the arguments."""

@@ -1,55 +1,97 @@
 """The store that any number of balancers share: accounts and buckets in Redis.
 
 Strategy: all that reads a bucket and writes it is one Lua script, which Redis runs as a whole, on the
-clock of Redis.  Takings go in batches (`redis_batch`), accounts one by one, all over one connection
-(`redis_connection`).  While Redis cannot be reached everything fails at once, with the reason.
+clock of Redis.  Takings go in batches (`redis_batch`), accounts one by one (`redis_accounts`), all over
+one connection (`redis_connection`).  While that is away, takings are decided at once by the standby, and
+accounts fail at once; when it is back, Redis is told what it missed (`redis_recovery`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+import secrets
+from typing import Any, Callable
 
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_lb.interfaces import MICROTOKENS, Account, IAccountStore, IAsker, IBucketStore, NameTaken, Profile
-from twisted_lb.limits.bucket import check_capacity, check_policy, check_rate
+from twisted_lb.interfaces import (
+    Account,
+    AccountPage,
+    IAccountStore,
+    IAsker,
+    IBucketStore,
+    IStoreReport,
+    Limits,
+    Profile,
+    StoreState,
+)
+from twisted_lb.limits.standby import Standby
+from twisted_lb.stores.redis_accounts import RedisAccounts
 from twisted_lb.stores.redis_batch import TokenBatches
-from twisted_lb.stores.redis_connection import RedisConnection
-from twisted_lb.stores.redis_scripts import RedisScript, account_key, encode_command, name_key
-from twisted_lb.stores.redis_url import RedisAddress, parse_redis_url
+from twisted_lb.stores.redis_connection import DEADLINE_SECONDS, RedisConnection
+from twisted_lb.stores.redis_endpoints import endpoint_of
+from twisted_lb.stores.redis_frame import BatchFrame
+from twisted_lb.stores.redis_instances import LEASE_SECONDS, Instance
+from twisted_lb.stores.redis_recovery import Recovery
+from twisted_lb.stores.redis_scripts import RedisScript, encode_command
+from twisted_lb.stores.redis_url import RedisAddress, RedisSecurity, parse_redis_url
 
-CONNECT_SECONDS = 2.0
+# What becomes of requests while Redis is away, by the mode of the standby.
+_MEANWHILE = {
+    "local": "keys seen recently go on with their share of tokens in this process, other requests are answered 503",
+    "allow": "keys seen recently pass without spending tokens, other requests are answered 503",
+    "deny": "requests are answered 503",
+}
 
 
-@implementer(IBucketStore, IAccountStore)
+def _random_id() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
+@implementer(IBucketStore, IAccountStore, IStoreReport)
 class RedisStore:
     """Buckets and accounts in the Redis that `url` names."""
 
     def __init__(
-        self, url: str, reactor: Any, deadline: float = 1.0, endpoint: IStreamClientEndpoint | None = None
+        self,
+        url: str,
+        reactor: Any,
+        limits: Limits = Limits(),
+        standby: Standby | None = None,
+        deadline: float = DEADLINE_SECONDS,
+        endpoint: IStreamClientEndpoint | None = None,
+        security: RedisSecurity = RedisSecurity(),
+        new_id: Callable[[], bytes] = _random_id,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """`deadline` is in seconds, for every call.  `endpoint` replaces the one that `url` names, for tests.
+        """`deadline` is in seconds, for every call.  Without a `standby`, nothing is admitted while Redis is away.
 
-        Raises ValueError, with a text that names REDIS_URL, for a URL that cannot be used.
+        For tests: `endpoint` replaces the one that `url` names, `new_id` gives ids of instances, and one that is
+        silent for `lease_seconds` is no more.  Raises ValueError, with a text that names REDIS_URL, for a URL that
+        cannot be used, and naming the setting and the file for a certificate or a key that cannot be.
         """
         address = parse_redis_url(url)
-        self._connection = RedisConnection(
-            endpoint or _endpoint(address, reactor),
-            address.place,
-            reactor,
-            deadline,
-            address.password,
+        self.counts_in_flight = limits.in_flight > 0
+        self._standby = standby or Standby("deny", reactor.seconds, 1, limits)
+        self._outages = 0
+        self._connection = connection = RedisConnection(
+            endpoint or endpoint_of(address, reactor, security), address.place, reactor, deadline, address.password
         )
-        self._greeting = _greeting(address)
-        self._take = RedisScript("take_tokens", self._connection)
-        self._create = RedisScript("create_account", self._connection)
-        self._change = RedisScript("change_account", self._connection)
-        self._read = RedisScript("read_account", self._connection)
-        self._batches = TokenBatches(self._connection, self._take, reactor)
+        connection.on_ready = self._up
+        connection.on_down = self._down
+        self._first_commands = _greeting(address)
+        self._take = RedisScript("take_tokens", connection)
+        announce, restore = RedisScript("announce", connection), RedisScript("restore_in_flight", connection)
+        self._accounts = RedisAccounts(connection)
+        self._scripts = (self._take, announce, restore, *self._accounts.scripts)
+        self._instance = Instance(connection, announce, self._standby, reactor, new_id, lease_seconds)
+        self._frame = BatchFrame(limits, lease_seconds)
+        self._frame.set_instance(self._instance.id)
+        self._batches = TokenBatches(
+            connection, self._take, reactor, self._frame, self._instance, self._standby, limits
+        )
+        self._recovery = Recovery(connection, restore, self._batches, self._instance, self._standby)
 
     @property
     def script_calls(self) -> int:
@@ -63,65 +105,82 @@ class RedisStore:
 
     def start(self) -> Deferred[None]:
         """Begin to connect.  Fires when the first attempt has ended; one that is away is tried again until `stop`."""
-        scripts = (self._take, self._create, self._change, self._read)
-        return self._connection.start([*self._greeting, *(script.load for script in scripts)])
+        self._instance.start()
+        return self._connection.start(self._greeting)
 
     def stop(self) -> Deferred[None]:
         """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
-        return self._batches.idle().addCallback(lambda _: self._connection.stop())
+        stopped = self._batches.idle()
+        stopped.addCallback(lambda _: self._instance.leave())
+        return stopped.addCallback(lambda _: self._connection.stop())
+
+    def _greeting(self) -> list[bytes]:
+        """What a connection must answer before it counts; the last of it writes to Redis."""
+        return [*self._first_commands, *(script.load for script in self._scripts), self._instance.greeting()]
+
+    def _up(self, replies: list[Any]) -> None:
+        self._instance.announced(replies[-1])
+        self._recovery.begin()
+
+    def _down(self) -> None:
+        self._outages += 1
+        self._instance.renew()
+        self._frame.set_instance(self._instance.id)
 
     # IBucketStore
 
-    def take(self, digest: str, asker: IAsker) -> None:
+    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
         """See IBucketStore.  Answers later, or within the call when Redis cannot be reached."""
-        self._batches.take(digest, asker)
+        self._batches.take(digest, asker, cost, network)
 
-    def give_back(self, digest: str) -> None:
-        """See IBucketStore.  While Redis cannot be reached the token is lost."""
-        self._batches.give_back(digest)
+    def release(self, digest: str, tokens: int) -> None:
+        """See IBucketStore.  While Redis cannot be reached, the standby keeps the account."""
+        self._batches.release(digest, tokens)
+
+    def take_address(self, network: str, asker: IAsker) -> None:
+        """See IBucketStore.  While Redis cannot be reached, all are admitted."""
+        self._batches.take_address(network, asker)
+
+    def give_back_address(self, network: str) -> None:
+        """See IBucketStore.  While Redis cannot be reached, the token is lost."""
+        self._batches.give_back_address(network)
+
+    # IStoreReport
+
+    def state(self) -> StoreState:
+        """See IStoreReport."""
+        if self._connection.ready:
+            return StoreState(True, "")
+        return StoreState(False, f"{self._connection.reason}; {_MEANWHILE[self._standby.mode]}")
+
+    def counts(self) -> dict[str, float]:
+        """See IStoreReport."""
+        return {
+            "store_up": float(self._connection.ready),
+            "store_outages": self._outages,
+            **self._standby.counts,
+            "script_calls": self.script_calls,
+            "takes": self.takes,
+            "instances": self._standby.instances,
+        }
 
     # IAccountStore
 
     def create(self, digest: str, account: Account) -> Deferred[None]:
-        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, or a digest in use.
-
-        After a StoreUnavailable the account may exist all the same: the reply is what was lost.
-        """
-        name, capacity, rate_per_sec = account
-        try:
-            check_policy(capacity, rate_per_sec)
-            keys = account_key(digest), name_key(name)
-        except ValueError:
-            return fail(Failure())
-        created = self._create.call(
-            *keys, name.encode(), b"%d" % capacity, _rate_text(rate_per_sec), b"%d" % (capacity * MICROTOKENS), keys=2
-        )
-        return created.addCallback(_check_created, name)
+        """See RedisAccounts."""
+        return self._accounts.create(digest, account)
 
     def profile(self, digest: str) -> Deferred[Profile | None]:
-        """See IAccountStore."""
-        return self._read.call(account_key(digest)).addCallback(_profile)
+        """See RedisAccounts."""
+        return self._accounts.profile(digest)
 
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
-        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""
-        try:
-            if capacity is not None:
-                check_capacity(capacity)
-            if rate_per_sec is not None:
-                check_rate(rate_per_sec)
-        except ValueError:
-            return fail(Failure())
-        return self._change.call(
-            account_key(digest),
-            b"" if capacity is None else b"%d" % capacity,
-            b"" if rate_per_sec is None else _rate_text(rate_per_sec),
-        ).addCallback(_profile)
+        """See RedisAccounts."""
+        return self._accounts.change(digest, capacity, rate_per_sec)
 
-
-def _endpoint(address: RedisAddress, reactor: Any) -> IStreamClientEndpoint:
-    if address.path:
-        return UNIXClientEndpoint(reactor, address.path, timeout=CONNECT_SECONDS)
-    return HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_SECONDS)
+    def page(self, after: str, count: int) -> Deferred[AccountPage]:
+        """See RedisAccounts."""
+        return self._accounts.page(after, count)
 
 
 def _greeting(address: RedisAddress) -> list[bytes]:
@@ -133,22 +192,3 @@ def _greeting(address: RedisAddress) -> list[bytes]:
     if address.db:
         commands.append(encode_command(b"SELECT", b"%d" % address.db))
     return commands
-
-
-def _rate_text(rate_per_sec: float) -> bytes:
-    """The shortest text that reads back as the same double, in Python and in Lua; never -0.0."""
-    return repr(float(rate_per_sec) + 0.0).encode()
-
-
-def _check_created(outcome: int, name: str) -> None:
-    if outcome == 1:
-        raise NameTaken(name)
-    if outcome == 2:
-        raise ValueError("an account has this key already")
-
-
-def _profile(reply: list[Any] | None) -> Profile | None:
-    if reply is None:
-        return None
-    name, capacity, rate, level = reply
-    return Profile(Account(name.decode(), int(capacity), float(rate)), level)

@@ -1,7 +1,10 @@
 """REDIS_URL: where Redis is, and as whom to speak to it.
 
     redis://[user:password@]host[:port][/db]
+    rediss://...  the same over TLS
     unix://[user:password@]/path/to/socket
+    redis+sentinel://[user:password@]host[:port],host[:port]...[/service[/db]]  the sentinels that know where it is
+    rediss+sentinel://...  the same, with TLS to the sentinels and to Redis
 
 No message ever repeats a part of the URL: any part may hold a password in the wrong place.
 """
@@ -12,12 +15,32 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from twisted.internet.abstract import isIPv6Address
+
 DEFAULT_PORT = 6379
-EXPECTED = "expected redis://[user:password@]host[:port][/db] or unix://[user:password@]/path/to/socket"
+DEFAULT_SENTINEL_PORT = 26379
+DEFAULT_SERVICE = "mymaster"
+EXPECTED = (
+    "expected redis://[user:password@]host[:port][/db], rediss:// for the same over TLS,"
+    " unix://[user:password@]/path/to/socket"
+    " or redis+sentinel://[user:password@]host[:port],host[:port][/service[/db]] (rediss+sentinel:// over TLS)"
+)
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+
+
+class RedisSecurity(NamedTuple):
+    """What beside REDIS_URL it takes to be trusted, and to trust.  The files are PEM."""
+
+    ca_file: str = ""  # "": the system's authorities
+    cert_file: str = ""  # our certificate, with those between it and the authority after it; "": none
+    key_file: str = ""  # of that certificate
+    sentinel_password: str = ""
 
 
 class RedisAddress(NamedTuple):
-    """A parsed REDIS_URL.  Exactly one of `host` and `path` is not empty."""
+    """A parsed REDIS_URL.  Exactly one of `host`, `path` and `sentinels` is not empty."""
 
     host: str
     port: int
@@ -25,14 +48,23 @@ class RedisAddress(NamedTuple):
     username: str
     password: str
     db: int
+    tls: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()  # host and port of each
+    service: str = ""  # the master's name to the sentinels
 
     @property
     def place(self) -> str:
         """Where it is, for messages: without user and password."""
         if self.path:
             return self.path
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        if self.sentinels:
+            return f"{self.service} (sentinels {', '.join(place_of(*sentinel) for sentinel in self.sentinels)})"
+        return place_of(self.host, self.port)
+
+
+def place_of(host: str, port: int) -> str:
+    """Host and port as one text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_redis_url(url: str) -> RedisAddress:
@@ -40,32 +72,57 @@ def parse_redis_url(url: str) -> RedisAddress:
     # User, password and path may hold any percent-encoded byte, but none that is not printable ASCII as it is.
     if re.search(r"[^!-~]", url):
         raise _bad("it holds a space, a control character or a character outside ASCII")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise _bad("the host or the port cannot be read") from None
-    if parts.scheme == "rediss":
-        raise ValueError(f"REDIS_URL: rediss:// (TLS) is not supported yet; {EXPECTED}")
-    if parts.scheme not in ("redis", "unix"):
-        raise _bad("it does not begin with redis:// or unix://")
-    if parts.query or parts.fragment:
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in _SCHEMES:
+        raise _bad("it does not begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
+    if "?" in rest or "#" in rest:
         raise _bad("there is a '?' or '#' in it; in a password they are written %3F and %23")
-    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    authority, slash, path = rest.partition("/")
+    credentials, _, hosts = authority.rpartition("@")
+    user, _, secret = credentials.partition(":")
+    username, password = unquote(user), unquote(secret)
     if username and not password:
         raise _bad("there is a user without a password")
-    if parts.scheme == "unix":
-        if parts.hostname or not parts.path.strip("/"):
+    if scheme == "unix":
+        if hosts or not path.strip("/"):
             raise _bad("unix:// takes the absolute path of a socket, with three slashes")
-        return RedisAddress("", 0, unquote(parts.path), username, password, 0)
-    if not parts.hostname:
+        return RedisAddress("", 0, unquote(slash + path), username, password, 0)
+    tls = scheme.startswith("rediss")
+    if scheme.endswith("+sentinel"):
+        sentinels = tuple(_host_and_port(one, DEFAULT_SENTINEL_PORT) for one in hosts.split(","))
+        service, _, db = path.partition("/")
+        service = unquote(service) or DEFAULT_SERVICE
+        if not re.fullmatch(r"[\w.-]+", service, re.ASCII):
+            raise _bad("what follows the sentinels is not the name of a master; in a password '/' is written %2F")
+        return RedisAddress("", 0, "", username, password, _database(db), tls, sentinels, service)
+    host, port = _host_and_port(hosts, DEFAULT_PORT)
+    return RedisAddress(host, port, "", username, password, _database(path), tls)
+
+
+def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
+    if "," in text:
+        raise _bad("there is a ',' in the host; several hosts are for redis+sentinel://")
+    try:
+        parts = urlsplit("//" + text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise _bad("the host or the port cannot be read") from None
+    if not host:
         raise _bad("there is no host")
     if port == 0:
         raise _bad("the port is 0")
-    db = parts.path.strip("/")
+    if not isIPv6Address(host) and not _HOST.fullmatch(host):
+        # Names with '_' among them: no connection is ever tried to such a one.
+        raise _bad("the host is neither a host name (letters, digits, '-' and '.') nor an IP address")
+    return host, port or default_port
+
+
+def _database(text: str) -> int:
+    db = text.strip("/")
     if not re.fullmatch(r"[0-9]{0,6}", db):
         raise _bad("what follows the host is not a database number; in a password '/' is written %2F")
-    return RedisAddress(parts.hostname, port or DEFAULT_PORT, "", username, password, int(db or 0))
+    return int(db or 0)
 
 
 def _bad(what: str) -> ValueError:

@@ -1,0 +1,118 @@
+"""The scripts of the Redis store with their clock taken out: each call says what time it is."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, NamedTuple, Sequence
+
+import hiredis
+
+from tests.stores.contract import digest_of
+from twisted_lb.interfaces import MICROTOKENS, Limits
+from twisted_lb.stores.redis_frame import BatchFrame, Extra
+from twisted_lb.stores.redis_scripts import NAMES_KEY, account_key, encode_command, encode_parts, script_text
+
+SECOND = 1_000_000  # microseconds
+START = 1_800_000_000 * SECOND
+TIME_LINE = b"local time = call('TIME')\n"
+SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce")
+
+
+class Answer(NamedTuple):
+    """What take_tokens.lua replies to one taking."""
+
+    name: bytes | None
+    capacity: int
+    rate: bytes | int
+    outcome: int
+    level: int
+
+
+class LuaClient:
+    """A connection to a Redis on loopback."""
+
+    def __init__(self, port: int, limits: Limits = Limits(), instance: bytes = b"me", silence: float = 10.0) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self._reader = hiredis.Reader()
+        self._frame = BatchFrame(limits, silence)
+        self._silence = b"%d" % round(silence * SECOND)
+        self.instance = instance
+        self._hashes = {}
+        for name in SCRIPTS:
+            text = script_text(name)
+            # In production the time comes from Redis alone: only a changed text can be told another one.
+            assert text.count(TIME_LINE) == 1 and text.count(b"'TIME'") == 1
+            text = text.replace(TIME_LINE, b"local time = {ARGV[#ARGV - 1], ARGV[#ARGV]}\n")
+            self._hashes[name] = self.command(b"SCRIPT", b"LOAD", text)
+
+    def run(self, name: str, now_us: int, keys: Sequence[bytes], *arguments: bytes) -> Any:
+        """Call a script by its name."""
+        parts = encode_parts(b"%d" % len(keys), *keys, *arguments)
+        return self._run(name, now_us, 1 + len(keys) + len(arguments), parts)
+
+    def batch(
+        self,
+        now_us: int,
+        *names: str,
+        released: Sequence[str] = (),
+        charged: Sequence[tuple[str, int]] = (),
+        extras: Sequence[tuple[int, int, str]] = (),
+    ) -> list[Answer]:
+        """Take from the accounts of these keys; `charged` are (key, tokens), `extras` as `redis_frame.Extra`."""
+        self._frame.set_instance(self.instance)
+        count, parts = self._frame.encode(
+            [digest_of(name) for name in names],
+            [digest_of(name) for name in released],
+            [digest_of(name) for name, _ in charged],
+            [tokens * MICROTOKENS for _, tokens in charged],
+            sum(tokens for _, tokens in charged) * MICROTOKENS,
+            [Extra(*extra) for extra in extras],
+        )
+        element = iter(self._run("take_tokens", now_us, count, parts))
+        return [Answer(*five) for five in zip(element, element, element, element, element, strict=True)]
+
+    def take(self, now_us: int, name: str, cost: int = 1, network: str = "") -> Answer:
+        """Take `cost` tokens for one request."""
+        return self.batch(now_us, name, extras=[(1, cost, network)])[0]
+
+    def create(self, now_us: int, name: str, capacity: int, rate: float = 0.0) -> None:
+        """An account of this name, whose key is the name too."""
+        arguments = name.encode(), b"%d" % capacity, repr(rate).encode(), b"%d" % (capacity * MICROTOKENS)
+        digest = digest_of(name)
+        reply = self.run("create_account", now_us, [account_key(digest), NAMES_KEY], *arguments, digest.encode())
+        assert reply == 0, reply
+
+    def level(self, now_us: int, name: str) -> int:
+        """The level of an account's bucket; changes nothing."""
+        return int(self.run("read_account", now_us, [account_key(digest_of(name))])[3])
+
+    def announce(self, now_us: int, instance: bytes) -> int:
+        """Announce an instance: how many live."""
+        return int(self.run("announce", now_us, [b"tokenlb:instances"], instance, self._silence))
+
+    def command(self, *parts: bytes) -> Any:
+        """Send any command; raises what is an error."""
+        return self._send(encode_command(*parts))
+
+    def changes(self) -> int:
+        """How many writes Redis has done."""
+        info: bytes = self.command(b"INFO", b"persistence")
+        return int(info.split(b"rdb_changes_since_last_save:")[1].split(b"\r\n")[0])
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def _run(self, name: str, now_us: int, count: int, parts: bytes) -> Any:
+        seconds, microseconds = divmod(now_us, SECOND)
+        time = encode_parts(b"%d" % seconds, b"%d" % microseconds)
+        head = b"*%d\r\n" % (count + 4) + encode_parts(b"EVALSHA", self._hashes[name])
+        return self._send(head + parts + time)
+
+    def _send(self, command: bytes) -> Any:
+        self._socket.sendall(command)
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._socket.recv(65536))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply

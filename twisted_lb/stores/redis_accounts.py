@@ -1,0 +1,112 @@
+"""Accounts in Redis, one call each: creation, profile, change of the policy, and pages of them.
+
+The names are one sorted set, `tokenlb:names`, whose members are the name, a NUL and the key's digest.
+All scores are 0, so the set is in the order of the names as bytes; whether a name is in use, and a page
+of names, are look-ups in it that take as long with a million accounts as with a hundred.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Profile
+from twisted_lb.limits.bucket import check_capacity, check_policy, check_rate
+from twisted_lb.stores.redis_connection import RedisConnection
+from twisted_lb.stores.redis_scripts import NAMES_KEY, RedisScript, account_key
+
+MAX_PAGE = 200  # accounts
+
+
+class RedisAccounts:
+    """The verbs of IAccountStore on one connection."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._create = RedisScript("create_account", connection)
+        self._change = RedisScript("change_account", connection)
+        self._read = RedisScript("read_account", connection)
+        self._page = RedisScript("page_accounts", connection)
+        self.scripts = self._create, self._change, self._read, self._page
+
+    def create(self, digest: str, account: Account) -> Deferred[None]:
+        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, a NUL in the name, or a
+        digest in use.
+
+        After a StoreUnavailable the account may exist all the same: the reply is what was lost.
+        """
+        name, capacity, rate_per_sec = account
+        try:
+            check_policy(capacity, rate_per_sec)
+            if "\0" in name:
+                raise ValueError("name: a NUL character cannot be part of it")
+            encoded = name.encode()
+        except ValueError:
+            return fail(Failure())
+        created = self._create.call(
+            account_key(digest),
+            NAMES_KEY,
+            encoded,
+            b"%d" % capacity,
+            _rate_text(rate_per_sec),
+            b"%d" % (capacity * MICROTOKENS),
+            digest.encode(),
+            keys=2,
+        )
+        return created.addCallback(_check_created, name)
+
+    def profile(self, digest: str) -> Deferred[Profile | None]:
+        """See IAccountStore."""
+        return self._read.call(account_key(digest)).addCallback(_profile)
+
+    def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
+        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""
+        try:
+            if capacity is not None:
+                check_capacity(capacity)
+            if rate_per_sec is not None:
+                check_rate(rate_per_sec)
+        except ValueError:
+            return fail(Failure())
+        return self._change.call(
+            account_key(digest),
+            b"" if capacity is None else b"%d" % capacity,
+            b"" if rate_per_sec is None else _rate_text(rate_per_sec),
+        ).addCallback(_profile)
+
+    def page(self, after: str, count: int) -> Deferred[AccountPage]:
+        """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
+        try:
+            if not 1 <= count <= MAX_PAGE:
+                raise ValueError(f"count: expected a whole number from 1 to {MAX_PAGE}, not {count!r}")
+            encoded = after.encode()
+        except ValueError:
+            return fail(Failure())
+        return self._page.call(NAMES_KEY, encoded, b"%d" % count).addCallback(_account_page)
+
+
+def _rate_text(rate_per_sec: float) -> bytes:
+    """The shortest text that reads back as the same double, in Python and in Lua; never -0.0."""
+    return repr(float(rate_per_sec) + 0.0).encode()
+
+
+def _check_created(outcome: int, name: str) -> None:
+    if outcome == 1:
+        raise NameTaken(name)
+    if outcome == 2:
+        raise ValueError("an account has this key already")
+
+
+def _profile(reply: list[Any] | None) -> Profile | None:
+    return None if reply is None else _new_profile(*reply)
+
+
+def _new_profile(name: bytes, capacity: bytes, rate: bytes, level: int) -> Profile:
+    return Profile(Account(name.decode(), int(capacity), float(rate)), level)
+
+
+def _account_page(reply: list[Any]) -> AccountPage:
+    element = iter(reply)
+    more = next(element)
+    return AccountPage([_new_profile(*four) for four in zip(element, element, element, element)], more == 1)

@@ -1,0 +1,68 @@
+"""Commands out and replies in, on txredisapi's protocol: framing, and nothing of when or why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hiredis  # noqa: F401  without it, txredisapi would silently parse replies a character at a time
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+from twisted.python.failure import Failure
+from txredisapi import HiredisProtocol  # type: ignore[import-untyped]
+
+
+class Wire(HiredisProtocol):  # type: ignore[misc]
+    """txredisapi's protocol, speaking in finished commands and raw replies."""
+
+    def __init__(self, lost: Callable[[Wire, Failure], None]) -> None:
+        # No password and no database: they are the owner's greeting.
+        super().__init__(charset=None, convertNumbers=False)
+        self._lost = lost
+        self._over = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        # Only of a plain transport: below TLS the same handle is the unencrypted socket.
+        plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
+        self._socket = self.transport.getHandle() if plain else None
+        self.secure = ISSLTransport.providedBy(self.transport)
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        # Bytes that the transport still had when the connection was dropped are replies to nobody.
+        if not self._over:
+            super().dataReceived(data, unpause)
+
+    def connectionLost(self, why: Failure) -> None:
+        # The owner first: what fails below must not try to send its next command here.
+        self._lost(self, why)
+        super().connectionLost(why)
+
+    def tryConvertData(self, data: object) -> object:
+        return data
+
+    def send(self, command: bytes, buffer_empty: bool) -> Deferred[Any]:
+        """Write one command.  `buffer_empty`: all that was written before has been answered, so nothing waits.
+
+        Then the socket is tried first, which saves the transport a turn of the loop and two epoll_ctl.
+        """
+        if buffer_empty and self._socket is not None:
+            try:
+                command = command[self._socket.send(command) :]
+            except OSError:
+                pass  # full, or broken: the transport will find out which
+        if command:
+            self.transport.write(command)
+        reply: Deferred[Any] = self.replyQueue.get()
+        return reply
+
+    def drop(self, reason: str) -> None:
+        """Close at once, and fail what is under way now, not when the socket is closed at last."""
+        self._over = True
+        self.transport.abortConnection()
+        while self.replyQueue.waiting:
+            self.replyReceived(ConnectionAbortedError(reason))
