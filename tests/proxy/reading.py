@@ -16,12 +16,17 @@ class Response(NamedTuple):
     trailers: list[bytes]
 
     @property
-    def detail(self) -> str:
-        """The sentence of a problem document."""
+    def members(self) -> dict[str, object]:
+        """The members of a problem document."""
         assert self.field("content-type") == "application/problem+json", self.fields
         document = json.loads(self.body)
-        assert document["status"] == self.status, document
-        detail = document["detail"]
+        assert isinstance(document, dict) and document["status"] == self.status, document
+        return document
+
+    @property
+    def detail(self) -> str:
+        """The sentence of a problem document."""
+        detail = self.members["detail"]
         assert isinstance(detail, str)
         return detail
 

@@ -16,6 +16,7 @@ from tests.proxy.transports import FakeTransport
 from twisted_lb.api_key import digest
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import (
+    ADDRESS,
     MICROTOKENS,
     IAsker,
     IBalancer,
@@ -26,34 +27,60 @@ from twisted_lb.interfaces import (
     IServing,
     Taken,
 )
+from twisted_lb.limits.bucket import Bucket
 
 KEY = b"01234567-89ab-cdef-0123-456789abcdef"
 # The answer about a bucket of 5 tokens at 1 token per second, of which one was just taken.
 ADMITTED = Taken(True, b"user1", 5, 1.0, 4 * MICROTOKENS)
 REFUSED = Taken(False, b"user1", 5, 1.0, 0)
+OF_ADDRESS = Taken(True, b"", 20, 2.0, 19 * MICROTOKENS, ADDRESS)
 
 
 @implementer(IBucketStore)
 class ScriptedBuckets:
-    """Knows one key and gives the answer that the test has set: a bucket's, or a text why there is none."""
+    """Knows one key and gives the answer that the test has set: a bucket's, or a text why there is none.
+
+    Every request of that key that it admits must come back once at most, and exactly once where it counts those
+    in flight.
+    """
 
     def __init__(self) -> None:
         self.answer: Taken | str = ADMITTED
+        self.of_address = OF_ADDRESS
         self.later = False  # whether an answer waits for `answer_now`
+        self.forgets = False  # whether the key is unknown
+        self.counts_in_flight = False
         self.asked: list[str] = []
+        self.costs: list[int] = []
+        self.networks: list[str] = []  # as given with keys
+        self.addresses: list[str] = []  # asked for without a key
         self.given_back: list[str] = []
+        self.released: list[tuple[str, int]] = []
+        self.unreleased = 0
         self._waiting: list[tuple[str, IAsker]] = []
 
-    def take(self, digest: str, asker: IAsker) -> None:
+    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
         self.asked.append(digest)
+        self.costs.append(cost)
+        self.networks.append(network)
         if self.later:
             self._waiting.append((digest, asker))
         else:
             self._tell(digest, asker)
 
-    def give_back(self, digest: str) -> None:
-        assert digest in self.asked
-        self.given_back.append(digest)
+    def release(self, digest: str, tokens: int) -> None:
+        assert digest in self.asked and self.unreleased > 0
+        self.unreleased -= 1
+        self.released.append((digest, tokens))
+        if tokens < 0:
+            self.given_back.append(digest)
+
+    def take_address(self, network: str, asker: IAsker) -> None:
+        self.addresses.append(network)
+        asker.bucket_answered(self.of_address)
+
+    def give_back_address(self, network: str) -> None:
+        raise AssertionError("the proxy has no reason to")
 
     def answer_now(self) -> None:
         """Answer all who wait."""
@@ -64,8 +91,35 @@ class ScriptedBuckets:
     def _tell(self, key: str, asker: IAsker) -> None:
         if isinstance(self.answer, str):
             asker.bucket_unavailable(self.answer)
+        elif key != digest(KEY) or self.forgets:
+            asker.bucket_answered(None)
         else:
-            asker.bucket_answered(self.answer if key == digest(KEY) else None)
+            self.unreleased += self.answer.admitted
+            asker.bucket_answered(self.answer)
+
+
+@implementer(IBucketStore)
+class ClockedBuckets(ScriptedBuckets):
+    """One real bucket for each key, on the clock, empty at first."""
+
+    def __init__(self, clock: Clock, capacity: int = 5, rate_per_sec: float = 1.0) -> None:
+        super().__init__()
+        self._clock = clock
+        self._policy = capacity, rate_per_sec
+        self.buckets: dict[str, Bucket] = {}
+
+    def bucket(self, digest: str) -> Bucket:
+        return self.buckets.setdefault(digest, Bucket(*self._policy, 0, self._now_us()))
+
+    def _now_us(self) -> int:
+        return round(self._clock.seconds() * 1_000_000)
+
+    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+        self.asked.append(digest)
+        bucket = self.bucket(digest)
+        admitted, level = bucket.take(cost, self._now_us())
+        self.unreleased += admitted
+        asker.bucket_answered(Taken(admitted, b"user1", bucket.capacity, bucket.rate_per_sec, level))
 
 
 @implementer(IServing)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.proxy.reading import Response
 from tests.proxy.scripted import ADMITTED, KEY, REFUSED
 from tests.proxy.world import World, request, response
 from twisted_lb.api_key import digest
-from twisted_lb.interfaces import MICROTOKENS
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.limits.addresses import FamiliarKeys
 
 
 def keyed(*fields: bytes) -> bytes:
@@ -125,13 +128,13 @@ class LimitTests(SynchronousTestCase):
         self.assertIsNone(answer.field("retry-after"))
 
     def test_store_unavailable(self) -> None:
-        """When the store cannot tell, the answer is 503 with its reason, and no server hears of the request."""
+        """When the store cannot tell, the answer is 503 without its reason, which names hosts; no server is asked."""
         self.world.buckets.answer = "Redis does not answer."
         client = self.world.client()
         client.send(request())
         answer = client.response()
         self.assertEqual(answer.status, 503)
-        self.assertEqual(answer.detail, "The rate limit cannot be checked: Redis does not answer.")
+        self.assertEqual(answer.detail, "The rate limit of this key cannot be checked now. Try again soon.")
         self.assertEqual(answer.field("retry-after"), "1")
         self.assertIsNone(answer.field("x-ratelimit-limit"))
         self.assertEqual((self.world.dialled, self.world.buckets.given_back), ([], []))
@@ -176,3 +179,80 @@ class LimitTests(SynchronousTestCase):
             answer = client.response()
             self.assertEqual((answer.status, answer.field("x-ratelimit-remaining")), (503, remaining))
             self.assertEqual(world.buckets.given_back, [digest(KEY)])
+
+
+class OtherLimitTests(SynchronousTestCase):
+    """The limits beside the key's own bucket."""
+
+    def refused(self, taken: Taken) -> Response:
+        world = World()
+        world.buckets.answer = taken
+        client = world.client()
+        client.send(request())
+        self.assertEqual(world.dialled, [])
+        return client.response()
+
+    def test_named(self) -> None:
+        """Each limit that refuses names itself in the problem and in the fields, and tells its own numbers."""
+        cases = (
+            (Taken(False, b"u", 5, 1.0, 0), '"default";q=5;w=5', '"default";r=0;t=1', "1"),
+            (Taken(False, b"u", 100, 0.5, 0, GLOBAL), '"global";q=100;w=200', '"global";r=0;t=2', "2"),
+            (Taken(False, b"", 20, 0.25, 0, ADDRESS), '"address";q=20;w=80', '"address";r=0;t=4', "4"),
+            (
+                Taken(False, b"u", 3, 0.0, 0, IN_FLIGHT),
+                '"in-flight";q=3;qu="concurrent-requests"',
+                '"in-flight";r=0',
+                "1",
+            ),
+        )
+        for taken, policy, limit, retry in cases:
+            answer = self.refused(taken)
+            self.assertEqual((answer.status, answer.members["violated-policies"]), (429, [taken.limit]))
+            self.assertEqual((answer.field("ratelimit-policy"), answer.field("ratelimit")), (policy, limit))
+            self.assertEqual((answer.field("retry-after"), answer.field("x-ratelimit-remaining")), (retry, "0"))
+            self.assertEqual(answer.field("x-ratelimit-limit"), str(taken.capacity))
+
+    def test_no_key(self) -> None:
+        """Where addresses have a bucket, a request without a key takes from its network's, and then gets its 401."""
+        world = World(familiar=FamiliarKeys(10))
+        client = world.client()
+        client.send(keyed())
+        self.assertEqual((client.response().status, world.buckets.addresses), (401, ["192.0.2.7"]))
+        world.buckets.of_address = Taken(False, b"", 20, 2.0, 0, ADDRESS)
+        client.send(keyed())
+        answer = client.response()
+        self.assertEqual((answer.status, answer.members["violated-policies"]), (429, ["address"]))
+
+    def test_familiar(self) -> None:
+        """The network goes along until the key was seen valid from there, and again from another network."""
+        world = World(familiar=FamiliarKeys(10))
+        for address, network in (
+            ("192.0.2.7", "192.0.2.7"),
+            ("192.0.2.7", ""),
+            ("192.0.2.8", "192.0.2.8"),
+            ("192.0.2.8", ""),
+            ("192.0.2.7", ""),
+            ("2001:db8::1", "2001:db8::/64"),
+            ("2001:db8::2", ""),
+        ):
+            client = world.client(IPv4Address("TCP", address, 1))
+            client.send(request())
+            self.assertEqual(world.buckets.networks.pop(), network, address)
+
+    def test_never_familiar(self) -> None:
+        """A key that is unknown, or refused for its network, does not become familiar."""
+        world = World(familiar=FamiliarKeys(10))
+        client = world.client()
+        world.buckets.answer = Taken(False, b"", 20, 2.0, 0, ADDRESS)
+        client.send(request())
+        client.send(request())
+        client.send(keyed(b"Authorization: someone-else") * 2)
+        self.assertEqual(world.buckets.networks, ["192.0.2.7"] * 4)
+
+    def test_no_such_limit(self) -> None:
+        """Where addresses have no bucket, nobody asks for one."""
+        world = World()
+        client = world.client()
+        client.send(keyed())
+        client.send(request())
+        self.assertEqual((world.buckets.addresses, world.buckets.networks), ([], [""]))

@@ -13,10 +13,21 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.internet.task import Clock
 
 from tests.proxy.reading import Response, read_response, read_responses
-from tests.proxy.scripted import KEY, InOrder, Names, ScriptedBuckets, ScriptedDoor, ScriptedServer, ServerSide
+from tests.proxy.scripted import (
+    KEY,
+    ClockedBuckets,
+    InOrder,
+    Names,
+    ScriptedBuckets,
+    ScriptedDoor,
+    ScriptedServer,
+    ServerSide,
+)
 from tests.proxy.transports import Address, FakeTransport
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBalancer
+from twisted_lb.limits.addresses import FamiliarKeys
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.proxy.deadlines import TICK_SECONDS
 from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.listening import ProxyFactory, Queue, Retries
@@ -115,13 +126,23 @@ class World:
         retries: Retries = Retries(),
         queue: Queue = Queue(),
         maxconn: int = 0,
+        pricing: Pricing = NO_PRICING,
+        familiar: FamiliarKeys | None = None,
+        counts_in_flight: bool = False,
+        rate_per_sec: float | None = None,
         **settings: Any,
     ) -> None:
-        """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of Settings."""
+        """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of Settings.
+
+        With a `rate_per_sec` each key has a real bucket of 5 tokens, empty at first.
+        """
         self.seen: list[tuple[str, int, str]] = []
         self.clock = ReactorClock()
         self.settings = Settings(**settings)
-        self.buckets = ScriptedBuckets()
+        self.buckets = (
+            ScriptedBuckets() if rate_per_sec is None else ClockedBuckets(self.clock, 5, rate_per_sec)
+        )
+        self.buckets.counts_in_flight = counts_in_flight
         self.door = ScriptedDoor()
         self.balancer = balancer or InOrder()
         self.dialled: list[tuple[str, int]] = []
@@ -139,6 +160,8 @@ class World:
             lambda backend, status, now, why: self.seen.append((backend.name, status, why)),
             retries,
             queue,
+            pricing,
+            familiar,
         )
         self.factory.doStart()
 

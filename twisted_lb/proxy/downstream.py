@@ -9,6 +9,7 @@ The states are methods that take what was read, chosen at the transition (`self.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.interfaces import IDoor
+from twisted_lb.limits.addresses import network_of
 from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.proxy.deadlines import NEVER
 from twisted_lb.proxy.exchange import Exchange
@@ -91,7 +93,7 @@ class DownstreamConnection(Protocol):
     hop: Hop
 
     def __init__(self, doorstep: Doorstep) -> None:
-        self.address = ""
+        self.address = self.network = ""
         self.deadline = NEVER
         self._doorstep = doorstep
         self._sweeper = doorstep.shared.sweeper
@@ -114,6 +116,7 @@ class DownstreamConnection(Protocol):
         self.throttle = Throttle(self)
         peer = transport.getPeer()
         self.address = getattr(peer, "host", "")
+        self.network = network_of(self.address)
         self.hop = Hop(self.address, b"https" if getattr(transport, "TLS", False) else b"http")
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
@@ -253,15 +256,17 @@ class DownstreamConnection(Protocol):
             or self._requests >= self._settings.keepalive_requests
         )
 
-    def answer(self, status: int, detail: str, fields: bytes) -> None:
+    def answer(self, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}) -> None:
         """Answer the present request with a problem; a connection whose request is not whole ends with it."""
         close = self._decoder is not None or self.closing()
-        self._write_problem(status, detail, fields, close)
+        self._write_problem(status, detail, fields, members, close)
         self.exchange_done(close)
 
-    def _write_problem(self, status: int, detail: str, fields: bytes, close: bool) -> None:
+    def _write_problem(
+        self, status: int, detail: str, fields: bytes, members: Mapping[str, object], close: bool
+    ) -> None:
         head = self._head
-        body = problem(status, detail)
+        body = problem(status, detail, **members)
         fields = b"\r\nContent-Type: %b\r\nDate: %b%b" % (CONTENT_TYPE.encode(), self._sweeper.date, fields)
         reason = HTTPStatus(status).phrase.encode()
         data = own_head(status, reason, fields, len(body), close, head.minor if head else 1)
@@ -322,7 +327,7 @@ class DownstreamConnection(Protocol):
         if exchange is not None:
             exchange.abandon()
         if exchange is None or not isinstance(exchange, Exchange) or not exchange.replied:
-            self._write_problem(error.status, error.detail, b"", True)
+            self._write_problem(error.status, error.detail, b"", {}, True)
             self._linger()
         else:
             self.cut(True)
@@ -369,10 +374,10 @@ class DownstreamConnection(Protocol):
     def readConnectionLost(self) -> None:
         """The client sends no more; a response that it waits for it still gets."""
         self._left = True
-        # One that waits for a server has nothing to lose but its place, and a client that has gone
-        # must not take anybody else's.
-        queued = isinstance(self._exchange, Exchange) and self._exchange.queued
-        if queued or self._decoder is not None or (self._exchange is None and self._step != self._wait):
+        # One that waits for a token or for a server has nothing to lose but its place, and a client that has
+        # gone must not take anybody else's.
+        waits = isinstance(self._exchange, Exchange) and (self._exchange.waiting or self._exchange.queued)
+        if waits or self._decoder is not None or (self._exchange is None and self._step != self._wait):
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:

@@ -1,8 +1,8 @@
-"""One request's life: key, bucket, balancer, server, response.
+"""One request's life: limits, balancer, server, response.
 
-    start -> bucket_answered -> _next_server -> connected -> response_begun -> response_went_on -> _finish
-                    |              | ^ |  ^          |              |
-                   401, 429     queue 503 +- retried +    502, 504 (token back) or cut
+    start -> _ask -> _admitted -> _next_server -> connected -> response_begun -> response_went_on -> _finish
+               |                    | ^ |  ^          |              |
+         (`admission`)           queue 503 +- retried +    502, 504 (tokens back) or cut
 
 Each arrow is a method that the bucket, the pool or the server's connection calls, most of them within
 the one before, so that a request on warm connections runs in two turns of the loop.  An exchange ends
@@ -14,37 +14,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from twisted.logger import Logger
-from zope.interface import implementer
 
-from twisted_lb.api_key import AmbiguousKey, digest, key_from_fields
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import MICROTOKENS, IAsker, Taken
-from twisted_lb.limits.headers import retry_after
+from twisted_lb.proxy.admission import RETRY_SOON, Admission
 from twisted_lb.proxy.content import RequestContent
 from twisted_lb.proxy.relay import NOT_NOW
 from twisted_lb.proxy.retry import IDEMPOTENT
 from twisted_lb.proxy.surroundings import Client, Shared
 from twisted_lb.proxy.upstream import UpstreamConnection, UpstreamFailure
-from twisted_lb.proxy.view import RequestView
 from twisted_lb.wire.body import chunk, last_chunk
 from twisted_lb.wire.forwarding import interim_head, response_head
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
-CHALLENGE = b'\r\nWWW-Authenticate: Bearer realm="twisted_lb"'
-RETRY_SOON = b"\r\nRetry-After: 1"
-
 _log = Logger()
 
 
-@implementer(IAsker)
-class Exchange(RequestView):
+class Exchange(Admission):
     """A request to a server and its response."""
 
     __slots__ = (
-        "_framing",
-        "_client",
-        "_shared",
-        "_digest",
         "_choices",
         "_tried",
         "_backend",
@@ -55,20 +43,13 @@ class Exchange(RequestView):
         "_begun_at",
         "queued",
         "replied",
-        "_over",
         "_chunking",
         "_until_close",
         "_close",
     )
 
     def __init__(self, shared: Shared, client: Client, head: RequestHead, framing: int) -> None:
-        self.method = head.method
-        self.target = head.target
-        self._head = head
-        self._taken: Taken | None = None
-        self._framing = framing
-        self._client = client
-        self._shared = shared
+        super().__init__(shared, client, head, framing)
         self._choices: Iterator[Backend] | None = None
         self._tried: set[Backend] | None = None  # the servers that have failed
         self._backend: Backend | None = None
@@ -78,10 +59,6 @@ class Exchange(RequestView):
         self._failure: UpstreamFailure | None = None  # the last one
         self.queued = False  # all servers have as many as they may
         self.replied = False  # a byte of the response has gone to the client
-        self._over = False
-
-    def _sender(self) -> Client:
-        return self._client
 
     # From the client
 
@@ -89,16 +66,7 @@ class Exchange(RequestView):
         """Begin, with the content that came with the head."""
         if self._content is not None:
             self._content.receive(content, whole, trailers, False)
-        try:
-            key = key_from_fields(self._head.notable)
-        except AmbiguousKey as error:
-            self._answer(400, str(error))
-            return
-        if key is None:
-            self._answer(401, "Send your API key as: Authorization: <key>.", CHALLENGE)
-            return
-        self._digest = digest(key)
-        self._shared.buckets.take(self._digest, self)
+        self._ask()
 
     def request_went_on(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """More content of the request, or its end."""
@@ -110,29 +78,10 @@ class Exchange(RequestView):
         elif kept.too_much:
             self._client.tap.hold(NOT_NOW)
 
-    # From the bucket (IAsker)
-
-    def bucket_answered(self, taken: Taken | None) -> None:
-        if self._over:
-            # The client left meanwhile; what a client aborts is not given back.
-            return
-        if taken is None:
-            self._answer(401, "No user has this API key.", CHALLENGE)
-            return
-        self._taken = taken
-        if not taken.admitted:
-            seconds = retry_after(taken)
-            fields = b"" if seconds is None else b"\r\nRetry-After: %d" % seconds
-            when = "It is not refilled." if seconds is None else f"The next token is there in {seconds} s."
-            self._answer(429, f"The bucket of {taken.capacity} tokens is empty. {when}", fields)
-            return
-        self._next_server()
-
-    def bucket_unavailable(self, reason: str) -> None:
-        if not self._over:
-            self._answer(503, f"The rate limit cannot be checked: {reason}", RETRY_SOON)
-
     # The servers
+
+    def _admitted(self) -> None:
+        self._next_server()
 
     def _next_server(self) -> bool:
         """Ask the balancer's next choice; False when all are full and this request keeps its place in the queue."""
@@ -264,6 +213,7 @@ class Exchange(RequestView):
         if self.replied:
             self._failed(backend, failure.detail)
             self._end()
+            self._settle_response()
             self._client.cut(self._until_close)
             return
         sendable = self._content is None or self._content.sendable
@@ -328,9 +278,15 @@ class Exchange(RequestView):
         self._until_close = framing < 0 and not minor
         content_whole = self._content is None or self._content.whole
         self._close = close = client.closing() or not content_whole or self._until_close
-        fields = shared.limit_fields(taken)
+        if shared.pricing.settles or b"x-token-cost" in head.notable:
+            taken = self._priced(head, backend.name)
+        fields = self._limit_fields(taken) if self._waited else shared.limit_fields(taken)
         if shared.fleet.speaks:
             fields += shared.fleet.response_fields(self, backend)
+        if done and trailers:
+            trailers = self._trailers_priced(trailers)
+        if self._response is not None:
+            self._response.body_bytes = len(content)
         data = response_head(head, framing, minor, fields, close, shared.sweeper.date)
         if self._chunking:
             if content:
@@ -344,6 +300,10 @@ class Exchange(RequestView):
             self._finish()
 
     def response_went_on(self, content: bytes, done: bool, trailers: list[bytes]) -> None:
+        if done and trailers:
+            trailers = self._trailers_priced(trailers)
+        if self._response is not None:
+            self._response.body_bytes += len(content)
         if self._chunking:
             data = chunk(content) if content else b""
             if done:
@@ -368,25 +328,15 @@ class Exchange(RequestView):
         self._end()
         self._upstream = None
         self._part()
+        if self._shared.settles or self._told_cost is not None or self._response is not None:
+            self._settle_response()
         client = self._client
         client.exchange_done(self._close)
-
-    def _answer(self, status: int, detail: str, fields: bytes = b"") -> None:
-        self._end()
-        if self._taken is not None:
-            fields = self._shared.limit_fields(self._taken) + fields
-        self._client.answer(status, detail, fields)
-
-    def _give_back(self) -> None:
-        """No server answered, so the request costs nothing."""
-        taken = self._taken
-        assert taken is not None
-        self._shared.buckets.give_back(self._digest)
-        self._taken = taken._replace(level=min(taken.level + MICROTOKENS, taken.capacity * MICROTOKENS))
 
     def abandon(self) -> None:
         """The client has left."""
         self._end()
+        self._leave_line()
         if self.queued:
             self._shared.queue.leave(self)
         if self._upstream is not None:
@@ -394,6 +344,8 @@ class Exchange(RequestView):
             self._upstream.drop()
             self._upstream = None
         self._part()
+        # What a client aborts is not given back.
+        self._settle_response()
 
     def __repr__(self) -> str:
         where = self._backend.name if self._backend else "no server yet"

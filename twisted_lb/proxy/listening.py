@@ -15,7 +15,9 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol
 
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBucketStore, IDoor
+from twisted_lb.limits.addresses import FamiliarKeys
 from twisted_lb.limits.headers import rate_limit_fields
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.proxy.connections import ConnectionPool, Dial, NoTurns
 from twisted_lb.proxy.deadlines import Sweeper
 from twisted_lb.proxy.downstream import Doorstep, DownstreamConnection, TurnedAway
@@ -25,6 +27,7 @@ from twisted_lb.proxy.queue import FairQueue
 from twisted_lb.proxy.retry import RetryBudget
 from twisted_lb.proxy.surroundings import Seen, Shared
 from twisted_lb.proxy.transport import Connector, ServerTransport
+from twisted_lb.proxy.waiting import WaitingRoom
 from twisted_lb.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.05
@@ -67,8 +70,13 @@ class ProxyFactory(Factory):
         seen: Seen = unseen,
         retries: Retries = Retries(),
         queue: Queue = Queue(),
+        pricing: Pricing = NO_PRICING,
+        familiar: FamiliarKeys | None = None,
     ) -> None:
-        """`dial` opens connections to servers, by default over TCP; `seen` is passive health."""
+        """`dial` opens connections to servers, by default over TCP; `seen` is passive health.
+
+        `familiar` is given where client addresses have a bucket.
+        """
         self._reactor = reactor
         self.poller = Poller(reactor) if dial is None else None
         self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
@@ -93,13 +101,18 @@ class ProxyFactory(Factory):
                 retries=self._retries,
                 seen=seen,
                 seconds=reactor.seconds,
+                settings=settings,
+                waiting=WaitingRoom(reactor, settings.max_waiting),
+                pricing=pricing,
+                familiar=familiar,
             ),
             settings,
             door,
         )
 
-    def configure(self, retries: Retries, queue: Queue) -> None:
-        """Other bounds for retries and for the queue from now on."""
+    def configure(self, retries: Retries, queue: Queue, pricing: Pricing = NO_PRICING) -> None:
+        """Other bounds for retries and for the queue, and other costs, from now on."""
+        self.doorstep.shared.price(pricing)
         self._retries.change(retries.attempts, retries.budget, retries.reserve)
         self.queue.change(queue.size, queue.timeout)
 

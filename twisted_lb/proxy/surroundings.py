@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBucketStore, Taken
+from twisted_lb.limits.addresses import FamiliarKeys
+from twisted_lb.limits.pricing import Pricing
 from twisted_lb.proxy.connections import ConnectionPool
 from twisted_lb.proxy.deadlines import Sweeper
 from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.queue import FairQueue
 from twisted_lb.proxy.relay import Tap, Throttle
 from twisted_lb.proxy.retry import RetryBudget
+from twisted_lb.proxy.waiting import WaitingRoom
+from twisted_lb.settings import Settings
 from twisted_lb.wire.forwarding import Hop
 
 # Passive health: what is seen of a server: the status of its response, or 0 and why there was none; and when.
@@ -23,6 +27,7 @@ class Client(Protocol):
     """The client's connection, as an exchange uses it."""
 
     address: str
+    network: str  # of the address, for what comes without a valid key
     hop: Hop
     tap: Tap
     throttle: Throttle
@@ -31,8 +36,8 @@ class Client(Protocol):
     def closing(self) -> bool:
         """Whether this connection ends after the response that is about to begin."""
 
-    def answer(self, status: int, detail: str, fields: bytes) -> None:
-        """Answer the request with a problem made here; the exchange is over."""
+    def answer(self, status: int, detail: str, fields: bytes, members: Mapping[str, object]) -> None:
+        """Answer the request with a problem made here, with these extension members; the exchange is over."""
 
     def exchange_done(self, close: bool) -> None:
         """The response is written; the exchange is over."""
@@ -58,8 +63,15 @@ class Shared:
         retries: RetryBudget,
         seen: Seen,
         seconds: Callable[[], float],
+        settings: Settings,
+        waiting: WaitingRoom,
+        pricing: Pricing,
+        familiar: FamiliarKeys | None,
     ) -> None:
-        """`limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock."""
+        """`limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
+
+        `familiar` is None where client addresses have no bucket.
+        """
         self.buckets = buckets
         self.fleet = fleet
         self.pools = pools
@@ -69,3 +81,15 @@ class Shared:
         self.retries = retries
         self.seen = seen
         self.seconds = seconds
+        self.settings = settings
+        self.waiting = waiting
+        self.familiar = familiar
+        self.misspoken: set[str] = set()  # servers that sent an X-Token-Cost which is none
+        self.counts_in_flight: bool = buckets.counts_in_flight
+        self.price(pricing)
+
+    def price(self, pricing: Pricing) -> None:
+        """What requests cost from now on."""
+        self.pricing = pricing
+        # Whether every response has to be settled; one whose server names its cost is, in any case.
+        self.settles = self.counts_in_flight or pricing.settles

@@ -1,4 +1,4 @@
-"""What a balancer may ask of a request (IRequest)."""
+"""What a balancer and a pricing class may ask of a request (IRequest) and of its response (IResponse)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Protocol
 
 from zope.interface import implementer
 
-from twisted_lb.interfaces import IRequest, Taken
-from twisted_lb.wire.head import RequestHead
+from twisted_lb.interfaces import IRequest, IResponse, Taken
+from twisted_lb.wire.head import RequestHead, ResponseHead
 
 
 class Addressed(Protocol):
@@ -20,11 +20,12 @@ class Addressed(Protocol):
 class RequestView:
     """A request's head and whose it is."""
 
-    __slots__ = ("method", "target", "_head", "_taken")
+    __slots__ = ("method", "target", "_head", "_framing", "_taken")
 
     method: bytes
     target: bytes
     _head: RequestHead
+    _framing: int  # the length of the content, or CHUNKED, which is -1
     _taken: Taken | None
 
     def _sender(self) -> Addressed:
@@ -38,13 +39,41 @@ class RequestView:
     def client_address(self) -> str:
         return self._sender().address
 
+    @property
+    def content_length(self) -> int:
+        return self._framing
+
     def header(self, name: bytes) -> bytes | None:
-        name = name.lower()
-        values = self._head.notable.get(name)
-        if values:
-            return values[0]
-        for line in self._head.fields.split(b"\r\n"):
-            field, _, value = line.partition(b":")
-            if field.lower() == name:
-                return value.strip(b" \t")
-        return None
+        return first_value(self._head, name)
+
+
+@implementer(IResponse)
+class ResponseView:
+    """A response's head, and how much content came after it."""
+
+    __slots__ = ("_head", "token_cost", "body_bytes")
+
+    def __init__(self, head: ResponseHead, token_cost: int | None) -> None:
+        self._head = head
+        self.token_cost = token_cost
+        self.body_bytes = 0
+
+    @property
+    def status(self) -> int:
+        return self._head.status
+
+    def header(self, name: bytes) -> bytes | None:
+        return first_value(self._head, name)
+
+
+def first_value(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
+    """The value of the first field of this name, in any case; None where there is none."""
+    name = name.lower()
+    values = head.notable.get(name)
+    if values:
+        return values[0]
+    for line in head.fields.split(b"\r\n"):
+        field, _, value = line.partition(b":")
+        if field.lower() == name:
+            return value.strip(b" \t")
+    return None

@@ -42,7 +42,7 @@ class Visitor(Protocol):
 
     transport: Any
 
-    def answer(self, status: int, detail: str, fields: bytes) -> None:
+    def answer(self, status: int, detail: str) -> None:
         """Answer with a problem made here; the visit is over."""
 
     def exchange_done(self, close: bool) -> None:
@@ -80,7 +80,7 @@ class Visit:
         self._size += len(content)
         if self._size > self._door.max_body_bytes:
             self._over = True
-            self._client.answer(413, f"A body for this path has at most {self._door.max_body_bytes} bytes.", b"")
+            self._client.answer(413, f"A body for this path has at most {self._door.max_body_bytes} bytes.")
             return
         self._content.append(content)
         if whole:

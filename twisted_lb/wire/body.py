@@ -19,9 +19,10 @@ MAX_EXTENSION_BYTES = 16 * 1024  # in all chunks together; precedents: Go and hy
 MAX_TRAILER_BYTES = 16 * 1024
 
 # RFC 9110 section 6.5.1: fields for framing, routing, authentication and content format are no trailers.
+# What a response has cost is often known at its end only.
 FORBIDDEN_TRAILERS = (
     NOTABLE_IN_REQUEST
-    | NOTABLE_IN_RESPONSE
+    | (NOTABLE_IN_RESPONSE - {b"x-token-cost"})
     | {
         b"trailer",
         b"content-encoding",
