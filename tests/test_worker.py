@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost, ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_lb.worker import Lifeline, Reports, first_line
+from twisted_lb.api.report import Report
+from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.worker import Lifeline, Reports, answer, first_line
 
 
 class FakeReactor:
@@ -73,6 +77,50 @@ class FirstLineTests(SynchronousTestCase):
             os.close(theirs)
             self.assertEqual(first_line(ours), expected)
             os.close(ours)
+
+
+class AnswerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.page: Deferred[Any] = Deferred()
+        self.asked: list[tuple[str, int]] = []
+        self.said: list[bytes] = []
+
+    def report(self) -> Report:
+        return Report(True, False, "serving", [{"name": "a"}], {"takes": 1.0})
+
+    def users(self, after: str, count: int) -> Any:
+        self.asked.append((after, count))
+        return self.page
+
+    def ask(self, what: str, number: int, **more: object) -> None:
+        answer(self, {"ask": what, "number": number, **more}, self.said.append)
+
+    def answers(self) -> list[Any]:
+        self.assertTrue(all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in self.said))
+        return [json.loads(line) for line in self.said]
+
+    def test_order(self) -> None:
+        """Each answer is a line with the number of its question, as soon as it is known."""
+        self.ask("users", 1, after="a\nb", count=7)
+        self.ask("report", 2)
+        self.page.callback({"users": [], "next": None})
+        self.assertEqual(self.asked, [("a\nb", 7)])
+        first, second = self.answers()
+        self.assertEqual(Report(**first["answer"]), self.report())
+        self.assertEqual((first["number"], second), (2, {"number": 1, "answer": {"users": [], "next": None}}))
+
+    def test_store_away(self) -> None:
+        """Without the store there is no page, and nothing is logged of it here."""
+        self.page = fail(StoreUnavailable("Redis at h is away"))
+        self.ask("users", 1, after="", count=1)
+        self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
+
+    def test_failure(self) -> None:
+        """A failure that nobody expected is logged, and the parent is answered all the same."""
+        self.page = fail(ZeroDivisionError())
+        self.ask("users", 1, after="", count=1)
+        self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class ReportsTests(SynchronousTestCase):

@@ -15,9 +15,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api.admin import shown_server
+from twisted_lb.api.report import Report, shown_server
 from twisted_lb.backend import Backend
 from twisted_lb.config import read_fleet
+from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.parts import CannotStart
 from twisted_lb.plan import Plan
 from twisted_lb.settings import Settings
@@ -76,8 +77,14 @@ class FakeProcess:
     def signalProcess(self, name: str) -> None:
         self.signals.append(name)
 
-    def answer(self, servers: list[dict[str, Any]]) -> None:
-        self.protocol.childDataReceived(3, json.dumps(servers).encode() + b"\n")
+    def questions(self) -> list[dict[str, Any]]:
+        """What it was asked so far."""
+        return [words for line in self.written.splitlines()[1:] if "ask" in (words := json.loads(line))]
+
+    def answer(self, answer: object, question: int = -1) -> None:
+        """Answer the last question, or another one."""
+        words = {"number": self.questions()[question]["number"], "answer": answer}
+        self.protocol.childDataReceived(3, json.dumps(words).encode() + b"\n")
 
     def end(self, error: Exception) -> None:
         self.ended = True
@@ -108,6 +115,13 @@ def shown(state: str, requests: int = 0) -> dict[str, Any]:
     backend = Backend("a", "127.0.0.1", 9001)
     backend.up, backend.requests = state == "up", requests
     return shown_server(backend)
+
+
+def said(
+    *servers: dict[str, Any], ready: bool = True, degraded: bool = False, reason: str = "serving", **counts: float
+) -> dict[str, Any]:
+    """A worker's report."""
+    return Report(ready, degraded, reason, list(servers), counts)._asdict()
 
 
 class WorkersTests(SynchronousTestCase):
@@ -217,55 +231,111 @@ class WorkersTests(SynchronousTestCase):
         self.reactor.advance(1000)
         self.assertEqual(len(self.reactor.processes), 2)
 
-    def ready(self, *answers: list[dict[str, Any]]) -> Any:
-        """The readiness, when the workers that run have answered."""
-        readiness = Deferred.fromCoroutine(self.workers.readiness())
-        running: list[Any] = [one for one in self.reactor.processes if not one.ended and one.lifeline]
-        for process, answer in zip_longest(running, answers, fillvalue=[]):
+    def report(self, *answers: dict[str, Any]) -> Report:
+        """The report, when the workers that run have answered."""
+        asked: Deferred[Report] = Deferred.fromCoroutine(self.workers.report())
+        running = [one for one in self.reactor.processes if not one.ended and one.lifeline]
+        for process, answer in zip_longest(running, answers, fillvalue=said()):
             process.answer(answer)
-        return self.successResultOf(readiness)
+        return self.successResultOf(asked)
+
+    def ready(self, *answers: dict[str, Any]) -> tuple[bool, bool, str]:
+        return self.report(*answers)[:3]
 
     def test_readiness(self) -> None:
         """Traffic is welcome while one worker runs, and not while the program stops."""
-        self.assertEqual(self.ready(), (False, "draining"))
+        self.assertEqual(self.ready(), (False, False, "draining"))
         self.start()
-        self.assertEqual(self.ready(), (True, "2 of 2 workers run"))
+        self.assertEqual(self.ready(), (True, False, "2 of 2 workers run"))
         self.reactor.processes[0].end(KILLED)
-        self.assertEqual(self.ready(), (True, "1 of 2 workers run"))
+        self.assertEqual(self.ready(), (True, False, "1 of 2 workers run"))
         self.reactor.processes[1].end(KILLED)
-        self.assertEqual(self.ready(), (False, "0 of 2 workers run"))
+        self.assertEqual(self.ready(), (False, False, "0 of 2 workers run"))
         self.workers.stopService()
-        self.assertEqual(self.ready(), (False, "draining"))
+        self.assertEqual(self.ready(), (False, False, "draining"))
 
-    def test_no_server(self) -> None:
-        """Traffic is not welcome when no worker has a server that is up."""
+    def test_workers_that_are_not_ready(self) -> None:
+        """Traffic is not welcome when no worker is ready, and it is served badly when one is not."""
         self.start()
-        self.assertEqual(self.ready([shown("down")], [shown("down")]), (False, "no server is available"))
-        self.assertEqual(self.ready([shown("down")], [shown("up")]), (True, "2 of 2 workers run"))
+        no_server = said(ready=False, reason="no server is available")
+        self.assertEqual(self.ready(no_server, no_server), (False, False, "no server is available"))
+        some = (True, True, "2 of 2 workers run; no server is available")
+        self.assertEqual(self.ready(no_server, said()), some)
+        away = said(degraded=True, reason="Redis is away")
+        self.assertEqual(self.ready(said(), away), (True, True, "2 of 2 workers run; Redis is away"))
 
-    def test_servers(self) -> None:
-        """The servers are those of all workers that answer in time; a late answer is not taken for the next one."""
+    def test_silence(self) -> None:
+        """Where no worker answers in time, nothing speaks against traffic."""
+        self.start()
+        asked: Deferred[Report] = Deferred.fromCoroutine(self.workers.report())
+        self.reactor.advance(ANSWER_SECONDS)
+        self.assertEqual(self.successResultOf(asked)[:3], (True, False, "2 of 2 workers run"))
+
+    def requests(self, report: Report) -> list[int]:
+        return [server["requests"] for server in report.servers]
+
+    def test_late_answer(self) -> None:
+        """An answer that comes late is not taken for the next one."""
         self.start()
         first, second = self.reactor.processes
-        asked = Deferred.fromCoroutine(self.workers.servers())
-        first.answer([shown("up", requests=1)])
+        asked: Deferred[Report] = Deferred.fromCoroutine(self.workers.report())
+        first.answer(said(shown("up", requests=1)))
         self.assertNoResult(asked)
         self.reactor.advance(ANSWER_SECONDS)
-        self.assertEqual([server["requests"] for server in self.successResultOf(asked)], [1])
-        asked = Deferred.fromCoroutine(self.workers.servers())
-        second.answer([shown("up", requests=10)])
-        first.answer([shown("up", requests=100)])
+        self.assertEqual(self.requests(self.successResultOf(asked)), [1])
+        asked = Deferred.fromCoroutine(self.workers.report())
+        second.answer(said(shown("up", requests=10)), 0)
+        first.answer(said(shown("up", requests=100)))
         self.assertNoResult(asked)
-        second.answer([shown("up", requests=1000)])
-        self.assertEqual([server["requests"] for server in self.successResultOf(asked)], [1100])
+        second.answer(said(shown("up", requests=1000)))
+        self.assertEqual(self.requests(self.successResultOf(asked)), [1100])
+
+    def test_counts_do_not_fall(self) -> None:
+        """What a worker has counted stays in the sums while it is late, and when it has died; once."""
+        self.start()
+        answers = said(shown("up", 10), takes=10), said(shown("up", 100), takes=100)
+        for _ in range(2):
+            report = self.report(*answers)
+            self.assertEqual((self.requests(report), report.counts), ([110], {"takes": 110}))
+        asked: Deferred[Report] = Deferred.fromCoroutine(self.workers.report())
+        self.reactor.processes[1].answer(said(shown("up", 101), takes=101))
+        self.reactor.advance(ANSWER_SECONDS)
+        report = self.successResultOf(asked)
+        self.assertEqual((self.requests(report), report.counts), ([111], {"takes": 111}))
+        self.reactor.processes[0].end(KILLED)
+        for _ in range(2):
+            report = self.report(said(shown("up", 101), takes=101))
+            self.assertEqual((self.requests(report), report.counts), ([111], {"takes": 111}))
+        self.reactor.advance(FIRST_DELAY_SECONDS)
+        self.assertEqual(self.report(said(), said(takes=1)).counts, {"takes": 11})
 
     def test_question_of_a_worker_that_dies(self) -> None:
         """A worker that dies before it answers is not waited for."""
         self.start()
-        asked = Deferred.fromCoroutine(self.workers.servers())
+        asked: Deferred[Report] = Deferred.fromCoroutine(self.workers.report())
         for process in list(self.reactor.processes):
             process.end(KILLED)
-        self.assertEqual(self.successResultOf(asked), [])
+        self.assertEqual(self.successResultOf(asked).servers, [])
+
+    def test_users(self) -> None:
+        """A page of the users is what the first worker says that can tell."""
+        self.start()
+        first, second = self.reactor.processes
+        asked: Deferred[Any] = Deferred.fromCoroutine(self.workers.users("a", 7))
+        (question,) = first.questions()
+        self.assertEqual((question["ask"], question["after"], question["count"]), ("users", "a", 7))
+        self.assertEqual(second.questions(), [])
+        first.answer(None)
+        second.answer({"users": [], "next": None})
+        self.assertEqual(self.successResultOf(asked), {"users": [], "next": None})
+
+    def test_users_that_nobody_knows(self) -> None:
+        """When no worker can tell, or none answers in time, the store is unavailable."""
+        self.start()
+        asked: Deferred[Any] = Deferred.fromCoroutine(self.workers.users("", 1))
+        self.reactor.advance(ANSWER_SECONDS)
+        self.reactor.processes[1].answer(None)
+        self.failureResultOf(asked, StoreUnavailable)
 
     def test_another_fleet(self) -> None:
         """All workers are told of another fleet, and one that is started later begins with it."""

@@ -20,7 +20,8 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from twisted_lb.api.admin import Readiness, Servers, admin_site
+from twisted_lb.api.admin import admin_site
+from twisted_lb.api.report import Running
 from twisted_lb.fleet_spec import FleetSpec
 from twisted_lb.open_files import raise_open_files, shortage
 from twisted_lb.parts import (
@@ -57,12 +58,12 @@ def build(reactor: Any, plan: Plan) -> IService:
         # A fleet without clients, which tells what a change is, and whether the balancer takes it.
         fleet = fleet_of(plan.fleet, reactor)
         file = _file(reactor, plan, _swap_of_workers(Swap(reactor, fleet, plan.fleet), workers))
-        admin = _admin(reactor, settings, workers.readiness, workers.servers)
+        admin = _admin(reactor, settings, workers)
         announcement = _Announcement(plan, workers, admin)
         return in_order(*_demo(reactor, plan, fleet), admin, workers, file, _hang_ups(reactor, file), announcement)
     serving = Serving(reactor, settings, plan.fleet, _openings(reactor, settings))
     file = _file(reactor, plan, serving.swap)
-    admin = _admin(reactor, settings, serving.readiness, serving.shown)
+    admin = _admin(reactor, settings, serving)
     return in_order(
         serving.store,
         *_demo(reactor, plan, serving.fleet),
@@ -104,8 +105,8 @@ def _openings(reactor: Any, settings: Settings) -> dict[str, Opening]:
     return {f"LISTEN {endpoint}": partial(listen, reactor, endpoint) for endpoint in settings.listen}
 
 
-def _admin(reactor: Any, settings: Settings, readiness: Readiness, servers: Servers) -> ListeningService:
-    site = admin_site(reactor, readiness, servers, settings.admin_token)
+def _admin(reactor: Any, settings: Settings, running: Running) -> ListeningService:
+    site = admin_site(reactor, running, settings.admin_token)
     site.noisy = False
     endpoint = settings.admin_listen
     return ListeningService(site, {f"ADMIN_LISTEN {endpoint}": partial(listen_plainly, reactor, endpoint)})

@@ -6,19 +6,28 @@ A program with one process has one of these beside its listeners; with several, 
 from __future__ import annotations
 
 from math import ceil, log
+from time import monotonic
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 
-from twisted_lb.api.admin import shown_server
+from twisted_lb.api.accounts import shown_page
 from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.gate import AddressGate, Gate
+from twisted_lb.api.report import Report, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.caretaker import Caretaker
 from twisted_lb.fleet_spec import FleetSpec
+from twisted_lb.interfaces import Limits, Policy
+from twisted_lb.limits.addresses import FamiliarKeys
+from twisted_lb.limits.headers import rate_limit_fields
+from twisted_lb.limits.standby import Standby
 from twisted_lb.parts import InOrder, Opening, ProxyService, StoreService, in_order
+from twisted_lb.plan import security_of
 from twisted_lb.proxy.listening import ProxyFactory, Queue, Retries
 from twisted_lb.proxy.retry import WINDOW_SECONDS
-from twisted_lb.reload import Swap, fleet_of
+from twisted_lb.reload import Swap, fleet_of, pricing_of
 from twisted_lb.settings import Settings
 from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
 from twisted_lb.stores.redis_store import RedisStore
@@ -28,25 +37,37 @@ class Serving:
     """The parts, of which `store` starts first and `proxy` last; `swap` has them run with another configuration."""
 
     def __init__(self, reactor: Any, settings: Settings, spec: FleetSpec, openings: dict[str, Opening]) -> None:
-        store: Any
-        if settings.redis_url:
-            store = RedisStore(settings.redis_url, reactor)
-        else:
-            store = EmbeddedStore(settings.data_dir, steady_clock(), reactor)
-        users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec)
+        limits = limits_of(settings)
+        self._settings = settings
+        self._store = store = _store(reactor, settings, limits)
+        # Shared by the proxy and the user API: a key that one of them has let pass is known to both.
+        familiar = FamiliarKeys(settings.local_keys) if limits.address.capacity else None
+        self.gate: Gate = Gate()
+        if familiar is not None:
+            self.gate = AddressGate(store, familiar, rate_limit_fields(settings.rate_limit_headers))
+        users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate)
         self.fleet = fleet_of(spec, reactor)
         self.caretaker = Caretaker(reactor, self.fleet, spec)
-        door = ApiDoor(users.resource())
+        pricing = pricing_of(spec, reactor)
         self._factory = ProxyFactory(
-            reactor, settings, store, self.fleet, door, None, self.caretaker.seen, retries_of(spec), queue_of(spec)
+            reactor,
+            settings,
+            store,
+            self.fleet,
+            ApiDoor(users.resource()),
+            seen=self.caretaker.seen,
+            retries=retries_of(spec),
+            queue=queue_of(spec),
+            pricing=pricing,
+            familiar=familiar,
         )
         self.store = StoreService(store)
         self.proxy = ProxyService(self._factory, openings, settings.drain_seconds, self.store.started)
-        self.swap = Swap(reactor, self.fleet, spec, self._follow)
+        self.swap = Swap(reactor, self.fleet, spec, self._follow, pricing)
 
     def _follow(self, spec: FleetSpec) -> None:
         self.caretaker.follow(spec)
-        self._factory.configure(retries_of(spec), queue_of(spec))
+        self._factory.configure(retries_of(spec), queue_of(spec), self.swap.pricing)
 
     @property
     def parts(self) -> tuple[IService, ...]:
@@ -57,17 +78,47 @@ class Serving:
         """The parts as one service."""
         return in_order(*self.parts)
 
-    def shown(self) -> list[dict[str, object]]:
-        """The servers as the admin listener shows them, with those that are gone but still have exchanges."""
-        return [shown_server(backend) for backend in [*self.fleet.backends, *self.fleet.leaving]]
+    def report(self) -> Report:
+        """How this process does.  See api.report.Running."""
+        # With those that are gone but still have exchanges.
+        servers = [shown_server(backend) for backend in [*self.fleet.backends, *self.fleet.leaving]]
+        return Report(*self._readiness(), servers, self._store.counts())
 
-    def readiness(self) -> tuple[bool, str]:
-        """Whether traffic is welcome, and why or why not."""
+    def _readiness(self) -> tuple[bool, bool, str]:
+        """Whether traffic is welcome, whether it is served worse than it should be, and why or why not."""
         if not self.proxy.running:
-            return False, "draining"
+            return False, False, "draining"
         if not any(backend.available for backend in self.fleet.backends):
-            return False, "no server is available"
-        return True, "serving"
+            return False, False, "no server is available"
+        state = self._store.state()
+        if not state.up:
+            goes_on = self._settings.on_store_error != "deny"
+            return goes_on, goes_on, state.reason
+        return True, False, "serving"
+
+    def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
+        """A page of the users.  See api.report.Running."""
+        page: Deferred[Any] = self._store.page(after, count)
+        return page.addCallback(shown_page)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits beside the key's own bucket."""
+    return Limits(
+        Policy(settings.global_capacity, settings.global_rate_per_sec),
+        Policy(settings.address_capacity, settings.address_rate_per_sec),
+        settings.max_in_flight_per_key,
+    )
+
+
+def _store(reactor: Any, settings: Settings, limits: Limits) -> Any:
+    """An IBucketStore, IAccountStore and IStoreReport."""
+    if not settings.redis_url:
+        return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
+    # The reactor's clock is that of the wall, and may be set.
+    standby = Standby(settings.on_store_error, monotonic, settings.local_keys, limits)
+    security = security_of(settings)
+    return RedisStore(settings.redis_url, reactor, limits, standby, settings.redis_deadline, security=security)
 
 
 def retries_of(spec: FleetSpec) -> Retries:

@@ -2,8 +2,12 @@
 
 It reads one line of JSON from its standard input, serves on the sockets that it inherited, and
 drains and ends when its standard input ends, and on SIGTERM.  Meanwhile its standard input may tell it
-of another fleet, `{"fleet": "the text of a servers file"}`, or ask how its servers are,
-`{"ask": "servers"}`; the answer is a line of JSON on REPORTS.
+of another fleet, `{"fleet": "the text of a servers file"}`, or ask something,
+
+    {"ask": "report", "number": 1}                             how it does
+    {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
+
+and the answer is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null: it cannot tell.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ConnectionDone, ReactorNotRunning
 from twisted.internet.fdesc import setNonBlocking, writeToFD
 from twisted.internet.interfaces import IReadDescriptor
@@ -25,6 +30,8 @@ from twisted.logger import FileLogObserver, LogEvent, Logger, formatEventAsClass
 from twisted.python.failure import Failure
 from twisted.python.reflect import namedModule
 from zope.interface import implementer
+
+from twisted_lb.interfaces import StoreUnavailable
 
 STANDARD_INPUT = 0
 READ_BYTES = 65536
@@ -90,6 +97,23 @@ class Reports(FileDescriptor):
         return writeToFD(self._descriptor, data)
 
 
+def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], object]) -> None:
+    """Write the answer to a question of the parent's when it is known.  `running` is an api.report.Running."""
+
+    def say(found: object) -> None:
+        write(json.dumps({"number": question["number"], "answer": found}).encode() + b"\n")
+
+    def cannot_tell(failure: Failure) -> None:
+        if not failure.check(StoreUnavailable):
+            _log.failure("The question of the parent for {ask} failed", failure, ask=question["ask"])
+
+    if question["ask"] == "users":
+        found = maybeDeferred(running.users, question["after"], question["count"])
+    else:
+        found = maybeDeferred(lambda: running.report()._asdict())
+    found.addErrback(cannot_tell).addCallback(say)
+
+
 def first_line(descriptor: int = STANDARD_INPUT) -> tuple[bytes, bytes]:
     """The line that standard input begins with, and what has come after it.  Two times nothing when there is none."""
     blocks: list[bytes] = []
@@ -147,7 +171,7 @@ def main(reactor_module: str) -> None:
             except Misconfigured as error:
                 _log.error("The servers file is not used, nothing changes: {error}", error=error)
         else:
-            reports.write(json.dumps(serving.shown()).encode() + b"\n")
+            answer(serving, words, reports.write)
 
     started: Any = reactor
     started.addReader(Lifeline(reactor, told, rest))

@@ -1,29 +1,104 @@
-"""What several workers say of the same servers, as one list.
+"""What several workers say of the same servers and the same store, as one report.
 
-Counts are added up.  The state is that of all when they agree; a server that is up for some workers
-and down for others is up, and its reason says for how many.
+Counts are added up.  The state of a server is that of all when they agree; one that is up for some workers and
+down for others is up, and its reason says for how many.  The store is away when it is for one.
+
+No count falls when a worker ends or is late: what it had counted when it was last heard of stays in the sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from twisted_lb.api.report import Report
 
 # One server, as the admin listener shows it.
 Shown = dict[str, Any]
+# A server's name and URL, and whether it was removed: one that was may have come back, as another one, before
+# the last exchange of the first was done.
+Place = tuple[str, str, bool]
 
-SUMS = ("in_flight", "requests", "failures", "retries")
+COUNTS = ("requests", "failures", "retries")
+SUMS = ("in_flight", *COUNTS)
+# What is not added up of the store's numbers.  Each worker is one of the instances, and knows of all.
+LEAST, MOST = {"store_up"}, {"instances"}
+
+
+class Former:
+    """The counts of workers that are gone, or do not answer now."""
+
+    def __init__(self) -> None:
+        self._store: Counter[str] = Counter()
+        self._servers: dict[Place, Counter[str]] = {}
+
+    def add(self, report: Report) -> None:
+        """Count what a worker has said last."""
+        for name, count in report.counts.items():
+            if name not in LEAST | MOST:
+                self._store[name] += count  # type: ignore[assignment]
+        for server in report.servers:
+            counts = self._servers.setdefault(_place(server), Counter())
+            counts.update({name: server[name] for name in COUNTS})
+
+    def copy(self) -> Former:
+        """Another one that begins with the same counts."""
+        other = Former()
+        other._store = self._store.copy()
+        other._servers = {place: counts.copy() for place, counts in self._servers.items()}
+        return other
+
+    def put_onto(self, report: Report) -> Report:
+        """The report with these counts in its sums; of servers that it does not have, nothing is told."""
+        for server in report.servers:
+            for name, count in self._servers.get(_place(server), Counter()).items():
+                server[name] += count
+        counts = dict(report.counts)
+        for name, number in self._store.items():
+            counts[name] = counts.get(name, 0) + number
+        return report._replace(counts=counts)
+
+
+def together(reports: Sequence[Report], run: str) -> Report:
+    """The report of all workers from those that have answered; `run` says how many there are."""
+    servers = combined([report.servers for report in reports])
+    counts = combined_counts([report.counts for report in reports])
+    # Where no worker answers in time there is nothing to say against it.
+    ready = not reports or any(report.ready for report in reports)
+    not_well = [report for report in reports if report.degraded or not report.ready]
+    if not ready:
+        return Report(False, False, _reason(not_well), servers, counts)
+    if not_well:
+        return Report(True, True, f"{run}; {_reason(not_well)}", servers, counts)
+    return Report(True, False, run, servers, counts)
+
+
+def _reason(reports: Sequence[Report]) -> str:
+    """The reasons, each once."""
+    return "; ".join(dict.fromkeys(report.reason for report in reports))
+
+
+def combined_counts(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The store's numbers."""
+    result: dict[str, float] = {}
+    for name in dict.fromkeys(name for one in counts for name in one):
+        numbers = [one[name] for one in counts if name in one]
+        result[name] = min(numbers) if name in LEAST else max(numbers) if name in MOST else sum(numbers)
+    return result
 
 
 def combined(reports: Sequence[Iterable[Shown]]) -> list[Shown]:
     """The servers in the order of the first report that has them."""
-    by_place: dict[tuple[str, str, bool], list[Shown]] = {}
+    by_place: dict[Place, list[Shown]] = {}
     for report in reports:
         for server in report:
-            # One that was removed may have come back, as another one, before its last exchange was done.
-            place = server["name"], server["url"], server["reason"] == "removed"
-            by_place.setdefault(place, []).append(server)
+            by_place.setdefault(_place(server), []).append(server)
     return [_one(views) for views in by_place.values()]
+
+
+def _place(server: Shown) -> Place:
+    return server["name"], server["url"], server["reason"] == "removed"
 
 
 def _one(views: list[Shown]) -> Shown:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import deque
 from dataclasses import asdict
 from typing import Any
 
@@ -32,9 +31,11 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_lb.api.report import Report
+from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.parts import CannotStart, bound, listen_plainly
 from twisted_lb.plan import Plan
-from twisted_lb.worker_reports import Shown, combined
+from twisted_lb.worker_reports import Former, together
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
@@ -59,6 +60,7 @@ class Workers(Service):
         self._plan = plan
         self._fleet_text = plan.fleet_text
         self._slots = [_Slot(number, self, reactor) for number in range(1, plan.settings.workers + 1)]
+        self._former = Former()
         self._all_ended: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
@@ -116,24 +118,28 @@ class Workers(Service):
         for slot in self._slots:
             slot.tell({"fleet": fleet_text})
 
-    async def servers(self) -> list[Shown]:
-        """How the servers are, as all workers together see them."""
-        answers = await gatherResults([slot.ask() for slot in self._slots if slot.alive])
-        return combined([answer for answer in answers if answer is not None])
-
-    async def readiness(self) -> tuple[bool, str]:
-        """Whether traffic is welcome, and why or why not."""
+    async def report(self) -> Report:
+        """How all workers together do.  See api.report.Running."""
+        alive = [slot for slot in self._slots if slot.alive]
+        heard = await gatherResults([Deferred.fromCoroutine(slot.report()) for slot in alive])
+        run = f"{len(alive)} of {len(self._slots)} workers run"
+        report = together([one for one in heard if one is not None], run)
+        former = self._former.copy()
+        for slot, one in zip(alive, heard):
+            if one is None and slot.alive and slot.last is not None:
+                former.add(slot.last)
+        report = former.put_onto(report)
         if not self.running:
-            return False, "draining"
-        alive = sum(slot.alive for slot in self._slots)
-        run = f"{alive} of {len(self._slots)} workers run"
-        if not alive:
-            return False, run
-        # Where no worker answers in time there is nothing to say against it.
-        servers = await self.servers()
-        if servers and not any(server["state"] == "up" for server in servers):
-            return False, "no server is available"
-        return True, run
+            return report._replace(ready=False, degraded=False, reason="draining")
+        return report if alive else report._replace(ready=False, degraded=False, reason=run)
+
+    async def users(self, after: str, count: int) -> dict[str, object]:
+        """A page of the users, from the first worker that can tell.  See api.report.Running."""
+        for slot in self._slots:
+            page: dict[str, object] | None = await slot.ask("users", after=after, count=count) if slot.alive else None
+            if page is not None:
+                return page
+        raise StoreUnavailable("no worker can tell who the users are; see the log")
 
     def spawn(self, process: _WorkerProcess) -> Any:
         """Start one worker; its process transport."""
@@ -160,8 +166,10 @@ class Workers(Service):
         settings = asdict(self._plan.settings)
         return _line({"settings": settings, "fleet": self._fleet_text, "listeners": listeners, "reports": REPORTS})
 
-    def ended(self) -> None:
-        """A worker has ended."""
+    def ended(self, last: Report | None) -> None:
+        """A worker has ended, after it has said this of itself."""
+        if last is not None:
+            self._former.add(last)
         if self._all_ended is not None and not any(slot.alive for slot in self._slots):
             all_ended, self._all_ended = self._all_ended, None
             all_ended.callback(None)
@@ -176,7 +184,9 @@ class _Slot:
         self.alive = False
         self._workers = workers
         self._transport: Any = None
-        self._asked: deque[Deferred[list[Shown] | None]] = deque()
+        self.last: Report | None = None  # what the process has said last
+        self._asked: dict[int, Deferred[Any]] = {}
+        self._questions = 0
         self._restart: Any = None
         self._started = 0.0
         self._delay = FIRST_DELAY_SECONDS
@@ -200,17 +210,33 @@ class _Slot:
         if self.alive:
             self._transport.writeToChild(0, _line(words))
 
-    def ask(self) -> Deferred[list[Shown] | None]:
-        """How the worker's servers are; None when it does not say so in time."""
-        waiting: Deferred[list[Shown] | None] = Deferred()
-        # It stays in the row when its time is up: answers come in the order of the questions.
-        self._asked.append(waiting)
-        self.tell({"ask": "servers"})
-        return waiting.addTimeout(ANSWER_SECONDS, self._reactor, lambda result, seconds: None)
+    async def report(self) -> Report | None:
+        """How the worker does; None when it does not say so in time."""
+        found = await self.ask("report")
+        if found is None:
+            return None
+        self.last = Report(**found)
+        # Kept as it was said: sums are made of what is handed out.
+        return self.last._replace(servers=[dict(server) for server in self.last.servers])
+
+    def ask(self, what: str, **more: object) -> Deferred[Any]:
+        """The worker's answer; None when it has none in time."""
+        self._questions += 1
+        number = self._questions
+        waiting = self._asked[number] = Deferred()
+        self.tell({"ask": what, "number": number, **more})
+
+        def late(result: object, seconds: float) -> None:
+            self._asked.pop(number, None)
+
+        return waiting.addTimeout(ANSWER_SECONDS, self._reactor, late)
 
     def answered(self, line: bytes) -> None:
-        """The worker's answer to the oldest question."""
-        self._asked.popleft().callback(json.loads(line))
+        """The worker's answer to a question, which may be late."""
+        words = json.loads(line)
+        waiting = self._asked.pop(words["number"], None)
+        if waiting is not None:
+            waiting.callback(words["answer"])
 
     def kill(self) -> None:
         try:
@@ -221,8 +247,9 @@ class _Slot:
     def ended(self, reason: Failure) -> None:
         """The process is gone: start another, unless all are to stop."""
         self.alive = False
-        asked, self._asked = self._asked, deque()
-        for waiting in asked:
+        last, self.last = self.last, None
+        asked, self._asked = self._asked, {}
+        for waiting in asked.values():
             waiting.callback(None)
         if self._workers.running:
             if self._reactor.seconds() - self._started >= STEADY_SECONDS:
@@ -237,7 +264,7 @@ class _Slot:
             self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS)
         elif not reason.check(ProcessDone):
             _log.warn("Worker {number} {how}", number=self.number, how=_how(reason))
-        self._workers.ended()
+        self._workers.ended(last)
 
 
 class _WorkerProcess(ProcessProtocol):

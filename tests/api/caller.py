@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IAddress
 from zope.interface import implementer
 
 from twisted_lb.interfaces import IDoor, IReply, IServing
@@ -41,7 +42,7 @@ class Answer(NamedTuple):
     body: bytes
 
     @property
-    def json(self) -> object:
+    def json(self) -> Any:
         return json.loads(self.body)
 
     def field(self, name: str) -> str:
@@ -55,15 +56,19 @@ def head_of(method: str, target: str, body: bytes, *fields: bytes, version: str 
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", b""])
 
 
-def start(door: IDoor, method: str, target: str, body: bytes = b"", *fields: bytes) -> tuple[IServing, RecordedReply]:
+def start(
+    door: IDoor, method: str, target: str, body: bytes = b"", *fields: bytes, peer: IAddress = PEER
+) -> tuple[IServing, RecordedReply]:
     """Hand a request to the door."""
     reply = RecordedReply()
-    return door.serve(head_of(method, target, body, *fields), body, PEER, reply), reply
+    return door.serve(head_of(method, target, body, *fields), body, peer, reply), reply
 
 
-def call(door: IDoor, method: str, target: str, body: bytes = b"", *fields: bytes) -> Answer:
+def call(
+    door: IDoor, method: str, target: str, body: bytes = b"", *fields: bytes, peer: IAddress = PEER
+) -> Answer:
     """Make a call that is answered at once on a connection that goes on."""
-    _, reply = start(door, method, target, body, *fields)
+    _, reply = start(door, method, target, body, *fields, peer=peer)
     assert reply.endings == [False], reply.endings
     return read_answer(reply.received, method)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
-from twisted_lb.interfaces import MICROTOKENS, Account, IAccountStore, NameTaken, Profile
+from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, IAccountStore, NameTaken, Profile
 
 
 @implementer(IAccountStore)
@@ -28,6 +28,9 @@ class MemoryAccounts:
 
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         return self._call(lambda: self._change(digest, capacity, rate_per_sec))
+
+    def page(self, after: str, count: int) -> Deferred[AccountPage]:
+        return self._call(lambda: self._page(after, count))
 
     def go_on(self) -> None:
         """Do what waits, in order."""
@@ -65,3 +68,8 @@ class MemoryAccounts:
         profile = Profile(account, min(profile.level, account.capacity * MICROTOKENS))
         self.profiles[digest] = profile
         return profile
+
+    def _page(self, after: str, count: int) -> AccountPage:
+        following = [one for one in self.profiles.values() if one.account.name.encode() > after.encode()]
+        following.sort(key=lambda profile: profile.account.name.encode())
+        return AccountPage(following[:count], len(following) > count)

@@ -5,27 +5,40 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import Answer, head_of, read_answer
-from twisted_lb.api.admin import admin_site, shown_server
+from twisted_lb.api.accounts import shown_page
+from twisted_lb.api.admin import admin_site
+from twisted_lb.api.report import Report, shown_server
 from twisted_lb.backend import Backend
+from twisted_lb.interfaces import Account, AccountPage, Profile, StoreUnavailable
+
+READY = b'{"ready":true,"degraded":false,"reason":"2 servers are up"}\n'
+SHOWING = ("/servers", "/users", "/metrics")
 
 
 class AdminSiteTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.ready = (True, "2 servers are up")
+        self.ready: Any = (True, False, "2 servers are up")
+        self.counts: dict[str, float] = {}
         self.backends = [Backend("server1", "localhost", 9001), Backend("server2", "::1", 9002, 2)]
+        self.page = AccountPage([], False)
+        self.asked: list[tuple[str, int]] = []
 
-    def servers(self) -> Any:
-        return [shown_server(backend) for backend in self.backends]
+    def report(self) -> Any:
+        return Report(*self.ready, [shown_server(backend) for backend in self.backends], self.counts)
+
+    def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
+        self.asked.append((after, count))
+        return succeed(shown_page(self.page))
 
     def call(self, method: str, target: str, *fields: bytes, token: str = "") -> Answer:
-        site = admin_site(self.clock, lambda: self.ready, self.servers, token)
+        site = admin_site(self.clock, self, token)
         site.doStart()
         self.addCleanup(site.doStop)
         transport = StringTransport()
@@ -37,7 +50,7 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_livez(self) -> None:
         """A process that answers is alive, ready or not."""
-        self.ready = (False, "draining")
+        self.ready = (False, False, "draining")
         answer = self.call("GET", "/livez")
         self.assertEqual((answer.status, answer.body), (200, b"ok\n"))
         self.assertEqual(answer.field("content-type"), "text/plain; charset=utf-8")
@@ -45,15 +58,23 @@ class AdminSiteTests(SynchronousTestCase):
     def test_ready(self) -> None:
         """Ready is 200, with the reason."""
         answer = self.call("GET", "/readyz")
-        self.assertEqual((answer.status, answer.body), (200, b'{"ready":true,"reason":"2 servers are up"}\n'))
+        self.assertEqual((answer.status, answer.body), (200, READY))
         self.assertEqual(answer.field("content-type"), "application/json")
 
     def test_not_ready(self) -> None:
         """Not ready is 503, with the reason."""
-        self.ready = (False, "draining")
+        self.ready = (False, False, "draining")
         answer = self.call("GET", "/readyz")
-        self.assertEqual((answer.status, answer.body), (503, b'{"ready":false,"reason":"draining"}\n'))
+        body = b'{"ready":false,"degraded":false,"reason":"draining"}\n'
+        self.assertEqual((answer.status, answer.body), (503, body))
         self.assertEqual(self.call("HEAD", "/readyz").status, 503)
+
+    def test_degraded(self) -> None:
+        """A program that serves worse than it should is ready, and says that it is degraded, and why."""
+        self.ready = (True, True, "Redis is away")
+        answer = self.call("GET", "/readyz")
+        body = b'{"ready":true,"degraded":true,"reason":"Redis is away"}\n'
+        self.assertEqual((answer.status, answer.body), (200, body))
 
     def test_servers(self) -> None:
         """The fleet is a list in its order, as it is now."""
@@ -98,26 +119,84 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_later(self) -> None:
         """What has to be asked elsewhere is answered when it is known."""
-        ready, servers = self.ready, self.servers()
-        self.patch(self, "ready", succeed(ready))
-        self.patch(self, "servers", lambda: succeed(servers))
-        self.assertEqual(self.call("GET", "/readyz").status, 200)
+        report = self.report()
+        self.patch(self, "report", lambda: succeed(report))
+        self.assertEqual(self.call("GET", "/readyz").body, READY)
         self.assertEqual(len(json.loads(self.call("GET", "/servers").body)), 2)
+        self.assertIn(b"tokenlb_server_up", self.call("GET", "/metrics").body)
+
+    def test_metrics(self) -> None:
+        """The numbers of the report are there in the text format of Prometheus."""
+        self.counts = {"store_up": 0.0}
+        answer = self.call("GET", "/metrics")
+        self.assertTrue(answer.field("content-type").startswith("text/plain; version="))
+        self.assertEqual(answer.status, 200)
+        for line in (b"tokenlb_store_up 0.0", b'tokenlb_server_up{server="server1"} 1.0'):
+            self.assertIn(line, answer.body.split(b"\n"))
+
+    def test_users(self) -> None:
+        """A page of users has their buckets, and says after which name the next one begins."""
+        first, second = Profile(Account("a", 5, 1.0), 4_999_999), Profile(Account("Zoë", 7, 0.5), -1)
+        self.page = AccountPage([first, second], True)
+        answer = self.call("GET", "/users?after=%C3%9F%20x&limit=2")
+        self.assertEqual(self.asked, [("ß x", 2)])
+        self.assertEqual((answer.status, answer.field("content-type")), (200, "application/json"))
+        users = [
+            {"name": "a", "capacity": 5, "rate_per_sec": 1, "current_capacity": 4},
+            {"name": "Zoë", "capacity": 7, "rate_per_sec": 0.5, "current_capacity": -1},
+        ]
+        self.assertEqual(json.loads(answer.body), {"users": users, "next": "Zoë"})
+
+    def test_last_page(self) -> None:
+        """After the last user there is no next page, and without users there is an empty one."""
+        self.page = AccountPage([Profile(Account("a", 5, 1.0), 0)], False)
+        self.assertIsNone(json.loads(self.call("GET", "/users").body)["next"])
+        self.page = AccountPage([], False)
+        self.assertEqual(self.call("GET", "/users").body, b'{"users":[],"next":null}\n')
+
+    def test_pages(self) -> None:
+        """A page begins with the first name and has 100 users, where nothing else is asked for, and at most 200."""
+        for query in ("", "?", "?after=", "?limit=1", "?limit=200&after=%41", "?limit=007"):
+            self.assertEqual(self.call("GET", "/users" + query).status, 200, query)
+        self.assertEqual(self.asked, [("", 100), ("", 100), ("", 100), ("", 1), ("A", 200), ("", 7)])
+
+    def test_bad_pages(self) -> None:
+        """Anything else is 400 and says what was expected; nobody is asked."""
+        whole = "limit is not a whole number from 1 to 200."
+        cases = [
+            *[(f"limit={limit}", whole) for limit in ("0", "201", "-1", "1.0", "x", "", "+1", "9999", "%D9%A3")],
+            ("after=%ff", "after is not a name in percent-encoded UTF-8."),
+            ("after=%00", "after is not a name of up to 128 printable characters."),
+            ("after=" + 129 * "a", "after is not a name of up to 128 printable characters."),
+            *[
+                (query, "/users takes after=NAME and limit=N, each once at most, and nothing else.")
+                for query in ("page=2", "after=a&after=b", "limit=1&limit=1", "Limit=5")
+            ],
+        ]
+        for query, detail in cases:
+            answer = self.call("GET", f"/users?{query}")
+            self.assertEqual((answer.status, answer.json["detail"]), (400, detail), query)
+            self.assertEqual(answer.field("content-type"), "application/problem+json")
+        self.assertEqual(self.asked, [])
+
+    def test_users_without_store(self) -> None:
+        """While the store does not answer, a page is 503, and the store's words are not told."""
+        self.patch(self, "users", lambda after, count: fail(StoreUnavailable("Redis at secret.example is away")))
+        answer = self.call("GET", "/users")
+        self.assertEqual((answer.status, answer.field("retry-after")), (503, "1"))
+        self.assertNotIn(b"secret", answer.body)
 
     def test_token(self) -> None:
-        """With a token set, the servers are for those who have it; health is for all."""
-        for field in (
-            b"X: 1",
-            b"Authorization: s3cret",
-            b"Authorization: Bearer s3cre",
-            b"Authorization: Bearer s3cret2",
-        ):
-            answer = self.call("GET", "/servers", field, token="s3cret")
-            self.assertEqual((answer.status, answer.field("content-type")), (401, "application/problem+json"))
-            self.assertEqual(answer.field("www-authenticate"), 'Bearer realm="twisted_lb admin"')
-        self.assertEqual(self.call("GET", "/servers", b"Authorization: bearer s3cret", token="s3cret").status, 200)
-        field = "Authorization: Bearer ключ".encode()
-        self.assertEqual(self.call("GET", "/servers", field, token="ключ").status, 200)
+        """With a token set, what shows more than health is for those who have it; health is for all."""
+        wrong = [b"X: 1", *(b"Authorization: " + value for value in (b"s3cret", b"Bearer s3cre", b"Bearer s3cret2"))]
+        for target in SHOWING:
+            for field in wrong:
+                answer = self.call("GET", target, field, token="s3cret")
+                self.assertEqual((answer.status, answer.field("content-type")), (401, "application/problem+json"))
+                self.assertEqual(answer.field("www-authenticate"), 'Bearer realm="twisted_lb admin"')
+            self.assertEqual(self.call("GET", target, b"Authorization: bearer s3cret", token="s3cret").status, 200)
+            field = "Authorization: Bearer ключ".encode()
+            self.assertEqual(self.call("GET", target, field, token="ключ").status, 200)
         for target in ("/livez", "/readyz"):
             self.assertEqual(self.call("GET", target, token="s3cret").status, 200)
 
@@ -128,7 +207,7 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_wrong_method(self) -> None:
         """Everything here is read-only: another method is 405 and names those that work."""
-        for target in ("/livez", "/readyz", "/servers"):
+        for target in ("/livez", "/readyz", *SHOWING):
             answer = self.call("POST", target)
             self.assertEqual((answer.status, answer.field("allow")), (405, "GET, HEAD"))
             self.assertEqual(answer.field("content-type"), "application/problem+json")
@@ -147,7 +226,7 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_idle_connection(self) -> None:
         """A connection that asks nothing is closed after a minute, by the clock that was handed in."""
-        site = admin_site(self.clock, lambda: self.ready, self.servers)
+        site = admin_site(self.clock, self)
         site.doStart()
         self.addCleanup(site.doStop)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -20,3 +20,13 @@ class MemoryAccountsTests(SynchronousTestCase):
         self.successResultOf(accounts.create("a", Account("user1", 5, 1.0)))
         self.failureResultOf(accounts.create("b", Account("user1", 9, 1.0)), NameTaken)
         self.assertEqual(accounts.profiles, {"a": Profile(Account("user1", 5, 1.0), 5_000_000)})
+
+    def test_page(self) -> None:
+        """Pages follow the bytes of the names, and the last one says that it is."""
+        accounts = MemoryAccounts()
+        for name in ("b", "a", "é"):
+            self.successResultOf(accounts.create(name, Account(name, 5, 1.0)))
+        page = self.successResultOf(accounts.page("", 2))
+        self.assertEqual(([one.account.name for one in page.profiles], page.more), (["a", "b"], True))
+        page = self.successResultOf(accounts.page("b", 2))
+        self.assertEqual(([one.account.name for one in page.profiles], page.more), (["é"], False))

@@ -98,6 +98,13 @@ class UserApiTests(SynchronousTestCase):
         self.assert_json(answer, '{"name":"user1","capacity":5,"rate_per_sec":1,"current_capacity":4}')
         self.assertEqual(self.accounts.profiles, before)
 
+    def test_debt(self) -> None:
+        """Who owes tokens sees it, and be it a part of one."""
+        for level, shown in ((0, 0), (-1, -1), (-1_000_000, -1), (-1_000_001, -2), (-(10**15), -(10**9))):
+            self.have_user(level=level)
+            answer = call(self.door, "GET", "/user/tokens/profile", b"", _AUTH)
+            self.assert_json(answer, '{"name":"user1","capacity":5,"rate_per_sec":1,"current_capacity":%d}' % shown)
+
     def test_profile_by_any_form_of_the_key(self) -> None:
         """Each way to carry a key opens the same profile, and a query changes nothing."""
         self.have_user()

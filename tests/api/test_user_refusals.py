@@ -233,15 +233,16 @@ class UserApiRefusalTests(SynchronousTestCase):
         self.assertEqual(answer.field("accept-encoding"), "identity")
 
     def test_store_unavailable(self) -> None:
-        """A store that does not answer is 503 with its own advice, and not an error in the log."""
-        self.accounts.error = StoreUnavailable("Redis does not answer; is it running?")
-        for method, target, body in (
-            ("POST", "/user/create", b'{"name":"user2"}'),
-            ("GET", "/user/tokens/profile", b""),
-            ("POST", "/user/tokens/change", b'{"capacity":9}'),
+        """A store that does not answer is 503, says when to try again, and keeps the store's own words from clients."""
+        self.accounts.error = StoreUnavailable("Redis at secret.example does not answer")
+        away = "The users and their tokens cannot be reached now. Try again in a moment"
+        for method, target, body, detail in (
+            ("POST", "/user/create", b'{"name":"user2"}', f"{away}; if the name is taken then, choose another one."),
+            ("GET", "/user/tokens/profile", b"", f"{away}."),
+            ("POST", "/user/tokens/change", b'{"capacity":9}', f"{away}."),
         ):
             answer = self.refused(503, method, target, body, _AUTH)
-            self.assertEqual(answer.json["detail"], "Redis does not answer; is it running?")
+            self.assertEqual((answer.json["detail"], answer.field("retry-after")), (detail, "1"))
 
     def test_unexpected_error(self) -> None:
         """An error that nobody expected is 500 without its text, is logged once, and the next call works."""

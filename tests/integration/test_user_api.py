@@ -5,18 +5,30 @@ from __future__ import annotations
 import http.client
 import json
 import re
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from tests.integration import curl as curl_module
+from tests.integration.conftest import STORES, Start
 from tests.integration.curl import Curled, curl
 from tests.integration.origin import Servers
-from tests.integration.processes import Balancer, ask_on
+from tests.integration.processes import Balancer, ask, ask_on
 
 pytestmark = pytest.mark.skipif(bool(curl_module.MISSING), reason=curl_module.MISSING)
 
 JSON = ("--header", "Content-Type: application/json")
+
+
+@pytest.fixture(params=STORES)
+def fresh_options(request: Any) -> tuple[str, ...]:
+    """Options of the balancer for each kind of store, which nobody has used before."""
+    if request.param == "embedded":
+        return ()
+    redis = request.getfixturevalue("redis")
+    redis.start()
+    return ("--redis-url", redis.url)
 
 
 def create(balancer: Balancer, body: str) -> Curled:
@@ -197,3 +209,44 @@ def test_the_key_stays_here_and_the_servers_get_the_name(balancer: Balancer, ser
         assert one.field("Host") == f"127.0.0.1:{balancer.port}"
         assert one.field("X-Forwarded-For") == "127.0.0.1" and one.field("Via")
     assert key not in balancer.log()
+
+
+def test_an_address_makes_and_guesses_no_more_than_its_bucket_holds(
+    new_balancer: Start, servers: Servers, fresh_options: tuple[str, ...]
+) -> None:
+    """New users and unknown keys share the bucket of the address; when it is empty, keys seen before still work."""
+    environment = {"ADDRESS_CAPACITY": "8", "ADDRESS_RATE_PER_SEC": "0.001"}
+    balancer = new_balancer(servers.yaml(), *fresh_options, environment=environment).start()
+    seen, unseen = (balancer.create_user(f"user-{uuid4()}", 100, 0) for _ in range(2))
+    assert ask(balancer.port, "GET", "/", key=seen).status == 200
+    statuses = []
+    for number in range(10):
+        path = ("/", "/user/tokens/profile")[number % 2]
+        statuses.append(ask(balancer.port, "GET", path, key=str(uuid4())).status)
+    spent = statuses.count(401)
+    assert statuses == [401] * spent + [429] * (10 - spent) and 1 <= spent <= 6
+    refused = create(balancer, json.dumps({"name": f"user-{uuid4()}"}))
+    assert "your network" in assert_problem(refused, 429)
+    assert refused.json()["violated-policies"] == ["address"]
+    assert refused.fields["RateLimit-Policy"] == '"address";q=8;w=8000'
+    assert int(refused.fields["Retry-After"]) > 900
+    for path in ("/", "/user/tokens/profile"):
+        assert ask(balancer.port, "GET", path, key=unseen).status == 429
+        assert ask(balancer.port, "GET", path, key=seen).status == 200
+    assert ask(balancer.port, "GET", "/user/tokens/profile").status == 429
+
+
+def test_valid_keys_do_not_use_up_the_address(
+    new_balancer: Start, servers: Servers, fresh_options: tuple[str, ...]
+) -> None:
+    """Any number of users may come from one address, also for the first time, when their keys are valid."""
+    environment = {"ADDRESS_CAPACITY": "8", "ADDRESS_RATE_PER_SEC": "0.001"}
+    balancer = new_balancer(servers.yaml(), *fresh_options, environment=environment).start()
+    keys = [balancer.create_user(f"user-{uuid4()}", 100, 0) for _ in range(4)]
+    balancer.terminate()
+    balancer.wait()
+    # Nothing is familiar to it after a restart.
+    balancer.start()
+    for _ in range(2):
+        for key in keys:
+            assert balancer.tokens(key) == 100

@@ -1,6 +1,6 @@
-"""The admin listener: is this process alive, may it get traffic, and how are the servers.
+"""The admin listener: is this process alive, may it get traffic, how are the servers and the store, who are the users.
 
-It only reads.  What it shows comes from callables, so that it knows neither health nor stores, nor
+It only reads.  All that it shows comes from a `Running`, so that it knows neither health nor stores, nor
 whether the servers are those of this process.
 """
 
@@ -9,7 +9,8 @@ whether the servers are those of this process.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable
 from hmac import compare_digest
 
 from klein import Klein
@@ -20,29 +21,22 @@ from twisted.web.iweb import IRequest
 from twisted.web.server import Request, Site
 
 from twisted_lb.api.answers import ApiRequest, Refusal, answer, failure_answer, json_answer
+from twisted_lb.api.bodies import MAX_NAME_CHARACTERS
+from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
+from twisted_lb.api.report import Report, Running
 from twisted_lb.api_key import bearer_token
-from twisted_lb.backend import Backend
+
+USUAL_PAGE = 100
+LARGEST_PAGE = 200
 
 _IDLE_SECONDS = 60
-
-# Whether traffic is welcome, and why or why not.
-_Ready = tuple[bool, str]
-Readiness = Callable[[], _Ready | Awaitable[_Ready]]
-_Shown = Sequence[Mapping[str, object]]
-Servers = Callable[[], _Shown | Awaitable[_Shown]]
 
 
 class _AdminApi:
     app = Klein()
 
-    def __init__(
-        self,
-        readiness: Readiness,
-        servers: Servers,
-        admin_token: str,
-    ) -> None:
-        self._readiness = readiness
-        self._servers = servers
+    def __init__(self, running: Running, admin_token: str) -> None:
+        self._running = running
         self._token = admin_token.encode()
 
     @app.route("/livez", methods=["GET"])
@@ -51,19 +45,33 @@ class _AdminApi:
 
     @app.route("/readyz", methods=["GET"])
     async def _readyz(self, request: Request) -> bytes:
-        found = self._readiness()
-        ready, reason = await found if isinstance(found, Awaitable) else found
-        return json_answer(request, {"ready": ready, "reason": reason}, 200 if ready else 503)
+        report = await self._report()
+        shown = {"ready": report.ready, "degraded": report.degraded, "reason": report.reason}
+        return json_answer(request, shown, 200 if report.ready else 503)
 
     @app.route("/servers", methods=["GET"])
-    async def _list_servers(self, request: Request) -> bytes:
+    async def _servers(self, request: Request) -> bytes:
         self._authorize(request)
-        found = self._servers()
-        return json_answer(request, await found if isinstance(found, Awaitable) else found)
+        return json_answer(request, (await self._report()).servers)
+
+    @app.route("/metrics", methods=["GET"])
+    async def _metrics(self, request: Request) -> bytes:
+        self._authorize(request)
+        return answer(request, 200, CONTENT_TYPE, metrics_text(await self._report()))
+
+    @app.route("/users", methods=["GET"])
+    async def _users(self, request: Request) -> bytes:
+        self._authorize(request)
+        after, count = _page_asked_for(request)
+        return json_answer(request, await self._running.users(after, count))
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
         return failure_answer(request, failure)
+
+    async def _report(self) -> Report:
+        report = self._running.report()
+        return await report if isinstance(report, Awaitable) else report
 
     def _authorize(self, request: Request) -> None:
         """Raises Refusal unless the request carries the operator's token, or none is set."""
@@ -89,19 +97,12 @@ class _QuietSite(Site):
         """Nothing to write."""
 
 
-def admin_site(
-    reactor: IReactorTime,
-    readiness: Readiness,
-    servers: Servers,
-    admin_token: str = "",
-) -> Site:
+def admin_site(reactor: IReactorTime, running: Running, admin_token: str = "") -> Site:
     """The factory for the admin listener.
 
-    `readiness` says whether traffic is welcome, and why or why not; `servers` gives the fleet in
-    the order to show, each server as `shown_server` does; both may return a Deferred or a coroutine.
     A non-empty `admin_token` is asked for by all that shows more than health.
     """
-    api = _AdminApi(readiness, servers, admin_token)
+    api = _AdminApi(running, admin_token)
     return _QuietSite(
         api.app.resource(),
         requestFactory=ApiRequest,
@@ -111,26 +112,19 @@ def admin_site(
     )
 
 
-def shown_server(backend: Backend) -> dict[str, object]:
-    """A server as GET /servers shows it: how it is now, and its counts since it was first in the servers file."""
-    if not backend.up:
-        state, reason = "down", backend.reason
-    elif not backend.weight:
-        state, reason = "draining", backend.reason if backend.reason == "removed" else "its weight is 0"
-    else:
-        state, reason = "up", backend.reason
-    return {
-        "name": backend.name,
-        "url": f"http://{backend.authority.decode()}",
-        "state": state,
-        "reason": reason,
-        "weight": backend.weight,
-        "effective_weight": round(backend.effective_weight, 3),
-        "backup": backend.backup,
-        "maxconn": backend.maxconn,
-        "in_flight": backend.in_flight,
-        "requests": backend.requests,
-        "failures": backend.failures,
-        "retries": backend.retries,
-        "latency_ms": round(backend.latency * 1000, 3) if backend.latency else None,
-    }
+def _page_asked_for(request: Request) -> tuple[str, int]:
+    """The name that a page of users comes after, and how many users it has.  Raises Refusal."""
+    wrong = [name for name, values in request.args.items() if name not in (b"after", b"limit") or len(values) > 1]
+    if wrong:
+        raise Refusal(400, "/users takes after=NAME and limit=N, each once at most, and nothing else.")
+    try:
+        after = request.args.get(b"after", [b""])[0].decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refusal(400, "after is not a name in percent-encoded UTF-8.") from None
+    # No user has such a name.
+    if len(after) > MAX_NAME_CHARACTERS or not after.isprintable():
+        raise Refusal(400, f"after is not a name of up to {MAX_NAME_CHARACTERS} printable characters.")
+    limit = request.args.get(b"limit", [b"%d" % USUAL_PAGE])[0]
+    if re.fullmatch(rb"[0-9]{1,3}", limit) is None or not 1 <= int(limit) <= LARGEST_PAGE:
+        raise Refusal(400, f"limit is not a whole number from 1 to {LARGEST_PAGE}.")
+    return after, int(limit)

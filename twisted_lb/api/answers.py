@@ -27,13 +27,26 @@ log = Logger()
 
 
 class Refusal(Exception):
-    """A request that is answered with a problem; the status, the detail and the extra fields are the answer."""
+    """A request that is answered with a problem: a status, a detail, extra fields, and extension members."""
 
-    def __init__(self, status: int, detail: str, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        fields: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
         self.fields = fields or {}
+        self.members = members or {}
+
+
+def store_away(also: str = "") -> Refusal:
+    """What to say when the store does not answer.  Its own words name hosts, and are in the log, not for clients."""
+    detail = f"The users and their tokens cannot be reached now. {also or 'Try again in a moment.'}"
+    return Refusal(503, detail, {"Retry-After": "1"})
 
 
 def answer(request: IRequest, status: int, content_type: str, body: bytes) -> bytes:
@@ -58,7 +71,7 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
     if isinstance(error, Refusal):
         refusal = error
     elif isinstance(error, StoreUnavailable):
-        refusal = Refusal(503, str(error))
+        refusal = store_away()
     elif isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         refusal = Refusal(405, f"{_path(request)} takes {allowed} only.", {"Allow": allowed})
@@ -70,7 +83,7 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
         refusal = Refusal(500, "Something went wrong here, and it is in the log. Your request may be right.")
     for name, value in refusal.fields.items():
         request.responseHeaders.setRawHeaders(name, [value])
-    return answer(request, refusal.status, PROBLEM_TYPE, problem(refusal.status, refusal.detail))
+    return answer(request, refusal.status, PROBLEM_TYPE, problem(refusal.status, refusal.detail, **refusal.members))
 
 
 class ApiRequest(Request):

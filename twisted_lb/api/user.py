@@ -1,8 +1,8 @@
 """The user API: create a user, look at the tokens, change the bucket.
 
 Each endpoint is one call to the account store between the reading of a request and the writing of
-an answer.  Whatever is wrong with a request is found before the store is asked, so that a bad one
-changes nothing.
+an answer.  Whatever is wrong with a request is found before that call, so that a bad one changes nothing.
+Who comes without a valid key has to pass the gate (`gate`): every new user, and every key that is not known.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.http import parse_options_header
 
-from twisted_lb.api.answers import Refusal, failure_answer, json_answer
+from twisted_lb.api.accounts import shown_account, shown_profile
+from twisted_lb.api.answers import Refusal, failure_answer, json_answer, store_away
 from twisted_lb.api.bodies import BadBody, NewUser, PolicyChange, read_new_user, read_policy_change
+from twisted_lb.api.gate import Gate
 from twisted_lb.api_key import KEY_FIELDS, AmbiguousKey, digest, key_from_fields
-from twisted_lb.interfaces import MICROTOKENS, Account, IAccountStore, NameTaken, Profile
+from twisted_lb.interfaces import Account, IAccountStore, NameTaken, Profile, StoreUnavailable
 
 CREATE = "/user/create"
 PROFILE = "/user/tokens/profile"
@@ -51,12 +53,14 @@ class UserApi:
         default_capacity: int,
         default_rate_per_sec: float,
         new_key: Callable[[], str] = _random_key,
+        gate: Gate = Gate(),
     ) -> None:
         """The defaults are for users who ask for none: tokens, and tokens per second.  `new_key` makes the keys."""
         self._accounts = accounts
         self._default_capacity = default_capacity
         self._default_rate_per_sec = default_rate_per_sec
         self._new_key = new_key
+        self._gate = gate
 
     def resource(self) -> IResource:
         """What ApiDoor serves, or any twisted.web Site whose requests are ApiRequests."""
@@ -64,6 +68,7 @@ class UserApi:
 
     @_app.route(CREATE, methods=["POST"])
     async def _create(self, request: Request) -> bytes:
+        await self._gate.pay(request)
         wanted = _body(request, read_new_user)
         account = Account(
             wanted.name,
@@ -75,23 +80,43 @@ class UserApi:
             await _undisturbed(self._accounts.create(digest(key.encode()), account))
         except NameTaken:
             raise Refusal(409, f"The name {account.name} is taken; choose another one.") from None
-        return json_answer(request, _shown_account(account) | {"api_key": key})
+        except StoreUnavailable:
+            # It may have been the answer that was lost.
+            raise store_away("Try again in a moment; if the name is taken then, choose another one.") from None
+        return json_answer(request, shown_account(account) | {"api_key": key})
 
     @_app.route(PROFILE, methods=["GET"])
     async def _profile(self, request: Request) -> bytes:
-        profile = await _undisturbed(self._accounts.profile(_key_digest(request)))
-        return json_answer(request, _shown_profile(profile))
+        key_digest = await self._key_digest(request)
+        settle = await self._gate.pay_to_ask(request, key_digest)
+        asked = self._accounts.profile(key_digest)
+        settle(asked)
+        return _profile_answer(request, await _undisturbed(asked))
 
     @_app.route(CHANGE, methods=["POST"])
     async def _change(self, request: Request) -> bytes:
-        key_digest = _key_digest(request)
+        key_digest = await self._key_digest(request)
         wanted = _body(request, read_policy_change)
-        profile = await _undisturbed(self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec))
-        return json_answer(request, _shown_profile(profile))
+        settle = await self._gate.pay_to_ask(request, key_digest)
+        asked = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
+        settle(asked)
+        return _profile_answer(request, await _undisturbed(asked))
 
     @_app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
         return failure_answer(request, failure)
+
+    async def _key_digest(self, request: Request) -> str:
+        """Raises Refusal where there is no key, or more than one."""
+        fields = {name: request.requestHeaders.getRawHeaders(name, []) for name in KEY_FIELDS}
+        try:
+            key = key_from_fields({name: values for name, values in fields.items() if values})
+        except AmbiguousKey as error:
+            raise Refusal(400, str(error)) from None
+        if key is None:
+            await self._gate.pay_for_no_key(request)
+            raise _unauthorized("There is no API key in the request; send it as Authorization: <key>.")
+        return digest(key)
 
 
 def _undisturbed(work: Deferred[_Result]) -> Deferred[_Result]:
@@ -132,32 +157,12 @@ def _check_content_type(request: Request) -> None:
         raise Refusal(415, "JSON is UTF-8; with curl, add -H 'Content-Type: application/json'.")
 
 
-def _key_digest(request: Request) -> str:
-    """Raises Refusal where there is no key, or more than one."""
-    fields = {name: request.requestHeaders.getRawHeaders(name, []) for name in KEY_FIELDS}
-    try:
-        key = key_from_fields({name: values for name, values in fields.items() if values})
-    except AmbiguousKey as error:
-        raise Refusal(400, str(error)) from None
-    if key is None:
-        raise _unauthorized("There is no API key in the request; send it as Authorization: <key>.")
-    return digest(key)
-
-
 def _unauthorized(detail: str) -> Refusal:
     return Refusal(401, detail, {"WWW-Authenticate": 'Bearer realm="twisted_lb"'})
 
 
-def _shown_account(account: Account) -> dict[str, object]:
-    rate = account.rate_per_sec
-    return {
-        "name": account.name,
-        "capacity": int(account.capacity),
-        "rate_per_sec": int(rate) if rate == int(rate) else rate,
-    }
-
-
-def _shown_profile(profile: Profile | None) -> dict[str, object]:
+def _profile_answer(request: Request, profile: Profile | None) -> bytes:
+    """Raises Refusal where there is no such account."""
     if profile is None:
         raise _unauthorized("No user has this API key.")
-    return _shown_account(profile.account) | {"current_capacity": profile.level // MICROTOKENS}
+    return json_answer(request, shown_profile(profile))
