@@ -1,4 +1,4 @@
-"""What several workers say of the same servers."""
+"""What several workers say of the same servers and the same store."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api.admin import shown_server
+from twisted_lb.api.report import Report, shown_server
 from twisted_lb.backend import Backend
-from twisted_lb.worker_reports import combined
+from twisted_lb.worker_reports import Former, combined, combined_counts, together
 
 
 def view(name: str = "a", **more: Any) -> dict[str, Any]:
@@ -51,3 +51,52 @@ class CombinedTests(SynchronousTestCase):
         gone = view(weight=0, reason="removed", in_flight=1)
         servers = combined([[view(), gone], [view()]])
         self.assertEqual([(one["state"], one["in_flight"]) for one in servers], [("up", 0), ("draining", 1)])
+
+
+def report(ready: bool = True, degraded: bool = False, reason: str = "serving", **counts: float) -> Report:
+    return Report(ready, degraded, reason, [], counts)
+
+
+class TogetherTests(SynchronousTestCase):
+    def said(self, *reports: Report) -> tuple[bool, bool, str]:
+        return together(reports, "n of m run")[:3]
+
+    def test_readiness(self) -> None:
+        """Together they are ready when one is, degraded when one is not at its best, and the reasons are told."""
+        well, away = report(), report(True, True, "Redis is away")
+        denying, other = report(False, False, "Redis is away"), report(False, False, "no server is available")
+        self.assertEqual(self.said(), (True, False, "n of m run"))
+        self.assertEqual(self.said(well, well), (True, False, "n of m run"))
+        self.assertEqual(self.said(well, away), (True, True, "n of m run; Redis is away"))
+        self.assertEqual(self.said(away, away), (True, True, "n of m run; Redis is away"))
+        self.assertEqual(self.said(well, denying), (True, True, "n of m run; Redis is away"))
+        self.assertEqual(self.said(denying, denying, other), (False, False, "Redis is away; no server is available"))
+
+    def test_counts(self) -> None:
+        """Counts are added up; the store is away when it is for one; the instances are not added."""
+        first = {"store_up": 1.0, "takes": 3.0, "instances": 4.0}
+        second = {"store_up": 0.0, "takes": 4.0, "instances": 5.0, "store_outages": 1.0}
+        expected = {"store_up": 0.0, "takes": 7.0, "instances": 5.0, "store_outages": 1.0}
+        self.assertEqual(combined_counts([first, second]), expected)
+        self.assertEqual(combined_counts([]), {})
+
+
+class FormerTests(SynchronousTestCase):
+    def test_counts_stay(self) -> None:
+        """What a worker that is gone had counted stays in the sums; what it had at the time does not."""
+        former = Former()
+        gone = report(takes=5, store_up=1, instances=2)._replace(servers=[view(requests=7, in_flight=3, failures=1)])
+        former.add(gone)
+        former.add(gone)
+        live = report(takes=1, store_up=1, instances=1)._replace(servers=[view(requests=1), view("b")])
+        found = former.put_onto(live)
+        self.assertEqual(found.counts, {"takes": 11, "store_up": 1, "instances": 1})
+        counts = [(one["name"], one["requests"], one["failures"], one["in_flight"]) for one in found.servers]
+        self.assertEqual(counts, [("a", 15, 2, 0), ("b", 0, 0, 0)])
+
+    def test_copy(self) -> None:
+        """A copy goes its own way."""
+        former = Former()
+        former.add(report(takes=5))
+        former.copy().add(report(takes=5)._replace(servers=[view(requests=7)]))
+        self.assertEqual(former.put_onto(report()).counts, {"takes": 5})
