@@ -148,6 +148,10 @@ def _times_less_cpu(peer: str) -> Callable[[dict[str, Row]], float | None]:
     return lambda rows: rows["twisted.web.proxy"].cpu_us_per_request / rows[peer].cpu_us_per_request
 
 
+def _more_cpu(peer: str) -> Callable[[dict[str, Row]], float | None]:
+    return lambda rows: rows[f"{peer}+limits"].cpu_us_per_request / rows[peer].cpu_us_per_request
+
+
 TARGETS = (
     Target(
         "twisted_lb, CPU per request over nginx's, at most 3.0",
@@ -169,6 +173,16 @@ TARGETS = (
         True,
         lambda rows: rows["twisted_lb+redis"].script_calls_per_request,
         ("twisted_lb+redis",),
+    ),
+    *(
+        Target(
+            f"{peer}+limits, CPU per request over {peer}'s, at most 1.1",
+            1.1,
+            True,
+            _more_cpu(peer),
+            (f"{peer}+limits", peer),
+        )
+        for peer in ("twisted_lb", "twisted_lb+redis")
     ),
     *(
         Target(

@@ -17,20 +17,41 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 # No bucket may run dry, but each request takes a real token from a real bucket.
 BUCKET = {"capacity": 1_000_000_000, "rate_per_sec": 1_000_000}
 
+# Every limit that there is, none of which is ever reached.
+LIMITS = {
+    "GLOBAL_CAPACITY": "1000000000",
+    "GLOBAL_RATE_PER_SEC": "1000000",
+    "MAX_IN_FLIGHT_PER_KEY": "1000000",
+    "ADDRESS_CAPACITY": "1000000",
+}
+PRICES = '''
+class Prices:
+    """Asked for every request, before and after."""
+
+    def cost(self, request):
+        return 1
+
+    def settle(self, request, response):
+        return None
+'''
+
 API_SECONDS = 10.0  # for one answer of the API
 
 
 class TokenlbPeer:
-    """twisted_lb with everything at its default but the store."""
+    """twisted_lb with everything at its default but the store, or with every limit and a pricing class."""
 
-    def __init__(self, with_redis: bool) -> None:
+    def __init__(self, with_redis: bool, with_limits: bool = False) -> None:
         self.uses_redis = with_redis
+        self._limits = LIMITS if with_limits else {}
 
     def start(self, stage: Stage, ground: Ground, cores: str, profile: Path | None = None) -> StartedPeer:
         """See Peer."""
         directory, port, admin_port = stage.directory("twisted_lb"), free_port(), free_port()
         servers = directory / "servers.yaml"
-        servers.write_text(servers_yaml(ground))
+        pricing = 'pricing: "prices:Prices"\n' if self._limits else ""
+        servers.write_text(pricing + servers_yaml(ground))
+        (directory / "prices.py").write_text(PRICES)
         profiling = [f"--profile={profile}", "--profiler=cprofile", "--savestats"] if profile else []
         argv = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", *profiling, "tokenlb"]
         # The endpoint's default backlog is 50, too few for 512 clients that arrive at once.
@@ -40,7 +61,8 @@ class TokenlbPeer:
         if self.uses_redis:
             ground.redis.flush()
             argv += ["--redis-url", ground.redis.url]
-        running = stage.start("twisted_lb", argv, cores, directory, port, env={"PYTHONPATH": str(CHECKOUT)})
+        environment = {"PYTHONPATH": str(CHECKOUT), **self._limits}
+        running = stage.start("twisted_lb", argv, cores, directory, port, env=environment)
         return StartedPeer(running, port, create_keys(port, PROFILED_KEY_COUNT if profile else KEY_COUNT))
 
 
