@@ -139,6 +139,13 @@ class NetworkBucketsTests(SynchronousTestCase):
             buckets.take(f"network {number}", START + number * 1000)
         self.assertEqual(buckets.take("a", START + SECOND), (False, 10_000))
 
+    def test_a_network_in_use_is_not_the_one_that_goes(self) -> None:
+        """A network that was taken from again keeps its bucket, and one that only came later loses its own."""
+        buckets = NetworkBuckets(Policy(2, 0.0), most=3)
+        for network in ("a", "b", "c", "a", "d"):
+            self.assertTrue(buckets.take(network, START)[0])
+        self.assertEqual([buckets.level(network, START) for network in "abcd"], [0, 2 * M, M, M])
+
     def test_the_number_is_bounded(self) -> None:
         """When more networks come than are kept, the one longest unused goes."""
         buckets = NetworkBuckets(Policy(1, 0.0), most=5)

@@ -112,6 +112,18 @@ class ShareTests(OnClock):
         self.assertEqual(standby.debts(), ([("k", 5 * M)], 0))
 
 
+    def test_a_taking_of_the_past_does_not_move_the_stamp(self) -> None:
+        """Time that a clock runs through twice, with a taking in between, refills once."""
+        standby = self.standby()
+        self.answered(standby, "k", 9, 1.0, 2)
+        self.clock.advance(5)
+        self.assertEqual(self.take(standby, "k").level, 6 * M)
+        self.clock.rightNow -= 4
+        self.assertEqual(self.take(standby, "k").level, 5 * M)
+        self.clock.advance(4)
+        self.assertEqual(self.take(standby, "k").level, 4 * M)
+
+
 class KnownTests(OnClock):
     """Which keys a standby can decide for."""
 
@@ -139,6 +151,18 @@ class KnownTests(OnClock):
                 standby.debts()
                 if known:
                     break
+
+    def test_a_key_that_was_seen_a_minute_ago_is_known(self) -> None:
+        """Whenever in a long life of batches a key comes, it is known a minute later."""
+        for after in range(0, 1300, 50):
+            standby = self.standby()
+            for second in range(0, after + 60, 10):
+                standby.tidy()
+                if second == after:
+                    self.answered(standby, "k", 5, 1.0, 5)
+                self.clock.advance(10)
+            standby.tidy()
+            self.assertIsNotNone(standby.take("k", 1, 0), f"seen after {after} s")
 
     def test_a_key_of_a_quiet_hour_is_forgotten_at_the_next_answer(self) -> None:
         """When nothing is asked for longer than keys are kept, the next batch forgets them all."""
@@ -356,7 +380,8 @@ class DebtTests(OnClock):
             ("long and nearly idle", 1, 1.0, 0, [(1000, 3), (1, 0)], 2),
             ("nothing asked", 1, 1.0, 3, [(5, 0)], 0),
             ("a half", 2, 1.0, 10, [(0, 10)], 5),
-            ("a half, refilled by half the rate", 2, 1.0, 10, [(0, 5), (4, 2), (2, 0)], 4),
+            ("a half, refilled by half the rate", 2, 1.0, 10, [(0, 5), (4, 2), (2, 0)], 4 + 0.3),
+            ("a quarter, and what others had who were back before", 4, 8.0, 8, [(0, 2)] + [(1, 2)] * 99, 2.5 + 1.2),
         ]:
             standby = self.standby(instances=instances)
             self.answered(standby, "k", 10, rate, level)

@@ -109,6 +109,16 @@ class LimitsContract(StoreCase):
         self.assertEqual(answers[2], refused)
 
     @inlineCallbacks
+    def test_an_end_too_many_makes_no_room(self) -> Any:
+        """Releases of a key that has nothing in flight leave the places as many as they are."""
+        yield self.begin_with(Limits(in_flight=1))
+        yield self.create("k", "ann", 100)
+        for _ in range(3):
+            self.store.release(digest_of("k"), 0)
+        answers = yield gatherResults([self.take("k") for _ in range(3)])
+        self.assertEqual([answer.admitted for answer in answers], [True, False, False])
+
+    @inlineCallbacks
     def test_without_the_limit_nothing_counts_in_flight(self) -> Any:
         """A store without that limit admits any number of requests that do not end."""
         self.assertIs(self.store.counts_in_flight, False)

@@ -12,6 +12,9 @@ r/n), and a level L that all of them know.  All times count from when L was.
    this: R/n = min(L/n + r/n * t, c/n), its share if nothing had been spent.  Its share stands at l.  It charges
    R/n - l, and so the store goes on from R - sum(R/n - l) = sum(l): with exactly what is left of the shares.
 
+   Instances come back one after another, within RETURN_SECONDS.  The first ones have the whole rate while the
+   others still have their shares, so what is charged covers the refill of that time as well, where it was spent.
+
    That is never more than was spent, because a share that is full forgets what it spent before, as a bucket does;
    and it is never so little that a long outage's refill counts in the share and in the store.
    What is given back to a full share is lost, as it would be in a full bucket.
@@ -43,6 +46,9 @@ ALLOW = "allow"
 # A key that was not seen for this long, or for half of it, is forgotten.
 FORGET_SECONDS = 600.0
 
+# Within this time all instances are back, once the store is: they try to connect twice a second.
+RETURN_SECONDS = 0.6
+
 ADMITTED = "standby_admitted"
 REFUSED = "standby_refused"
 UNKNOWN = "standby_unknown"
@@ -53,7 +59,7 @@ COUNTS = ("store_up", "store_outages", ADMITTED, REFUSED, UNKNOWN, "script_calls
 class _Share:
     """A part of a bucket: levels in microtokens, rates in tokens per second, times in seconds."""
 
-    __slots__ = ("full", "rate", "first", "since", "level", "at", "parts")
+    __slots__ = ("full", "rate", "first", "since", "level", "at", "spent", "parts")
 
     def __init__(self, full: int, rate: float, level: int, at: float, parts: int = 1) -> None:
         """One of `parts` shares."""
@@ -62,6 +68,7 @@ class _Share:
         self.rate = rate
         self.first = self.level = min(level, full)
         self.since = self.at = at
+        self.spent = 0
 
     def level_at(self, now: float) -> int:
         return self._refilled(self.level, self.at, now)
@@ -70,10 +77,15 @@ class _Share:
         """Also into debt.  Negative: give back, up to the capacity."""
         self.level = max(min(self.level_at(now) - amount, self.full), LOWEST_LEVEL)
         self.at = max(self.at, now)
+        self.spent += amount
 
     def debt(self, now: float) -> int:
         """What the store has to be charged, so that it has what is left here: below zero, to be given."""
-        return self._refilled(self.first, self.since, now) - self.level_at(now)
+        debt = self._refilled(self.first, self.since, now) - self.level_at(now)
+        if self.parts == 1 or self.spent <= debt:
+            return debt
+        # Refill that was spent here, and was above the store's capacity: unless others were back before.
+        return debt + min(self.spent - debt, int(min(now - self.since, RETURN_SECONDS) * self.rate * MICROTOKENS))
 
     def _refilled(self, level: int, since: float, now: float) -> int:
         if now <= since:

@@ -1,7 +1,6 @@
 -- Say that an instance lives, forget those that are silent, and count the living.
 --   KEYS[1]  tokenlb:instances, a sorted set: instance id -> last announcement, in microseconds of Redis
---   ARGV     instance id, microseconds of silence after which an instance is no more, and, if there is one, the id
---            that the instance had before
+--   ARGV     instance id, microseconds of silence after which an instance is no more; ids that it had before
 -- Reply: how many live.
 -- An announcement of the future is from before the clock of Redis went back: it is no sign of life for ever.
 
@@ -9,9 +8,6 @@ local silence = tonumber(ARGV[2])
 call('ZADD', KEYS[1], now_text, ARGV[1])
 for i = 3, #ARGV do
   call('ZREM', KEYS[1], ARGV[i])
-end
-if ARGV[3] then
-  call('ZREM', KEYS[1], ARGV[3])
 end
 call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. whole(now - silence))
 call('ZREMRANGEBYSCORE', KEYS[1], '(' .. whole(now + silence), '+inf')

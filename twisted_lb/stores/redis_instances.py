@@ -53,7 +53,6 @@ class Instance:
         self.id = new_id()
         self._ended: list[bytes] = []  # ids that were this instance's, and are still announced
         self.in_flight: dict[str, int] = {}  # digest -> requests that this process admitted, and that are not over
-        self._former: list[bytes] = []  # the id before this one
         self._connection = connection
         self._announce = announce
         self._standby = standby
@@ -74,7 +73,7 @@ class Instance:
 
         It writes, so a Redis that cannot be written to refuses it.
         """
-        return self._announce.command(INSTANCES_KEY, self.id, self._lease, *self._former)
+        return self._announce.command(INSTANCES_KEY, self.id, self._lease, *self._ended)
 
     def announced(self, alive: Any) -> None:
         """The reply to an announcement: how many instances live."""
@@ -84,7 +83,6 @@ class Instance:
     def renew(self) -> None:
         """Take a new id: what Redis has under the old one is not certain any more."""
         self._ended.append(self.id)
-        self._former = [self.id]
         self.id = self._new_id()
 
     def leave(self) -> Deferred[None]:
