@@ -4,7 +4,7 @@
 set -eu
 
 missing() {
-    for program in redis-server curl; do
+    for program in redis-server curl faketime; do
         command -v "$program" >/dev/null || printf '%s ' "$program"
     done
 }

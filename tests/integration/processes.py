@@ -19,6 +19,8 @@ from tests.integration.redis_server import free_port
 
 START_SECONDS = 15.0
 END_SECONDS = 15.0
+# Why no process gets a wrong clock, or "" when it does.
+MISSING_CLOCK = "" if shutil.which("faketime") else "no faketime; `apt-get install faketime` enables this"
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -106,6 +108,10 @@ class Balancer:
     def start(self) -> Balancer:
         """Start the process, and wait until it is ready for traffic."""
         self.launch()
+        return self.wait_ready()
+
+    def wait_ready(self) -> Balancer:
+        """Wait until the process that was launched is ready for traffic.  Raises RuntimeError with what it printed."""
         give_up_at = time.monotonic() + START_SECONDS
         while not self.ready():
             if self.process.poll() is not None or time.monotonic() > give_up_at:
@@ -225,6 +231,21 @@ def ask_on(
         return Answer(response.status, response.headers, response.read())
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP response: {error!r}") from error
+
+
+def wrong_clock(faketime: str, monotonic: bool = False) -> dict[str, str]:
+    """The environment of a process whose clock is wrong as libfaketime writes it, such as "+60s" or "+0s x1.5".
+
+    `monotonic`: so is the clock that only measures durations.  Raises RuntimeError where libfaketime is not installed.
+    """
+    # The program knows where its library is.
+    try:
+        asked = subprocess.run(["faketime", "-f", "+0s", "env"], capture_output=True, text=True, timeout=10)
+    except FileNotFoundError:
+        raise RuntimeError(MISSING_CLOCK) from None
+    preload = next(line.partition("=")[2] for line in asked.stdout.splitlines() if line.startswith("LD_PRELOAD="))
+    fields = {"LD_PRELOAD": preload, "FAKETIME": faketime}
+    return fields if monotonic else {**fields, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def twistd() -> list[str]:
