@@ -152,7 +152,7 @@ class Users:
             times.append(time.monotonic() - began)
             names = [profile.account.name for profile in page.profiles]
             assert names == sorted(names) and names[0] > after, names
-            after, seen, more = names[-1], seen + len(names), page.more
+            after, seen, more = page.more_after or "", seen + len(names), page.more_after is not None
         assert seen == self.count, f"{seen} of {self.count} users on the pages"
         return times
 

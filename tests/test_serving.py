@@ -37,7 +37,7 @@ class FakeStore:
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         self.asked.append((after, count))
-        return succeed(AccountPage([Profile(Account("b", 5, 1.0), -1)], True))
+        return succeed(AccountPage([Profile(Account("b", 5, 1.0), -1)], "b"))
 
 
 def serving_of(fleet: str = FLEET, redis_url: str = "redis://127.0.0.1:1", **settings: Any) -> Serving:

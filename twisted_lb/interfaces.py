@@ -146,7 +146,7 @@ class AccountPage(NamedTuple):
     """Some accounts in the order of their names (as UTF-8 bytes)."""
 
     profiles: list[Profile]
-    more: bool  # whether there are accounts after these
+    more_after: str | None  # the name after which the next page begins; None: there is none
 
 
 class IAccountStore(Interface):

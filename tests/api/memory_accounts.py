@@ -72,4 +72,5 @@ class MemoryAccounts:
     def _page(self, after: str, count: int) -> AccountPage:
         following = [one for one in self.profiles.values() if one.account.name.encode() > after.encode()]
         following.sort(key=lambda profile: profile.account.name.encode())
-        return AccountPage(following[:count], len(following) > count)
+        found = following[:count]
+        return AccountPage(found, found[-1].account.name if len(following) > count else None)

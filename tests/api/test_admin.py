@@ -27,7 +27,7 @@ class AdminSiteTests(SynchronousTestCase):
         self.ready: Any = (True, False, "2 servers are up")
         self.counts: dict[str, float] = {}
         self.backends = [Backend("server1", "localhost", 9001), Backend("server2", "::1", 9002, 2)]
-        self.page = AccountPage([], False)
+        self.page = AccountPage([], None)
         self.asked: list[tuple[str, int]] = []
 
     def report(self) -> Any:
@@ -137,7 +137,7 @@ class AdminSiteTests(SynchronousTestCase):
     def test_users(self) -> None:
         """A page of users has their buckets, and says after which name the next one begins."""
         first, second = Profile(Account("a", 5, 1.0), 4_999_999), Profile(Account("Zoë", 7, 0.5), -1)
-        self.page = AccountPage([first, second], True)
+        self.page = AccountPage([first, second], second.account.name)
         answer = self.call("GET", "/users?after=%C3%9F%20x&limit=2")
         self.assertEqual(self.asked, [("ß x", 2)])
         self.assertEqual((answer.status, answer.field("content-type")), (200, "application/json"))
@@ -149,9 +149,9 @@ class AdminSiteTests(SynchronousTestCase):
 
     def test_last_page(self) -> None:
         """After the last user there is no next page, and without users there is an empty one."""
-        self.page = AccountPage([Profile(Account("a", 5, 1.0), 0)], False)
+        self.page = AccountPage([Profile(Account("a", 5, 1.0), 0)], None)
         self.assertIsNone(json.loads(self.call("GET", "/users").body)["next"])
-        self.page = AccountPage([], False)
+        self.page = AccountPage([], None)
         self.assertEqual(self.call("GET", "/users").body, b'{"users":[],"next":null}\n')
 
     def test_pages(self) -> None:

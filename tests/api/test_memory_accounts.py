@@ -27,6 +27,6 @@ class MemoryAccountsTests(SynchronousTestCase):
         for name in ("b", "a", "é"):
             self.successResultOf(accounts.create(name, Account(name, 5, 1.0)))
         page = self.successResultOf(accounts.page("", 2))
-        self.assertEqual(([one.account.name for one in page.profiles], page.more), (["a", "b"], True))
+        self.assertEqual(([one.account.name for one in page.profiles], page.more_after), (["a", "b"], "b"))
         page = self.successResultOf(accounts.page("b", 2))
-        self.assertEqual(([one.account.name for one in page.profiles], page.more), (["é"], False))
+        self.assertEqual(([one.account.name for one in page.profiles], page.more_after), (["é"], None))

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, StoreContract, digest_of
 from tests.stores.limits_contract import LimitsContract
-from twisted_lb.interfaces import MICROTOKENS, Account, Limits, Taken
+from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, Taken
 from twisted_lb.stores.redis_scripts import account_key
 
 
@@ -105,7 +105,7 @@ class PageTests(OnRedis):
     @inlineCallbacks
     def names(self, after: str, count: int) -> Any:
         page = yield self.store.page(after, count)
-        return [profile.account.name for profile in page.profiles], page.more
+        return [profile.account.name for profile in page.profiles], page.more_after is not None
 
     @inlineCallbacks
     def test_pages_are_in_the_order_of_the_names_as_bytes(self) -> Any:
@@ -140,6 +140,8 @@ class PageTests(OnRedis):
             levels, [(Account("ann", 5, 0.0), 4 * MICROTOKENS), (Account("cid", 5, 0.0), -2 * MICROTOKENS)]
         )
         self.assertEqual((yield self.store.profile(digest_of("cid"))).level, -2 * MICROTOKENS)
+        # A page on which nothing is left still says where the next one begins.
+        self.assertEqual((yield self.store.page("ann", 1)), AccountPage([], "bad"))
 
     @inlineCallbacks
     def test_what_cannot_be_is_refused(self) -> Any:

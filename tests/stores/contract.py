@@ -308,13 +308,13 @@ class StoreContract(StoreCase):
         for name in ("a\0b", "\0", "ann\0"):
             yield self.assertFailure(self.create("k", name), ValueError)
         self.assertIsNone((yield self.take("k")))
-        self.assertEqual((yield self.store.page("", 1)), AccountPage([], False))
+        self.assertEqual((yield self.store.page("", 1)), AccountPage([], None))
 
     @inlineCallbacks
     def names(self, after: str, count: int) -> Any:
         page = yield self.store.page(after, count)
         self.assertIsInstance(page, AccountPage)
-        return [profile.account.name for profile in page.profiles], page.more
+        return [profile.account.name for profile in page.profiles], page.more_after is not None
 
     @inlineCallbacks
     def test_pages_are_in_the_order_of_the_names_as_bytes(self) -> Any:

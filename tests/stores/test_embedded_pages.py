@@ -18,7 +18,7 @@ class PageTests(StoreOnClock):
         database = AccountDatabase(new_path(self))
         self.addCleanup(database.close)
         database._connection.set_trace_callback(statements.append)
-        database.digests_by_name("a", 3)
+        database.names("a", 3)
         database._connection.set_trace_callback(None)
         [plan] = database._connection.execute("EXPLAIN QUERY PLAN " + statements[0]).fetchall()
         self.assertRegex(plan[-1], r"^SEARCH account USING (COVERING )?INDEX \w+ \(name>\?\)$")
@@ -36,7 +36,7 @@ class PageTests(StoreOnClock):
         )
         calls = self.disk.calls
         page = self.successResultOf(self.store.page("user k100", 3))
-        self.assertEqual((asked, page.more), (["user k101", "user k102", "user k103"], True))
+        self.assertEqual((asked, page.more_after), (["user k101", "user k102", "user k103"], "user k103"))
         self.assertEqual(self.disk.calls, calls + 1)
 
     def test_an_account_that_is_being_stored_is_left_out(self) -> None:

@@ -27,4 +27,4 @@ def shown_profile(profile: Profile) -> dict[str, object]:
 def shown_page(page: AccountPage) -> dict[str, object]:
     """A page of accounts, and the name after which the next one begins."""
     users = [shown_profile(profile) for profile in page.profiles]
-    return {"users": users, "next": page.profiles[-1].account.name if page.more else None}
+    return {"users": users, "next": page.more_after}

@@ -108,16 +108,13 @@ class AccountDatabase:
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
 
-    def digests_by_name(self, after: str, count: int) -> list[str]:
-        """The first `count` digests in the order of their accounts' names, as UTF-8, which come after `after`."""
+    def names(self, after: str, count: int) -> list[tuple[str, str]]:
+        """The first `count` names in their order as UTF-8, which come after `after`, and their digests."""
         try:
             # The index of the unique column is in this order, so this reads `count` rows and no more.
-            return [
-                digest
-                for (digest,) in self._connection.execute(
-                    "SELECT digest FROM account WHERE name > ? ORDER BY name LIMIT ?", (after, count)
-                )
-            ]
+            return self._connection.execute(
+                "SELECT name, digest FROM account WHERE name > ? ORDER BY name LIMIT ?", (after, count)
+            ).fetchall()
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
 

@@ -339,14 +339,15 @@ class EmbeddedStore:
             return fail(Failure())
         if self._database is None:
             return fail(StoreUnavailable("the embedded store is not running"))
-        found = self._run_blocking(self._database.digests_by_name, after, count + 1)
+        found = self._run_blocking(self._database.names, after, count + 1)
         return found.addCallback(self._page, count)
 
-    def _page(self, digests: list[str], count: int) -> AccountPage:
+    def _page(self, names: list[tuple[str, str]], count: int) -> AccountPage:
         now_us = self._now_us()
         # One that was stored a moment ago may not be here yet.
-        buckets = [self._buckets[digest] for digest in digests[:count] if digest in self._buckets]
-        return AccountPage([bucket.profile(now_us) for bucket in buckets], len(digests) > count)
+        buckets = [self._buckets[digest] for _, digest in names[:count] if digest in self._buckets]
+        more_after = names[count - 1][0] if len(names) > count else None
+        return AccountPage([bucket.profile(now_us) for bucket in buckets], more_after)
 
     # The disk
 

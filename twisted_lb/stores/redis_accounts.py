@@ -108,5 +108,6 @@ def _new_profile(name: bytes, capacity: bytes, rate: bytes, level: int) -> Profi
 
 def _account_page(reply: list[Any]) -> AccountPage:
     element = iter(reply)
-    more = next(element)
-    return AccountPage([_new_profile(*four) for four in zip(element, element, element, element)], more == 1)
+    more_after = next(element)
+    profiles = [_new_profile(*four) for four in zip(element, element, element, element)]
+    return AccountPage(profiles, None if more_after is None else more_after.decode())
