@@ -88,7 +88,7 @@ class LuaClient:
 
     def announce(self, now_us: int, instance: bytes) -> int:
         """Announce an instance: how many live."""
-        return int(self.run("announce", now_us, [b"tokenlb:instances"], instance, self._silence))
+        return int(self.run("announce", now_us, [b"tokenlb:instances"], instance, self._silence)[0])
 
     def command(self, *parts: bytes) -> Any:
         """Send any command; raises what is an error."""

@@ -116,7 +116,7 @@ class StoreOnClock(SynchronousTestCase):
         server = self.endpoint.accept()
         *loads, self.greeted = server.commands()
         self.assertEqual([command[:2] for command in loads], [[b"SCRIPT", b"LOAD"]] * SCRIPTS)
-        server.reply(b"+sha\r\n" * SCRIPTS, b":%d\r\n" % alive)
+        server.reply(b"+sha\r\n" * SCRIPTS, b"*2\r\n:%d\r\n:1\r\n" % alive)
         return server
 
     def reconnect(self, alive: int = 1) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import FakeEndpoint, array
 from tests.stores.redis_on_clock import ANN, LIMITS, SCRIPTS, UNKNOWN, StoreOnClock, account, read_batch
@@ -55,13 +57,33 @@ class AwayTests(StoreOnClock):
         self.store.release(digest_of("c"), 0)
         self.assertEqual(self.standby.released, [(digest_of("a"), 7), (digest_of("b"), -1)])
 
-    def test_what_has_no_key_is_admitted(self) -> None:
-        """While Redis is away a token of an address is there for all: the request is refused for its missing key."""
+    def of_network(self, network: str) -> Any:
+        asker = Asker()
+        self.store.take_address(network, asker)
+        return self.outcome(asker)
+
+    def test_networks(self) -> None:
+        """While Redis is away the process has buckets of its own for networks, and a token can be put back."""
         self.set_up_with(LIMITS)
         self.server.lose()
-        asker = Asker()
-        self.store.take_address("1.2.3.4", asker)
-        self.assertEqual(self.outcome(asker), Taken(True, b"", 3, 10.0, 3_000_000, ADDRESS))
+        for level in (2, 1, 0):
+            self.assertEqual(self.of_network("1.2.3.4"), Taken(True, b"", 3, 10.0, level * 1_000_000, ADDRESS))
+        self.assertEqual(self.of_network("1.2.3.4"), Taken(False, b"", 3, 10.0, 0, ADDRESS))
+        self.store.give_back_address("1.2.3.4")
+        self.assertTrue(self.of_network("1.2.3.4").admitted)
+        self.assertTrue(self.of_network("1.2.3.5").admitted)
+
+    def test_guesses(self) -> None:
+        """A key that nobody knows costs a token of its network, and without one even a right guess is refused."""
+        self.set_up_with(LIMITS)
+        self.server.lose()
+        self.standby.answers[digest_of("right")] = LOCAL
+        for _ in range(3):
+            self.assertEqual(self.outcome(self.take("right", 1, "1.2.3.4")), LOCAL)
+            self.assertIn("was lost", self.outcome(self.take("wrong", 1, "1.2.3.4")))
+        for key in ("wrong", "right"):
+            self.assertEqual(self.outcome(self.take(key, 1, "1.2.3.4")), Taken(False, b"", 3, 10.0, 0, ADDRESS))
+        self.assertEqual(self.outcome(self.take("right")), LOCAL)
 
 
 class LossTests(StoreOnClock):
@@ -314,7 +336,7 @@ class MemoryTests(StoreOnClock):
         store = RedisStore("redis://redis", self.clock, endpoint=(endpoint := FakeEndpoint()))
         store.start()
         server = endpoint.accept()
-        server.reply(b"+sha\r\n" * SCRIPTS, b":1\r\n")
+        server.reply(b"+sha\r\n" * SCRIPTS, b"*2\r\n:1\r\n:1\r\n")
         first, second = Asker(), Asker()
         store.take(digest_of("a"), first)
         self.end_of_turn()

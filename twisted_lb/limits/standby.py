@@ -36,7 +36,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, Limits, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, Limits, Taken
+from twisted_lb.limits.addresses import NetworkBuckets
 from twisted_lb.limits.bucket import LOWEST_LEVEL
 
 LOCAL = "local"
@@ -109,6 +110,7 @@ class Standby:
         self._older: dict[str, tuple[Taken, float]] = {}
         self._turned_at = now()
         self._shares: dict[str, _Share] = {}
+        self._networks = NetworkBuckets(limits.address)
         self._pending: dict[str, int] = {}  # microtokens to charge to keys of which nothing is known
         # The whole bucket of everyone as last known, this process's share of it, and what else to charge to it.
         everyone = limits.everyone
@@ -194,6 +196,25 @@ class Standby:
         parts = self.instances
         level = whole.level_at(now) // parts
         return _Share(max(whole.full // parts, MICROTOKENS), whole.rate / parts, level, now, parts)
+
+    def of_network(self, network: str, spend: bool) -> Taken:
+        """What the bucket of a client's network says in an outage, one of this process alone: keys can be guessed then
+        as little as ever.  It begins full, and admits all where networks have none.  `spend`: a token, if it is there.
+        """
+        policy = self._limits.address
+        if not policy.capacity:
+            return Taken(True, b"", 0, 0.0, 0, ADDRESS)
+        now_us = int(self.now() * 1_000_000)
+        if spend:
+            admitted, level = self._networks.take(network, now_us)
+        else:
+            level = self._networks.level(network, now_us)
+            admitted = level >= MICROTOKENS
+        return Taken(admitted, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
+
+    def give_back_to_network(self, network: str) -> None:
+        """Put that token back."""
+        self._networks.give_back(network)
 
     def release(self, digest: str, tokens: int) -> None:
         """A request that was admitted, by whomever, is over in the outage, and costs `tokens` more (or less)."""

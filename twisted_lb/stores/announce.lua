@@ -1,14 +1,14 @@
 -- Say that an instance lives, forget those that are silent, and count the living.
 --   KEYS[1]  tokenlb:instances, a sorted set: instance id -> last announcement, in microseconds of Redis
 --   ARGV     instance id, microseconds of silence after which an instance is no more; ids that it had before
--- Reply: how many live.
+-- Reply: how many live, and 1 if this one had been forgotten, or is new; else 0.
 -- An announcement of the future is from before the clock of Redis went back: it is no sign of life for ever.
 
 local silence = tonumber(ARGV[2])
-call('ZADD', KEYS[1], now_text, ARGV[1])
+local added = call('ZADD', KEYS[1], now_text, ARGV[1])
 for i = 3, #ARGV do
   call('ZREM', KEYS[1], ARGV[i])
 end
 call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. whole(now - silence))
 call('ZREMRANGEBYSCORE', KEYS[1], '(' .. whole(now + silence), '+inf')
-return call('ZCARD', KEYS[1])
+return {call('ZCARD', KEYS[1]), added}

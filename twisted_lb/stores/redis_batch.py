@@ -34,6 +34,8 @@ MAX_BATCH = 256  # of each kind in one call: takings (some 600 us in Redis), rel
 # The outcomes of take_tokens.lua: 0 and 1 are the key's own bucket.
 _OF_IN_FLIGHT, _OF_EVERYONE, _OF_ADDRESS = 2, 3, 4
 
+_NO_EXTRA = Extra(0, 1, "")
+
 _new_tuple = tuple.__new__
 _log = Logger()
 
@@ -46,7 +48,7 @@ class _Batch(NamedTuple):
     extras: list[Extra]
     charged: list[str]
     tokens: list[int]  # of the same place in charged
-    address_askers: list[IAsker]
+    address_askers: list[tuple[str, IAsker]]  # with the network
 
 
 class TokenBatches:
@@ -86,7 +88,7 @@ class TokenBatches:
     def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
         """See IBucketStore.  ValueError for a cost that is not from 0 to MAX_COST."""
         if not self._connection.ready:
-            self._decide(digest, asker, cost, self._connection.reason)
+            self._decide(digest, asker, cost, network, self._connection.reason)
             return
         if not is_digest(digest):
             asker.bucket_answered(None)
@@ -125,9 +127,9 @@ class TokenBatches:
             self._send_soon()
 
     def take_address(self, network: str, asker: IAsker) -> None:
-        """See IBucketStore.  Admitted while Redis is away: what has no key is refused anyway, for that."""
+        """See IBucketStore.  While Redis is away, this process has buckets of its own."""
         if not self._with_addresses or not self._connection.ready:
-            asker.bucket_answered(self._address_admitted())
+            asker.bucket_answered(self._standby.of_network(network, spend=True))
             return
         self._addresses.append((Extra(0, TAKE_OF_ADDRESS, network), asker))
         if not self._under_way:
@@ -135,10 +137,14 @@ class TokenBatches:
 
     def give_back_address(self, network: str) -> None:
         """See IBucketStore."""
-        if self._with_addresses and self._connection.ready:
-            self._addresses.append((Extra(0, GIVE_TO_ADDRESS, network), None))
-            if not self._under_way:
-                self._send_soon()
+        if not self._with_addresses:
+            return
+        if not self._connection.ready:
+            self._standby.give_back_to_network(network)
+            return
+        self._addresses.append((Extra(0, GIVE_TO_ADDRESS, network), None))
+        if not self._under_way:
+            self._send_soon()
 
     def charge(self, debts: dict[str, int], everyone: int) -> Deferred[Any]:
         """A call of its own, while all is held: charge microtokens to keys, and to the bucket of everyone."""
@@ -196,7 +202,7 @@ class TokenBatches:
         addresses, self._addresses = self._addresses, []
         if len(addresses) > MAX_BATCH:
             addresses, self._addresses = addresses[:MAX_BATCH], addresses[MAX_BATCH:]
-        batch = self._take_out([asker for _, asker in addresses if asker is not None])
+        batch = self._take_out([(extra.network, asker) for extra, asker in addresses if asker is not None])
         self.takes += len(batch.askers)
         count, encoded = self._frame.encode(
             batch.digests,
@@ -210,7 +216,7 @@ class TokenBatches:
             self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch,)
         ).addErrback(_not_handed_out)
 
-    def _take_out(self, address_askers: list[IAsker]) -> _Batch:
+    def _take_out(self, address_askers: list[tuple[str, IAsker]]) -> _Batch:
         """What goes with the next call, beside releases and addresses."""
         digests, self._digests = self._digests, []
         askers, self._askers = self._askers, []
@@ -269,15 +275,11 @@ class TokenBatches:
         limit, policy = (GLOBAL, self._limits.everyone) if outcome == _OF_EVERYONE else (ADDRESS, self._limits.address)
         return Taken(False, name, policy.capacity, policy.rate_per_sec, level, limit)
 
-    def _answer_addresses(self, askers: list[IAsker], element: Iterator[Any]) -> None:
+    def _answer_addresses(self, askers: list[tuple[str, IAsker]], element: Iterator[Any]) -> None:
         policy = self._limits.address
-        for asker, _, _, _, outcome, level in zip(askers, element, element, element, element, element):
+        for (_, asker), _, _, _, outcome, level in zip(askers, element, element, element, element, element):
             taken = Taken(outcome == 1, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
             _answer(asker, taken)
-
-    def _address_admitted(self) -> Taken:
-        policy = self._limits.address
-        return Taken(True, b"", policy.capacity, policy.rate_per_sec, policy.capacity * MICROTOKENS, ADDRESS)
 
     # Redis away
 
@@ -297,7 +299,7 @@ class TokenBatches:
             self._extras,
             self._charged,
             self._tokens,
-            [asker for _, asker in self._addresses if asker is not None],
+            [(extra.network, asker) for extra, asker in self._addresses if asker is not None],
         )
         self._digests, self._askers, self._extras = [], [], []
         self._released, self._charged, self._tokens, self._addresses = [], [], [], []
@@ -309,19 +311,28 @@ class TokenBatches:
         for digest, tokens in zip(batch.charged, batch.tokens):
             if unsent or tokens > 0:
                 self._standby.release(digest, tokens)
-        costs = {extra.position: extra.cost for extra in batch.extras}
+        extras = {extra.position: extra for extra in batch.extras}
         for position, (digest, asker) in enumerate(zip(batch.digests, batch.askers), 1):
+            _, cost, network = extras.get(position, _NO_EXTRA)
             try:
-                self._decide(digest, asker, costs.get(position, 1), reason)
+                self._decide(digest, asker, cost, network, reason)
             except Exception:
                 _log.failure("a request failed on its bucket being unavailable")
-        for asker in batch.address_askers:
-            _answer(asker, self._address_admitted())
+        for network, asker in batch.address_askers:
+            _answer(asker, self._standby.of_network(network, spend=True))
 
-    def _decide(self, digest: str, asker: IAsker, cost: int, reason: str) -> None:
+    def _decide(self, digest: str, asker: IAsker, cost: int, network: str, reason: str) -> None:
+        if network and self._with_addresses:
+            refused = self._standby.of_network(network, spend=False)
+            if not refused.admitted:
+                asker.bucket_answered(refused)
+                return
         in_flight = self._in_flight.get(digest, 0)
         taken = self._standby.take(digest, cost, in_flight)
         if taken is None:
+            if network:
+                # For all that is known, it was a guess.
+                self._standby.of_network(network, spend=True)
             asker.bucket_unavailable(reason)
             return
         if self._counting and taken.admitted:

@@ -75,10 +75,16 @@ class Instance:
         """
         return self._announce.command(INSTANCES_KEY, self.id, self._lease, *self._ended)
 
-    def announced(self, alive: Any) -> None:
-        """The reply to an announcement: how many instances live."""
+    def announced(self, reply: list[Any]) -> None:
+        """The reply to an announcement: how many instances live, and whether this one was not known."""
         self._ended.clear()
-        self._standby.instances = max(1, int(alive))
+        self._standby.instances = max(1, int(reply[0]))
+
+    def _announced_again(self, reply: list[Any]) -> None:
+        self.announced(reply)
+        if reply[1]:
+            # The others have taken this process for dead, and do not count its requests any more.
+            self._connection.give_up("Redis had forgotten this process, which did not run for a while")
 
     def renew(self) -> None:
         """Take a new id: what Redis has under the old one is not certain any more."""
@@ -97,7 +103,7 @@ class Instance:
     def _announce_again(self) -> None:
         if self._connection.ready:
             announced = self._announce.call(INSTANCES_KEY, self.id, self._lease, *self._ended)
-            announced.addCallbacks(self.announced, self._not_announced)
+            announced.addCallbacks(self._announced_again, self._not_announced)
 
     def _not_announced(self, failure: Failure) -> None:
         if failure.check(ErrorReply) is not None:
