@@ -83,6 +83,7 @@ ORDERS = {
         "admission",
         "exchange",
         "visit",
+        "doorstep",
         "downstream",
         "listening",
     ],

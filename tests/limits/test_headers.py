@@ -128,6 +128,7 @@ class RetryAfterTests(SynchronousTestCase):
             (5, 1.0, 4 * M, 6, 0, None),
             (5, 1.0, 4 * M, 5, 6, 7),
             (5, 0.0, 2 * M, 3, 0, None),
+            (5, 1.0, -M // 2, 0, 0, 2),
         ):
             self.assertEqual(retry_after(Taken(False, b"ann", capacity, rate, level), cost, ahead), seconds)
 

@@ -11,6 +11,7 @@ from tests.proxy.world import World, request, response
 from twisted_lb.api_key import digest
 from twisted_lb.interfaces import MICROTOKENS, IRequest, IResponse
 from twisted_lb.limits.pricing import Pricing
+from twisted_lb.proxy.listening import Queue, Retries
 
 MINE = digest(KEY)
 
@@ -204,13 +205,14 @@ class PricingTests(SynchronousTestCase):
             self.assertEqual((answer.status, answer.detail, answer.field("retry-after")), (429, detail, retry))
 
     def test_another_class(self) -> None:
-        """A class that comes while a request is under way settles what comes after it."""
-        shared = self.world.factory.doorstep.shared
-        world = World()
-        _, upstream = world.asked()
-        world.factory.doorstep.shared.price(shared.pricing)
+        """A request is settled by the object that priced it, and the next one priced by the one that came since."""
+        client, upstream = self.world.asked()
+        self.world.factory.configure(Retries(), Queue())
         upstream.send(response())
-        self.assertEqual(world.buckets.released, [(MINE, 6)])
+        self.assertEqual(self.world.buckets.released, [(MINE, 4)])
+        client.send(request())
+        upstream.send(response())
+        self.assertEqual((self.world.buckets.costs, self.world.buckets.released), ([3, 1], [(MINE, 4)]))
 
 
 class InFlightTests(SynchronousTestCase):

@@ -95,7 +95,8 @@ def retry_after(taken: Taken, cost: int = 1, ahead: int = 0) -> int | None:
         return 1
     if cost > taken.capacity:
         return None
-    seconds = seconds_to_refill((cost + ahead) * MICROTOKENS - taken.level, taken.rate_per_sec)
+    # A debt has to be paid off also for what costs nothing, and `t` is the time to a whole token.
+    seconds = seconds_to_refill((max(cost, 1) + ahead) * MICROTOKENS - taken.level, taken.rate_per_sec)
     return None if seconds is None else max(1, seconds)
 
 

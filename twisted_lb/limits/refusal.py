@@ -65,4 +65,4 @@ def _when(taken: Taken, cost: int, ahead: int, seconds: int | None) -> str:
         return f"Try again in {seconds} s."
     if ahead:
         return f"Its turn comes in {seconds} s."
-    return f"The next token is there in {seconds} s." if cost == 1 else f"They are there in {seconds} s."
+    return f"The next token is there in {seconds} s." if cost <= 1 else f"They are there in {seconds} s."

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import ceil
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -21,7 +22,7 @@ from twisted_lb.interfaces import ADDRESS, MICROTOKENS, IAsker, Taken
 from twisted_lb.limits.pricing import PricingFailed, token_cost
 from twisted_lb.limits.refusal import STATUS, refusal
 from twisted_lb.proxy.surroundings import Client, Shared
-from twisted_lb.proxy.view import RequestView, ResponseView
+from twisted_lb.proxy.view import RequestView, ResponseView, all_values
 from twisted_lb.proxy.waiting import Line
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
@@ -31,14 +32,22 @@ TOKEN_COST = b"x-token-cost"
 
 _log = Logger()
 
-# RFC 7240 section 2: preferences are separated by commas, the value may be quoted, and parameters follow a ';'.
-_WAIT = re.compile(rb'(?:^|,)[ \t]*wait[ \t]*=[ \t]*(?:([0-9]{1,9})|"([0-9]{1,9})")[ \t]*(?=[;,]|$)', re.IGNORECASE)
+# RFC 7240 section 2: preferences are separated by commas, a value may be quoted, and parameters follow a ';'.
+_QUOTED = rb'"(?:[^"\\]|\\.)*"'
+_PREFERENCE = re.compile(
+    rb"[ \t,]*([^ \t,;=\"]+)[ \t]*(?:=[ \t]*(%b|[^ \t,;\"]*))?[^,\"]*(?:%b[^,\"]*)*(?:,|$)" % (_QUOTED, _QUOTED)
+)
+_SECONDS = re.compile(rb'"?([0-9]{1,9})"?')
 
 
 def preferred_wait(prefer: bytes) -> int:
-    """The N of `wait=N` in a Prefer field; 0 where there is none (RFC 7240 section 4.3)."""
-    found = _WAIT.search(prefer)
-    return int(found[1] or found[2]) if found else 0
+    """The N of `wait=N` in a Prefer field (RFC 7240 section 4.3); 0 where there is none."""
+    for preference in _PREFERENCE.finditer(prefer):
+        if preference[1].lower() == b"wait":
+            # Said again, it does not count (section 2).
+            seconds = _SECONDS.fullmatch(preference[2] or b"")
+            return int(seconds[1]) if seconds else 0
+    return 0
 
 
 @implementer(IAsker)
@@ -50,6 +59,7 @@ class Admission(RequestView):
         "_shared",
         "_digest",
         "_network",
+        "_pricing",
         "_cost",
         "_told_cost",
         "_response",
@@ -68,6 +78,7 @@ class Admission(RequestView):
         self._shared = shared
         self._digest = ""  # of the key
         self._network = ""  # the client's, when the key is not known to come from there
+        self._pricing = shared.pricing  # to the end, whatever comes after it
         self._cost = 1  # tokens, as taken
         self._taken: Taken | None = None
         self._told_cost: int | None = None  # what the server says it cost
@@ -75,7 +86,7 @@ class Admission(RequestView):
         self._owes = False  # admitted and not settled
         self._over = False
         self.waiting = False  # for tokens
-        self._waited = 0  # seconds that the client prefers to wait, when its request was not admitted at once
+        self._waited = 0.0  # seconds that the client prefers to wait, when its request was not admitted at once
 
     def _sender(self) -> Client:
         return self._client
@@ -99,7 +110,7 @@ class Admission(RequestView):
         fields = self._shared.limit_fields(taken)
         if self._waited and taken.admitted:
             # RFC 7240 section 3: without it the client could not tell.
-            fields += b"\r\nPreference-Applied: wait=%d" % self._waited
+            fields += b"\r\nPreference-Applied: wait=%d" % ceil(self._waited)
         return fields
 
     # In
@@ -122,14 +133,15 @@ class Admission(RequestView):
         self._digest = found = digest(key)
         if familiar is not None and not familiar.knows(found, self._client.network):
             self._network = self._client.network
-        if shared.pricing.asks:
+        if self._pricing.asks:
             try:
-                self._cost = shared.pricing.cost(self)
+                self._cost = self._pricing.cost(self)
             except PricingFailed:
                 self._answer(500, "The cost of the request could not be told.")
                 return
         lines = shared.waiting.lines
-        if lines and found in lines:
+        # A key that may be a guess has to be asked for with its network first.
+        if lines and found in lines and not self._network:
             self._stand_behind(lines[found])
             return
         shared.buckets.take(found, self, self._cost, self._network)
@@ -156,11 +168,20 @@ class Admission(RequestView):
             self._leave_line()
             self._answer(401, "No user has this API key.", CHALLENGE)
             return
+        if self._network and taken.limit != ADDRESS:
+            # Only somebody's key is told of another limit.
+            if self._shared.familiar is not None:
+                self._shared.familiar.learn(self._digest, self._network)
+            self._network = ""
         if not taken.admitted:
-            if self.waiting:
-                self._shared.waiting.refused(self._digest, self, taken)
-            else:
+            if not self.waiting:
                 self._refused(taken)
+            elif taken.limit == ADDRESS:
+                # This says nothing of the others in its line.
+                self._leave_line()
+                self._refuse(taken, 0)
+            else:
+                self._shared.waiting.refused(self._digest, self, taken)
             return
         if not self._digest:
             self._answer(401, "Send your API key as: Authorization: <key>.", CHALLENGE)
@@ -170,8 +191,7 @@ class Admission(RequestView):
         if self.waiting:
             self.waiting = False
             self._shared.waiting.served(self._digest, self, taken)
-        if self._network and self._shared.familiar is not None:
-            self._shared.familiar.learn(self._digest, self._network)
+            self._client.wait_over()
         self._admitted()
 
     def bucket_unavailable(self, reason: str) -> None:
@@ -196,18 +216,15 @@ class Admission(RequestView):
         """Others of this key wait already, and are not to be overtaken."""
         self._taken = line.taken._replace(admitted=False)
         self.waiting = True
-        if not self._shared.waiting.stand_behind(self, self._digest, self._cost, self._patience()):
-            self.waiting = False
-            self._refuse(self._taken, line.cost)
+        self._shared.waiting.stand_behind(self, self._digest, self._cost, self._patience())
 
     def _patience(self) -> float:
         """Seconds that the client is ready to wait."""
-        prefer = self.header(b"prefer")
-        if prefer is None:
+        prefer = all_values(self._head, b"prefer")
+        if not prefer or self._client.left:
             return 0.0
-        seconds = min(preferred_wait(prefer), self._shared.settings.max_wait)
-        self._waited = int(seconds)
-        return seconds
+        self._waited = min(preferred_wait(prefer), self._shared.settings.max_wait)
+        return self._waited
 
     def _refuse(self, taken: Taken, ahead: int) -> None:
         self._taken = taken
@@ -233,7 +250,7 @@ class Admission(RequestView):
                 # Once is enough: it may do so with every response.
                 self._shared.misspoken.add(server)
                 _log.warn("{server} sent an X-Token-Cost that is no number of tokens: it is ignored", server=server)
-        if self._shared.pricing.settles:
+        if self._pricing.settles:
             self._response = ResponseView(head, self._told_cost)
         return taken
 
@@ -255,7 +272,7 @@ class Admission(RequestView):
             return
         cost = self._cost if self._told_cost is None else self._told_cost
         if self._response is not None:
-            cost = self._shared.pricing.settle(self, self._response, cost)
+            cost = self._pricing.settle(self, self._response, cost)
         self._settle(cost)
 
     def _settle(self, cost: int) -> None:

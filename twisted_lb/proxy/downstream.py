@@ -8,7 +8,6 @@ The states are methods that take what was read, chosen at the transition (`self.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -18,20 +17,18 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_lb.interfaces import IDoor
 from twisted_lb.limits.addresses import network_of
 from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.proxy.deadlines import NEVER
+from twisted_lb.proxy.doorstep import Doorstep
 from twisted_lb.proxy.exchange import Exchange
 from twisted_lb.proxy.relay import BACKLOG, NOT_NOW, Tap, Throttle
-from twisted_lb.proxy.surroundings import Shared
 from twisted_lb.proxy.visit import LastStop, Visit
-from twisted_lb.settings import Settings
 from twisted_lb.wire.body import Decoder, decoder
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.forwarding import Hop, own_head
 from twisted_lb.wire.framing import request_framing
-from twisted_lb.wire.head import HeadLimits, RequestHead, nominated, read_request_head, without_empty_lines
+from twisted_lb.wire.head import RequestHead, nominated, read_request_head, without_empty_lines
 
 # Read ahead of a response: pipelined requests.
 MAX_BACKLOG_BYTES = 64 * 1024
@@ -43,44 +40,6 @@ LINGER_BYTES = 1024 * 1024
 
 def _refuse(detail: str) -> RequestError:
     return RequestError(400, detail)
-
-
-class Doorstep:
-    """What all client connections of a process share."""
-
-    def __init__(self, shared: Shared, settings: Settings, door: IDoor) -> None:
-        self.shared = shared
-        self.settings = settings
-        self.door = door
-        self.head_limits = HeadLimits(settings.max_head_bytes, settings.max_target_bytes, settings.max_header_fields)
-        self.connections: set[DownstreamConnection] = set()
-        self.by_address: Counter[str] = Counter()
-        self.draining = False
-
-    def full(self, address: str) -> str:
-        """Why there is no room for one more connection from `address`, or an empty text."""
-        settings = self.settings
-        if settings.max_connections and len(self.connections) >= settings.max_connections:
-            return "There are too many connections. Try again later."
-        limit = settings.max_connections_per_address
-        if limit and self.by_address[address] >= limit:
-            return f"An address can have {limit} connections."
-        return ""
-
-
-class TurnedAway(Protocol):
-    """A connection for which there is no room."""
-
-    transport: Any
-
-    def __init__(self, detail: str) -> None:
-        self._detail = detail
-
-    def connectionMade(self) -> None:
-        body = problem(503, self._detail)
-        fields = b"\r\nContent-Type: %b\r\nRetry-After: 1" % CONTENT_TYPE.encode()
-        self.transport.write(own_head(503, b"Service Unavailable", fields, len(body), True, 1) + body)
-        self.transport.loseConnection()
 
 
 @implementer(IHalfCloseableProtocol)
@@ -108,7 +67,7 @@ class DownstreamConnection(Protocol):
         self._received = 0  # bytes of request content
         self._received_then = 0  # ... when the present deadline was set
         self._requests = 0
-        self._left = False  # the client will send no more
+        self.left = False  # the client will send no more
 
     def connectionMade(self) -> None:
         transport = self.transport
@@ -157,7 +116,7 @@ class DownstreamConnection(Protocol):
             if not self._scanned and data != b"\r":
                 self.deadline = self._sweeper.now + self._settings.head_timeout
             self._scanned = len(data)
-            if self._left:
+            if self.left:
                 # The rest of it will never come.
                 self._close()
             return False
@@ -200,7 +159,7 @@ class DownstreamConnection(Protocol):
         content = body.feed(rest) if rest else b""
         self._content_received(body, content)
         exchange.start(content, body.done, body.trailers)
-        if self._left and self._step == self._read_body:
+        if self.left and self._step == self._read_body:
             # The rest of it will never come.
             self.transport.loseConnection()
         return True
@@ -251,7 +210,7 @@ class DownstreamConnection(Protocol):
         return (
             head is None
             or not head.keep_alive
-            or (self._left and not self._buffer)
+            or (self.left and not self._buffer)
             or self._doorstep.draining
             or self._requests >= self._settings.keepalive_requests
         )
@@ -279,7 +238,7 @@ class DownstreamConnection(Protocol):
         if self._decoder is not None:
             # The response came before the request was whole.
             self._linger()
-        elif close and self._buffer and not self._left:
+        elif close and self._buffer and not self.left:
             # More of what this client goes on sending would reset the connection under its response.
             self._linger()
         elif close:
@@ -292,7 +251,7 @@ class DownstreamConnection(Protocol):
         if self.throttle.full:
             self._step = self._wait
             self.deadline = self._sweeper.now + self._settings.send_timeout
-        elif self._left and not self._buffer:
+        elif self.left and not self._buffer:
             self._close()
         else:
             self._step = self._read_head
@@ -361,10 +320,15 @@ class DownstreamConnection(Protocol):
         else:
             self.transport.abortConnection()
 
+    def wait_over(self) -> None:
+        """From now on the client has its time again to send the rest of its request."""
+        if self._step == self._read_body:
+            self.deadline = self._sweeper.now + self._settings.body_timeout
+
     def _body_progressed(self) -> bool:
-        """Whether the client has sent enough since the deadline was set, or was kept from it by the server."""
+        """Whether the client has sent enough since the deadline was set, or was kept from it by what it waits for."""
         wanted = max(1, self._settings.min_body_rate * self._settings.body_timeout)
-        return self.tap.held or self._received - self._received_then >= wanted
+        return self.tap.held or self._waits() or self._received - self._received_then >= wanted
 
     def drain(self) -> None:
         """End the connection as soon as it has no exchange."""
@@ -373,12 +337,14 @@ class DownstreamConnection(Protocol):
 
     def readConnectionLost(self) -> None:
         """The client sends no more; a response that it waits for it still gets."""
-        self._left = True
+        self.left = True
         # One that waits for a token or for a server has nothing to lose but its place, and a client that has
         # gone must not take anybody else's.
-        waits = isinstance(self._exchange, Exchange) and (self._exchange.waiting or self._exchange.queued)
-        if waits or self._decoder is not None or (self._exchange is None and self._step != self._wait):
+        if self._waits() or self._decoder is not None or (self._exchange is None and self._step != self._wait):
             self.transport.loseConnection()
+
+    def _waits(self) -> bool:
+        return isinstance(self._exchange, Exchange) and (self._exchange.waiting or self._exchange.queued)
 
     def writeConnectionLost(self) -> None:
         """The client's kernel has all of the last response."""

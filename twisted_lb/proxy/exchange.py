@@ -96,7 +96,9 @@ class Exchange(Admission):
             return True
         if backend is None or pool is None:
             return self._without_server(full)
-        self.queued = False
+        if self.queued:
+            self.queued = False
+            self._client.wait_over()
         self._backend = backend
         backend.in_flight += 1
         connection = pool.acquire()
@@ -278,7 +280,7 @@ class Exchange(Admission):
         self._until_close = framing < 0 and not minor
         content_whole = self._content is None or self._content.whole
         self._close = close = client.closing() or not content_whole or self._until_close
-        if shared.pricing.settles or b"x-token-cost" in head.notable:
+        if self._pricing.settles or b"x-token-cost" in head.notable:
             taken = self._priced(head, backend.name)
         fields = self._limit_fields(taken) if self._waited else shared.limit_fields(taken)
         if shared.fleet.speaks:
@@ -328,7 +330,7 @@ class Exchange(Admission):
         self._end()
         self._upstream = None
         self._part()
-        if self._shared.settles or self._told_cost is not None or self._response is not None:
+        if self._told_cost is not None or self._response is not None or self._shared.counts_in_flight:
             self._settle_response()
         client = self._client
         client.exchange_done(self._close)

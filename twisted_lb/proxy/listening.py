@@ -20,7 +20,8 @@ from twisted_lb.limits.headers import rate_limit_fields
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.proxy.connections import ConnectionPool, Dial, NoTurns
 from twisted_lb.proxy.deadlines import Sweeper
-from twisted_lb.proxy.downstream import Doorstep, DownstreamConnection, TurnedAway
+from twisted_lb.proxy.doorstep import Doorstep, TurnedAway
+from twisted_lb.proxy.downstream import DownstreamConnection
 from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.polling import Poller
 from twisted_lb.proxy.queue import FairQueue
@@ -112,7 +113,7 @@ class ProxyFactory(Factory):
 
     def configure(self, retries: Retries, queue: Queue, pricing: Pricing = NO_PRICING) -> None:
         """Other bounds for retries and for the queue, and other costs, from now on."""
-        self.doorstep.shared.price(pricing)
+        self.doorstep.shared.pricing = pricing
         self._retries.change(retries.attempts, retries.budget, retries.reserve)
         self.queue.change(queue.size, queue.timeout)
 
@@ -162,6 +163,7 @@ class ProxyFactory(Factory):
         end = self._reactor.seconds() + seconds
         doorstep = self.doorstep
         doorstep.draining = True
+        doorstep.shared.waiting.close_in(max(seconds - 2 * DRAIN_POLL_SECONDS, 0.0))
 
         def look() -> None:
             late = self._reactor.seconds() >= end

@@ -28,6 +28,7 @@ class Client(Protocol):
 
     address: str
     network: str  # of the address, for what comes without a valid key
+    left: bool  # it will send no more
     hop: Hop
     tap: Tap
     throttle: Throttle
@@ -35,6 +36,9 @@ class Client(Protocol):
 
     def closing(self) -> bool:
         """Whether this connection ends after the response that is about to begin."""
+
+    def wait_over(self) -> None:
+        """The request, which waited for tokens or for a server, goes on: now it is up to the client again."""
 
     def answer(self, status: int, detail: str, fields: bytes, members: Mapping[str, object]) -> None:
         """Answer the request with a problem made here, with these extension members; the exchange is over."""
@@ -86,10 +90,4 @@ class Shared:
         self.familiar = familiar
         self.misspoken: set[str] = set()  # servers that sent an X-Token-Cost which is none
         self.counts_in_flight: bool = buckets.counts_in_flight
-        self.price(pricing)
-
-    def price(self, pricing: Pricing) -> None:
-        """What requests cost from now on."""
-        self.pricing = pricing
-        # Whether every response has to be settled; one whose server names its cost is, in any case.
-        self.settles = self.counts_in_flight or pricing.settles
+        self.pricing = pricing  # of requests that come from now on

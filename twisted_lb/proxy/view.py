@@ -77,3 +77,9 @@ def first_value(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
         if field.lower() == name:
             return value.strip(b" \t")
     return None
+
+
+def all_values(head: RequestHead, name: bytes) -> bytes:
+    """The values of all fields of this lower-case name, which no head has among its notable ones, as one list."""
+    lines = (line.partition(b":") for line in head.fields.split(b"\r\n"))
+    return b",".join([value for field, _, value in lines if field.lower() == name])

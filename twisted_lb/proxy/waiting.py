@@ -4,11 +4,12 @@ Each key has a line of its own, first come, first served.  Only the first of a l
 not before its tokens can be there, so a line of any length costs the store one question for each token.
 
 1. Who cannot get its tokens within the time that it would wait is refused at once.
-2. While a line stands, no other request of the key overtakes it.  One that would not wait stands in the line as
-   well, but only until the store has said that the line does not move now.
+2. While a line stands, no other request of the key overtakes it.  One that would not wait, or for which there
+   is no room, stands in the line as well, but only until the store has said that the line does not move now.
 3. Every request that comes makes the first one ask, as it would have asked itself: a policy that has changed
    holds from the next request on, for the whole line.
-4. The room is bounded as a whole, and no key may have more than a tenth of it.
+4. The room is bounded as a whole, and no key may have more than a tenth of it.  Who stands without waiting is
+   not counted: it has no more than any other request whose question is under way.
 
 Other instances have lines of their own for the same key; between them, whoever asks first is first.
 """
@@ -56,12 +57,13 @@ class _Place:
 class Line:
     """The requests of one key that wait, first come first."""
 
-    __slots__ = ("taken", "known_at", "cost", "places", "turn", "asking")
+    __slots__ = ("taken", "known_at", "cost", "waiting", "places", "turn", "asking")
 
     def __init__(self, taken: Taken, now: float) -> None:
         self.taken = taken  # the store's last answer
         self.known_at = now
-        self.cost = 0  # tokens, of all that wait
+        self.cost = 0  # tokens, of all that stand here
+        self.waiting = 0  # how many of them wait
         self.places: OrderedDict[Waiting, _Place] = OrderedDict()
         self.turn: IDelayedCall | None = None  # when the first one asks
         self.asking = False  # its question is under way
@@ -76,6 +78,11 @@ class Line:
         if missing <= 0:
             return 0.0
         return missing / MICROTOKENS / rate if rate else inf
+
+
+    def holds_never(self, cost: int) -> bool:
+        """Whether a bucket that has refused cannot hold so many tokens, as far as is known."""
+        return self.taken.limit != IN_FLIGHT and cost > self.taken.capacity
 
 
 class WaitingRoom:
@@ -96,9 +103,9 @@ class WaitingRoom:
 
         `taken` is the store's refusal.  The answer may come within the call, as for `stand_behind`.
         """
-        line = self.lines.get(digest)
-        if line is not None:
-            return self.stand_behind(waiting, digest, cost, patience)
+        if digest in self.lines:
+            self.stand_behind(waiting, digest, cost, patience)
+            return True
         line = Line(taken, self._reactor.seconds())
         if not patience or not self._useful(line, cost, patience):
             return False
@@ -107,26 +114,23 @@ class WaitingRoom:
         self._schedule(digest, line)
         return True
 
-    def stand_behind(self, waiting: Waiting, digest: str, cost: int, patience: float) -> bool:
-        """Stand at the end of the key's line, for up to `patience` seconds; False when there is no room.
+    def stand_behind(self, waiting: Waiting, digest: str, cost: int, patience: float) -> None:
+        """Stand at the end of the key's line, for up to `patience` seconds.
 
-        Without patience, or where it would wait in vain, it stands there until the store is asked.
+        Without patience or room, or where it would wait in vain, it stands there until the store is asked.
         """
         line = self.lines[digest]
-        if not self._room(line):
-            return False
         self._add(digest, line, waiting, cost, patience if self._useful(line, cost, patience) else 0.0)
         if not line.asking:
             self._no_turn(line)
             self._ask(digest, line)
-        return True
 
     def _room(self, line: Line) -> bool:
-        return self._count < self._size and len(line.places) < max(1, self._size // SHARE_OF_A_KEY)
+        return self._count < self._size and line.waiting < max(1, self._size // SHARE_OF_A_KEY)
 
     def _useful(self, line: Line, cost: int, patience: float) -> bool:
         """Whether there is room, and a request of this cost would have its tokens in time, as far as is known."""
-        if line.taken.limit != IN_FLIGHT and cost > line.taken.capacity:
+        if line.holds_never(cost):
             return False
         soonest = line.seconds_until(line.cost + cost, self._reactor.seconds())
         return self._room(line) and soonest + (len(line.places) + 1) * MARGIN_SECONDS <= patience
@@ -135,7 +139,9 @@ class WaitingRoom:
         timer = self._reactor.callLater(patience, self._give_up, digest, waiting) if patience else None
         line.places[waiting] = _Place(cost, timer)
         line.cost += cost
-        self._count += 1
+        if timer is not None:
+            line.waiting += 1
+            self._count += 1
 
     def served(self, digest: str, waiting: Waiting, taken: Taken) -> None:
         """The first one has its tokens."""
@@ -159,6 +165,14 @@ class WaitingRoom:
             line.asking = False
             self._schedule(digest, line)
 
+    def close_in(self, seconds: float) -> None:
+        """Let nobody wait for longer than this, so that all are answered before their connections end."""
+        end = self._reactor.seconds() + seconds
+        for line in self.lines.values():
+            for place in line.places.values():
+                if place.patience is not None and place.patience.getTime() > end:
+                    place.patience.reset(seconds)
+
     def room_came(self, digest: str) -> None:
         """A request of this key that was in flight has ended."""
         line = self.lines[digest]
@@ -168,21 +182,25 @@ class WaitingRoom:
 
     def _remove(self, line: Line, waiting: Waiting) -> None:
         place = line.places.pop(waiting)
-        if place.patience is not None and place.patience.active():
-            place.patience.cancel()
         line.cost -= place.cost
-        self._count -= 1
+        if place.patience is not None:
+            line.waiting -= 1
+            self._count -= 1
+            if place.patience.active():
+                place.patience.cancel()
 
     def _schedule(self, digest: str, line: Line) -> None:
-        """Set the time at which the first one asks; if that is not now, those that do not wait go."""
+        """Set the time at which the first one asks; those for whom that is of no use go."""
         self._no_turn(line)
-        seconds = self._seconds_to_turn(line)
-        gone: list[Waiting] = []
-        if seconds > 0:
-            gone = [waiting for waiting, place in line.places.items() if place.patience is None]
-            for waiting in gone:
+        gone = [waiting for waiting, place in line.places.items() if line.holds_never(place.cost)]
+        for waiting in gone:
+            self._remove(line, waiting)
+        if self._seconds_to_turn(line) > 0:
+            # Those that do not wait.
+            for waiting in [waiting for waiting, place in line.places.items() if place.patience is None]:
                 self._remove(line, waiting)
-            seconds = self._seconds_to_turn(line)
+                gone.append(waiting)
+        seconds = self._seconds_to_turn(line)
         if not line.places:
             del self.lines[digest]
         elif seconds < inf:
