@@ -36,7 +36,7 @@ _BAD_BODIES: list[tuple[bytes, str]] = [
     (b"[]", "The body is JSON but not an object; expected a JSON object."),
     (b'"user1"', "The body is JSON but not an object; expected a JSON object."),
     (b"NaN", "The body is JSON but not an object; expected a JSON object."),
-    # How deep a parser goes depends on the version of Python: what is too deep for one is merely unfinished for another.
+    # How deep a parser goes depends on the version of Python: what is too deep for one is unfinished for another.
     (b"[" * 60_000, "JSON object."),
     (b'{"name":' * 8_000, "JSON object."),
     (b'{"name":"a","name":"b"}', 'The member "name" appears more than once; expected each member once.'),

@@ -76,9 +76,9 @@ class FamiliarKeys:
 class NetworkBuckets:
     """The buckets of networks, in memory.
 
-    A bucket that is full is as good as none, so only those that are not are kept, the one longest unused first.
-    When there are MAX_NETWORKS of them, that one goes, full or not: an attacker with so many networks has more
-    tokens than one bucket anyway, and each of them still gets no more than a new bucket at a time.
+    A bucket that is full is as good as none, so those that have become full are forgotten, the longest unused first.
+    When there are MAX_NETWORKS, that one goes, full or not: whoever comes from more networks than that meets a new
+    bucket each time, but may spend MAX_NETWORKS of them anyway, and must not be able to lock everybody else out.
     """
 
     def __init__(self, policy: Policy, most: int = MAX_NETWORKS) -> None:

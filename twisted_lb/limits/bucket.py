@@ -1,6 +1,7 @@
 """The token bucket, in words and then in code.
 
-The law: in any time t a bucket admits at most `capacity + rate_per_sec * t` tokens.
+The law: in any time t a bucket admits at most `capacity + rate_per_sec * t` tokens.  With costs that are settled
+afterwards: what is admitted and settled, less what is given back, is at most that and the debt that is left.
 
 1. A level is a whole number of microtokens (`interfaces.MICROTOKENS`), a time is a whole number of
    microseconds.  A rate of r tokens a second is therefore r microtokens a microsecond.

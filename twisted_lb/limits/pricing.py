@@ -25,9 +25,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import IRequest, IResponse
+from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.named_class import NamedClassError, load_class, make_object
 
-MAX_COST = 1_000_000_000  # tokens
 DEFAULT_COST = 1  # tokens, of a request that nobody prices
 LOG_SECONDS = 1.0  # between two lines about the same method
 

@@ -10,7 +10,7 @@ r/n), and a level L that all of them know.  All times count from when L was.
    the bucket itself would have admitted.
 2. The store, of which nobody takes meanwhile, refills to R = min(L + r * t, c).  Each instance knows its part of
    this: R/n = min(L/n + r/n * t, c/n), its share if nothing had been spent.  Its share stands at l.  It charges
-   R/n - l, and so the store goes on from R - sum(R/n - l) = sum(l): with exactly what is left of the shares.
+   R/n - l, and so the store goes on from R - sum(R/n - l) = sum(l): with what is left of the shares.
 
    Instances come back one after another, within RETURN_SECONDS.  The first ones have the whole rate while the
    others still have their shares, so what is charged covers the refill of that time as well, where it was spent.

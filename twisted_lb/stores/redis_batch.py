@@ -23,9 +23,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, IAsker, Limits, Taken
+from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.limits.standby import Standby
 from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
-from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, MAX_COST, TAKE_OF_ADDRESS, BatchFrame, Extra, is_digest
+from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, BatchFrame, Extra, is_digest
 from twisted_lb.stores.redis_instances import Instance
 from twisted_lb.stores.redis_scripts import RedisScript
 

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from twisted_lb.interfaces import Limits
-from twisted_lb.limits.bucket import MAX_CAPACITY
 from twisted_lb.stores.redis_scripts import account_key, encode_parts
 
 DIGEST_LENGTH = 64  # SHA-256 in hexadecimal
-MAX_COST = MAX_CAPACITY  # tokens
 
 _FIRST_KEY, _AFTER_LAST = encode_parts(account_key("x" * DIGEST_LENGTH)).split(b"x" * DIGEST_LENGTH)
 _BETWEEN_KEYS = (_AFTER_LAST + _FIRST_KEY).decode()

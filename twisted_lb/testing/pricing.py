@@ -8,7 +8,8 @@ from itertools import product
 from typing import Any
 
 from twisted_lb.interfaces import IRequest, IResponse
-from twisted_lb.limits.pricing import MAX_COST, Pricing, PricingError, is_cost
+from twisted_lb.limits.bucket import MAX_COST
+from twisted_lb.limits.pricing import Pricing, PricingError, is_cost
 from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES
 
 # A call that waits for something takes longer than this each time; one that only computes does not, the first
