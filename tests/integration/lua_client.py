@@ -37,6 +37,7 @@ class LuaClient:
         self._frame = BatchFrame(limits, silence)
         self._silence = b"%d" % round(silence * SECOND)
         self.instance = instance
+        self.everyone = -1  # the level of everyone's bucket after the last batch, where there is one
         self._hashes = {}
         for name in SCRIPTS:
             text = script_text(name)
@@ -68,7 +69,11 @@ class LuaClient:
             sum(tokens for _, tokens in charged) * MICROTOKENS,
             [Extra(*extra) for extra in extras],
         )
-        element = iter(self._run("take_tokens", now_us, count, parts))
+        reply = self._run("take_tokens", now_us, count, parts)
+        if len(reply) % 5:
+            # Where there is a bucket of everyone, its level comes last.
+            self.everyone = reply.pop()
+        element = iter(reply)
         return [Answer(*five) for five in zip(element, element, element, element, element, strict=True)]
 
     def take(self, now_us: int, name: str, cost: int = 1, network: str = "") -> Answer:

@@ -156,6 +156,16 @@ class EveryoneTests(OnLua):
         later = self.lua.batch(START + 2 * SECOND, *"aaa")
         self.assertEqual([answer.outcome for answer in later], [ADMITTED, ADMITTED, BY_EVERYONE])
 
+    def test_its_level_is_told(self) -> None:
+        """Every reply ends with the level of everyone's bucket, refilled and after the batch."""
+        self.lua.create(START, "a", 100)
+        self.lua.batch(START, *"aaa")
+        self.assertEqual(self.lua.everyone, 2 * M)
+        self.lua.batch(START + SECOND)
+        self.assertEqual(self.lua.everyone, 3 * M)
+        self.lua.batch(START + SECOND, charged=[("a", 7)], extras=[(0, 1, "1.2.3.4")])
+        self.assertEqual(self.lua.everyone, -4 * M)
+
     def test_its_refusal_spends_nothing_of_the_key(self) -> None:
         """What everyone's bucket refused is still in the key's, and a refusal alone writes nothing."""
         self.lua.create(START, "a", 100)

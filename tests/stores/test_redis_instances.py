@@ -125,7 +125,7 @@ class LeaseTests(StoreOnClock):
             self.store.release(digest_of("a"), 0)
         self.end_of_turn()
         self.assertEqual(len(self.batch().released), MAX_BATCH)
-        self.server.reply(b"*0\r\n")
+        self.server.reply(b"*1\r\n:9000000\r\n")
         self.assertEqual(len(self.batch().released), 3)
 
     def test_a_new_connection_hears_the_counts_first(self) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import FakeEndpoint, array
 from tests.stores.redis_on_clock import ANN, LIMITS, SCRIPTS, UNKNOWN, StoreOnClock, account, read_batch
-from twisted_lb.interfaces import ADDRESS, Account, Limits, StoreUnavailable, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, Account, Limits, Policy, StoreUnavailable, Taken
+from twisted_lb.limits.standby import Standby
 from twisted_lb.stores.redis_batch import MAX_BATCH
 from twisted_lb.stores.redis_store import RedisStore
 
@@ -84,6 +85,23 @@ class AwayTests(StoreOnClock):
         for key in ("wrong", "right"):
             self.assertEqual(self.outcome(self.take(key, 1, "1.2.3.4")), Taken(False, b"", 3, 10.0, 0, ADDRESS))
         self.assertEqual(self.outcome(self.take("right")), LOCAL)
+
+
+class EveryoneTests(StoreOnClock):
+    """The bucket of everyone, of which each reply tells the level."""
+
+    def test_its_share_begins_with_the_level_that_was_told(self) -> None:
+        """In an outage everyone's bucket goes on from the level that the last reply ended with."""
+        self.set_up_with(Limits(Policy(100, 0.0)))
+        self.take("a")
+        self.end_of_turn()
+        self.server.reply(array(b"ann", 1000, b"0.0", 1, 900_000_000, 42_000_000))
+        self.server.lose()
+        taken = [Standby.take(self.standby, digest_of("a"), 1, 0) for _ in range(2)]
+        self.assertTrue(all(one is not None and one.admitted for one in taken))
+        refused = Standby.take(self.standby, digest_of("a"), 50, 0)
+        assert refused is not None
+        self.assertEqual((refused.limit, refused.level), (GLOBAL, 40_000_000))
 
 
 class LossTests(StoreOnClock):

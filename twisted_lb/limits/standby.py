@@ -27,7 +27,6 @@ What differs from this is said in docs/limits.md:
   admits at most c more than the law, or c and one instance's part of the rate where the others still have the store.
 - A share has at least one whole token, so n instances have max(c, n) of them.
 - A request that is settled into debt holds back the share of its own instance, not those of the others.
-- The bucket of everyone counts as full when the first outage begins: nobody has said how full it is.
 - Whole microtokens: the store may go on with n microtokens more than what is left of the shares, which were cut
   to whole ones, and each share's taking drops less than one.
 """
@@ -127,6 +126,12 @@ class Standby:
             self._older = self.recent if age <= FORGET_SECONDS else {}
             self.recent = {}
             self._turned_at = now
+
+    def seen_of_all(self, level: int) -> None:
+        """The store has told the level of the bucket of everyone, in microtokens."""
+        whole = self._whole_of_all
+        if whole is not None:
+            self._whole_of_all = _Share(whole.full, whole.rate, level, self.now())
 
     def settled(self, digest: str, tokens: int) -> None:
         """The store is being told that a request cost `tokens` more (or less) than it was admitted for."""

@@ -75,6 +75,7 @@ class TokenBatches:
         self._counting = limits.in_flight > 0
         self._in_flight = instance.in_flight
         self._with_addresses = limits.address.capacity > 0
+        self._with_everyone = limits.everyone.capacity > 0
         self._under_way = False  # a call is under way, or is due at the end of this turn, or all is held
         self._due: IDelayedCall | None = None
         self._digests: list[str] = []
@@ -268,6 +269,8 @@ class TokenBatches:
                 _log.failure("a request failed on its bucket's answer")
         if batch.address_askers:
             self._answer_addresses(batch.address_askers, element)
+        if self._with_everyone:
+            standby.seen_of_all(reply[-1])
 
     def _refused(self, outcome: int, name: bytes, level: int) -> Taken:
         """A refusal by another limit than the key's bucket."""

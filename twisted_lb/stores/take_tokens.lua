@@ -11,7 +11,8 @@
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
 --             0, 1 to take or 0 to give back a token, the network whose bucket it is
 --   A taking without an extra costs one token and has no network.
--- Reply, five elements for each taking, then five for each token taken from a network's bucket:
+-- Reply, five elements for each taking, then five for each token taken from a network's bucket; at last, where there
+-- is one, the level of everyone's bucket:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
 --   Outcomes: 1 admitted; refused by 0 the key's bucket, 2 the requests in flight, 3 everyone's bucket,
 --   4 the network's bucket.  Name, capacity and rate are those of the account where outcome is 0 to 3, the level
@@ -182,6 +183,7 @@ end
 
 -- 4. Tokens are taken.
 
+local size = last
 last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome = KEYS[i], MICROTOKENS, nil, nil, nil
@@ -235,6 +237,10 @@ for i = first + 1, #KEYS do
   end
   reply[last + 4], reply[last + 5] = outcome, level
   last = last + 5
+end
+
+if everyone then
+  reply[size + 1] = everyone[LEVEL]
 end
 
 -- 5. The writing.
