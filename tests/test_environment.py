@@ -177,6 +177,12 @@ class ProblemTests(SynchronousTestCase):
         """A wrong value that another source beats is not looked at."""
         self.assertEqual(self.problems({}, {"HEAD_TIMEOUT": "5"}, "HEAD_TIMEOUT=x"), [])
 
+    def test_a_bucket_for_all_needs_a_rate(self) -> None:
+        """A bucket of everyone that would be empty for good after a while is refused, and one with a rate is not."""
+        (problem,) = self.problems({}, {"GLOBAL_CAPACITY": "100"})
+        self.assertIn("GLOBAL_CAPACITY (environment): GLOBAL_RATE_PER_SEC has to be more than 0 then", problem)
+        self.assertEqual(self.problems({}, {"GLOBAL_CAPACITY": "100", "GLOBAL_RATE_PER_SEC": "0.5"}), [])
+
     def test_workers_need_redis(self) -> None:
         """More than one worker on the embedded store is refused, and on Redis it is not."""
         (problem,) = self.problems({}, {"WORKERS": "2"})

@@ -171,6 +171,7 @@ READERS: dict[str, Reader] = {
     "body_timeout": duration(),
     "min_body_rate": whole(0, 1024**3),
     "send_timeout": duration(),
+    "half_close_timeout": duration(),
     "keepalive_timeout": duration(),
     "keepalive_requests": whole(1, 1_000_000_000),
     "max_head_bytes": size(1024, 1024**2),
@@ -211,6 +212,9 @@ def read_settings(
     if settings.workers > 1 and not settings.redis_url:
         need = "more than one worker needs REDIS_URL: the embedded store cannot be shared by several processes"
         problems.append(_problem("workers", given["workers"], need))
+    if settings.global_capacity and not settings.global_rate_per_sec:
+        need = "GLOBAL_RATE_PER_SEC has to be more than 0 then: the bucket would never be refilled"
+        problems.append(_problem("global_capacity", given["global_capacity"], need))
     return settings, problems
 
 

@@ -48,6 +48,7 @@ class Settings:
     body_timeout: float = 30.0  # within which a request body must make progress
     min_body_rate: int = 100  # bytes per second that count as progress
     send_timeout: float = 30.0  # within which a client must take what is buffered for it
+    half_close_timeout: float = 1.0  # for a response to begin after the client has ended its sending side
     keepalive_timeout: float = 75.0  # an idle connection
     keepalive_requests: int = 10_000  # requests on one connection
     max_head_bytes: int = 32 * 1024

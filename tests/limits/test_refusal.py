@@ -60,13 +60,18 @@ class RefusalTests(SynchronousTestCase):
                 taken(2, 0.0, 0, IN_FLIGHT),
                 1,
                 0,
-                "This key has 2 requests in flight, as many as it may have. Try again when one of them has ended.",
+                "This key has 2 requests in flight, as many as it may. Try again when one of them has ended.",
                 1,
             ),
         ):
             said = refusal(one, cost, ahead)
             self.assertEqual((said.detail, said.retry_after), (detail, seconds))
             self.assertEqual(said.members, {"violated-policies": [one.limit]})
+
+    def test_one(self) -> None:
+        """One token and one request are not called many."""
+        self.assertIn("bucket of 1 token is empty", refusal(taken(1, 0.5, 0)).detail)
+        self.assertIn("has 1 request in flight", refusal(taken(1, 0.0, 0, IN_FLIGHT)).detail)
 
     def test_fields(self) -> None:
         """Retry-After is a header line, or nothing where the tokens never come."""

@@ -97,6 +97,14 @@ class TokenCostTests(SynchronousTestCase):
         answer = client.response()
         self.assertEqual((answer.body, answer.trailers), (b"ab", [b"X-Sum: 1"]))
 
+    def test_trailer_announced(self) -> None:
+        """The trailer is not announced to the client either, and others are."""
+        for announced, told in ((b"X-Token-Cost", None), (b"X-Sum, x-token-cost", "x-sum"), (b"X-Sum", "x-sum")):
+            client, upstream = World().asked()
+            chunked = b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            upstream.send(b"HTTP/1.1 200 OK\r\nTrailer: " + announced + chunked)
+            self.assertEqual(client.response().field("trailer"), told)
+
     def test_trailer_at_once(self) -> None:
         """A trailer that comes with the head counts too."""
         world = World()

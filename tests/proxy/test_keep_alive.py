@@ -231,6 +231,39 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertEqual([answer.closes for answer in answers], [False, False, True])
         self.assertTrue(client.ended)
 
+    def test_silent_server(self) -> None:
+        """A client that has ended its direction and gets nothing for a while has left, and its request is given up."""
+        world = World(counts_in_flight=True, half_close_timeout=1.0)
+        client, upstream = world.asked()
+        client.finish()
+        world.wait(0.75)
+        self.assertFalse(upstream.ended)
+        world.wait(1.0)
+        self.assertEqual((upstream.ended, client.ended, world.buckets.unreleased), (True, True, 0))
+
+    def test_slow_response(self) -> None:
+        """A response that has begun in time goes on to its end, however long it takes."""
+        world = World(half_close_timeout=1.0)
+        client, upstream = world.asked()
+        client.finish()
+        upstream.send(response(b"hello")[:-2])
+        world.wait(5.0)
+        upstream.send(b"lo")
+        self.assertEqual((client.response().body, client.ended), (b"hello", True))
+
+    def test_pipelined_and_silent(self) -> None:
+        """Each of the requests behind has its own time."""
+        world = World(half_close_timeout=1.0)
+        client = world.client()
+        client.send(request("GET", "/1") + request("GET", "/2"))
+        client.finish()
+        world.wait(0.75)
+        world.server.last.send(response())
+        world.wait(0.75)
+        self.assertFalse(client.ended)
+        world.wait(1.0)
+        self.assertEqual((len(client.responses()), client.ended), (1, True))
+
     def test_amid_the_response(self) -> None:
         """A client that ends its direction amid its answer gets the rest of it, and then the end."""
         client, upstream = self.world.asked()

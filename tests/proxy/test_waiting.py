@@ -200,14 +200,23 @@ class ExchangeTests(SynchronousTestCase):
         first = self.ask(b"Prefer: wait=30", target="/first")
         bucket = self.world.buckets.bucket(MINE)
         bucket.change(100, 0.01, 0)
-        self.ask(b"Prefer: wait=30", target="/second")
-        self.assertEqual(self.reached(), [])
+        second = self.ask(b"Prefer: wait=30", target="/second")
+        self.assertEqual((self.reached(), second.response().field("retry-after")), ([], "200"))
         bucket.change(100, 1000.0, 0)
         self.world.wait(0.25)
         third = self.ask(target="/third")
         self.world.wait(0.75)
-        self.assertEqual(self.reached(), [b"/first", b"/second", b"/third"])
+        self.assertEqual(self.reached(), [b"/first", b"/third"])
         self.assertEqual((first.response().status, third.response().status), (200, 200))
+
+    def test_first_to_wait_after_a_change(self) -> None:
+        """Whether a request would wait in vain is judged by the policy of now, not by that of those before it."""
+        self.world = World(rate_per_sec=0.05)
+        self.ask(b"Prefer: wait=40", target="/first")
+        self.world.buckets.bucket(MINE).change(5, 2.0, 0)
+        self.ask(b"Prefer: wait=5", target="/second")
+        self.world.wait(1.5)
+        self.assertEqual(self.reached(), [b"/first", b"/second"])
 
     def test_other_limits(self) -> None:
         """A request waits for a token that all share and for room among its key's, and never for a network's."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -51,7 +52,8 @@ def store_away(also: str = "") -> Refusal:
 
 def answer(request: IRequest, status: int, content_type: str, body: bytes) -> bytes:
     """Set the head of the response; the body is returned for Klein to write."""
-    request.setResponseCode(status)
+    # Twisted does not know the phrases of all statuses.
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
     fields = request.responseHeaders
     fields.setRawHeaders("Content-Type", [content_type])
     fields.setRawHeaders("Cache-Control", ["no-store"])

@@ -40,12 +40,12 @@ def refusal(taken: Taken, cost: int = 1, ahead: int = 0) -> Refusal:
 
 def _what(taken: Taken, cost: int, ahead: int) -> str:
     if taken.limit == IN_FLIGHT:
-        return f"This key has {taken.capacity} requests in flight, as many as it may have."
+        return f"This key has {taken.capacity} request{'s' if taken.capacity > 1 else ''} in flight, as many as it may."
     if taken.limit == ADDRESS:
         return "Too many requests without a valid API key have come from your network."
-    bucket = f"The bucket of {taken.capacity} tokens"
+    bucket = f"The bucket of {taken.capacity} token{'s' if taken.capacity > 1 else ''}"
     if taken.limit == GLOBAL:
-        bucket = f"The bucket of {taken.capacity} tokens that all users share"
+        bucket += " that all users share"
     if ahead:
         return f"{bucket} is empty, and other requests of this key wait for its tokens."
     if cost > 1:

@@ -187,7 +187,10 @@ class DownstreamConnection(Protocol):
     def _await_response(self) -> None:
         self._step = self._wait
         # A client that has not taken an earlier answer does not win time by asking again.
-        self.deadline = self._sweeper.now + self._settings.send_timeout if self.throttle.full else NEVER
+        if self.throttle.full:
+            self.deadline = self._sweeper.now + self._settings.send_timeout
+        else:
+            self.deadline = self._sweeper.now + self._settings.half_close_timeout if self.left else NEVER
 
     def _wait(self) -> bool:
         """The next request waits for the response to this one."""
@@ -317,6 +320,9 @@ class DownstreamConnection(Protocol):
             self.deadline = self._sweeper.now + self._settings.body_timeout
         elif self._step in (self._read_head, self._read_body):
             self._request_refused(RequestError(408, "The request was not received in time."))
+        elif self.left and not self.throttle.full and isinstance(self._exchange, Exchange) and self._exchange.replied:
+            # What is still written to it tells whether it is there.
+            self.deadline = NEVER
         else:
             self.transport.abortConnection()
 
@@ -342,6 +348,9 @@ class DownstreamConnection(Protocol):
         # gone must not take anybody else's.
         if self._waits() or self._decoder is not None or (self._exchange is None and self._step != self._wait):
             self.transport.loseConnection()
+        elif self._step == self._wait and not self.throttle.full:
+            # Most clients that look like this are gone, and only a write would tell.
+            self.deadline = self._sweeper.now + self._settings.half_close_timeout
 
     def _waits(self) -> bool:
         return isinstance(self._exchange, Exchange) and (self._exchange.waiting or self._exchange.queued)

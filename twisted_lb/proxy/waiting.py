@@ -47,11 +47,12 @@ class Waiting(Protocol):
 class _Place:
     """A request's place in its line."""
 
-    __slots__ = ("cost", "patience")
+    __slots__ = ("cost", "until", "patience")
 
-    def __init__(self, cost: int, patience: IDelayedCall | None) -> None:
+    def __init__(self, cost: int, until: float) -> None:
         self.cost = cost
-        self.patience = patience  # None: it does not wait
+        self.until = until  # the time until which it would wait
+        self.patience: IDelayedCall | None = None  # None: it does not wait yet
 
 
 class Line:
@@ -107,20 +108,20 @@ class WaitingRoom:
             self.stand_behind(waiting, digest, cost, patience)
             return True
         line = Line(taken, self._reactor.seconds())
-        if not patience or not self._useful(line, cost, patience):
+        if line.holds_never(cost) or not self._useful(line, 0, cost, patience):
             return False
         self.lines[digest] = line
-        self._add(digest, line, waiting, cost, patience)
+        self._add(line, waiting, cost, patience)
         self._schedule(digest, line)
         return True
 
     def stand_behind(self, waiting: Waiting, digest: str, cost: int, patience: float) -> None:
         """Stand at the end of the key's line, for up to `patience` seconds.
 
-        Without patience or room, or where it would wait in vain, it stands there until the store is asked.
+        Whether it waits is decided when the store has been asked: its answer may be another than the last one.
         """
         line = self.lines[digest]
-        self._add(digest, line, waiting, cost, patience if self._useful(line, cost, patience) else 0.0)
+        self._add(line, waiting, cost, patience)
         if not line.asking:
             self._no_turn(line)
             self._ask(digest, line)
@@ -128,20 +129,14 @@ class WaitingRoom:
     def _room(self, line: Line) -> bool:
         return self._count < self._size and line.waiting < max(1, self._size // SHARE_OF_A_KEY)
 
-    def _useful(self, line: Line, cost: int, patience: float) -> bool:
+    def _useful(self, line: Line, ahead: int, cost: int, patience: float) -> bool:
         """Whether there is room, and a request of this cost would have its tokens in time, as far as is known."""
-        if line.holds_never(cost):
-            return False
-        soonest = line.seconds_until(line.cost + cost, self._reactor.seconds())
-        return self._room(line) and soonest + (len(line.places) + 1) * MARGIN_SECONDS <= patience
+        soonest = line.seconds_until(ahead + cost, self._reactor.seconds())
+        return self._room(line) and soonest + (line.waiting + 1) * MARGIN_SECONDS <= patience
 
-    def _add(self, digest: str, line: Line, waiting: Waiting, cost: int, patience: float) -> None:
-        timer = self._reactor.callLater(patience, self._give_up, digest, waiting) if patience else None
-        line.places[waiting] = _Place(cost, timer)
+    def _add(self, line: Line, waiting: Waiting, cost: int, patience: float) -> None:
+        line.places[waiting] = _Place(cost, self._reactor.seconds() + patience)
         line.cost += cost
-        if timer is not None:
-            line.waiting += 1
-            self._count += 1
 
     def served(self, digest: str, waiting: Waiting, taken: Taken) -> None:
         """The first one has its tokens."""
@@ -196,10 +191,7 @@ class WaitingRoom:
         for waiting in gone:
             self._remove(line, waiting)
         if self._seconds_to_turn(line) > 0:
-            # Those that do not wait.
-            for waiting in [waiting for waiting, place in line.places.items() if place.patience is None]:
-                self._remove(line, waiting)
-                gone.append(waiting)
+            gone += self._decide(digest, line)
         seconds = self._seconds_to_turn(line)
         if not line.places:
             del self.lines[digest]
@@ -207,6 +199,23 @@ class WaitingRoom:
             line.turn = self._reactor.callLater(seconds + MARGIN_SECONDS, self._ask, digest, line)
         for waiting in gone:
             waiting.waited_in_vain(line.taken, line.cost)
+
+    def _decide(self, digest: str, line: Line) -> list[Waiting]:
+        """The line does not move now: who has come since it did waits from now on, or is returned, and out of it."""
+        ahead = 0
+        gone: list[Waiting] = []
+        for waiting, place in list(line.places.items()):
+            if place.patience is None:
+                patience = place.until - self._reactor.seconds()
+                if not self._useful(line, ahead, place.cost, patience):
+                    self._remove(line, waiting)
+                    gone.append(waiting)
+                    continue
+                place.patience = self._reactor.callLater(patience, self._give_up, digest, waiting)
+                line.waiting += 1
+                self._count += 1
+            ahead += place.cost
+        return gone
 
     def _seconds_to_turn(self, line: Line) -> float:
         if not line.places:

@@ -70,6 +70,11 @@ class AccountDatabase:
 
     def _opened(self) -> sqlite3.Connection:
         try:
+            # It has the names of all users, which are not everybody's business; SQLite's other files follow its mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(f"cannot use the database {self._path}: {error.strerror}") from None
+        try:
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._unavailable(error) from None

@@ -115,6 +115,11 @@ def response_head(
     # RFC 9110 section 8.6: a 204 has no Content-Length; elsewhere it stays, also where no body follows.
     elif b"content-length" in notable and head.status != Status.NO_CONTENT:
         more += b"\r\nContent-Length: " + notable[b"content-length"][0]
+    if b"trailer" in notable:
+        # What is taken out of the trailers is not announced either.
+        announced = [name for name in _options(notable[b"trailer"]) if name not in (b"", b"x-token-cost")]
+        if announced:
+            more += b"\r\nTrailer: " + b", ".join(announced)
     if close:
         more += b"\r\nConnection: close"
     elif not client_minor:

@@ -66,6 +66,7 @@ NOTABLE_IN_RESPONSE = HOP_BY_HOP | {
     b"x-ratelimit-reset",
     b"ratelimit",
     b"ratelimit-policy",
+    b"trailer",
     b"x-token-cost",
 }
 _split_request = field_splitter(NOTABLE_IN_REQUEST).split
