@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from twisted.internet.address import IPv4Address
@@ -77,8 +78,8 @@ def read_answer(received: bytes, method: str = "GET") -> Answer:
     """Read a whole response, whose length must be what its head says."""
     head, _, body = received.partition(b"\r\n\r\n")
     status_line, *lines = head.decode().split("\r\n")
-    version, status, _ = status_line.split(" ", 2)
-    assert version == "HTTP/1.1", version
+    version, status, phrase = status_line.split(" ", 2)
+    assert (version, phrase) == ("HTTP/1.1", HTTPStatus(int(status)).phrase), status_line
     fields: dict[str, list[str]] = {}
     for line in lines:
         name, _, value = line.partition(": ")
