@@ -142,9 +142,16 @@ def seconds_to_refill(missing: int, rate_per_sec: float) -> int | None:
     if rate_per_sec == 0:
         return None
     a_second = rate_per_sec * MICROTOKENS
+    quotient = missing / a_second
+    if quotient < 1e6:
+        # Far from a whole number for a double of this size, so its error cannot matter: nearly always, and this
+        # runs twice for each response.
+        seconds = int(quotient)
+        if 1e-9 < quotient - seconds < 1 - 1e-9:
+            return seconds + 1
     if missing > a_second * MAX_SECONDS:
         return MAX_SECONDS
-    seconds = math.ceil(missing / a_second)
+    seconds = math.ceil(quotient)
     # The quotient may be off by one unit in its last place, which moves the ceiling by one at most.
     if seconds * 1_000_000 * rate_per_sec < missing:
         return seconds + 1

@@ -72,6 +72,9 @@ class Pricing:
         except Exception:
             self._log.failed("cost", "the request is answered 500", Failure())
             raise PricingFailed from None
+        # `is_cost` without the call: this runs for each request.
+        if type(tokens) is int and 0 <= tokens <= MAX_COST:
+            return tokens
         if not is_cost(tokens):
             self._log.wrong("cost", "the request is answered 500", tokens)
             raise PricingFailed

@@ -283,7 +283,8 @@ class Admission(RequestView):
         shared = self._shared
         if cost != self._cost or shared.counts_in_flight:
             shared.buckets.release(self._digest, cost - self._cost)
-            if self._digest in shared.waiting.lines:
+            lines = shared.waiting.lines
+            if lines and self._digest in lines:
                 shared.waiting.room_came(self._digest)
 
     def _give_back(self) -> None:

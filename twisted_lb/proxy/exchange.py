@@ -49,7 +49,8 @@ class Exchange(Admission):
     )
 
     def __init__(self, shared: Shared, client: Client, head: RequestHead, framing: int) -> None:
-        super().__init__(shared, client, head, framing)
+        # Not super(): it runs for each request.
+        Admission.__init__(self, shared, client, head, framing)
         self._choices: Iterator[Backend] | None = None
         self._tried: set[Backend] | None = None  # the servers that have failed
         self._backend: Backend | None = None
