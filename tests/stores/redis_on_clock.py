@@ -79,7 +79,7 @@ class ToldStandby(Standby):
     def release(self, digest: str, tokens: int) -> None:
         self.released.append((digest, tokens))
 
-    def debts(self) -> tuple[list[tuple[str, int]], int]:
+    def debts(self, late: float = 0.0) -> tuple[list[tuple[str, int]], int]:
         owed, self.owed = self.owed, ([], 0)
         return owed
 
@@ -116,7 +116,7 @@ class StoreOnClock(SynchronousTestCase):
         server = self.endpoint.accept()
         *loads, self.greeted = server.commands()
         self.assertEqual([command[:2] for command in loads], [[b"SCRIPT", b"LOAD"]] * SCRIPTS)
-        server.reply(b"+sha\r\n" * SCRIPTS, b"*2\r\n:%d\r\n:1\r\n" % alive)
+        server.reply(b"+sha\r\n" * SCRIPTS, b"*3\r\n:%d\r\n:1\r\n:0\r\n" % alive)
         return server
 
     def reconnect(self, alive: int = 1) -> None:

@@ -28,7 +28,7 @@ class AnnouncementTests(StoreOnClock):
             self.clock.advance(ANNOUNCE_SECONDS)
             [command] = self.server.commands()
             self.assertEqual(command[2:], ANNOUNCEMENT)
-            self.server.reply(b"*2\r\n:%d\r\n:0\r\n" % alive)
+            self.server.reply(b"*3\r\n:%d\r\n:0\r\n:0\r\n" % alive)
             self.assertEqual(self.standby.instances, alive)
 
     def test_an_idle_connection_that_is_dead_is_noticed(self) -> None:
@@ -53,7 +53,7 @@ class AnnouncementTests(StoreOnClock):
         """An instance that Redis has forgotten is counted by nobody: it connects anew, and tells its counts."""
         self.clock.advance(ANNOUNCE_SECONDS)
         self.server.commands()
-        self.server.reply(b"*2\r\n:1\r\n:1\r\n")
+        self.server.reply(b"*3\r\n:1\r\n:1\r\n:0\r\n")
         self.assertIn("had forgotten this process", self.store.state().reason)
         self.clock.advance(0.5)
         self.server = self.connect()
@@ -139,7 +139,7 @@ class LeaseTests(StoreOnClock):
         self.end_of_turn()
         counts = {b"tokenlb:in_flight:{%s}" % digest_of(name).encode(): 1 for name in "ab"}
         self.assertEqual(self.restored(), (b"id2", counts))
-        self.server.reply(b"*2\r\n:2\r\n:0\r\n")
+        self.server.reply(b"*3\r\n:2\r\n:0\r\n:0\r\n")
         batch = self.batch()
         self.assertEqual((batch.constant[1], batch.released, batch.taken), (b"id2", [], [account("b")]))
 
@@ -152,7 +152,7 @@ class LeaseTests(StoreOnClock):
         self.assertEqual(list(self.restored()[1].values()), [2])
         self.end_of_turn()
         self.assertEqual(self.server.commands(), [])
-        self.server.reply(b"*2\r\n:1\r\n:0\r\n")
+        self.server.reply(b"*3\r\n:1\r\n:0\r\n:0\r\n")
         self.assertEqual(self.batch().released, [account("a")])
 
     def test_the_standby_hears_the_count(self) -> None:
@@ -182,7 +182,7 @@ class LeaseTests(StoreOnClock):
         self.reconnect()
         for size in (MAX_BATCH, 1):
             self.assertEqual(len(self.restored()[1]), size)
-            self.server.reply(b"*2\r\n:1\r\n:0\r\n")
+            self.server.reply(b"*3\r\n:1\r\n:0\r\n:0\r\n")
 
     def test_counts_that_cannot_be_written_are_an_outage(self) -> None:
         """An error to the counts closes the connection, and the next one has a new id and all counts."""

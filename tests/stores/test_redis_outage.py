@@ -354,7 +354,7 @@ class MemoryTests(StoreOnClock):
         store = RedisStore("redis://redis", self.clock, endpoint=(endpoint := FakeEndpoint()))
         store.start()
         server = endpoint.accept()
-        server.reply(b"+sha\r\n" * SCRIPTS, b"*2\r\n:1\r\n:1\r\n")
+        server.reply(b"+sha\r\n" * SCRIPTS, b"*3\r\n:1\r\n:1\r\n:0\r\n")
         first, second = Asker(), Asker()
         store.take(digest_of("a"), first)
         self.end_of_turn()

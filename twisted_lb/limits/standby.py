@@ -79,13 +79,13 @@ class _Share:
         self.at = max(self.at, now)
         self.spent += amount
 
-    def debt(self, now: float) -> int:
+    def debt(self, now: float, late: float) -> int:
         """What the store has to be charged, so that it has what is left here: below zero, to be given."""
         debt = self._refilled(self.first, self.since, now) - self.level_at(now)
         if self.parts == 1 or self.spent <= debt:
             return debt
         # Refill that was spent here, and was above the store's capacity: unless others were back before.
-        return debt + min(self.spent - debt, int(min(now - self.since, RETURN_SECONDS) * self.rate * MICROTOKENS))
+        return debt + min(self.spent - debt, int(min(now - self.since, late) * self.rate * MICROTOKENS))
 
     def _refilled(self, level: int, since: float, now: float) -> int:
         if now <= since:
@@ -238,22 +238,24 @@ class Standby:
         elif everyone is not None:
             self._pending_of_all += amount
 
-    def debts(self) -> tuple[list[tuple[str, int]], int]:
+    def debts(self, late: float = RETURN_SECONDS) -> tuple[list[tuple[str, int]], int]:
         """The outage is over: what to charge, in microtokens, for each digest and for everyone; negative gives back.
+
+        `late` is by how many seconds other instances were back before.
 
         To be called once for each outage.  What is left of the shares is known from then on; the rest is forgotten.
         """
         now = self.now()
         charges, of_all = self._pending, self._pending_of_all
         for digest, share in self._shares.items():
-            charges[digest] = charges.get(digest, 0) + share.debt(now)
+            charges[digest] = charges.get(digest, 0) + share.debt(now, min(late, RETURN_SECONDS))
             known = self._known(digest)
             if known is not None:
                 level = min(share.level_at(now) * share.parts, known[0].capacity * MICROTOKENS)
                 self.recent[digest] = known[0]._replace(level=level), now
         if self._share_of_all is not None and self._whole_of_all is not None:
             share, whole = self._share_of_all, self._whole_of_all
-            of_all += share.debt(now)
+            of_all += share.debt(now, min(late, RETURN_SECONDS))
             self._whole_of_all = _Share(whole.full, whole.rate, share.level_at(now) * share.parts, now)
         self._shares, self._pending, self._share_of_all, self._pending_of_all = {}, {}, None, 0
         return [(digest, amount) for digest, amount in charges.items() if amount], of_all

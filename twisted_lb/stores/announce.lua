@@ -1,7 +1,8 @@
 -- Say that an instance lives, forget those that are silent, and count the living.
 --   KEYS[1]  tokenlb:instances, a sorted set: instance id -> last announcement, in microseconds of Redis
 --   ARGV     instance id, microseconds of silence after which an instance is no more; ids that it had before
--- Reply: how many live, and 1 if this one had been forgotten, or is new; else 0.
+-- Reply: how many live; 1 if this one had been forgotten, or is new, else 0; and, of one that comes back under a new
+-- id, how many microseconds before it the first one came back.
 -- An announcement of the future is from before the clock of Redis went back: it is no sign of life for ever.
 
 local silence = tonumber(ARGV[2])
@@ -11,4 +12,12 @@ for i = 3, #ARGV do
 end
 call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. whole(now - silence))
 call('ZREMRANGEBYSCORE', KEYS[1], '(' .. whole(now + silence), '+inf')
-return {call('ZCARD', KEYS[1]), added}
+local late = 0
+if ARGV[3] then
+  late = now - (tonumber(call('GET', 'tokenlb:back') or '') or 0)
+  if late < 0 or late > silence then
+    late = 0
+    call('SET', 'tokenlb:back', now_text, 'PX', whole(floor(silence / 1000) + 1))
+  end
+end
+return {call('ZCARD', KEYS[1]), added, late}

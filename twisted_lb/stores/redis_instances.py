@@ -52,6 +52,7 @@ class Instance:
         """`new_id` gives an id that no instance ever had.  The number of live ones is told to `standby`."""
         self.id = new_id()
         self._ended: list[bytes] = []  # ids that were this instance's, and are still announced
+        self.late = 0.0  # seconds by which others were back before, when the connection was made
         self.in_flight: dict[str, int] = {}  # digest -> requests that this process admitted, and that are not over
         self._connection = connection
         self._announce = announce
@@ -79,6 +80,7 @@ class Instance:
         """The reply to an announcement: how many instances live, and whether this one was not known."""
         self._ended.clear()
         self._standby.instances = max(1, int(reply[0]))
+        self.late = reply[2] / 1_000_000
 
     def _announced_again(self, reply: list[Any]) -> None:
         self.announced(reply)

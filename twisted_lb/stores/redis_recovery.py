@@ -47,7 +47,7 @@ class Recovery:
         """The connection is ready: takings wait until Redis is up to date."""
         self._batches.hold()
         self._places = list(self._instance.in_flight.items())
-        debts, everyone = self._standby.debts()
+        debts, everyone = self._standby.debts(self._instance.late)
         for digest, microtokens in debts:
             self._owe(digest, microtokens)
         self._debt_of_everyone += everyone
