@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.interfaces import IN_FLIGHT, Taken
 from twisted_lb.limits.bucket import Bucket
-from twisted_lb.proxy.admission import preferred_wait
+from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.proxy.waiting import WaitingRoom
 
 

@@ -28,6 +28,7 @@ from twisted_lb.api_key import bearer_token
 
 USUAL_PAGE = 100
 LARGEST_PAGE = 200
+_PAGE_SIZE = re.compile(rb"[0-9]{1,3}")
 
 _IDLE_SECONDS = 60
 
@@ -125,6 +126,6 @@ def _page_asked_for(request: Request) -> tuple[str, int]:
     if len(after) > MAX_NAME_CHARACTERS or not after.isprintable():
         raise Refusal(400, f"after is not a name of up to {MAX_NAME_CHARACTERS} printable characters.")
     limit = request.args.get(b"limit", [b"%d" % USUAL_PAGE])[0]
-    if re.fullmatch(rb"[0-9]{1,3}", limit) is None or not 1 <= int(limit) <= LARGEST_PAGE:
+    if _PAGE_SIZE.fullmatch(limit) is None or not 1 <= int(limit) <= LARGEST_PAGE:
         raise Refusal(400, f"limit is not a whole number from 1 to {LARGEST_PAGE}.")
     return after, int(limit)

@@ -10,7 +10,6 @@ client has left.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from math import ceil
 
@@ -19,6 +18,7 @@ from zope.interface import implementer
 
 from twisted_lb.api_key import AmbiguousKey, digest, key_from_fields
 from twisted_lb.interfaces import ADDRESS, MICROTOKENS, IAsker, Taken
+from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.limits.pricing import PricingFailed, token_cost
 from twisted_lb.limits.refusal import STATUS, refusal
 from twisted_lb.proxy.surroundings import Client, Shared
@@ -31,23 +31,6 @@ RETRY_SOON = b"\r\nRetry-After: 1"
 TOKEN_COST = b"x-token-cost"
 
 _log = Logger()
-
-# RFC 7240 section 2: preferences are separated by commas, a value may be quoted, and parameters follow a ';'.
-_QUOTED = rb'"(?:[^"\\]|\\.)*"'
-_PREFERENCE = re.compile(
-    rb"[ \t,]*([^ \t,;=\"]+)[ \t]*(?:=[ \t]*(%b|[^ \t,;\"]*))?[^,\"]*(?:%b[^,\"]*)*(?:,|$)" % (_QUOTED, _QUOTED)
-)
-_SECONDS = re.compile(rb'"?([0-9]{1,9})"?')
-
-
-def preferred_wait(prefer: bytes) -> int:
-    """The N of `wait=N` in a Prefer field (RFC 7240 section 4.3); 0 where there is none."""
-    for preference in _PREFERENCE.finditer(prefer):
-        if preference[1].lower() == b"wait":
-            # Said again, it does not count (section 2).
-            seconds = _SECONDS.fullmatch(preference[2] or b"")
-            return int(seconds[1]) if seconds else 0
-    return 0
 
 
 @implementer(IAsker)

@@ -27,6 +27,9 @@ EXPECTED = (
 )
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NOT_PRINTABLE = re.compile(r"[^!-~]")
+_SERVICE = re.compile(r"[\w.-]+", re.ASCII)
+_DATABASE = re.compile(r"[0-9]{0,6}")
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
@@ -70,7 +73,7 @@ def place_of(host: str, port: int) -> str:
 def parse_redis_url(url: str) -> RedisAddress:
     """The parts of a Redis URL; raises ValueError with a text that names REDIS_URL and what was expected."""
     # User, password and path may hold any percent-encoded byte, but none that is not printable ASCII as it is.
-    if re.search(r"[^!-~]", url):
+    if _NOT_PRINTABLE.search(url):
         raise _bad("it holds a space, a control character or a character outside ASCII")
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
@@ -93,7 +96,7 @@ def parse_redis_url(url: str) -> RedisAddress:
         sentinels = tuple(_host_and_port(one, DEFAULT_SENTINEL_PORT) for one in hosts.split(","))
         service, _, db = path.partition("/")
         service = unquote(service) or DEFAULT_SERVICE
-        if not re.fullmatch(r"[\w.-]+", service, re.ASCII):
+        if not _SERVICE.fullmatch(service):
             raise _bad("what follows the sentinels is not the name of a master; in a password '/' is written %2F")
         return RedisAddress("", 0, "", username, password, _database(db), tls, sentinels, service)
     host, port = _host_and_port(hosts, DEFAULT_PORT)
@@ -120,7 +123,7 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
 
 def _database(text: str) -> int:
     db = text.strip("/")
-    if not re.fullmatch(r"[0-9]{0,6}", db):
+    if not _DATABASE.fullmatch(db):
         raise _bad("what follows the host is not a database number; in a password '/' is written %2F")
     return int(db or 0)
 

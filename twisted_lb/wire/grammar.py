@@ -59,11 +59,14 @@ UNDERSCORED_NAME = re.compile(rb"\r\n[^:_\r]*+_")
 # still become CRLF.
 BROKEN_LINE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
+# RFC 9110 section 5.6.4
+#   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
+QUOTED = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t \x21-\x7e\x80-\xff])*)"'
+
 # RFC 9112 section 7.1; sizes of up to 15 hex digits stay below 2**60.
 #   chunk = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
 #   chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )
-_QUOTED = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"'
-_EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?>(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)"
+_EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?>(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + QUOTED + rb"))?)"
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?>(?:" + _EXTENSION + rb")*)\r\n")
 
 # RFC 9110 section 7.2, RFC 3986 section 3.2: the host part may be empty only as a whole.
@@ -79,7 +82,7 @@ CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 # RFC 9110 section 5.6.4: text in which each quoted-string is closed, so that what is put behind it cannot
 # become a part of one.
-CLOSED_QUOTES = re.compile(rb"(?>(?:[^\"]|" + _QUOTED + rb")*)")
+CLOSED_QUOTES = re.compile(rb"(?>(?:[^\"]++|" + QUOTED + rb")*)")
 
 # RFC 9110 section 5.6.1, for the lists of tokens in Connection and Transfer-Encoding
 TOKEN_LIST = re.compile(TOKEN + rb"(?>(?:[ \t]*+,[ \t]*+" + TOKEN + rb")*)")
