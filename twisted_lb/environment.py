@@ -174,6 +174,7 @@ READERS: dict[str, Reader] = {
     "half_close_timeout": duration(),
     "keepalive_timeout": duration(),
     "keepalive_requests": whole(1, 1_000_000_000),
+    "max_refusals": whole(0, 1_000_000_000),
     "max_head_bytes": size(1024, 1024**2),
     "max_target_bytes": size(64, 1024**2),
     "max_header_fields": whole(1, 10_000),

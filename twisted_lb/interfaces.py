@@ -243,7 +243,7 @@ class IReply(Interface):
     """The client of one request that a door serves."""
 
     def write(data: bytes) -> None:
-        """Bytes of the response, head and all, in order."""
+        """Bytes of the response, head and all, in order; the head in one piece."""
 
     def finished(close: bool) -> None:
         """The response is whole.  `close`: the connection cannot carry another request.  Called once."""

@@ -51,6 +51,7 @@ class Settings:
     half_close_timeout: float = 1.0  # for a response to begin after the client has ended its sending side
     keepalive_timeout: float = 75.0  # an idle connection
     keepalive_requests: int = 10_000  # requests on one connection
+    max_refusals: int = 100  # in a row on one connection; 0: any number
     max_head_bytes: int = 32 * 1024
     max_target_bytes: int = 8 * 1024
     max_header_fields: int = 100

@@ -133,9 +133,9 @@ class DoorCall:
         self.reply = reply
         self.abandoned = 0
 
-    def answer(self, content: bytes = b"door", close: bool = False) -> None:
-        """Answer 200."""
-        self.reply.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
+    def answer(self, content: bytes = b"door", close: bool = False, status: bytes = b"200 OK") -> None:
+        """Answer."""
+        self.reply.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(content), content))
         self.reply.finished(close)
 
     def abandon(self) -> None:

@@ -79,7 +79,7 @@ class ResponseTests(SynchronousTestCase):
 
     def test_all_is_answered_in_the_end(self) -> None:
         """Requests that wait for the client to take earlier answers are answered when it does, also its last ones."""
-        world = World()
+        world = World(max_refusals=0)
         client = world.client()
         client.stop_taking()
         client.send(WITHOUT_KEY * 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.proxy.deadlines import NEVER, TICK_SECONDS, Sweeper
+from twisted_lb.proxy.deadlines import NEVER, SHARE_SECONDS, TICK_SECONDS, Sweeper
 
 
 class Watch:
@@ -47,6 +47,21 @@ class SweeperTests(SynchronousTestCase):
         watch = Watch(self.clock, self.sweeper, NEVER)
         self.clock.pump([TICK_SECONDS] * 1000)
         self.assertEqual(watch.passed, [])
+
+    def test_many_at_once(self) -> None:
+        """When the time of an iteration is used up, the rest of the deadlines is met in the next ones, each once."""
+        watches = [Watch(self.clock, self.sweeper, 0.0) for _ in range(10)]
+
+        class Slow(Watch):
+            def deadline_passed(self) -> None:
+                super().deadline_passed()
+                self._clock.rightNow += SHARE_SECONDS
+
+        slow = [Slow(self.clock, self.sweeper, 0.0) for _ in range(3)]
+        self.sweeper._tick()
+        self.assertLess(sum(len(watch.passed) for watch in slow), 2)
+        self.clock.pump([0.0] * 4)
+        self.assertEqual([len(watch.passed) for watch in watches + slow], [1] * 13)
 
     def test_moved_or_forgotten_meanwhile(self) -> None:
         """A deadline that another one's end moves, or forgets, in the same tick is not met."""

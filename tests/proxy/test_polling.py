@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.proxy.polling import Poller
+from twisted_lb.proxy.polling import MAX_EVENTS, TURN_SECONDS, Poller
 
 
 class FakeEpoll:
@@ -108,6 +108,86 @@ class PollerTests(SynchronousTestCase):
         self.poller.removeReader(one)
         self.descriptor(3)
         self.assertEqual(self.epoll.registered, {3: EPOLLIN})
+
+    def test_time_of_a_turn(self) -> None:
+        """After its time a turn ends: what was written goes out, and the other events come first in the next one."""
+        for fd in (3, 4, 5):
+            descriptor = self.descriptor(fd)
+
+            def read(descriptor: Descriptor = descriptor) -> None:
+                self.clock.rightNow += TURN_SECONDS * 0.6
+                self.poller.flush_later(descriptor)
+
+            descriptor.read = read
+        self.turn((3, EPOLLIN), (4, EPOLLIN), (5, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3), ("read", 4), ("flush", 3), ("flush", 4)])
+        self.log.clear()
+        self.turn((3, EPOLLIN))
+        self.assertEqual(self.log, [("read", 5), ("read", 3), ("flush", 5), ("flush", 3)])
+        self.log.clear()
+        self.turn()
+        self.assertEqual(self.log, [])
+
+    def test_undelivered_is_out_of_date(self) -> None:
+        """What a descriptor has not been told is not told to one that has its number now, nor while it is paused."""
+        first, second, third = self.descriptor(3), self.descriptor(4), self.descriptor(5)
+
+        def long() -> None:
+            self.clock.rightNow += TURN_SECONDS
+
+        first.read = long
+        self.turn((3, EPOLLIN), (4, EPOLLHUP), (5, EPOLLIN))
+        self.poller.removeReader(second)
+        self.descriptor(4)
+        self.poller.removeReader(third)
+        self.log.clear()
+        self.turn()
+        self.assertEqual(self.log, [])
+
+    def test_number_used_again(self) -> None:
+        """An event is not delivered to a descriptor that was registered after it was reported."""
+        first, second = self.descriptor(3), self.descriptor(4)
+
+        def replace() -> None:
+            self.poller.removeReader(second)
+            self.descriptor(4)
+
+        first.read = replace
+        self.turn((3, EPOLLIN), (4, EPOLLHUP))
+        self.assertEqual(self.log, [("read", 3)])
+        self.turn((4, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3), ("read", 4)])
+
+    def test_counted_turns(self) -> None:
+        """A turn counts once all events that were there have been delivered, however many turns that takes."""
+        descriptors = [self.descriptor(fd) for fd in range(3, 3 + MAX_EVENTS + 10)]
+        events = [(descriptor.fd, EPOLLIN) for descriptor in descriptors]
+        self.turn(*events[:MAX_EVENTS])
+        self.assertEqual(self.poller.turn, 0)
+        self.turn(*events[10:])
+        self.assertEqual(self.poller.turn, 1)
+        descriptors[0].read = lambda: setattr(self.clock, "rightNow", self.clock.seconds() + TURN_SECONDS)
+        self.turn(*events[:2])
+        self.assertEqual(self.poller.turn, 2)
+        descriptors[1].read = descriptors[0].read
+        self.turn()
+        self.assertEqual(self.poller.turn, 2)
+
+    def test_posted_work(self) -> None:
+        """What posted work writes goes out in one go, when the work is done."""
+        descriptor = self.descriptor(3)
+
+        class Work:
+            def resume(self) -> None:
+                test.poller.flush_later(descriptor)
+                test.poller.flush_later(descriptor)
+                test.log.append("resumed")
+
+        test = self
+        self.poller.posted.post(Work())
+        self.assertEqual(self.log, [])
+        self.clock.advance(0)
+        self.assertEqual(self.log, ["resumed", ("flush", 3), ("flush", 3)])
 
     def test_reads_before_writes(self) -> None:
         """All events of a turn are delivered before anything that they wrote is sent."""

@@ -166,7 +166,7 @@ class VisitTests(SynchronousTestCase):
         client = self.world.client()
         client.send(request("GET", "/door"))
         client.stop_taking()
-        self.door.calls[0].reply.write(b"x" * 100_000)
+        self.door.calls[0].reply.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000)
         self.world.wait(31)
         self.assertEqual((client.ended, self.door.calls[0].abandoned), (True, 1))
 

@@ -14,7 +14,7 @@ from twisted_lb.wire.head import (
     ResponseHead,
     read_request_head,
     read_response_head,
-    without_empty_lines,
+    skip_empty_lines,
 )
 
 MAX_RESPONSE_HEAD_BYTES = 64 * 1024
@@ -40,11 +40,11 @@ def read_request(pieces: Iterable[bytes]) -> tuple[RequestHead, Body] | None:
     """The first request, or None while its head is not whole.  Raises WireError."""
     feed = iter(pieces)
     data = b""
-    scanned = 0
+    scanned = empty_lines = 0
     for piece in feed:
         data += piece
         if data.startswith(b"\r\n"):
-            data = without_empty_lines(data)
+            data, empty_lines = skip_empty_lines(data, empty_lines)
             scanned = 0
         head = read_request_head(data, scanned, LIMITS)
         if head is not None:

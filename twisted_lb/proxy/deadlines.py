@@ -1,7 +1,7 @@
 """Deadlines are numbers on the connections; one coarse clock sweeps them.
 
 A timer per request would cost more than the request's parsing.  So a deadline is met late, by at
-most two ticks, and never early.
+most two ticks, and never early.  Where many are over at once, each iteration of the reactor takes some of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 TICK_SECONDS = 0.25
 NEVER = float("inf")
+# Of an iteration of the reactor; and then the deadline that is under way.
+SHARE_SECONDS = 0.002
 
 
 class Watched(Protocol):
@@ -32,6 +34,8 @@ class Sweeper:
         self._reactor = reactor
         self._wall_offset = wall_offset
         self._call: IDelayedCall | None = None
+        self._passed: list[Watched] = []  # that have not been told
+        self._rest: IDelayedCall | None = None  # when they are
         self.watched: set[Watched] = set()
         self._read_clock()
 
@@ -44,15 +48,30 @@ class Sweeper:
         self._call = self._reactor.callLater(TICK_SECONDS, self._tick)
 
     def stop(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        for call in (self._call, self._rest):
+            if call is not None:
+                call.cancel()
+        self._call = self._rest = None
 
     def _tick(self) -> None:
         self._call = self._reactor.callLater(TICK_SECONDS, self._tick)
         self._read_clock()
+        if self._rest is None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell those whose deadline is over, for some time."""
+        self._rest = None
+        seconds = self._reactor.seconds
+        end = seconds() + SHARE_SECONDS
         now = self.now - TICK_SECONDS
-        for one in [one for one in self.watched if one.deadline < now]:
+        passed = self._passed or [one for one in self.watched if one.deadline < now]
+        for position, one in enumerate(passed, 1):
             # An earlier one's end may have moved or ended this one.
             if one.deadline < now and one in self.watched:
                 one.deadline_passed()
+                if seconds() >= end:
+                    self._passed = passed[position:]
+                    self._rest = self._reactor.callLater(0, self._tell)
+                    return
+        self._passed = []

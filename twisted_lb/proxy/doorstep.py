@@ -8,10 +8,9 @@ from typing import Any, Protocol
 from twisted.internet.protocol import Protocol as TwistedProtocol
 
 from twisted_lb.interfaces import IDoor
-from twisted_lb.problem import CONTENT_TYPE, problem
+from twisted_lb.proxy.local_response import problem_response
 from twisted_lb.proxy.surroundings import Shared
 from twisted_lb.settings import Settings
-from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.head import HeadLimits
 
 
@@ -56,7 +55,5 @@ class TurnedAway(TwistedProtocol):
         self._detail = detail
 
     def connectionMade(self) -> None:
-        body = problem(503, self._detail)
-        fields = b"\r\nContent-Type: %b\r\nRetry-After: 1" % CONTENT_TYPE.encode()
-        self.transport.write(own_head(503, b"Service Unavailable", fields, len(body), True, 1) + body)
+        self.transport.write(problem_response(None, 503, self._detail, b"\r\nRetry-After: 1", {}, True))
         self.transport.loseConnection()

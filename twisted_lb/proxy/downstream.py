@@ -4,12 +4,14 @@ The states are methods that take what was read, chosen at the transition (`self.
 
     _read_head -> _read_body -> _wait -> _read_head ...      a request, its body, its response
     any -> _discard                                          closing: what still comes is dropped
+
+A request that was answered here and not by a server cost its client nothing.  So the next one of its connection is
+posted (see `posted`), and so is the rest of a body that comes in tiny chunks: others do not wait for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -18,17 +20,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.limits.addresses import network_of
-from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.proxy.deadlines import NEVER
+from twisted_lb.proxy.dispatch import dispatch
 from twisted_lb.proxy.doorstep import Doorstep
 from twisted_lb.proxy.exchange import Exchange
+from twisted_lb.proxy.local_response import problem_response
+from twisted_lb.proxy.progress import BodyProgress
 from twisted_lb.proxy.relay import BACKLOG, NOT_NOW, Tap, Throttle
-from twisted_lb.proxy.visit import LastStop, Visit
+from twisted_lb.proxy.visit import Visit
 from twisted_lb.wire.body import Decoder, decoder
 from twisted_lb.wire.errors import RequestError
-from twisted_lb.wire.forwarding import Hop, own_head
+from twisted_lb.wire.forwarding import Hop
 from twisted_lb.wire.framing import request_framing
-from twisted_lb.wire.head import RequestHead, nominated, read_request_head, without_empty_lines
+from twisted_lb.wire.head import RequestHead, nominated, read_request_head, skip_empty_lines
 
 # Read ahead of a response: pipelined requests.
 MAX_BACKLOG_BYTES = 64 * 1024
@@ -59,14 +63,17 @@ class DownstreamConnection(Protocol):
         self._settings = doorstep.settings
         self._buffer = b""
         self._scanned = 0  # bytes of an unfinished head that were looked at
+        self._empty_lines = 0  # before it
         self._step = self._read_head
         self._advancing = False
         self._head: RequestHead | None = None
         self._exchange: Exchange | Visit | None = None
         self._decoder: Decoder | None = None
-        self._received = 0  # bytes of request content
-        self._received_then = 0  # ... when the present deadline was set
+        self._progress = BodyProgress()
         self._requests = 0
+        self._posted = False  # what is in the buffer waits for its turn
+        self._answered_here = False  # the last request was, and not by a server
+        self._refusals = 0  # in a row
         self.left = False  # the client will send no more
 
     def connectionMade(self) -> None:
@@ -89,24 +96,51 @@ class DownstreamConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
-        if not self._advancing:
+        if self._posted:
+            # There is enough to do.
+            self.tap.hold(BACKLOG)
+        elif self._answered_here and self._step == self._read_head:
+            self._post()
+        elif not self._advancing:
             self._advance()
+
+    def _post(self) -> None:
+        """Go on with the buffer when others have had their turn."""
+        self._posted = True
+        self._doorstep.shared.posted.post(self)
+
+    # Work
+
+    def resume(self) -> None:
+        """Go on with the buffer."""
+        self._posted = False
+        self._advance()
+        if self.left and not self._posted:
+            self._all_received()
+
+    def give_up(self) -> None:
+        """End the connection."""
+        self.transport.abortConnection()
 
     def _advance(self) -> None:
         """Use what was read, as far as the state goes; exchanges that end at once make no recursion."""
         self._advancing = True
         try:
-            while self._buffer and self._step():
+            while self._buffer and not self._posted and self._step():
                 pass
         except RequestError as error:
             self._request_refused(error)
         finally:
             self._advancing = False
+        if self.tap.held and not self._posted and self._step != self._wait:
+            # All there is has been used.
+            self.tap.release(BACKLOG)
 
     def _read_head(self) -> bool:
         data = self._buffer
         if data[:2] == b"\r\n":
-            self._buffer = data = without_empty_lines(data)
+            data, self._empty_lines = skip_empty_lines(data, self._empty_lines)
+            self._buffer = data
             self._scanned = 0
             if not data:
                 return False
@@ -120,42 +154,22 @@ class DownstreamConnection(Protocol):
                 # The rest of it will never come.
                 self._close()
             return False
-        self._scanned = 0
+        self._scanned = self._empty_lines = 0
         self._head = head
         self._requests += 1
         framing = request_framing(head)
         self._buffer = rest = data[head.size :]
-        notable = head.notable
-        # RFC 9110 section 10.1.1: in HTTP/1.0 it means nothing.
-        if b"expect" in notable and head.minor and [one.lower() for one in notable[b"expect"]] != [b"100-continue"]:
-            raise RequestError(417, "The only expectation that can be met is 100-continue.")
-        limit = self._settings.max_body_bytes
-        if limit and framing > limit:
-            raise RequestError(413, f"A request body has at most {limit} bytes.")
-        if head.method == b"TRACE":
-            # It would echo the key to whoever can make a browser send it.
-            raise RequestError(501, "TRACE is not served here.")
-        shared = self._doorstep.shared
-        door = self._doorstep.door
-        exchange: Exchange | Visit
-        if door.owns(head.target.partition(b"?")[0]):
-            if framing > door.max_body_bytes:
-                raise RequestError(413, f"A body for this path has at most {door.max_body_bytes} bytes.")
-            exchange = Visit(door, self, head)
-        elif head.method == b"OPTIONS" and notable.get(b"max-forwards") == [b"0"]:
-            # RFC 9110 section 7.6.2: it is ours to answer.
-            exchange = Visit(LastStop(), self, head)
-        else:
-            exchange = Exchange(shared, self, head, framing)
+        exchange = dispatch(self._doorstep, self, head, framing)
+        self._answered_here = isinstance(exchange, Visit)
         self._exchange = exchange
         if not framing:
             self._await_response()
             exchange.start(b"", True, [])
             return True
-        self._received = self._received_then = 0
+        self._progress.start()
         self._step = self._read_body
         self.deadline = self._sweeper.now + self._settings.body_timeout
-        self._decoder = body = decoder(framing, _refuse, nominated(notable))
+        self._decoder = body = decoder(framing, _refuse, nominated(head.notable))
         content = body.feed(rest) if rest else b""
         self._content_received(body, content)
         exchange.start(content, body.done, body.trailers)
@@ -175,9 +189,10 @@ class DownstreamConnection(Protocol):
 
     def _content_received(self, body: Decoder, content: bytes) -> None:
         """Keep the books of a request body: its limit and its end."""
-        self._received += len(content)
+        progress = self._progress
+        progress.received += len(content)
         limit = self._settings.max_body_bytes
-        if limit and self._received > limit:
+        if limit and progress.received > limit:
             raise RequestError(413, f"A request body has at most {limit} bytes.")
         self._buffer = body.rest
         if body.done:
@@ -199,9 +214,9 @@ class DownstreamConnection(Protocol):
         return False
 
     def _discard(self) -> bool:
-        self._received += len(self._buffer)
+        self._progress.received += len(self._buffer)
         self._buffer = b""
-        if self._received > LINGER_BYTES:
+        if self._progress.received > LINGER_BYTES:
             self.transport.abortConnection()
         return False
 
@@ -220,19 +235,21 @@ class DownstreamConnection(Protocol):
 
     def answer(self, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}) -> None:
         """Answer the present request with a problem; a connection whose request is not whole ends with it."""
-        close = self._decoder is not None or self.closing()
+        self._answered_here = True
+        close = self.answered(status) or self._decoder is not None or self.closing()
         self._write_problem(status, detail, fields, members, close)
         self.exchange_done(close)
+
+    def answered(self, status: int) -> bool:
+        """The present request is answered here; whether this was one refusal too many, and the connection ends."""
+        self._refusals = self._refusals + 1 if 400 <= status < 500 else 0
+        return self._refusals >= self._settings.max_refusals > 0
 
     def _write_problem(
         self, status: int, detail: str, fields: bytes, members: Mapping[str, object], close: bool
     ) -> None:
-        head = self._head
-        body = problem(status, detail, **members)
-        fields = b"\r\nContent-Type: %b\r\nDate: %b%b" % (CONTENT_TYPE.encode(), self._sweeper.date, fields)
-        reason = HTTPStatus(status).phrase.encode()
-        data = own_head(status, reason, fields, len(body), close, head.minor if head else 1)
-        self.transport.write(data if head is not None and head.method == b"HEAD" else data + body)
+        fields = b"\r\nDate: " + self._sweeper.date + fields
+        self.transport.write(problem_response(self._head, status, detail, fields, members, close))
 
     def exchange_done(self, close: bool) -> None:
         """The response is written: on to the next request, or to the end."""
@@ -259,9 +276,13 @@ class DownstreamConnection(Protocol):
         else:
             self._step = self._read_head
             self.deadline = self._sweeper.now + self._settings.keepalive_timeout
-            self.tap.release(BACKLOG | NOT_NOW)
-            if self._buffer and not self._advancing:
-                self._advance()
+            self.tap.release(NOT_NOW if self._buffer else BACKLOG | NOT_NOW)
+            if not self._answered_here:
+                self._refusals = 0
+                if self._buffer and not self._advancing:
+                    self._advance()
+            elif self._buffer:
+                self._post()
 
     def cut(self, reset: bool) -> None:
         """The response cannot be completed: end the connection so that the client can tell."""
@@ -304,7 +325,7 @@ class DownstreamConnection(Protocol):
         """Say that nothing more comes, and give the client time to read it."""
         self._decoder = None
         self._buffer = b""
-        self._received = 0
+        self._progress.start()
         self._step = self._discard
         self.deadline = self._sweeper.now + self._settings.send_timeout
         self.throttle.disconnect()
@@ -316,7 +337,7 @@ class DownstreamConnection(Protocol):
         if self._step == self._read_head and not self._buffer:
             self._close()
         elif self._step == self._read_body and self._body_progressed():
-            self._received_then = self._received
+            self._progress.next_period()
             self.deadline = self._sweeper.now + self._settings.body_timeout
         elif self._step in (self._read_head, self._read_body):
             self._request_refused(RequestError(408, "The request was not received in time."))
@@ -333,8 +354,11 @@ class DownstreamConnection(Protocol):
 
     def _body_progressed(self) -> bool:
         """Whether the client has sent enough since the deadline was set, or was kept from it by what it waits for."""
-        wanted = max(1, self._settings.min_body_rate * self._settings.body_timeout)
-        return self.tap.held or self._waits() or self._received - self._received_then >= wanted
+        seconds = self._settings.body_timeout
+        progress = self._progress
+        return progress.in_sensible_chunks(seconds) and (
+            self.tap.held or self._waits() or progress.enough(seconds, self._settings.min_body_rate)
+        )
 
     def drain(self) -> None:
         """End the connection as soon as it has no exchange."""
@@ -344,6 +368,11 @@ class DownstreamConnection(Protocol):
     def readConnectionLost(self) -> None:
         """The client sends no more; a response that it waits for it still gets."""
         self.left = True
+        if not self._posted:
+            self._all_received()
+
+    def _all_received(self) -> None:
+        """All that the client has sent was looked at.  It sends no more."""
         # One that waits for a token or for a server has nothing to lose but its place, and a client that has
         # gone must not take anybody else's.
         if self._waits() or self._decoder is not None or (self._exchange is None and self._step != self._wait):
@@ -365,6 +394,8 @@ class DownstreamConnection(Protocol):
         if not self._doorstep.by_address[self.address]:
             del self._doorstep.by_address[self.address]
         self._sweeper.watched.discard(self)
+        # It may be posted still.
+        self._buffer = b""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from socket import AddressFamily
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from twisted_lb.proxy.doorstep import Doorstep, TurnedAway
 from twisted_lb.proxy.downstream import DownstreamConnection
 from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.polling import Poller
+from twisted_lb.proxy.posted import PostedWork
 from twisted_lb.proxy.queue import FairQueue
 from twisted_lb.proxy.retry import RetryBudget
 from twisted_lb.proxy.surroundings import Seen, Shared
@@ -34,6 +36,8 @@ from twisted_lb.settings import Settings
 DRAIN_POLL_SECONDS = 0.05
 # Connections that the kernel takes ahead of us; it has a limit of its own, net.core.somaxconn.
 BACKLOG = 4096
+# Connections that are taken at a time: what comes after them waits until others have had their turn.
+MAX_ACCEPTS = 16
 
 
 class Retries(NamedTuple):
@@ -80,6 +84,7 @@ class ProxyFactory(Factory):
         """
         self._reactor = reactor
         self.poller = Poller(reactor) if dial is None else None
+        self.posted = self.poller.posted if self.poller else PostedWork(reactor.seconds, partial(reactor.callLater, 0))
         self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
         self._settings = settings
         self._dial = dial or self._dial_tcp
@@ -104,6 +109,7 @@ class ProxyFactory(Factory):
                 seconds=reactor.seconds,
                 settings=settings,
                 waiting=WaitingRoom(reactor, settings.max_waiting),
+                posted=self.posted,
                 pricing=pricing,
                 familiar=familiar,
             ),
@@ -191,9 +197,16 @@ class ProxyFactory(Factory):
             pool.close()
 
 
+def _accept_some(port: tcp.Port) -> None:
+    # Twisted takes 100 at a time, and more when there were as many.
+    port.numberAccepts = min(port.numberAccepts, MAX_ACCEPTS)
+    tcp.Port.doRead(port)
+
+
 def _with_our_transports(port: IListeningPort, factory: Any) -> IListeningPort:
     if isinstance(port, tcp.Port):
         port.transport = factory.accepted
+        port.doRead = partial(_accept_some, port)  # type: ignore[method-assign]
         # Twisted's 50 are too few for a burst of clients, who would then wait a second or more for
         # the kernel to take their connection.
         port.socket.listen(max(port.backlog or 0, BACKLOG))
@@ -221,5 +234,5 @@ async def stop_listening(port: IListeningPort) -> None:
     """Close a port, but first take the connections that the kernel has accepted for it."""
     if isinstance(port, tcp.Port) and port.connected:
         port.numberAccepts = BACKLOG
-        port.doRead()
+        tcp.Port.doRead(port)
     await maybeDeferred(port.stopListening)

@@ -15,7 +15,7 @@ from zope.interface import implementer
 # The reasons to hold a tap.
 PEER_FULL = 1  # the other side's write buffer is full
 NOT_NOW = 2  # what was read already must be used first
-BACKLOG = 4  # later requests wait for the response to this one
+BACKLOG = 4  # what was read already waits: later requests for the present response, or posted work for its turn
 
 
 class Tap:

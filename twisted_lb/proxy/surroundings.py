@@ -12,6 +12,7 @@ from twisted_lb.limits.pricing import Pricing
 from twisted_lb.proxy.connections import ConnectionPool
 from twisted_lb.proxy.deadlines import Sweeper
 from twisted_lb.proxy.fleet import Fleet
+from twisted_lb.proxy.posted import PostedWork
 from twisted_lb.proxy.queue import FairQueue
 from twisted_lb.proxy.relay import Tap, Throttle
 from twisted_lb.proxy.retry import RetryBudget
@@ -40,7 +41,7 @@ class Client(Protocol):
     def wait_over(self) -> None:
         """The request, which waited for tokens or for a server, goes on: now it is up to the client again."""
 
-    def answer(self, status: int, detail: str, fields: bytes, members: Mapping[str, object]) -> None:
+    def answer(self, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}) -> None:
         """Answer the request with a problem made here, with these extension members; the exchange is over."""
 
     def exchange_done(self, close: bool) -> None:
@@ -71,6 +72,7 @@ class Shared:
         waiting: WaitingRoom,
         pricing: Pricing,
         familiar: FamiliarKeys | None,
+        posted: PostedWork,
     ) -> None:
         """`limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
 
@@ -88,6 +90,7 @@ class Shared:
         self.settings = settings
         self.waiting = waiting
         self.familiar = familiar
+        self.posted = posted
         self.misspoken: set[str] = set()  # servers that sent an X-Token-Cost which is none
         self.counts_in_flight: bool = buckets.counts_in_flight
         self.pricing = pricing  # of requests that come from now on

@@ -1,7 +1,7 @@
 """A request that a door serves instead of a server: the user API, on the connection of the proxied traffic.
 
 The body is collected first, which is bounded, so the door gets a whole request and never sees a slow
-client.
+client.  Then the request is posted: a door takes ten times as long as the proxy, and costs the client no token.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from zope.interface import implementer
 
 from twisted_lb.interfaces import IDoor, IReply, IServing
+from twisted_lb.proxy.posted import PostedWork
 from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.head import RequestHead
 
@@ -42,6 +43,9 @@ class Visitor(Protocol):
 
     transport: Any
 
+    def answered(self, status: int) -> bool:
+        """The response begins with this status; whether this connection ends after it for that reason."""
+
     def answer(self, status: int, detail: str) -> None:
         """Answer with a problem made here; the visit is over."""
 
@@ -56,15 +60,30 @@ class Visitor(Protocol):
 class Visit:
     """One request and its response; towards the client's connection it is used like an Exchange."""
 
-    __slots__ = ("_door", "_client", "_head", "_content", "_size", "_serving", "_over", "_abandoned")
+    __slots__ = (
+        "_door",
+        "_client",
+        "_posted",
+        "_head",
+        "_content",
+        "_size",
+        "_serving",
+        "_begun",
+        "_close",
+        "_over",
+        "_abandoned",
+    )
 
-    def __init__(self, door: IDoor, client: Visitor, head: RequestHead) -> None:
+    def __init__(self, door: IDoor, client: Visitor, posted: PostedWork, head: RequestHead) -> None:
         self._door = door
         self._client = client
+        self._posted = posted
         self._head = head
         self._content: list[bytes] = []
         self._size = 0
         self._serving: IServing | None = None
+        self._begun = False  # the response's head has gone out
+        self._close = False  # and has said that the connection ends
         self._over = False
         self._abandoned = False
 
@@ -84,7 +103,18 @@ class Visit:
             return
         self._content.append(content)
         if whole:
+            self._posted.post(self)
+
+    # Work
+
+    def resume(self) -> None:
+        """Serve the request now, unless the client has left."""
+        if not self._over:
             self._serve()
+
+    def give_up(self) -> None:
+        """End the connection."""
+        self._client.transport.abortConnection()
 
     def _serve(self) -> None:
         head = self._head
@@ -110,6 +140,12 @@ class Visit:
     def write(self, data: bytes) -> None:
         if self._over:
             return
+        if not self._begun:
+            self._begun = True
+            # "HTTP/1.1 200": a door writes a head in one piece.
+            self._close = self._client.answered(int(data[9:12]))
+            if self._close and b"\r\nConnection: close\r\n" not in data:
+                data = data.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         self._client.transport.write(data)
 
     def finished(self, close: bool) -> None:
@@ -117,7 +153,7 @@ class Visit:
             return
         self._over = True
         self._serving = None
-        self._client.exchange_done(close or self._client.closing())
+        self._client.exchange_done(close or self._close or self._client.closing())
 
     def abandon(self) -> None:
         """The client has left."""

@@ -48,7 +48,8 @@ RESPONSE_HEAD = re.compile(
 # RFC 9112 section 3: a method longer than any that is implemented is 501; this is the beginning of one.
 LONG_METHOD = re.compile(TOKEN.removesuffix(b"++") + b"{%d}" % (MAX_METHOD_BYTES + 1))
 
-# RFC 9112 section 2.2: empty lines before a request line are ignored.
+# RFC 9112 section 2.2: at least one empty line before a request line is ignored.
+MAX_EMPTY_LINES = 64
 EMPTY_LINES = re.compile(rb"(?>(?:\r\n)+)")
 
 FIELD_LINE = re.compile(TOKEN + rb":" + FIELD_TEXT)

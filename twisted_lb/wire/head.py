@@ -19,6 +19,7 @@ from twisted_lb.wire.grammar import (
     EMPTY_LINES,
     FIELD_LINE,
     LONG_METHOD,
+    MAX_EMPTY_LINES,
     MAX_METHOD_BYTES,
     REQUEST_HEAD,
     REQUEST_LINE,
@@ -175,10 +176,18 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     return head
 
 
-def without_empty_lines(data: bytes) -> bytes:
-    """`data` from its first line that is not empty; what comes before a request line like this is no fault."""
+def skip_empty_lines(data: bytes, before: int) -> tuple[bytes, int]:
+    """`data` from its first line that is not empty, and how many empty ones there were with the `before` of earlier.
+
+    RFC 9112 section 2.2: they are no fault.  Raises RequestError when there are more than MAX_EMPTY_LINES, since a
+    client could keep us busy with them.
+    """
     found = EMPTY_LINES.match(data)
-    return data[found.end() :] if found else data
+    size = found.end() if found else 0
+    lines = before + size // 2
+    if lines > MAX_EMPTY_LINES:
+        raise RequestError(400, f"There are more than {MAX_EMPTY_LINES} empty lines before the request line.")
+    return data[size:], lines
 
 
 def read_response_head(data: bytes, scanned: int, max_bytes: int) -> ResponseHead | None:

@@ -58,6 +58,7 @@ LINES = [
     Case("bare LFs make no request", "9112 2.2", b"GET / HTTP/1.1\nHost: a.test\n\n", BAD),
     Case("an empty line before a request is ignored", "9112 2.2", b"\r\n" + get(), Request()),
     Case("many empty lines before a request are ignored", "9112 2.2", b"\r\n" * 9 + get(), Request()),
+    Case("empty lines without end are refused", "9112 2.2", b"\r\n" * 65 + get(), BAD),
     Case("a bare LF before a request is refused", "9112 2.2", b"\n" + get(), BAD),
     Case("a CR before a request is refused", "9112 2.2", b"\r" + get(), BAD),
     Case("white space before a request is refused", "9112 2.2", b"\r\n " + get(), BAD),

@@ -1,0 +1,44 @@
+"""Whether a client sends a request body fast enough: enough content, in chunks of a sensible size.
+
+The time is divided into periods.  In each of them the content must go on by a number of bytes that grows with the
+time, so that a body cannot be dripped for ever, and with the chunks: each costs this process as much as hundreds of
+bytes, so a body that goes on in tiny ones for a whole period is treated as a slow one.
+"""
+
+from __future__ import annotations
+
+# A client may send so many chunks of any size each second: events, or the strokes of a key.
+FREE_CHUNKS_PER_SECOND = 100
+# Of those beyond, on average.
+MIN_CHUNK_BYTES = 16
+
+
+class BodyProgress:
+    """The content of one connection's present request."""
+
+    __slots__ = ("received", "chunks", "_received_then", "_chunks_then")
+
+    def __init__(self) -> None:
+        self.received = 0  # bytes of content
+        self.chunks = 0
+        # ... when the period began.
+        self._received_then = 0
+        self._chunks_then = 0
+
+    def start(self) -> None:
+        """A body begins."""
+        self.received = self.chunks = self._received_then = self._chunks_then = 0
+
+    def next_period(self) -> None:
+        """A period begins."""
+        self._received_then = self.received
+        self._chunks_then = self.chunks
+
+    def in_sensible_chunks(self, seconds: float) -> bool:
+        """Whether the chunks of this period of `seconds` were few, or large enough."""
+        beyond = self.chunks - self._chunks_then - FREE_CHUNKS_PER_SECOND * seconds
+        return beyond * MIN_CHUNK_BYTES <= self.received - self._received_then
+
+    def enough(self, seconds: float, rate: int) -> bool:
+        """Whether at least `rate` bytes per second came in this period, and one byte in any case."""
+        return self.received - self._received_then >= max(1, rate * seconds)
