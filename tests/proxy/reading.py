@@ -108,6 +108,13 @@ def _read_response(data: bytes, method: str, ended: bool) -> tuple[Response, byt
     return Response(status, fields, body, trailers), rest
 
 
+def read_chunks(data: bytes) -> bytes:
+    """The content of one whole chunked body."""
+    content, _, rest = _read_chunks(data)
+    assert not rest, rest
+    return content
+
+
 def _read_chunks(data: bytes) -> tuple[bytes, list[bytes], bytes]:
     body = b""
     while True:

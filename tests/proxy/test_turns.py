@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -11,6 +12,7 @@ from tests.proxy.transports import HERE, FakeTransport
 from twisted_lb.backend import Backend
 from twisted_lb.proxy.connections import ConnectionPool
 from twisted_lb.proxy.deadlines import Sweeper
+from twisted_lb.proxy.posted import PostedWork
 from twisted_lb.proxy.upstream import UpstreamConnection, UpstreamFailure
 from twisted_lb.settings import Settings
 
@@ -60,8 +62,9 @@ class TurnTests(SynchronousTestCase):
             self.transport = FakeTransport(clock, HERE)
             self.transport.connect(factory.buildProtocol(None))
 
+        posted = PostedWork(clock.seconds, partial(clock.callLater, 0))
         self.pool = ConnectionPool(
-            Backend("server1", "127.0.0.1", 1), clock, Sweeper(clock, 0.0), self.turns, Settings(), dial
+            Backend("server1", "127.0.0.1", 1), clock, Sweeper(clock, 0.0), self.turns, posted, Settings(), dial
         )
         self.asker = Asker()
         self.pool.connect(self.asker)

@@ -77,6 +77,8 @@ def read_body(framing: int, begun: bytes, feed: Iterable[bytes], refuse: Callabl
             rest += piece
         elif piece:
             content += body.feed(piece)
+            while body.rest and not body.done:
+                content += body.feed(body.rest)
     return Body(framing, content, body.trailers, body.rest + rest, body.done)
 
 

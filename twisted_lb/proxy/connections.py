@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from twisted_lb.backend import Backend
 from twisted_lb.proxy.deadlines import Sweeper
+from twisted_lb.proxy.posted import PostedWork
 from twisted_lb.proxy.upstream import UpstreamConnection
 from twisted_lb.settings import Settings
 
@@ -50,7 +51,14 @@ class ConnectionPool:
     """All connections to one server."""
 
     def __init__(
-        self, backend: Backend, reactor: Any, sweeper: Sweeper, turns: Turns, settings: Settings, dial: Dial
+        self,
+        backend: Backend,
+        reactor: Any,
+        sweeper: Sweeper,
+        turns: Turns,
+        posted: PostedWork,
+        settings: Settings,
+        dial: Dial,
     ) -> None:
         """`reactor` resolves names; `dial(host, port, factory, timeout)` opens a connection to an address."""
         self.backend = backend
@@ -61,6 +69,7 @@ class ConnectionPool:
         self._settings = settings
         self._dial = dial
         self._turns = turns
+        self._posted = posted
         self._idle: list[UpstreamConnection] = []
         # Idle since this turn.  A server that says more than it announced mostly says it at once: a
         # turn later the poller has heard it, and nobody else's request has met it.
@@ -96,7 +105,7 @@ class ConnectionPool:
     def build(self, waiting: Waiting) -> UpstreamConnection:
         """A protocol for a connection that is about to be made; `waiting` hears of it when it is."""
         connection = UpstreamConnection(
-            self.backend, self, self._sweeper, self._settings.upstream_timeout, waiting.connected
+            self.backend, self, self._sweeper, self._posted, self._settings.upstream_timeout, waiting.connected
         )
         self._open.add(connection)
         self.opened += 1

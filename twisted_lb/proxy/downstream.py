@@ -191,6 +191,7 @@ class DownstreamConnection(Protocol):
         """Keep the books of a request body: its limit and its end."""
         progress = self._progress
         progress.received += len(content)
+        progress.chunks = body.chunks
         limit = self._settings.max_body_bytes
         if limit and progress.received > limit:
             raise RequestError(413, f"A request body has at most {limit} bytes.")
@@ -198,6 +199,8 @@ class DownstreamConnection(Protocol):
         if body.done:
             self._await_response()
             self._decoder = None
+        elif body.rest:
+            self._post()
 
     def _await_response(self) -> None:
         self._step = self._wait

@@ -129,7 +129,7 @@ class ProxyFactory(Factory):
         """Requests may be sent to it."""
         turns = self.poller or NoTurns()
         self.pools[backend] = ConnectionPool(
-            backend, self._reactor, self.sweeper, turns, self._settings, self._dial
+            backend, self._reactor, self.sweeper, turns, self.posted, self._settings, self._dial
         )
 
     def backend_removed(self, backend: Backend) -> None:

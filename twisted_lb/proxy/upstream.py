@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 
 from twisted_lb.backend import Backend
 from twisted_lb.proxy.deadlines import NEVER, Sweeper
-from twisted_lb.proxy.relay import Tap, Throttle
+from twisted_lb.proxy.posted import PostedWork
+from twisted_lb.proxy.relay import BACKLOG, Tap, Throttle
 from twisted_lb.wire.body import Decoder, decoder
 from twisted_lb.wire.errors import ResponseError
 from twisted_lb.wire.framing import UNTIL_CLOSE, response_framing
@@ -84,6 +85,7 @@ class UpstreamConnection(TwistedProtocol):
         backend: Backend,
         home: Home,
         sweeper: Sweeper,
+        posted: PostedWork,
         timeout: float,
         opened: Callable[[UpstreamConnection], None],
     ) -> None:
@@ -95,6 +97,7 @@ class UpstreamConnection(TwistedProtocol):
         self.idle_turn = 0  # the poller's turn in which it became idle
         self._home = home
         self._sweeper = sweeper
+        self._posted = posted
         self._timeout = timeout
         self._opened: Callable[[UpstreamConnection], None] | None = opened
         self._asking: Asking | None = None
@@ -103,6 +106,7 @@ class UpstreamConnection(TwistedProtocol):
         self._heard = False  # a byte of the response came
         self._interims = 0
         self._buffer = b""
+        self._unread = b""  # of a body, received, and posted
         self._head: ResponseHead | None = None
         self._framing = 0
         self._decoder: Decoder | None = None
@@ -211,6 +215,8 @@ class UpstreamConnection(TwistedProtocol):
             self._end(surplus)
         else:
             self.deadline = self._sweeper.now + self._timeout
+            if surplus:
+                self._post(surplus)
         asking.response_begun(head, framing, content, body.done, body.trailers)
 
     def _receive_body(self, asking: Asking, data: bytes) -> None:
@@ -221,9 +227,36 @@ class UpstreamConnection(TwistedProtocol):
             self._end(body.rest)
         else:
             self.deadline = self._sweeper.now + self._timeout
+            if body.rest:
+                self._post(body.rest)
             if not content:
                 return
         asking.response_went_on(content, body.done, body.trailers)
+
+    def _post(self, data: bytes) -> None:
+        """A body that comes in tiny chunks goes on when others have had their turn."""
+        self._unread = data
+        self.tap.hold(BACKLOG)
+        self._posted.post(self)
+
+    # Work
+
+    def resume(self) -> None:
+        """Go on with the body."""
+        data, self._unread = self._unread, b""
+        asking = self._asking
+        if asking is None or not data:
+            return
+        try:
+            self._receive_body(asking, data)
+        except ResponseError as error:
+            self._fail(UpstreamFailure(502, error.detail))
+        if not self._unread:
+            self.tap.release(BACKLOG)
+
+    def give_up(self) -> None:
+        """End the connection."""
+        self.transport.abortConnection()
 
     def _end(self, surplus: bytes) -> None:
         """The response is whole: part from the exchange."""
@@ -242,6 +275,9 @@ class UpstreamConnection(TwistedProtocol):
         self._asking = None
         self._decoder = None
         self._buffer = b""
+        if self._unread:
+            self._unread = b""
+            self.tap.release(BACKLOG)
         self.deadline = NEVER
         self.throttle.disconnect()
 
