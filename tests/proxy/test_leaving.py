@@ -141,3 +141,84 @@ class LeavingTests(SynchronousTestCase):
         self.world.server.last.send(response(b"hello"))
         self.assertEqual(other.response().body, b"hello")
         self.assertEqual(self.world.in_flight, [0])
+
+
+class LeavingUnreadTests(SynchronousTestCase):
+    """Clients that leave when more of what they have sent waits than is read ahead."""
+
+    MUCH = 200_000
+
+    def leave_waiting(self, world: World, first: bytes) -> None:
+        """A client sends much, has to wait, and ends its direction."""
+        client = world.client()
+        client.send(first + request("GET", "/later") * (self.MUCH // 100))
+        self.assertFalse(client.transport.reading)
+        self.assertFalse(client.ended)
+        client.finish()
+        world.settle()
+        self.assertTrue(client.ended)
+
+    def test_waiting_for_tokens(self) -> None:
+        """One that waits for a token is given up, takes none, and no server is asked."""
+        world = World(rate_per_sec=1.0)
+        self.leave_waiting(world, request("GET", "/", b"Prefer: wait=30"))
+        world.wait(5.0)
+        self.assertEqual((world.dialled, world.in_flight), ([], [0]))
+        self.assertEqual(len(world.factory.doorstep.shared.waiting), 0)
+
+    def test_waiting_with_a_body(self) -> None:
+        """The same for one whose body is read no further until there is a token."""
+        world = World(rate_per_sec=1.0)
+        client = world.client()
+        client.send(request("POST", "/", b"Prefer: wait=30", b"Content-Length: 300000"), b"x" * self.MUCH)
+        self.assertFalse(client.transport.reading)
+        client.finish()
+        world.wait(5.0)
+        self.assertEqual((client.ended, world.dialled), (True, []))
+
+    def test_waiting_for_a_server(self) -> None:
+        """One that waits for a server with room loses its place, and its token is given back: no server was asked."""
+        world = World(maxconn=1)
+        world.asked()
+        self.leave_waiting(world, request("GET", "/"))
+        self.assertEqual(world.in_flight, [1])
+        self.assertEqual(len(world.buckets.given_back), 1)
+        world.server.last.send(response())
+        self.assertEqual(world.in_flight, [0])
+
+    def test_pipelining(self) -> None:
+        """One whose response does not begin in HALF_CLOSE_TIMEOUT is given up, and its later requests are not begun."""
+        world = World(half_close_timeout=1.0)
+        client = world.client()
+        client.send(request() + request("GET", "/later") * (self.MUCH // 100))
+        self.assertFalse(client.transport.reading)
+        client.finish()
+        world.wait(0.5)
+        self.assertFalse(client.ended)
+        world.wait(1.5)
+        self.assertTrue(client.ended and world.server.last.ended)
+        self.assertEqual((len(world.buckets.asked), world.in_flight), (1, [0]))
+
+    def test_still_there(self) -> None:
+        """One that has only ended its direction gets the responses to all its requests."""
+        world = World(half_close_timeout=1.0)
+        client = world.client()
+        count = self.MUCH // 100
+        client.send(request() * count)
+        self.assertFalse(client.transport.reading)
+        client.finish()
+        for _ in range(count):
+            world.server.last.send(response(b"a"))
+        self.assertEqual(len(client.responses()), count)
+        self.assertTrue(client.ended)
+        self.assertEqual(world.in_flight, [0])
+
+    def test_long_response(self) -> None:
+        """A response that has begun goes on, however long it takes."""
+        world = World(half_close_timeout=1.0)
+        client = world.client()
+        client.send(request() + request("GET", "/later") * (self.MUCH // 100))
+        world.server.last.send(response(b"x" * 100)[:-50])
+        client.finish()
+        world.wait(10.0)
+        self.assertFalse(client.ended)

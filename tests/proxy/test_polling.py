@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -66,6 +66,9 @@ class Descriptor:
     def readConnectionLost(self, reason: Failure) -> None:
         self.log.append(("read lost", self.fd, reason.type))
 
+    def readConnectionEnding(self) -> None:
+        self.log.append(("read ending", self.fd))
+
     def connectionLost(self, reason: Failure) -> None:
         self.log.append(("lost", self.fd, reason.type))
 
@@ -99,6 +102,34 @@ class PollerTests(SynchronousTestCase):
         self.poller.removeWriter(one)
         self.poller.removeWriter(one)
         self.assertEqual(self.epoll.registered, {})
+
+    def test_end_while_paused(self) -> None:
+        """One that is paused hears once that the other side sends no more, and is still read when it is resumed."""
+        one = self.descriptor(3)
+        self.poller.pause_reader(one)
+        self.assertEqual(self.epoll.registered, {3: EPOLLRDHUP})
+        self.turn((3, EPOLLRDHUP))
+        self.assertEqual((self.log, self.epoll.registered), ([("read ending", 3)], {}))
+        self.poller.addReader(one)
+        self.assertEqual(self.epoll.registered, {3: EPOLLIN})
+        self.turn((3, EPOLLIN))
+        self.assertEqual(self.log, [("read ending", 3), ("read", 3)])
+        self.poller.pause_reader(one)
+        self.poller.addWriter(one)
+        self.assertEqual(self.epoll.registered, {3: EPOLLRDHUP | EPOLLOUT})
+        self.turn((3, EPOLLRDHUP | EPOLLOUT))
+        self.assertEqual(self.log[2:], [("read ending", 3), ("write", 3)])
+        self.poller.removeWriter(one)
+        self.poller.pause_reader(one)
+        self.poller.removeReader(one)
+        self.assertEqual(self.epoll.registered, {})
+
+    def test_lost_while_paused(self) -> None:
+        """One that is paused hears that its connection was reset."""
+        one = self.descriptor(3)
+        self.poller.pause_reader(one)
+        self.turn((3, EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        self.assertEqual((self.log, self.epoll.registered), ([("lost", 3, ConnectionLost)], {}))
 
     def test_closed_without_a_word(self) -> None:
         """A descriptor whose socket is closed already is forgotten, and its number can be used again."""

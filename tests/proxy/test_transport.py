@@ -85,6 +85,9 @@ class FakePoller:
     def removeWriter(self, descriptor: object) -> None:
         self.writing = False
 
+    def pause_reader(self, descriptor: object) -> None:
+        self.reading = False
+
     def flush_later(self, transport: Any) -> None:
         """At the end of the turn; between turns these tests do not wait for the reactor."""
         self.unsent.append(transport)

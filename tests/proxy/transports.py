@@ -45,6 +45,7 @@ class FakeTransport:
         self._inbox = b""  # what has reached this machine and is not read
         self._fin = False  # the peer has ended its direction
         self._fin_read = False
+        self._paused = False
 
     def connect(self, protocol: Protocol) -> None:
         """The connection is made."""
@@ -77,6 +78,13 @@ class FakeTransport:
         self._fin = True
         if noticed:
             self.deliver()
+            self._tell_ending()
+
+    def _tell_ending(self) -> None:
+        """As ServerTransport does while reading is paused."""
+        ending = getattr(self._protocol, "readConnectionEnding", None)
+        if self._fin and self._paused and self.connected and not self._fin_read and ending is not None:
+            ending()
 
     def reset(self) -> None:
         """The peer, or the network, ends the connection at once."""
@@ -167,10 +175,14 @@ class FakeTransport:
 
     def pauseProducing(self) -> None:
         self.reading = False
+        self._paused = True
+        if self._fin:
+            self._clock.callLater(0, self._tell_ending)
 
     def resumeProducing(self) -> None:
         if self.connected and not self.disconnecting and not self.aborted:
             self.reading = True
+            self._paused = False
             self._clock.callLater(0, self.deliver)
 
     def stopProducing(self) -> None:

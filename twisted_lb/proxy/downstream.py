@@ -74,7 +74,8 @@ class DownstreamConnection(Protocol):
         self._posted = False  # what is in the buffer waits for its turn
         self._answered_here = False  # the last request was, and not by a server
         self._refusals = 0  # in a row
-        self.left = False  # the client will send no more
+        self.left = False  # the client sends no more
+        self._all_read = False  # and what it has sent was read
 
     def connectionMade(self) -> None:
         transport = self.transport
@@ -115,7 +116,7 @@ class DownstreamConnection(Protocol):
         """Go on with the buffer."""
         self._posted = False
         self._advance()
-        if self.left and not self._posted:
+        if self._all_read and not self._posted:
             self._all_received()
 
     def give_up(self) -> None:
@@ -150,7 +151,7 @@ class DownstreamConnection(Protocol):
             if not self._scanned and data != b"\r":
                 self.deadline = self._sweeper.now + self._settings.head_timeout
             self._scanned = len(data)
-            if self.left:
+            if self._all_read:
                 # The rest of it will never come.
                 self._close()
             return False
@@ -173,7 +174,7 @@ class DownstreamConnection(Protocol):
         content = body.feed(rest) if rest else b""
         self._content_received(body, content)
         exchange.start(content, body.done, body.trailers)
-        if self.left and self._step == self._read_body:
+        if self._all_read and self._step == self._read_body:
             # The rest of it will never come.
             self.transport.loseConnection()
         return True
@@ -231,7 +232,7 @@ class DownstreamConnection(Protocol):
         return (
             head is None
             or not head.keep_alive
-            or (self.left and not self._buffer)
+            or (self._all_read and not self._buffer)
             or self._doorstep.draining
             or self._requests >= self._settings.keepalive_requests
         )
@@ -261,7 +262,7 @@ class DownstreamConnection(Protocol):
         if self._decoder is not None:
             # The response came before the request was whole.
             self._linger()
-        elif close and self._buffer and not self.left:
+        elif close and self._buffer and not self._all_read:
             # More of what this client goes on sending would reset the connection under its response.
             self._linger()
         elif close:
@@ -274,7 +275,7 @@ class DownstreamConnection(Protocol):
         if self.throttle.full:
             self._step = self._wait
             self.deadline = self._sweeper.now + self._settings.send_timeout
-        elif self.left and not self._buffer:
+        elif self._all_read and not self._buffer:
             self._close()
         else:
             self._step = self._read_head
@@ -368,20 +369,30 @@ class DownstreamConnection(Protocol):
         if self._exchange is None and self._step == self._read_head and not self._buffer:
             self._close()
 
-    def readConnectionLost(self) -> None:
-        """The client sends no more; a response that it waits for it still gets."""
+    def readConnectionEnding(self) -> None:
+        """The client sends no more, and what it has sent is not read yet, since it has to wait for something."""
         self.left = True
+        self._client_left()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more, and all that it has sent was read; a response that it waits for it still gets."""
+        self.left = self._all_read = True
         if not self._posted:
             self._all_received()
 
     def _all_received(self) -> None:
-        """All that the client has sent was looked at.  It sends no more."""
-        # One that waits for a token or for a server has nothing to lose but its place, and a client that has
-        # gone must not take anybody else's.
-        if self._waits() or self._decoder is not None or (self._exchange is None and self._step != self._wait):
+        """All that the client has sent was looked at."""
+        if self._decoder is not None or (self._exchange is None and self._step != self._wait):
+            self.transport.loseConnection()
+        else:
+            self._client_left()
+
+    def _client_left(self) -> None:
+        """Most clients that send no more are gone, and only a write would tell."""
+        if self._waits():
+            # It has nothing to lose but its place, and a client that has gone must not take anybody else's.
             self.transport.loseConnection()
         elif self._step == self._wait and not self.throttle.full:
-            # Most clients that look like this are gone, and only a write would tell.
             self.deadline = self._sweeper.now + self._settings.half_close_timeout
 
     def _waits(self) -> bool:

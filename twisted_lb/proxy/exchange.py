@@ -341,7 +341,9 @@ class Exchange(Admission):
         self._end()
         self._leave_line()
         if self.queued:
+            # No server was asked.
             self._shared.queue.leave(self)
+            self._settle(0)
         if self._upstream is not None:
             # The response is on its way and nobody wants it.
             self._upstream.drop()

@@ -15,7 +15,7 @@ To its transports it is the reactor: it provides what they need of IReactorFDSet
 from __future__ import annotations
 
 from collections.abc import Callable
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -82,13 +82,17 @@ class Poller:
     # IReactorFDSet, for the transports
 
     def addReader(self, descriptor: Any) -> None:
-        self._change(descriptor, EPOLLIN, 0)
+        self._change(descriptor, EPOLLIN, EPOLLRDHUP)
 
     def addWriter(self, descriptor: Any) -> None:
         self._change(descriptor, EPOLLOUT, 0)
 
     def removeReader(self, descriptor: Any) -> None:
-        self._change(descriptor, 0, EPOLLIN)
+        self._change(descriptor, 0, EPOLLIN | EPOLLRDHUP)
+
+    def pause_reader(self, descriptor: Any) -> None:
+        """Do not read, but call `descriptor.readConnectionEnding()` once when the other side sends no more."""
+        self._change(descriptor, EPOLLRDHUP, EPOLLIN)
 
     def removeWriter(self, descriptor: Any) -> None:
         self._change(descriptor, 0, EPOLLOUT)
@@ -191,6 +195,10 @@ class Poller:
             elif event & (EPOLLHUP | EPOLLERR):
                 reading = bool(self._events[fd] & EPOLLIN)
                 why = ConnectionDone() if reading else ConnectionLost()
+            elif event & EPOLLRDHUP and self._events[fd] & EPOLLRDHUP:
+                # It stays so: once is enough.
+                self._change(descriptor, 0, EPOLLRDHUP)
+                descriptor.readConnectionEnding()
             if why is None and event & EPOLLOUT:
                 reading = False
                 why = descriptor.doWrite()

@@ -92,7 +92,17 @@ class _OneCall(_Base):
 
 
 class ServerTransport(_OneCall, tcp.Server):
-    """A client's connection."""
+    """A client's connection.  Its protocol hears of the end of the client's direction also while reading is paused."""
+
+    def pauseProducing(self) -> None:
+        """Read no more for now."""
+        if self.connected and not self.disconnecting:
+            self.reactor.pause_reader(self)
+
+    def readConnectionEnding(self) -> None:
+        """The client sends no more; what it has sent is not read yet."""
+        protocol: Any = self.protocol
+        protocol.readConnectionEnding()
 
 
 class ClientTransport(_OneCall, tcp.Client):
