@@ -124,14 +124,16 @@ class TurnTests(SynchronousTestCase):
 
     def test_one_refusal_at_a_time(self) -> None:
         """Of many pipelined requests without a key, each iteration answers one, and others are served in between."""
-        flood, other = self.world.client(), self.world.client()
+        other, upstream = self.world.asked()
+        upstream.send(response())
+        flood = self.world.client()
         flood.transport.deliver(WITHOUT_KEY * 50)
-        self.assertEqual(self.answers(flood), 1)
-        for answered in range(2, 6):
+        self.assertEqual(self.answers(flood), 0)
+        for answered in range(1, 6):
             self.iterate()
             self.assertEqual(self.answers(flood), answered)
-        other.transport.deliver(request())
-        self.assertEqual(self.world.dialled, [("127.0.0.1", 9001)])
+        other.transport.deliver(request("GET", "/2"))
+        self.assertIn(b"GET /2 ", upstream.received)
         self.world.settle()
         self.assertEqual(self.answers(flood), 50)
 
@@ -161,12 +163,11 @@ class TurnTests(SynchronousTestCase):
     def test_one_request_a_segment(self) -> None:
         """Requests that come one by one wait as well when the one before was refused."""
         flood = self.world.client()
-        flood.transport.deliver(WITHOUT_KEY)
-        self.assertEqual(self.answers(flood), 1)
-        flood.transport.deliver(WITHOUT_KEY)
-        self.assertEqual(self.answers(flood), 1)
-        self.world.settle()
-        self.assertEqual(self.answers(flood), 2)
+        for answered in (1, 2, 3):
+            flood.transport.deliver(WITHOUT_KEY)
+            self.assertEqual(self.answers(flood), answered - 1)
+            self.world.settle()
+            self.assertEqual(self.answers(flood), answered)
 
     def test_reading_is_held(self) -> None:
         """A client is not read while what it has sent waits, and is read again when that is done."""
@@ -179,6 +180,14 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(flood.transport.unread, len(WITHOUT_KEY))
         self.world.settle()
         self.assertEqual((self.answers(flood), flood.transport.reading), (5, True))
+
+    def test_new_connection(self) -> None:
+        """The first request of a connection waits for its turn, so that opening many is no way past the others."""
+        client = self.world.client()
+        client.transport.deliver(request())
+        self.assertEqual(self.world.dialled, [])
+        self.iterate()
+        self.assertEqual(self.world.dialled, [("127.0.0.1", 9001)])
 
     def test_paying_client(self) -> None:
         """A request whose predecessor was served by a server is begun at once."""

@@ -5,8 +5,9 @@ The states are methods that take what was read, chosen at the transition (`self.
     _read_head -> _read_body -> _wait -> _read_head ...      a request, its body, its response
     any -> _discard                                          closing: what still comes is dropped
 
-A request that was answered here and not by a server cost its client nothing.  So the next one of its connection is
-posted (see `posted`), and so is the rest of a body that comes in tiny chunks: others do not wait for them.
+A request that is answered here and not by a server costs its client nothing.  So what follows it on its connection,
+and what comes first on a new one, is posted (see `posted`), and so is the rest of a body that comes in tiny chunks: a
+client whose last request was served by a server does not wait for them.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class DownstreamConnection(Protocol):
         self._progress = BodyProgress()
         self._requests = 0
         self._posted = False  # what is in the buffer waits for its turn
-        self._answered_here = False  # the last request was, and not by a server
+        self._answered_here = True  # no server has answered the last request; there was none yet
         self._refusals = 0  # in a row
         self.left = False  # the client sends no more
         self._all_read = False  # and what it has sent was read
@@ -174,7 +175,7 @@ class DownstreamConnection(Protocol):
         content = body.feed(rest) if rest else b""
         self._content_received(body, content)
         exchange.start(content, body.done, body.trailers)
-        if self._all_read and self._step == self._read_body:
+        if self._all_read and self._step == self._read_body and not self._posted:
             # The rest of it will never come.
             self.transport.loseConnection()
         return True
