@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError, TimeoutError
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, TimeoutError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import Names
+from twisted_lb import probes
 from twisted_lb.backend import Backend
 from twisted_lb.fleet_spec import Ejection, HealthCheck
 from twisted_lb.health.fleet import Health
-from twisted_lb.probes import MAX_CONTENT_BYTES, Probes
+from twisted_lb.probes import MAX_CONTENT_BYTES, READ_SECONDS, Probes
 
 CHECK = HealthCheck("/healthz?deep=1", interval=10.0, timeout=2.0)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
 class RecordingHealth(Health):
@@ -57,8 +59,13 @@ class Connection:
     def answer(self, data: bytes) -> None:
         self._protocol.dataReceived(data)
 
-    def close(self) -> None:
-        self._protocol.connectionLost(Failure(ConnectionDone()))
+    def close(self, error: Exception = ConnectionDone()) -> None:
+        self._protocol.connectionLost(Failure(error))
+
+    @property
+    def read(self) -> bool:
+        """Whether the check would read what the server sends."""
+        return self.transport.producerState == "producing"
 
 
 class ProbeCase(SynchronousTestCase):
@@ -96,7 +103,7 @@ class RequestTests(ProbeCase):
             connection.request,
             [
                 b"GET /healthz?deep=1 HTTP/1.1",
-                b"Accept-Encoding: gzip",
+                b"Accept: */*",
                 b"Connection: close",
                 b"Host: 127.0.0.1:9001",
                 b"User-Agent: twisted_lb health check",
@@ -147,6 +154,8 @@ class VerdictTests(ProbeCase):
         """An expected status with a whole answer passes; all else fails, in words."""
         moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
         cut = "it closed the connection without a whole answer"
+        unusable = "its answer cannot be used:"
+        doubtful = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
         cases: list[tuple[bytes, bool, str]] = [
             (OK, False, "passed"),
             (b"HTTP/1.1 204 No Content\r\n\r\n", False, "passed"),
@@ -156,7 +165,12 @@ class VerdictTests(ProbeCase):
             (moved, False, "passed"),
             (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", False, "status 404, expected 200-399"),
             (b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\n", False, "status 503, expected 200-399"),
-            (b"SSH-2.0-OpenSSH_9.6\r\n", True, "its answer cannot be used: ParseError"),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", False, f"{unusable} The server's response is not HTTP/1.1"),
+            (b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", False, f"{unusable} The server's response is not HTTP/1.1"),
+            (doubtful, False, f"{unusable} The server's response has both Content-Length and Transfer-Encoding"),
+            (OK + b"and more", False, "passed"),
+            (EARLY + OK, False, "passed"),
+            (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", False, "passed"),
         ]
         for answer, closes, expected in cases:
             self.setUp()
@@ -217,6 +231,45 @@ class VerdictTests(ProbeCase):
         connection.answer(b"x")
         self.assertEqual((self.health.told, connection.closed), ([("s1", "passed")], True))
 
+    def test_endless_answers(self) -> None:
+        """An answer without an end fails the check as soon as it passes a bound of the data path, and costs no more."""
+        head, nobody = "head is longer than 65536 bytes", "sent an interim response that nobody asked for"
+        endless = [(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", head), (b"HTTP/1.1 200 OK\r\nX: ", b"y" * 99, head)]
+        endless += [(b"", EARLY, nobody), (b"", b"HTTP/1.1 100 Continue\r\n\r\n", nobody)]
+        for begin, piece, fault in endless:
+            self.setUp()
+            connection = self.first()
+            connection.answer(begin + piece)
+            fed = 0
+            while not self.health.told:
+                self.assertTrue(fed <= 66_000, piece)
+                connection.answer(piece)
+                fed += len(piece)
+            [(_, why)] = self.health.told
+            self.assertIn(fault, why)
+            self.assertTrue(connection.closed)
+            connection.answer(piece * 1000)
+            self.assertEqual(len(self.health.told), 1)
+
+    def test_reset(self) -> None:
+        """An answer that only the end of the connection ends is not whole when that is a reset."""
+        connection = self.first()
+        connection.answer(b"HTTP/1.0 200 OK\r\n\r\nas long as")
+        connection.close(ConnectionLost())
+        self.assertEqual(self.health.told, [("s1", "it closed the connection without a whole answer")])
+
+    def test_a_drip_is_read_at_leisure(self) -> None:
+        """After a piece that leaves the answer unfinished, the next read comes a hundredth of a second later."""
+        connection = self.first()
+        for piece in (OK[:1], OK[1:20]):
+            self.assertTrue(connection.read)
+            connection.answer(piece)
+            self.assertFalse(connection.read)
+            self.reactor.advance(READ_SECONDS)
+        self.assertTrue(connection.read)
+        connection.answer(OK[20:])
+        self.assertEqual(self.health.told, [("s1", "passed")])
+
     def test_late_loop(self) -> None:
         """When the loop was late, an answer that waits to be read still counts."""
         connection = self.first()
@@ -267,6 +320,25 @@ class ScheduleTests(ProbeCase):
         connection.answer(OK)
         self.reactor.advance(0)
         self.assertEqual(self.asked(), 2)
+
+    def test_so_many_at_a_time(self) -> None:
+        """One check more than may be under way begins when another is over; one that was given up never begins."""
+        self.patch(probes, "MAX_CHECKS", 1)
+        third = Backend("s3", "127.0.0.1", 9003)
+        self.probes = self.probing(CHECK, [*self.backends, third])
+        self.draws = [0.0, 0.01, 0.02]
+        self.probes.start()
+        self.reactor.pump([0.1] * 3)
+        self.assertEqual([port for _, port, *_ in self.reactor.tcpClients], [9001])
+        self.probes.follow([self.backends[0], third])
+        Connection(self.reactor, 0).answer(OK)
+        self.assertEqual([port for _, port, *_ in self.reactor.tcpClients], [9001, 9003])
+        # Its time runs from its beginning.
+        self.reactor.advance(1.9)
+        Connection(self.reactor, 1).answer(OK)
+        self.assertEqual(self.health.told, [("s1", "passed"), ("s3", "passed")])
+        self.reactor.advance(8.0)
+        self.assertEqual(self.asked(), 3)
 
     def test_goes_on(self) -> None:
         """After a failure it is asked again."""

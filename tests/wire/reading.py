@@ -9,6 +9,7 @@ from twisted_lb.wire.body import decoder
 from twisted_lb.wire.errors import RequestError, ResponseError, WireError
 from twisted_lb.wire.framing import request_framing, response_framing
 from twisted_lb.wire.head import (
+    MAX_RESPONSE_HEAD_BYTES,
     HeadLimits,
     RequestHead,
     ResponseHead,
@@ -17,7 +18,6 @@ from twisted_lb.wire.head import (
     skip_empty_lines,
 )
 
-MAX_RESPONSE_HEAD_BYTES = 64 * 1024
 LIMITS = HeadLimits()
 
 # Byte by byte, a long message would take minutes and say no more than in pieces of this size.

@@ -21,10 +21,13 @@ from twisted_lb.proxy.relay import BACKLOG, Tap, Throttle
 from twisted_lb.wire.body import Decoder, decoder
 from twisted_lb.wire.errors import ResponseError
 from twisted_lb.wire.framing import UNTIL_CLOSE, response_framing
-from twisted_lb.wire.head import ResponseHead, nominated, read_response_head
-
-MAX_RESPONSE_HEAD_BYTES = 64 * 1024  # precedents: nginx 4 to 8 KiB, Go 10 MiB, Node 16 KiB, Envoy 60 KiB
-MAX_INTERIM_RESPONSES = 32  # before one final response
+from twisted_lb.wire.head import (
+    MAX_INTERIM_RESPONSES,
+    MAX_RESPONSE_HEAD_BYTES,
+    ResponseHead,
+    nominated,
+    read_response_head,
+)
 
 NO_TRAILERS: list[bytes] = []
 

@@ -73,6 +73,10 @@ NOTABLE_IN_RESPONSE = HOP_BY_HOP | {
 _split_request = field_splitter(NOTABLE_IN_REQUEST).split
 _split_response = field_splitter(NOTABLE_IN_RESPONSE).split
 
+# How much a server may send before and in its final response head.
+MAX_RESPONSE_HEAD_BYTES = 64 * 1024  # precedents: nginx 4 to 8 KiB, Go 10 MiB, Node 16 KiB, Envoy 60 KiB
+MAX_INTERIM_RESPONSES = 32  # before one final response
+
 # Said twice, these have two readings.
 SINGLETONS = frozenset(
     (b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"apikey", b"max-forwards")
