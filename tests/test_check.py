@@ -32,10 +32,13 @@ def described(text: str, **settings: Any) -> str:
 class DescriptionTests(SynchronousTestCase):
     def test_everything(self) -> None:
         """Each thing that the file says is there as the program understands it."""
-        said = described(ALL, listen=("tcp:80", "tcp6:80"), workers=3, redis_url="redis://h:1", head_timeout=7.5)
+        health = ("tcp:9091", "tcp:9092")
+        more = {"health_listen": health, "redis_url": "redis://h:1", "head_timeout": 7.5}
+        said = described(ALL, listen=("tcp:80", "tcp6:80"), workers=3, **more)
         for part in (
             "public     tcp:80, tcp6:80\n",
             "workers    3\n",
+            "health     tcp:9091, tcp:9092\n",
             "settings   HEAD_TIMEOUT=7.5\n",
             "balancer   sticky, secret=...\n",
             "pricing    mine:Class, key=..., factor=...\n",

@@ -28,6 +28,11 @@ class ShortageTests(SynchronousTestCase):
         """One file less is said, with both settings that would mend it."""
         self.assertIn("MAX_CONNECTIONS=1000 may need 2100 open files", shortage(2099, 1000))
 
+    def test_operators(self) -> None:
+        """Each connection of an operator needs one file."""
+        self.assertEqual(shortage(2110, 1000, 10), "")
+        self.assertIn("may need 2110 open files", shortage(2109, 1000, 10))
+
     def test_infinite(self) -> None:
         """A system without a limit is never short."""
         self.assertEqual(shortage(resource.RLIM_INFINITY, 10**9), "")

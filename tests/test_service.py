@@ -74,6 +74,15 @@ class BuildTests(SynchronousTestCase):
         self.assertNotEqual(bound[0][2], "ProxyFactory")
 
 
+    def test_health(self) -> None:
+        """Each endpoint of HEALTH_LISTEN is bound, with one process and with several."""
+        for more in ({}, {"workers": 2, "redis_url": "redis://127.0.0.1:1"}):
+            reactor = MemoryReactorClock()
+            service: Any = build(reactor, plan_of(health_listen=("tcp:3", "tcp:4"), listen=(), **more))
+            service.privilegedStartService()
+            self.assertEqual([port for port, *_ in reactor.tcpServers], [9090, 3, 4])
+
+
 class AnnouncementTests(SynchronousTestCase):
     def said(self, plan: Plan, *ports: FakePort) -> str:
         """What is logged when all parts run."""
@@ -116,6 +125,7 @@ class AnnouncementTests(SynchronousTestCase):
             (IPv4Address("TCP", "127.0.0.2", 80), "http://127.0.0.2:80"),
             (IPv6Address("TCP", "::", 80), "http://localhost:80"),
             (IPv6Address("TCP", "::1", 80), "http://[::1]:80"),
+            (UNIXAddress(b"/run/lb.sock"), "unix:/run/lb.sock"),
         ]
         for address, expected in cases:
             port: Any = FakePort(address)

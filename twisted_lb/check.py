@@ -14,7 +14,7 @@ from twisted_lb.settings import Settings
 from twisted_lb.stores.redis_url import parse_redis_url
 
 # Shown by themselves, or in words, or secret.
-SHOWN = {"listen", "admin_listen", "servers_file", "redis_url", "data_dir", "workers", "admin_token"}
+SHOWN = {"listen", "admin_listen", "health_listen", "servers_file", "redis_url", "data_dir", "workers", "admin_token"}
 SHOWN |= {"redis_sentinel_password"}
 
 
@@ -28,6 +28,7 @@ def description(plan: Plan) -> str:
     lines = {
         "public": ", ".join(settings.listen),
         "admin": settings.admin_listen + (", with a token" if settings.admin_token else ""),
+        "health": ", ".join(settings.health_listen) or "on the admin listener only",
         "store": store,
         "workers": str(settings.workers),
         "settings": ", ".join(_other_settings(settings)) or "all others have their defaults",

@@ -139,6 +139,7 @@ def _header_families(text: str) -> tuple[str, ...]:
 READERS: dict[str, Reader] = {
     "listen": Reader("a list of endpoints such as tcp:80 or tcp6:8080, separated by spaces", _endpoints),
     "admin_listen": Reader("one server endpoint such as tcp:9090:interface=127.0.0.1", _endpoint),
+    "health_listen": Reader("a list of endpoints such as tcp:9091, separated by spaces", _endpoints),
     "servers_file": Reader("a file name", str),
     # What a Redis URL is, the store knows.
     "redis_url": Reader("any text", str),
@@ -162,6 +163,7 @@ READERS: dict[str, Reader] = {
     "max_wait": duration(lowest=0),
     "max_waiting": whole(0, 1_000_000),
     "admin_token": Reader("any text", str),
+    "admin_max_connections": whole(1, 1_000_000),
     "rate_limit_headers": Reader("x-ratelimit, ratelimit, both with a space between, or none", _header_families),
     "connect_timeout": duration(),
     "upstream_timeout": duration(),

@@ -22,9 +22,12 @@ def raise_open_files() -> int:
     return hard
 
 
-def shortage(limit: int, max_connections: int) -> str:
-    """What to tell the operator when `max_connections` clients could need more than `limit` files, else nothing."""
-    needed = 2 * max_connections + SPARE
+def shortage(limit: int, max_connections: int, operators: int = 0) -> str:
+    """What to tell the operator when `max_connections` clients could need more than `limit` files, else nothing.
+
+    `operators` is how many connections of operators and probes there may be, which need one each.
+    """
+    needed = 2 * max_connections + operators + SPARE
     if limit in (-1, resource.RLIM_INFINITY) or needed <= limit:
         return ""
     return (

@@ -141,6 +141,7 @@ def _redis_problems(settings: Settings) -> list[str]:
 def _endpoint_problems(settings: Settings, reactor: Any) -> list[str]:
     problems = []
     listeners = [("LISTEN", endpoint) for endpoint in settings.listen]
+    listeners += [("HEALTH_LISTEN", endpoint) for endpoint in settings.health_listen]
     for name, endpoint in [*listeners, ("ADMIN_LISTEN", settings.admin_listen)]:
         try:
             serverFromString(reactor, endpoint)

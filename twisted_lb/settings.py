@@ -12,6 +12,7 @@ class Settings:
 
     listen: tuple[str, ...] = ("tcp:8080",)
     admin_listen: str = "tcp:9090:interface=127.0.0.1"
+    health_listen: tuple[str, ...] = ()  # for /livez and /readyz only; admin_listen has them too
     servers_file: str = "servers.yaml"
     redis_url: str = ""
     # With rediss://: certificates in PEM; an empty text is the system's authorities, and no certificate of ours.
@@ -36,6 +37,7 @@ class Settings:
     max_wait: float = 60.0  # the most that N counts for; 0: none waits
     max_waiting: int = 1000
     admin_token: str = ""
+    admin_max_connections: int = 256  # of operators and probes, to each of the two kinds of listener
     # Which families of rate-limit headers are sent: "x-ratelimit", "ratelimit", both or none.
     rate_limit_headers: tuple[str, ...] = ("x-ratelimit", "ratelimit")
     # Upstream

@@ -7,12 +7,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.api.caller import Answer, head_of, read_answer
+from tests.api.caller import Answer, read_answer
+from tests.api.operator import Client, head_of
 from twisted_lb.api.accounts import shown_page
-from twisted_lb.api.admin import admin_site
+from twisted_lb.api.admin import admin_factory, health_factory
+from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.report import Report, shown_server
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import Account, AccountPage, Profile, StoreUnavailable
@@ -21,7 +22,9 @@ READY = b'{"ready":true,"degraded":false,"reason":"2 servers are up"}\n'
 SHOWING = ("/servers", "/users", "/metrics")
 
 
-class AdminSiteTests(SynchronousTestCase):
+class HealthTests(SynchronousTestCase):
+    """What the admin listener says of health."""
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.ready: Any = (True, False, "2 servers are up")
@@ -37,16 +40,15 @@ class AdminSiteTests(SynchronousTestCase):
         self.asked.append((after, count))
         return succeed(shown_page(self.page))
 
-    def call(self, method: str, target: str, *fields: bytes, token: str = "") -> Answer:
-        site = admin_site(self.clock, self, token)
-        site.doStart()
-        self.addCleanup(site.doStop)
-        transport = StringTransport()
-        connection = site.buildProtocol(None)
-        connection.makeConnection(transport)
-        connection.dataReceived(head_of(method, target, b"", *fields))
-        self.assertFalse(transport.disconnecting)
-        return read_answer(transport.value(), method)
+    def factory(self, token: str = "") -> OperatorFactory:
+        return admin_factory(self.clock, self, token)
+
+    def call(
+        self, method: str, target: str, *fields: bytes, token: str = "", host: bytes = b"localhost:9090"
+    ) -> Answer:
+        client = Client(self.factory(token))
+        client.send(head_of(method, target, *fields, host=host))
+        return read_answer(client.received, method)
 
     def test_livez(self) -> None:
         """A process that answers is alive, ready or not."""
@@ -75,6 +77,16 @@ class AdminSiteTests(SynchronousTestCase):
         answer = self.call("GET", "/readyz")
         body = b'{"ready":true,"degraded":true,"reason":"Redis is away"}\n'
         self.assertEqual((answer.status, answer.body), (200, body))
+
+    def test_broken_readiness(self) -> None:
+        """A reason that cannot be found out is 500, and logged once."""
+        self.ready = None
+        self.assertEqual(self.call("GET", "/readyz").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
+
+class AdminTests(HealthTests):
+    """What it shows besides."""
 
     def test_servers(self) -> None:
         """The fleet is a list in its order, as it is now."""
@@ -201,9 +213,9 @@ class AdminSiteTests(SynchronousTestCase):
             self.assertEqual(self.call("GET", target, token="s3cret").status, 200)
 
     def test_repeated_authorization(self) -> None:
-        """Two tokens are none."""
+        """Two tokens are refused."""
         field = b"Authorization: Bearer s3cret"
-        self.assertEqual(self.call("GET", "/servers", field, field, token="s3cret").status, 401)
+        self.assertEqual(self.call("GET", "/servers", field, field, token="s3cret").status, 400)
 
     def test_wrong_method(self) -> None:
         """Everything here is read-only: another method is 405 and names those that work."""
@@ -218,21 +230,31 @@ class AdminSiteTests(SynchronousTestCase):
             answer = self.call("GET", target)
             self.assertEqual((answer.status, answer.field("content-type")), (404, "application/problem+json"))
 
-    def test_broken_readiness(self) -> None:
-        """A reason that cannot be found out is 500, and logged once."""
-        self.ready = None
-        self.assertEqual(self.call("GET", "/readyz").status, 500)
-        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+    def test_other_names(self) -> None:
+        """Without a token, what shows more than health is for this machine's own names; health is for all."""
+        for host in (b"attacker.example", b"10.0.0.2:9090", b"localhost.attacker.example", b"[2001:db8::1]"):
+            for target in (*SHOWING, "/%75sers", "/livez/../users", "/"):
+                answer = self.call("GET", target, host=host)
+                self.assertEqual((answer.status, answer.field("content-type")), (403, "application/problem+json"))
+                self.assertIn("ADMIN_TOKEN", answer.json["detail"])
+            self.assertEqual(self.call("GET", "/users", b"Authorization: Bearer t", token="t", host=host).status, 200)
+            self.assertEqual(self.call("GET", "/users", token="t", host=host).status, 401)
+            for target in ("/livez", "/readyz", "/readyz?verbose"):
+                self.assertEqual(self.call("GET", target, host=host).status, 200)
+        # The connection has come to this address.
+        self.assertEqual(self.call("GET", "/users", host=b"10.0.0.1:9090").status, 200)
+        # The authority of an absolute target is what counts.
+        self.assertEqual(self.call("GET", "http://attacker.example/users").status, 403)
+        self.assertEqual(self.call("GET", "http://localhost/users", host=b"attacker.example").status, 200)
 
-    def test_idle_connection(self) -> None:
-        """A connection that asks nothing is closed after a minute, by the clock that was handed in."""
-        site = admin_site(self.clock, self)
-        site.doStart()
-        self.addCleanup(site.doStop)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        transport = StringTransport()
-        site.buildProtocol(None).makeConnection(transport)
-        self.clock.advance(59)
-        self.assertFalse(transport.disconnecting)
-        self.clock.advance(1)
-        self.assertTrue(transport.disconnecting)
+
+class HealthListenerTests(HealthTests):
+    """The same on a listener that is for health alone."""
+
+    def factory(self, token: str = "") -> OperatorFactory:
+        return health_factory(self.clock, self)
+
+    def test_nothing_else(self) -> None:
+        """What is not health is not there, with a token or without."""
+        for target in (*SHOWING, "/", "/user/create"):
+            self.assertEqual(self.call("GET", target, b"Authorization: Bearer t").status, 404)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tests.integration.conftest import Start
 from tests.integration.origin import Origin, Servers
 from tests.integration.processes import Balancer, ask, wait_until
+from tests.integration.raw_server import CLOSE, RawServer, Script
 
 CHECKED = "health_check: {path: /healthz, interval: 200ms, timeout: 500ms, passes: 2, fails: 2}\n"
 BRIEF_EJECTIONS = "ejection: {consecutive_failures: 3, base_time: 500ms, max_time: 1s}\n"
@@ -88,3 +89,21 @@ def test_busy_server_passes(new_servers: Callable[..., Servers], new_balancer: S
     assert ask(balancer.port, "GET", "/slow/2", key=key).status == 200
     assert lines(balancer, "server server1 is") == 0
     assert len(probes(servers[0])) >= 5
+
+
+def test_endless_answers(new_balancer: Start) -> None:
+    """A check whose answer does not end fails at a bound, long before its time is up, and the reason is shown."""
+    server = RawServer()
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    server.scripts["head"] = Script((b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300_000,), CLOSE)
+    server.scripts["interim"] = Script((early * 50_000,), CLOSE)
+    server.start()
+    try:
+        line = '- {name: %s, url: "%s", health_check: {path: /script/%s, interval: 100ms, timeout: 60s}}'
+        listed = [line % (name, f"http://127.0.0.1:{server.port}", name) for name in server.scripts]
+        balancer = new_balancer("\n".join(["servers:", *listed, ""])).start()
+        unusable = "is down: its first check failed: its answer cannot be used: The server"
+        wait_until(lambda: lines(balancer, f"server head {unusable}'s response head is longer than 65536 bytes"))
+        wait_until(lambda: lines(balancer, f"server interim {unusable} sent an interim response that nobody asked for"))
+    finally:
+        server.stop()

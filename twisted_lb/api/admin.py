@@ -1,7 +1,7 @@
 """The admin listener: is this process alive, may it get traffic, how are the servers and the store, who are the users.
 
-It only reads.  All that it shows comes from a `Running`, so that it knows neither health nor stores, nor
-whether the servers are those of this process.
+Probes may have a listener of their own, which shows the first two only.  Both only read.  All that they show comes
+from a `Running`, so that they know neither health nor stores, nor whether the servers are those of this process.
 """
 
 # twisted.web is typed in parts only.
@@ -12,25 +12,63 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 from hmac import compare_digest
+from typing import Any
 
 from klein import Klein
-from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 
-from twisted_lb.api.answers import ApiRequest, Refusal, answer, failure_answer, json_answer
+from twisted_lb.api.answers import Refusal, answer, failure_answer, json_answer
 from twisted_lb.api.bodies import MAX_NAME_CHARACTERS
+from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
+from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.report import Report, Running
 from twisted_lb.api_key import bearer_token
+from twisted_lb.wire.head import RequestHead
 
 USUAL_PAGE = 100
 LARGEST_PAGE = 200
 _PAGE_SIZE = re.compile(rb"[0-9]{1,3}")
 
-_IDLE_SECONDS = 60
+# What may be known to whoever reaches the listener, under any name: Kubernetes asks for the address of the pod.
+HEALTH_PATHS = frozenset((b"/livez", b"/readyz"))
+MAX_CONNECTIONS = 256
+
+
+async def _report_of(running: Running) -> Report:
+    report = running.report()
+    return await report if isinstance(report, Awaitable) else report
+
+
+def _alive(request: Request) -> bytes:
+    return answer(request, 200, "text/plain; charset=utf-8", b"ok\n")
+
+
+async def _readiness(request: Request, running: Running) -> bytes:
+    report = await _report_of(running)
+    shown = {"ready": report.ready, "degraded": report.degraded, "reason": report.reason}
+    return json_answer(request, shown, 200 if report.ready else 503)
+
+
+class _HealthApi:
+    app = Klein()
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    @app.route("/livez", methods=["GET"])
+    def _livez(self, request: Request) -> bytes:
+        return _alive(request)
+
+    @app.route("/readyz", methods=["GET"])
+    async def _readyz(self, request: Request) -> bytes:
+        return await _readiness(request, self._running)
+
+    @app.handle_errors(Exception)
+    def _failed(self, request: IRequest, failure: Failure) -> bytes:
+        return failure_answer(request, failure)
 
 
 class _AdminApi:
@@ -42,23 +80,21 @@ class _AdminApi:
 
     @app.route("/livez", methods=["GET"])
     def _livez(self, request: Request) -> bytes:
-        return answer(request, 200, "text/plain; charset=utf-8", b"ok\n")
+        return _alive(request)
 
     @app.route("/readyz", methods=["GET"])
     async def _readyz(self, request: Request) -> bytes:
-        report = await self._report()
-        shown = {"ready": report.ready, "degraded": report.degraded, "reason": report.reason}
-        return json_answer(request, shown, 200 if report.ready else 503)
+        return await _readiness(request, self._running)
 
     @app.route("/servers", methods=["GET"])
     async def _servers(self, request: Request) -> bytes:
         self._authorize(request)
-        return json_answer(request, (await self._report()).servers)
+        return json_answer(request, (await _report_of(self._running)).servers)
 
     @app.route("/metrics", methods=["GET"])
     async def _metrics(self, request: Request) -> bytes:
         self._authorize(request)
-        return answer(request, 200, CONTENT_TYPE, metrics_text(await self._report()))
+        return answer(request, 200, CONTENT_TYPE, metrics_text(await _report_of(self._running)))
 
     @app.route("/users", methods=["GET"])
     async def _users(self, request: Request) -> bytes:
@@ -69,10 +105,6 @@ class _AdminApi:
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
         return failure_answer(request, failure)
-
-    async def _report(self) -> Report:
-        report = self._running.report()
-        return await report if isinstance(report, Awaitable) else report
 
     def _authorize(self, request: Request) -> None:
         """Raises Refusal unless the request carries the operator's token, or none is set."""
@@ -88,29 +120,30 @@ class _AdminApi:
             )
 
 
-class _QuietSite(Site):
-    """A Site without an access log, which would hold little but health checks, and without its clock."""
-
-    def startFactory(self) -> None:
-        """Nothing to open."""
-
-    def log(self, request: HTTPRequest) -> None:
-        """Nothing to write."""
+def _judge(head: RequestHead, here: str) -> tuple[int, str] | None:
+    """Without a token, what shows more than health is for who asks this machine under a name of its own."""
+    if head.target.partition(b"?")[0] in HEALTH_PATHS or counts_as_local(head.host, here):
+        return None
+    return 403, "The Host is neither localhost nor a loopback address; for another name, set ADMIN_TOKEN and send it."
 
 
-def admin_site(reactor: IReactorTime, running: Running, admin_token: str = "") -> Site:
+def admin_factory(
+    reactor: Any, running: Running, admin_token: str = "", max_connections: int = MAX_CONNECTIONS
+) -> OperatorFactory:
     """The factory for the admin listener.
 
-    A non-empty `admin_token` is asked for by all that shows more than health.
+    A non-empty `admin_token` is asked for by all that shows more than health; without one, that is shown to
+    requests for this machine's own names only.
     """
-    api = _AdminApi(running, admin_token)
-    return _QuietSite(
-        api.app.resource(),
-        requestFactory=ApiRequest,
-        parsePOSTFormSubmission=False,
-        timeout=_IDLE_SECONDS,
-        reactor=reactor,
-    )
+    resource = _AdminApi(running, admin_token).app.resource()
+    if admin_token:
+        return OperatorFactory(reactor, resource, max_connections)
+    return OperatorFactory(reactor, resource, max_connections, _judge)
+
+
+def health_factory(reactor: Any, running: Running, max_connections: int = MAX_CONNECTIONS) -> OperatorFactory:
+    """The factory for listeners that tell of health, and of nothing else."""
+    return OperatorFactory(reactor, _HealthApi(running).app.resource(), max_connections)
 
 
 def _page_asked_for(request: Request) -> tuple[str, int]:
