@@ -88,6 +88,13 @@ class ServingTests(SynchronousTestCase):
             serving.fleet.backends[0].up = False
             self.assertEqual(serving.report()[:3], (False, False, "no server is available"), mode)
 
+    def test_store_that_cannot_be_written(self) -> None:
+        """An embedded store that cannot be written has all keys in memory, so traffic is welcome, in any mode."""
+        serving = serving_of(redis_url="", on_store_error="deny")
+        self.patch(serving, "_store", FakeStore())
+        serving.proxy.running = True
+        self.assertEqual(serving.report()[:2], (True, True))
+
     def test_password_is_not_told(self) -> None:
         """What a report says of a Redis that is away has no password in it."""
         serving = serving_of(redis_url="redis://user:geheim@127.0.0.1:1")

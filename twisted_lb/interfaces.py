@@ -84,6 +84,10 @@ class StoreUnavailable(Exception):
     """The store did not answer; the text says what a person can do about it."""
 
 
+class NotStored(StoreUnavailable):
+    """The store cannot write, and nothing of what was asked is stored: it can be asked again."""
+
+
 class IAsker(Interface):
     """Who waits for a bucket's answer.  Exactly one of these is called, exactly once, and it does not raise."""
 
@@ -138,8 +142,10 @@ class IStoreReport(Interface):
         """Now."""
 
     def counts() -> dict[str, float]:
-        """Numbers since the start, by the names of the metrics (see `limits.standby.COUNTS`); none for a store
-        that cannot be away."""
+        """Numbers since the start, by the names of the metrics.
+
+        See `limits.standby.COUNTS` and `stores.embedded_store.COUNTS`.
+        """
 
 
 class AccountPage(NamedTuple):
@@ -150,7 +156,8 @@ class AccountPage(NamedTuple):
 
 
 class IAccountStore(Interface):
-    """The accounts.  Each call returns a Deferred, and fails with StoreUnavailable when the store does not answer."""
+    """The accounts.  Each call returns a Deferred, and fails with StoreUnavailable when the store does not answer;
+    with NotStored when that is sure to have changed nothing."""
 
     def create(digest: str, account: Account) -> Deferred[None]:
         """Store `account` under the key's digest with a full bucket.  Fails with NameTaken."""

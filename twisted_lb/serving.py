@@ -92,7 +92,8 @@ class Serving:
             return False, False, "no server is available"
         state = self._store.state()
         if not state.up:
-            goes_on = self._settings.on_store_error != "deny"
+            # The embedded store has all that it takes in memory.
+            goes_on = not self._settings.redis_url or self._settings.on_store_error != "deny"
             return goes_on, goes_on, state.reason
         return True, False, "serving"
 

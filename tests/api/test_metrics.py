@@ -11,10 +11,12 @@ from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
 from twisted_lb.api.report import Report, shown_server
 from twisted_lb.backend import Backend
 from twisted_lb.limits.standby import COUNTS
+from twisted_lb.stores import embedded_store
 
 NUMBERS = {
     "store_up": 1.0,
     "store_outages": 2.0,
+    "store_write_errors": 3.0,
     "standby_admitted": 3.0,
     "standby_refused": 4.0,
     "standby_unknown": 5.0,
@@ -40,13 +42,14 @@ class MetricsTests(SynchronousTestCase):
 
     def test_store(self) -> None:
         """Each number that a store may give has its metric."""
-        self.assertEqual(set(NUMBERS), set(COUNTS))
+        self.assertEqual(set(NUMBERS), {*COUNTS, *embedded_store.COUNTS})
         self.assertEqual(
             self.samples(NUMBERS),
             {
                 ("tokenlb_store_up",): 1.0,
                 ("tokenlb_instances",): 8.0,
                 ("tokenlb_store_outages_total",): 2.0,
+                ("tokenlb_store_write_errors_total",): 3.0,
                 ("tokenlb_script_calls_total",): 6.0,
                 ("tokenlb_takings_total",): 7.0,
                 ("tokenlb_standby_decisions_total", "admitted"): 3.0,

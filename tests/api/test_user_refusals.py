@@ -13,7 +13,7 @@ from tests.api.memory_accounts import MemoryAccounts
 from twisted_lb.api.door import ApiDoor
 from twisted_lb.api.user import UserApi
 from twisted_lb.api_key import digest
-from twisted_lb.interfaces import Account, Profile, StoreUnavailable
+from twisted_lb.interfaces import Account, NotStored, Profile, StoreUnavailable
 
 _KEY = b"11111111-2222-4333-8444-555555555555"
 _JSON = b"Content-Type: application/json"
@@ -243,6 +243,14 @@ class UserApiRefusalTests(SynchronousTestCase):
             ("POST", "/user/tokens/change", b'{"capacity":9}', f"{away}."),
         ):
             answer = self.refused(503, method, target, body, _AUTH)
+            self.assertEqual((answer.json["detail"], answer.field("retry-after")), (detail, "1"))
+
+    def test_not_stored(self) -> None:
+        """What a store cannot write is 503, and says that nothing was created or changed."""
+        self.accounts.error = NotStored("cannot use the database /secret/tokenlb.sqlite3: disk full")
+        for target, body in (("/user/create", b'{"name":"user2"}'), ("/user/tokens/change", b'{"capacity":9}')):
+            answer = self.refused(503, "POST", target, body, _AUTH)
+            detail = "This cannot be stored now, so nothing was created or changed. Try again in a moment."
             self.assertEqual((answer.json["detail"], answer.field("retry-after")), (detail, "1"))
 
     def test_unexpected_error(self) -> None:

@@ -25,9 +25,11 @@ class Disk:
         self.broken: Exception | None = None
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
         self.calls = 0
+        self.writes = 0  # those of the calls that write
 
     def run(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         self.calls += 1
+        self.writes += call.__name__ not in ("look", "names")
         if self.broken is not None:
             return fail(self.broken)
         if not self.held:

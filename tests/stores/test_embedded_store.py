@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -14,10 +11,20 @@ from tests.limits.test_bucket import LIVES
 from tests.stores.contract import StoreContract, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.limits_contract import LimitsContract
-from twisted_lb.interfaces import GLOBAL, MICROTOKENS, Account, Limits, Policy, Profile, StoreUnavailable, Taken
-from twisted_lb.stores import embedded_store
-from twisted_lb.stores.embedded_database import DATABASE_FILE, LOCK_FILE, AccountDatabase
-from twisted_lb.stores.embedded_store import FLUSH_SECONDS, EmbeddedStore, steady_clock
+from twisted_lb.interfaces import (
+    GLOBAL,
+    MICROTOKENS,
+    Account,
+    Limits,
+    NotStored,
+    Policy,
+    Profile,
+    Taken,
+)
+from twisted_lb.stores import embedded_store, embedded_writer
+from twisted_lb.stores.embedded_database import AccountDatabase
+from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
+from twisted_lb.stores.embedded_writer import FLUSH_SECONDS
 
 M = MICROTOKENS
 
@@ -203,30 +210,30 @@ class SurvivalTests(StoreOnClock):
         self.assertEqual(self.level("k"), 2 * M)
 
     def test_only_changed_levels_are_written(self) -> None:
-        """A second in which nothing is taken, or all is refused, touches no disk."""
+        """In a second in which nothing is taken, or all is refused, nothing is written."""
         self.create("k", 1)
         self.take("k")
         self.clock.advance(FLUSH_SECONDS)
-        calls = self.disk.calls
+        writes = self.disk.writes
         self.assertFalse(self.take("k").admitted)
         self.clock.advance(FLUSH_SECONDS)
-        self.assertEqual(self.disk.calls, calls)
+        self.assertEqual(self.disk.writes, writes)
 
     def test_many_levels_go_in_slices(self) -> None:
         """Levels of more buckets than a slice holds are all written, in several transactions."""
-        self.patch(embedded_store, "FLUSH_SLICE", 3)
+        self.patch(embedded_writer, "FLUSH_SLICE", 3)
         for number in range(10):
             self.create(f"k{number}")
             self.take(f"k{number}")
-        calls = self.disk.calls
+        writes = self.disk.writes
         self.clock.advance(FLUSH_SECONDS)
-        self.assertEqual(self.disk.calls - calls, 4)
+        self.assertEqual(self.disk.writes - writes, 4)
         self.crash()
         self.assertEqual([self.level(f"k{number}") for number in range(10)], [4 * M] * 10)
 
     def test_a_stop_waits_for_the_flush_under_way(self) -> None:
         """A stop in the middle of a flush writes its later slices before the database is closed."""
-        self.patch(embedded_store, "FLUSH_SLICE", 1)
+        self.patch(embedded_writer, "FLUSH_SLICE", 1)
         for number in range(8):
             self.create(f"k{number}")
             self.take(f"k{number}")
@@ -247,11 +254,12 @@ class SurvivalTests(StoreOnClock):
         """While the disk refuses, levels stay in memory with one line in the log; later they are written."""
         self.create("k", 5)
         self.take("k")
-        self.disk.broken = StoreUnavailable("cannot use the database x: disk is full")
+        self.disk.broken = NotStored("cannot use the database x: disk is full")
         with capturedLogs() as events:
             self.clock.advance(FLUSH_SECONDS)
             self.clock.advance(FLUSH_SECONDS)
         self.assertEqual([event["reason"] for event in events], ["cannot use the database x: disk is full"])
+        self.assertEqual(self.store.counts(), {"store_up": 0.0, "store_outages": 1, "store_write_errors": 2})
         self.assertEqual(self.take("k").level, 3 * M)
         self.disk.broken = None
         self.clock.advance(FLUSH_SECONDS)
@@ -276,9 +284,9 @@ class FailureTests(StoreOnClock):
 
     def test_an_account_that_cannot_be_stored_does_not_exist(self) -> None:
         """When the disk refuses a creation, its key stays unknown and its name free."""
-        self.disk.broken = StoreUnavailable("cannot use the database x: disk is full")
+        self.disk.broken = NotStored("cannot use the database x: disk is full")
         created = self.store.create(digest_of("k"), Account("user k", 5, 0.0))
-        self.assertEqual(str(self.failureResultOf(created, StoreUnavailable).value), str(self.disk.broken))
+        self.assertEqual(str(self.failureResultOf(created, NotStored).value), str(self.disk.broken))
         self.assertIsNone(self.take("k"))
         self.disk.broken = None
         self.create("k")
@@ -286,8 +294,8 @@ class FailureTests(StoreOnClock):
     def test_a_change_that_cannot_be_stored_changes_nothing(self) -> None:
         """When the disk refuses a change, the old policy and the level stay."""
         self.create("k", 5, 0.0)
-        self.disk.broken = StoreUnavailable("cannot use the database x: disk is full")
-        self.failureResultOf(self.store.change(digest_of("k"), 2, 1.0), StoreUnavailable)
+        self.disk.broken = NotStored("cannot use the database x: disk is full")
+        self.failureResultOf(self.store.change(digest_of("k"), 2, 1.0), NotStored)
         self.disk.broken = None
         self.assertEqual(self.take("k"), Taken(True, b"user k", 5, 0.0, 4 * M))
 
@@ -301,65 +309,6 @@ class FailureTests(StoreOnClock):
         self.assertIsNone(self.successResultOf(created))
         self.assertTrue(self.take("k").admitted)
         self.disk.held = False
-
-    def start_failing(self, data_dir: str) -> str:
-        store = EmbeddedStore(data_dir, lambda: self.now_us, self.clock, self.disk.run)
-        error = self.assertRaises(StoreUnavailable, store.start)
-        self.successResultOf(store.stop())
-        return str(error)
-
-    def test_a_second_store_on_the_same_directory_is_refused(self) -> None:
-        """A data directory that is in use gives an error that names it, and the first store goes on."""
-        error = self.start_failing(self.data_dir)
-        self.assertIn(f"the data directory {self.data_dir} is in use by another process", error)
-        self.create("k")
-        self.assertTrue(self.take("k").admitted)
-
-    def test_a_directory_that_cannot_be_made_is_named(self) -> None:
-        """A data directory below a file gives an error that names it and the setting."""
-        path = os.path.join(self.data_dir, DATABASE_FILE, "deeper")
-        error = self.start_failing(path)
-        self.assertIn(f"cannot use the data directory {path}: Not a directory", error)
-        self.assertIn("DATA_DIR", error)
-
-    def test_a_missing_directory_is_made(self) -> None:
-        """A data directory several levels down is created."""
-        path = os.path.join(new_path(self), "a", "b")
-        self.started(path)
-        self.assertTrue({LOCK_FILE, DATABASE_FILE} <= set(os.listdir(path)))
-
-    def test_a_file_that_is_no_database_is_named(self) -> None:
-        """A database file of other content gives an error that names it, and is left as it is."""
-        data_dir = new_path(self)
-        os.mkdir(data_dir)
-        path = os.path.join(data_dir, DATABASE_FILE)
-        with open(path, "wb") as file:
-            file.write(b"not a database" * 1000)
-        for _ in range(2):
-            self.assertIn(f"cannot use the database {path}: file is not a database", self.start_failing(data_dir))
-        with open(path, "rb") as file:
-            self.assertEqual(file.read(), b"not a database" * 1000)
-
-    def test_a_damaged_page_is_named(self) -> None:
-        """A database whose accounts cannot be read gives an error that names it, and the directory is let go."""
-        for number in range(200):
-            self.create(f"k{number}")
-        self.successResultOf(self.store.stop())
-        path = os.path.join(self.data_dir, DATABASE_FILE)
-        with open(path, "r+b") as file:
-            file.seek(4096)
-            file.write(b"\xff" * 8192)
-        for _ in range(2):
-            self.assertIn(f"cannot use the database {path}: ", self.start_failing(self.data_dir))
-
-    def test_a_database_of_another_format_is_named(self) -> None:
-        """A database that a later version wrote gives an error with both formats."""
-        self.successResultOf(self.store.stop())
-        path = os.path.join(self.data_dir, DATABASE_FILE)
-        connection = sqlite3.connect(path)
-        connection.execute("PRAGMA user_version=7")
-        connection.close()
-        self.assertIn(f"the database {path} has format 7", self.start_failing(self.data_dir))
 
 
 class ClockTests(SynchronousTestCase):

@@ -20,7 +20,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.interfaces import NotStored, StoreUnavailable
 from twisted_lb.problem import CONTENT_TYPE as PROBLEM_TYPE
 from twisted_lb.problem import problem
 
@@ -50,6 +50,12 @@ def store_away(also: str = "") -> Refusal:
     return Refusal(503, detail, {"Retry-After": "1"})
 
 
+def not_stored() -> Refusal:
+    """What to say when the store cannot write.  Why is in the log, and on the admin listener."""
+    detail = "This cannot be stored now, so nothing was created or changed. Try again in a moment."
+    return Refusal(503, detail, {"Retry-After": "1"})
+
+
 def answer(request: IRequest, status: int, content_type: str, body: bytes) -> bytes:
     """Set the head of the response; the body is returned for Klein to write."""
     # Twisted does not know the phrases of all statuses.
@@ -72,6 +78,8 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
     error = failure.value
     if isinstance(error, Refusal):
         refusal = error
+    elif isinstance(error, NotStored):
+        refusal = not_stored()
     elif isinstance(error, StoreUnavailable):
         refusal = store_away()
     elif isinstance(error, MethodNotAllowed):

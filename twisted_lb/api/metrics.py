@@ -19,11 +19,12 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # The name in `Report.counts`, the name of the metric, and its help.
 _STORE_GAUGES = (
-    ("store_up", "tokenlb_store_up", "Whether the store answers (1) or not (0)."),
+    ("store_up", "tokenlb_store_up", "Whether the store answers, and can be written (1), or not (0)."),
     ("instances", "tokenlb_instances", "Processes that share the store, as last known."),
 )
 _STORE_COUNTERS = (
     ("store_outages", "tokenlb_store_outages", "How often the store went away."),
+    ("store_write_errors", "tokenlb_store_write_errors", "Writes to the disk of the embedded store that failed."),
     ("script_calls", "tokenlb_script_calls", "Calls of the script that takes tokens."),
     ("takes", "tokenlb_takings", "Requests whose tokens were asked for with those calls."),
 )
@@ -47,7 +48,7 @@ class _Numbers(Collector):
         self._report = report
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics that there are numbers for: an embedded store, for one, is never away."""
+        """All metrics that there are numbers for: an embedded store, for one, is alone."""
         yield from _of_store(self._report.counts)
         yield from self._of_servers()
 

@@ -24,7 +24,7 @@ from twisted_lb.api.answers import Refusal, failure_answer, json_answer, store_a
 from twisted_lb.api.bodies import BadBody, NewUser, PolicyChange, read_new_user, read_policy_change
 from twisted_lb.api.gate import Gate
 from twisted_lb.api_key import KEY_FIELDS, AmbiguousKey, digest, key_from_fields
-from twisted_lb.interfaces import Account, IAccountStore, NameTaken, Profile, StoreUnavailable
+from twisted_lb.interfaces import Account, IAccountStore, NameTaken, NotStored, Profile, StoreUnavailable
 
 CREATE = "/user/create"
 PROFILE = "/user/tokens/profile"
@@ -80,6 +80,8 @@ class UserApi:
             await _undisturbed(self._accounts.create(digest(key.encode()), account))
         except NameTaken:
             raise Refusal(409, f"The name {account.name} is taken; choose another one.") from None
+        except NotStored:
+            raise
         except StoreUnavailable:
             # It may have been the answer that was lost.
             raise store_away("Try again in a moment; if the name is taken then, choose another one.") from None

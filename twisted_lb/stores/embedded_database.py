@@ -4,20 +4,23 @@ One SQLite file in write-ahead mode.  Every commit is synced (synchronous=FULL),
 committed survives kill -9 and power loss.  A lock file keeps a second process out: buckets are held
 in memory, and two memories would each admit the whole capacity.
 
+The process that has it knows all that is in it.  So when the file is no longer what it was, DatabaseLost is raised
+from then on, until all accounts have been written to a new one: begin_anew, add_rows as often as needed, finish_anew.
+A new database is written beside its place and renamed, so that there is never a half of one.
+
 Nothing here knows Twisted: the calls block, and the store makes them from one thread of its own.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-from typing import Iterable, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from twisted_lb.interfaces import StoreUnavailable
-
-DATABASE_FILE = "tokenlb.sqlite3"
-LOCK_FILE = "tokenlb.lock"
+from twisted_lb.interfaces import NotStored, StoreUnavailable
+from twisted_lb.limits.bucket import check_policy
+from twisted_lb.stores.embedded_files import DataFiles
 
 # Written into the file (PRAGMA user_version); another number is a file that this program does not know.
 SCHEMA_VERSION = 1
@@ -31,6 +34,19 @@ CREATE TABLE account (
     stamp_us INTEGER NOT NULL
 ) WITHOUT ROWID
 """
+SELECT = "SELECT digest, name, capacity, rate_per_sec, level, stamp_us FROM account"
+INSERT = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)"
+
+# How long a write waits for another program, such as sqlite3 at a terminal, to let go of the database.
+BUSY_SECONDS = 1.0
+
+# The file is not, or no longer, what this program has made of it.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_MOVED = {sqlite3.SQLITE_READONLY_DBMOVED}
+
+
+class DatabaseLost(NotStored):
+    """The database that was opened is gone or damaged: it takes a new one, with all accounts, to go on."""
 
 
 class Row(NamedTuple):
@@ -49,83 +65,50 @@ class AccountDatabase:
 
     def __init__(self, data_dir: str) -> None:
         """Open or create the database in `data_dir`, creating the directory too, and lock it for this process."""
-        self._path = os.path.join(data_dir, DATABASE_FILE)
+        self._files = DataFiles(data_dir)
+        self.path = self._files.database
+        self._connection: sqlite3.Connection | None = None
+        self._new: sqlite3.Connection | None = None
+        self._lost = ""
+        self._accounts = 0
         try:
-            os.makedirs(data_dir, exist_ok=True)
-            self._lock = _locked(os.path.join(data_dir, LOCK_FILE))
-        except BlockingIOError:
-            raise StoreUnavailable(
-                f"the data directory {data_dir} is in use by another process;"
-                " give each process its own DATA_DIR, or use Redis (REDIS_URL) to share accounts"
-            ) from None
-        except OSError as error:
-            raise StoreUnavailable(
-                f"cannot use the data directory {data_dir}: {error.strerror}; DATA_DIR names it"
-            ) from None
-        try:
-            self._connection = self._opened()
+            self.created = not self._files.check_database()  # whether there was none before
+            if self.created:
+                self.begin_anew()
+                self.finish_anew()
+            else:
+                self._open()
         except StoreUnavailable:
-            os.close(self._lock)
+            self.close()
             raise
-
-    def _opened(self) -> sqlite3.Connection:
-        try:
-            # It has the names of all users, which are not everybody's business; SQLite's other files follow its mode.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise StoreUnavailable(f"cannot use the database {self._path}: {error.strerror}") from None
-        try:
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from None
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                # One transaction: a process that is killed here leaves an empty file, not half a schema.
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute(SCHEMA)
-                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                connection.execute("COMMIT")
-            elif version != SCHEMA_VERSION:
-                raise StoreUnavailable(
-                    f"the database {self._path} has format {version}, and this version of tokenlb"
-                    f" reads format {SCHEMA_VERSION}"
-                )
-        except sqlite3.Error as error:
-            connection.close()
-            raise self._unavailable(error) from None
-        except StoreUnavailable:
-            connection.close()
-            raise
-        return connection
 
     def rows(self) -> list[Row]:
         """Every account."""
+        connection = self._usable()
         try:
-            return [
-                Row(*row)
-                for row in self._connection.execute(
-                    "SELECT digest, name, capacity, rate_per_sec, level, stamp_us FROM account"
-                )
-            ]
+            rows = [Row(*row) for row in connection.execute(SELECT)]
         except sqlite3.Error as error:
-            raise self._unavailable(error) from None
+            raise self._failed(error) from None
+        for row in rows:
+            if not _makes_sense(row):
+                raise StoreUnavailable(f"the database {self.path} is damaged: it has an account {tuple(row)!r}")
+        return rows
 
     def names(self, after: str, count: int) -> list[tuple[str, str]]:
         """The first `count` names in their order as UTF-8, which come after `after`, and their digests."""
+        connection = self._usable()
         try:
             # The index of the unique column is in this order, so this reads `count` rows and no more.
-            return self._connection.execute(
+            return connection.execute(
                 "SELECT name, digest FROM account WHERE name > ? ORDER BY name LIMIT ?", (after, count)
             ).fetchall()
         except sqlite3.Error as error:
-            raise self._unavailable(error) from None
+            raise self._failed(error) from None
 
     def insert(self, row: Row) -> None:
         """Add an account, durably.  Its digest and its name must be new."""
-        self._write("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)", [row])
+        self._write(INSERT, [row])
+        self._accounts += 1
 
     def change(
         self, digest: str, capacity: int | None, rate_per_sec: float | None, level: int, stamp_us: int
@@ -137,41 +120,217 @@ class AccountDatabase:
             [(capacity, rate_per_sec, level, stamp_us, digest)],
         )
 
-    def write_levels(self, levels: Iterable[tuple[int, int, str]]) -> None:
+    def write_levels(self, levels: Sequence[tuple[int, int, str]]) -> None:
         """Set (level, stamp_us) of each digest, all in one transaction."""
         self._write("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels)
+
+    def look(self) -> None:
+        """Find out whether it is still there, as it was left."""
+        self._usable()
+
+    def try_to_write(self) -> None:
+        """Find out whether it can be written, by writing what is there already."""
+        connection = self._usable()
+        try:
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        finally:
+            self._files.used()
 
     def close(self) -> None:
         """Close the file and let the next process have the directory."""
         try:
-            self._connection.close()
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from None
+            self._drop_new()
+            self._close_connection()
         finally:
-            os.close(self._lock)
+            self._files.close()
 
-    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    # A new one
+
+    def begin_anew(self) -> None:
+        """Begin a database that is to take the place of this one."""
+        self._drop_new()
+        # The space of a file that was removed is free only then; and it could not be used any more.
+        self._close_connection()
+        self._lost = self._lost or f"the database {self.path} is being written anew"
+        self._files.take()
+        self._files.make_new()
         try:
+            self._new = sqlite3.connect(self._files.new, isolation_level=None, check_same_thread=False)
+            self._new.execute("PRAGMA synchronous=FULL")
+            self._new.execute("BEGIN IMMEDIATE")
+            self._new.execute(SCHEMA)
+            self._new.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error as error:
+            self._drop_new()
+            raise self._unavailable(error, self._files.new) from None
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """Add accounts to what was begun."""
+        assert self._new is not None, "begun"
+        try:
+            self._new.executemany(INSERT, rows)
+        except sqlite3.Error as error:
+            self._drop_new()
+            raise self._unavailable(error, self._files.new) from None
+
+    def finish_anew(self) -> str:
+        """Have it take the place of the database; the path at which that is kept, or nothing when there was none."""
+        assert self._new is not None, "begun"
+        try:
+            self._new.execute("COMMIT")
+            self._new.close()
+        except sqlite3.Error as error:
+            self._drop_new()
+            raise self._unavailable(error, self._files.new) from None
+        self._new = None
+        aside = self._files.put_in_place()
+        self._open()
+        self._lost = ""
+        return aside
+
+    def _drop_new(self) -> None:
+        if self._new is not None:
+            try:
+                self._new.close()
+            except sqlite3.Error:
+                """It is of no use either way."""
+            self._new = None
+            self._files.drop_new()
+
+    # The file
+
+    def _open(self) -> None:
+        try:
+            # SQLite would open what may only be read, and fail at the first write.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            raise StoreUnavailable(f"cannot use the database {self.path}: {error.strerror}") from None
+        connection = None
+        try:
+            connection = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+            )
+            self._check_format(connection)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            [self._accounts] = connection.execute("SELECT count(*) FROM account").fetchone()
+            self._files.opened()
+        except (sqlite3.Error, StoreUnavailable) as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._unavailable(error) from None
+            raise
+        self._connection = connection
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        """Before anything is written: it may be anybody's file."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if tables:
+                raise StoreUnavailable(
+                    f"the database {self.path} is not tokenlb's: it has the table {tables[0][0]};"
+                    " move it away, or set DATA_DIR"
+                )
+            # A process of an earlier version was killed when it had just made it.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(SCHEMA)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        elif version != SCHEMA_VERSION:
+            raise StoreUnavailable(
+                f"the database {self.path} has format {version}, and this version of tokenlb"
+                f" reads format {SCHEMA_VERSION}"
+            )
+        [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            what = " ".join(found.split())
+            raise StoreUnavailable(f"the database {self.path} is damaged: {what}; restore it from a backup")
+        connection.execute(f"{SELECT} LIMIT 1").fetchall()
+
+    def _usable(self) -> sqlite3.Connection:
+        """The connection, if what it leads to is what it was.  Raises DatabaseLost."""
+        if self._lost:
+            raise DatabaseLost(self._lost)
+        self._check_files()
+        if self._files.touched():
+            if not self._intact():
+                raise self._gone(f"the database {self.path} was overwritten")
+            self._files.used()
+        assert self._connection is not None, "open as long as it is not lost"
+        return self._connection
+
+    def _check_files(self) -> None:
+        if fault := self._files.fault():
+            raise self._gone(fault)
+
+    def _intact(self) -> bool:
+        """Whether the file itself, and not what this process remembers of it, has all accounts."""
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
+            try:
+                [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
+                [accounts] = connection.execute("SELECT count(*) FROM account").fetchone()
+            finally:
+                connection.close()
+        except sqlite3.Error:
+            return False
+        return bool(found == "ok" and accounts == self._accounts)
+
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        connection = self._usable()
+        try:
+            if connection.in_transaction:
+                # One that could not be ended.
+                connection.rollback()
             # As a context manager a connection rolls back on an error.  That alone does not begin.
-            with self._connection as connection:
+            with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(statement, rows)
+                changed = connection.executemany(statement, rows).rowcount
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        finally:
+            self._files.used()
+        if changed != len(rows):
+            raise self._gone(f"the database {self.path} has lost accounts")
+        # It may have gone into a file that was removed meanwhile.
+        self._check_files()
+
+    def _close_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.close()
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
 
-    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
-        return StoreUnavailable(f"cannot use the database {self._path}: {error}")
+    def _gone(self, why: str) -> DatabaseLost:
+        self._lost = why
+        return DatabaseLost(why)
+
+    def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
+        """What the error of a call means for the database."""
+        code = getattr(error, "sqlite_errorcode", 0)
+        # An account that is there already, and that this process does not know, is somebody else's.
+        if code & 0xFF in _DAMAGED or code in _MOVED or isinstance(error, sqlite3.IntegrityError):
+            return self._gone(str(self._unavailable(error)))
+        return self._unavailable(error)
+
+    def _unavailable(self, error: sqlite3.Error, path: str = "") -> NotStored:
+        return NotStored(f"cannot use the database {path or self.path}: {error}")
 
 
-def _locked(path: str) -> int:
-    """The descriptor of the lock file, locked until it is closed or the process ends, however it ends.
-
-    Raises BlockingIOError when another process has it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _makes_sense(row: Row) -> bool:
+    """Whether a row is one that this program may have written: a column of SQLite holds anything."""
+    digest, name, capacity, rate_per_sec, level, stamp_us = row
+    if not (type(digest) is str and type(name) is str and type(level) is int and type(stamp_us) is int):
+        return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+        check_policy(capacity, rate_per_sec)
+    except (ValueError, TypeError):
+        return False
+    return True

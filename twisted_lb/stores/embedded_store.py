@@ -4,12 +4,12 @@ Strategy:
 
 1. All accounts are loaded at the start, so that a request is one look-up in a dict and an unknown
    key costs no more than a known one.
-2. Everything that touches the disk happens in one thread of the store's own: a synced commit takes
-   milliseconds, which is too long for the reactor, and with one thread the writes keep their order.
+2. Everything that touches the disk happens in one thread (`embedded_writer`), which keeps the writes in order.
 3. Creating and changing an account is committed and synced before the Deferred fires.  A change is
    stored with the level that it starts from, because a level is refilled under its row's policy.
-4. Levels that changed are written about once a second, in slices, so that neither the reactor nor a
-   waiting account write is held up for long.
+4. Levels that changed are written about once a second.
+5. While nothing can be written requests go on from memory, and accounts can be neither created nor changed, so that
+   none is lost that somebody was given.  What is in memory is written when that is possible again.
 
 What kill -9 or a power cut can lose: no account, and the takings since a level was last written,
 about one second's.  A bucket may admit those tokens once again, so for each such death the bound
@@ -27,14 +27,13 @@ nothing of this matters with `steady_clock`, which is why it is the one to use.
 from __future__ import annotations
 
 import time
+from heapq import nsmallest
+from operator import attrgetter
 from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from twisted_lb.interfaces import (
@@ -59,14 +58,11 @@ from twisted_lb.interfaces import (
 from twisted_lb.limits.addresses import NetworkBuckets
 from twisted_lb.limits.bucket import Bucket, check_capacity, check_cost, check_policy, check_rate
 from twisted_lb.stores.embedded_database import AccountDatabase, Row
+from twisted_lb.stores.embedded_writer import DatabaseWriter, RunBlocking
 
-FLUSH_SECONDS = 1.0
-# Levels that go into one transaction: gathering them takes the reactor about 2 ms.
-FLUSH_SLICE = 4096
 MAX_PAGE = 200  # accounts
-
-# Runs a blocking call elsewhere: (callable, arguments...) -> Deferred of its result.
-RunBlocking = Callable[..., "Deferred[Any]"]
+# The numbers that the store gives.
+COUNTS = ("store_up", "store_outages", "store_write_errors")
 
 _new_tuple = tuple.__new__
 _log = Logger()
@@ -121,15 +117,12 @@ class EmbeddedStore:
         self._data_dir = data_dir
         self._now_us = now_us
         self._reactor = reactor
-        self._pool: ThreadPool | None = None
         self._given_run_blocking = run_blocking
         self._database: AccountDatabase | None = None
+        self._writer: DatabaseWriter | None = None
         self._buckets: dict[str, _HeldBucket] = {}
         self._names: set[str] = set()
         self._dirty: set[_HeldBucket] = set()
-        self._flush_failed = False
-        self._flushing: LoopingCall | None = None
-        self._flushing_stopped: Deferred[Any] | None = None
 
     # What the service calls.
 
@@ -145,33 +138,23 @@ class EmbeddedStore:
         for row in rows:
             self._buckets[row.digest] = _HeldBucket(row, now_us)
             self._names.add(row.name)
+        if database.created:
+            _log.info("There was no database; {path} begins without users", path=database.path)
         self._database = database
-        if self._given_run_blocking is None:
-            self._pool = ThreadPool(1, 1, "tokenlb-database")
-            self._pool.start()
-        self._flushing = LoopingCall(self._flush)
-        self._flushing.clock = self._reactor
-        self._flushing_stopped = self._flushing.start(FLUSH_SECONDS, now=False)
+        self._writer = DatabaseWriter(database, self._buckets, self._dirty, self._reactor, self._given_run_blocking)
+        self._writer.start()
 
     def stop(self) -> Deferred[None]:
         """Write every level and close the database.  To be called last, when nothing is taken any more."""
-        database = self._database
-        if database is None or self._flushing is None or self._flushing_stopped is None:
+        writer, self._writer = self._writer, None
+        if writer is None:
             return succeed(None)
-        stopped, self._flushing_stopped = self._flushing_stopped, None
-        # This waits for a flush under way, whose later slices are not yet with the thread.
-        self._flushing.stop()
-        done: Deferred[Any] = stopped.addCallback(lambda _: self._flush())
-        done.addCallback(lambda _: self._run_blocking(database.close))
-        return done.addBoth(self._closed)
+        return writer.stop().addBoth(self._closed)
 
     def _closed(self, result: object) -> object:
         self._database = None
         self._buckets.clear()
         self._names.clear()
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = None
         return result
 
     # IBucketStore
@@ -257,12 +240,15 @@ class EmbeddedStore:
     # IStoreReport
 
     def state(self) -> StoreState:
-        """See IStoreReport.  It is where the process is."""
-        return StoreState(True, "")
+        """See IStoreReport.  It is up while what has to be written can be."""
+        return StoreState(True, "") if self._writer is None else self._writer.state()
 
     def counts(self) -> dict[str, float]:
         """See IStoreReport."""
-        return {}
+        writer = self._writer
+        if writer is None:
+            return {}
+        return dict(zip(COUNTS, (float(writer.state().up), writer.outages, writer.errors)))
 
     # IAccountStore
 
@@ -280,11 +266,14 @@ class EmbeddedStore:
         if digest in self._buckets:
             return fail(ValueError("an account has this key already"))
         row = Row(digest, name, capacity, float(rate_per_sec), capacity * MICROTOKENS, self._now_us())
+        writer, database = self._writer, self._database
+        if writer is None or database is None:
+            return fail(_not_running())
         # The name is taken from here on, so that of two creations under way only one gets it.
         self._names.add(name)
-        return self._durably(AccountDatabase.insert, row).addCallbacks(
-            self._created, self._not_created, callbackArgs=(row,), errbackArgs=(name,)
-        )
+        stored = writer.write(database.insert, row)
+        stored.addCallbacks(self._created, self._not_created, callbackArgs=(row,), errbackArgs=(name,))
+        return writer.answer(stored)
 
     def _created(self, _: object, row: Row) -> None:
         self._buckets[row.digest] = _HeldBucket(row, row.stamp_us)
@@ -310,11 +299,14 @@ class EmbeddedStore:
         bucket = self._buckets.get(digest)
         if bucket is None:
             return succeed(None)
+        writer, database = self._writer, self._database
+        if writer is None or database is None:
+            return fail(_not_running())
         # From now on every level of this bucket, stored or in memory, is stamped no earlier than the
         # change: however the process ends, time before it is never refilled under the new policy.
         bucket.refill(self._now_us())
-        stored = self._durably(AccountDatabase.change, digest, capacity, rate_per_sec, bucket.level, bucket.stamp_us)
-        return stored.addCallback(self._changed, bucket, capacity, rate_per_sec)
+        stored = writer.write(database.change, digest, capacity, rate_per_sec, bucket.level, bucket.stamp_us)
+        return writer.answer(stored.addCallback(self._changed, bucket, capacity, rate_per_sec))
 
     def _changed(
         self, _: object, bucket: _HeldBucket, capacity: int | None, rate_per_sec: float | None
@@ -337,10 +329,18 @@ class EmbeddedStore:
             after.encode()
         except ValueError:
             return fail(Failure())
-        if self._database is None:
-            return fail(StoreUnavailable("the embedded store is not running"))
-        found = self._run_blocking(self._database.names, after, count + 1)
+        writer, database = self._writer, self._database
+        if writer is None or database is None:
+            return fail(_not_running())
+        found = writer.run(database.names, after, count + 1)
+        found.addErrback(self._names_in_memory, after.encode(), count + 1)
         return found.addCallback(self._page, count)
+
+    def _names_in_memory(self, failure: Failure, after: bytes, count: int) -> list[tuple[str, str]]:
+        """The names without the index of the database, which takes the time of all accounts."""
+        failure.trap(StoreUnavailable)
+        later = (bucket for bucket in self._buckets.values() if bucket.name_bytes > after)
+        return [(bucket.name, bucket.digest) for bucket in nsmallest(count, later, key=attrgetter("name_bytes"))]
 
     def _page(self, names: list[tuple[str, str]], count: int) -> AccountPage:
         now_us = self._now_us()
@@ -349,44 +349,6 @@ class EmbeddedStore:
         more_after = names[count - 1][0] if len(names) > count else None
         return AccountPage([bucket.profile(now_us) for bucket in buckets], more_after)
 
-    # The disk
 
-    def _durably(self, write: Callable[..., None], *arguments: object) -> Deferred[Any]:
-        if self._database is None:
-            return fail(StoreUnavailable("the embedded store is not running"))
-        return self._run_blocking(write, self._database, *arguments)
-
-    def _run_blocking(self, call: Callable[..., object], *arguments: object) -> Deferred[Any]:
-        if self._given_run_blocking is not None:
-            return self._given_run_blocking(call, *arguments)
-        assert self._pool is not None, "started with the database"
-        return deferToThreadPool(self._reactor, self._pool, call, *arguments)
-
-    def _flush(self) -> Deferred[None]:
-        """Write the levels that have changed so far.  Never fails: what could not be written stays dirty."""
-        dirty, self._dirty = self._dirty, set()
-        return self._flush_slice(list(dirty))
-
-    def _flush_slice(self, dirty: list[_HeldBucket]) -> Deferred[None]:
-        if not dirty:
-            return succeed(None)
-        levels = [(bucket.level, bucket.stamp_us, bucket.digest) for bucket in dirty[:FLUSH_SLICE]]
-        written = self._durably(AccountDatabase.write_levels, levels)
-        return written.addCallbacks(
-            self._slice_flushed, self._not_flushed, callbackArgs=(dirty[FLUSH_SLICE:],), errbackArgs=(dirty,)
-        )
-
-    def _slice_flushed(self, _: object, rest: list[_HeldBucket]) -> Deferred[None]:
-        if self._flush_failed:
-            self._flush_failed = False
-            _log.info("bucket levels are written again")
-        return self._flush_slice(rest)
-
-    def _not_flushed(self, failure: Failure, buckets: list[_HeldBucket]) -> None:
-        self._dirty.update(buckets)
-        if not self._flush_failed:
-            self._flush_failed = True
-            _log.error(
-                "bucket levels cannot be written: {reason}; they are kept in memory and tried again every second",
-                reason=failure.getErrorMessage(),
-            )
+def _not_running() -> StoreUnavailable:
+    return StoreUnavailable("the embedded store is not running")
