@@ -14,7 +14,14 @@ from tests.api.caller import read_answer
 from tests.api.operator import Client, head_of
 from twisted_lb.api import operators
 from twisted_lb.api.admin import admin_factory
-from twisted_lb.api.operators import HEAD_SECONDS, IDLE_SECONDS, LINGER_SECONDS, SEND_SECONDS, SERVE_SECONDS
+from twisted_lb.api.operators import (
+    HEAD_SECONDS,
+    IDLE_SECONDS,
+    LINGER_SECONDS,
+    MAX_EMPTY_LINES,
+    SEND_SECONDS,
+    SERVE_SECONDS,
+)
 from twisted_lb.api.report import Report
 
 LIVEZ = head_of("GET", "/livez")
@@ -223,12 +230,25 @@ class DeadlineTests(OperatorCase):
         self.assertEqual((client.statuses, client.ended), ([408], True))
 
     def test_empty_lines_prolong_nothing(self) -> None:
-        """Whoever sends empty lines only is idle."""
+        """Whoever sends empty lines only is idle, and is refused after a few of them."""
         client = self.client()
-        for _ in range(int(IDLE_SECONDS)):
+        for _ in range(MAX_EMPTY_LINES):
             client.send(b"\r\n")
-            self.clock.advance(1)
-        self.assertTrue(client.ended)
+            self.clock.advance(3)
+        client.send(LIVEZ[:5])
+        self.assertFalse(client.ended)
+        self.clock.advance(HEAD_SECONDS)
+        self.assertEqual(client.statuses, [408])
+        client = self.client()
+        self.clock.advance(IDLE_SECONDS - 1)
+        client.send(b"\r\n")
+        self.clock.advance(1)
+        self.assertTrue(client.wire.disconnecting)
+        for lines in (b"\r\n", b"\r\n" * 10_000):
+            client = self.client()
+            while not client.ended:
+                client.send(lines)
+            self.assertEqual(client.statuses, [400])
 
     def test_no_answer(self) -> None:
         """A request whose answer is never known does not hold its connection for ever."""

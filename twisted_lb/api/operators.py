@@ -32,10 +32,12 @@ from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.framing import request_framing
-from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head, without_empty_lines
+from twisted_lb.wire.grammar import EMPTY_LINES
+from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
 # Probes and Prometheus send less than 1 KiB.
 LIMITS = HeadLimits(head_bytes=16 * 1024)
+MAX_EMPTY_LINES = 16  # before a request
 # Read ahead of a response: pipelined requests.
 MAX_AHEAD_BYTES = 16 * 1024
 
@@ -134,6 +136,7 @@ class OperatorConnection(Protocol):
         self._next: IDelayedCall | None = None
         self._buffer = b""
         self._scanned = 0  # bytes of an unfinished head that were looked at
+        self._empty_lines = 0  # before the present request
         self._serving: IServing | None = None
         self._busy = False  # a request is being served
         self._full = False  # the client does not take what is written
@@ -165,9 +168,12 @@ class OperatorConnection(Protocol):
     def _read(self) -> None:
         head = None
         try:
-            # Empty lines before a request must not prolong anything.
-            if self._buffer[:2] == b"\r\n":
-                self._buffer, self._scanned = without_empty_lines(self._buffer), 0
+            # RFC 9112 section 2.2: empty lines before a request are no fault.  They prolong nothing.
+            if empty := EMPTY_LINES.match(self._buffer):
+                self._buffer, self._scanned = self._buffer[empty.end() :], 0
+                self._empty_lines += empty.end() // 2
+                if self._empty_lines > MAX_EMPTY_LINES:
+                    raise RequestError(400, f"There are more than {MAX_EMPTY_LINES} empty lines before the request.")
             if not self._buffer:
                 if self._left:
                     self._close()
@@ -204,6 +210,7 @@ class OperatorConnection(Protocol):
 
     def _serve(self, head: RequestHead) -> None:
         self._buffer, self._scanned = self._buffer[head.size :], 0
+        self._empty_lines = 0
         self._busy = True
         self._factory.serves(self)
         self._set_deadline(SERVE_SECONDS)

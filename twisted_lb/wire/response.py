@@ -42,8 +42,10 @@ class ResponseReader:
         body = self._decoder
         if body is None:
             return
-        if data and not body.done:
+        # A decoder may leave the rest of many tiny chunks for another call; here there are few, for little is enough.
+        while data and not body.done and self._left > 0:
             self._left -= len(body.feed(data))
+            data = body.rest
         # What comes after the response is nobody's; the connection is not used again.
         self.done = body.done or self._left <= 0
 
