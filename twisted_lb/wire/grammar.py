@@ -70,10 +70,13 @@ QUOTED = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t \x21-\x7e\x80-\x
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?>(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + QUOTED + rb"))?)"
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?>(?:" + _EXTENSION + rb")*)\r\n")
 
-# RFC 9110 section 7.2, RFC 3986 section 3.2: the host part may be empty only as a whole.
+# RFC 9110 section 7.2, RFC 3986 section 3.2: the host part may be empty only as a whole.  Its length is that of the
+# longest name in the DNS (RFC 1035 section 2.3.4, RFC 3986 section 3.2.2).
 #   Host = uri-host [ ":" port ]
+MAX_HOST_BYTES = 255
+MAX_AUTHORITY_BYTES = MAX_HOST_BYTES + len(":65535")
 AUTHORITY = re.compile(
-    rb"(?:\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[-._~!$&'()*+,;=:0-9A-Za-z]++)\]"
+    rb"(\[(?:[0-9A-Fa-f:.]++|[vV][0-9A-Fa-f]++\.[-._~!$&'()*+,;=:0-9A-Za-z]++)\]"
     rb"|(?>(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})+))(?::[0-9]{0,5})?"
 )
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*+)(.*)", re.DOTALL)

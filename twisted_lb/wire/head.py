@@ -19,7 +19,9 @@ from twisted_lb.wire.grammar import (
     EMPTY_LINES,
     FIELD_LINE,
     LONG_METHOD,
+    MAX_AUTHORITY_BYTES,
     MAX_EMPTY_LINES,
+    MAX_HOST_BYTES,
     MAX_METHOD_BYTES,
     REQUEST_HEAD,
     REQUEST_LINE,
@@ -278,8 +280,7 @@ def _resolve_target(head: RequestHead) -> None:
         head.host = host = hosts[0]
         # An empty Host is for targets that have no authority, which an http target always has.
         if host not in _good_hosts:
-            if AUTHORITY.fullmatch(host) is None:
-                raise RequestError(400, "The Host field is not a host with an optional port.")
+            _check_authority(host, "Host field")
             if len(_good_hosts) >= MAX_GOOD_HOSTS:
                 _good_hosts.clear()
             _good_hosts.add(host)
@@ -297,13 +298,25 @@ def _resolve_target(head: RequestHead) -> None:
     if absolute is None:
         raise RequestError(400, "The request target is neither a path nor an absolute http URL.")
     authority, rest = absolute.groups()
-    if AUTHORITY.fullmatch(authority) is None:
-        raise RequestError(400, "The authority of the request target is not a host with an optional port.")
+    _check_authority(authority, "authority of the request target")
     head.host = authority
     if rest[:1] != b"/":
         # RFC 9112 section 3.2.4: OPTIONS for an authority without a path means the server itself.
         rest = b"*" if head.method == b"OPTIONS" and not rest else b"/" + rest
     head.target = rest
+
+
+def _check_authority(authority: bytes, what: str) -> None:
+    """Refuse what is not a host with an optional port, and a host that no name in the DNS is as long as.
+
+    The host of the last request is kept with each connection, and servers get it three times.
+    """
+    long = len(authority) > MAX_AUTHORITY_BYTES
+    found = None if long else AUTHORITY.fullmatch(authority)
+    if long or (found is not None and found.end(1) > MAX_HOST_BYTES):
+        raise RequestError(400, f"The {what} has more than {MAX_HOST_BYTES} bytes and a port.")
+    if found is None:
+        raise RequestError(400, f"The {what} is not a host with an optional port.")
 
 
 def _check_partial_request(data: bytes, scanned: int, limits: HeadLimits) -> None:
