@@ -37,7 +37,7 @@ class FakeTransport:
         self.buffer = b""  # what the peer's kernel does not take
         self._clock = clock
         self._peer = peer
-        self._protocol: Protocol | None = None
+        self.protocol: Protocol | None = None
         self._stuck = False
         self._half_closing = False
         self._producer: IPushProducer | None = None
@@ -49,7 +49,7 @@ class FakeTransport:
 
     def connect(self, protocol: Protocol) -> None:
         """The connection is made."""
-        self._protocol = protocol
+        self.protocol = protocol
         protocol.makeConnection(self)
 
     # What the test does with the other end
@@ -63,13 +63,13 @@ class FakeTransport:
         self._inbox += data
         while self._inbox and self.reading and self.connected:
             data, self._inbox = self._inbox[:BUFFER_BYTES], self._inbox[BUFFER_BYTES:]
-            assert self._protocol is not None
-            self._protocol.dataReceived(data)
+            assert self.protocol is not None
+            self.protocol.dataReceived(data)
         if self._fin and not self._inbox and self.reading and self.connected and not self._fin_read:
             self._fin_read = True
-            if IHalfCloseableProtocol.providedBy(self._protocol):
+            if IHalfCloseableProtocol.providedBy(self.protocol):
                 self.reading = False
-                self._protocol.readConnectionLost()
+                self.protocol.readConnectionLost()
             else:
                 self._lose(Failure(ConnectionDone()))
 
@@ -213,8 +213,8 @@ class FakeTransport:
             self._lose(Failure(ConnectionDone()))
         elif self._half_closing and not self.half_closed:
             self.half_closed = True
-            if IHalfCloseableProtocol.providedBy(self._protocol):
-                self._protocol.writeConnectionLost()
+            if IHalfCloseableProtocol.providedBy(self.protocol):
+                self.protocol.writeConnectionLost()
 
     def _lose(self, reason: Failure) -> None:
         if not self.connected:
@@ -224,5 +224,5 @@ class FakeTransport:
         if self._producer is not None:
             self._producer.stopProducing()
             self._producer = None
-        assert self._protocol is not None
-        self._protocol.connectionLost(reason)
+        assert self.protocol is not None
+        self.protocol.connectionLost(reason)

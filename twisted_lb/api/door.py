@@ -128,10 +128,10 @@ class _ReplyTransport:
     def __init__(self, channel: _OneRequestChannel, peer: IAddress, reply: IReply) -> None:
         self._channel = channel
         self._peer = peer
-        self._reply = reply
+        self._reply: IReply | None = reply
 
     def write(self, data: bytes) -> None:
-        if not self.disconnecting:
+        if self._reply is not None:
             self._reply.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
@@ -144,9 +144,10 @@ class _ReplyTransport:
 
     def finish(self, close: bool) -> bool:
         """End the reply, once; return whether it was this call that did."""
-        if not self.hang_up():
+        reply = self._reply
+        if reply is None or not self.hang_up():
             return False
-        self._reply.finished(close)
+        reply.finished(close)
         return True
 
     def hang_up(self) -> bool:
@@ -154,6 +155,8 @@ class _ReplyTransport:
         if self.disconnecting:
             return False
         self.disconnecting = True
+        # twisted.web leaves cycles behind; the client's connection is not to be in them.
+        self._reply = None
         return True
 
     def getPeer(self) -> IAddress:

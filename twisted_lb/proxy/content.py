@@ -38,6 +38,10 @@ class RequestContent:
                 self._kept = None
         return data
 
+    def forget(self) -> None:
+        """None of it will be sent again."""
+        self._kept = None
+
     @property
     def sendable(self) -> bool:
         """Whether all that was received can be sent (again)."""

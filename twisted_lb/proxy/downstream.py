@@ -293,7 +293,7 @@ class DownstreamConnection(Protocol):
         """The response cannot be completed: end the connection so that the client can tell."""
         self._exchange = None
         if reset:
-            self._step = self._discard
+            self._end_reading()
             self.transport.abortConnection()
         else:
             self._close()
@@ -320,18 +320,23 @@ class DownstreamConnection(Protocol):
         else:
             self.cut(True)
 
-    def _close(self) -> None:
+    def _end_reading(self) -> None:
+        """Nothing that still comes is a request, and nothing is kept of the last one."""
         self._step = self._discard
+        self._head = None
+        self._decoder = None
+        self._buffer = b""
+        self._progress.start()
+
+    def _close(self) -> None:
+        self._end_reading()
         self.deadline = self._sweeper.now + self._settings.send_timeout
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def _linger(self) -> None:
         """Say that nothing more comes, and give the client time to read it."""
-        self._decoder = None
-        self._buffer = b""
-        self._progress.start()
-        self._step = self._discard
+        self._end_reading()
         self.deadline = self._sweeper.now + self._settings.send_timeout
         self.throttle.disconnect()
         self.tap.release(BACKLOG | NOT_NOW)

@@ -279,8 +279,12 @@ class Exchange(Admission):
         self._chunking = framing < 0 and minor == 1
         # To HTTP/1.0, only the end of the connection ends a body of unknown length.
         self._until_close = framing < 0 and not minor
-        content_whole = self._content is None or self._content.whole
-        self._close = close = client.closing() or not content_whole or self._until_close
+        close = client.closing() or self._until_close
+        if self._content is not None:
+            close = close or not self._content.whole
+            # What the client gets is this response; it may take hours.
+            self._content.forget()
+        self._close = close
         if self._pricing.settles or b"x-token-cost" in head.notable:
             taken = self._priced(head, backend.name)
         fields = self._limit_fields(taken) if self._waited else shared.limit_fields(taken)

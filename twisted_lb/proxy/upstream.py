@@ -263,9 +263,9 @@ class UpstreamConnection(TwistedProtocol):
 
     def _end(self, surplus: bytes) -> None:
         """The response is whole: part from the exchange."""
-        self._part()
         head = self._head
         assert head is not None
+        self._part()
         if surplus or self._sending:
             self.drop()
         elif not head.keep_alive or self._framing == UNTIL_CLOSE:
@@ -276,6 +276,7 @@ class UpstreamConnection(TwistedProtocol):
 
     def _part(self) -> None:
         self._asking = None
+        self._head = None
         self._decoder = None
         self._buffer = b""
         if self._unread:
