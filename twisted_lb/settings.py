@@ -59,8 +59,15 @@ class Settings:
     max_header_fields: int = 100
     max_body_bytes: int = 0  # 0: any size
     max_connections: int = 8192  # 0: any number
-    max_connections_per_address: int = 0  # 0: any number
+    max_connections_per_address: int | None = None  # 0: any number; None: see connections_of_an_address
     drain_seconds: float = 30.0
+
+    @property
+    def connections_of_an_address(self) -> int:
+        """The most of one address; by default a quarter of all, and at least one, is kept for others."""
+        if self.max_connections_per_address is not None:
+            return self.max_connections_per_address
+        return min(self.max_connections, max(1, self.max_connections - max(1, self.max_connections // 4)))
 
 
 class Misconfigured(Exception):

@@ -49,8 +49,13 @@ class Balancer:
         *options: str,
         environment: Mapping[str, str] | None = None,
         listen: int | None = None,
+        max_files: int | None = None,
     ) -> None:
-        """`options` are more options of the command line; `environment` is all it gets but PATH and PYTHONPATH."""
+        """`options` are more options of the command line; `environment` is all it gets but PATH and PYTHONPATH.
+
+        `max_files` is how many open files the process may have.
+        """
+        self._prefix = [] if max_files is None else ["prlimit", f"--nofile={max_files}"]
         self.port = listen or free_port()
         self.admin_port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="tokenlb-"))
@@ -95,7 +100,7 @@ class Balancer:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), **self._environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *self._options],
+                [*self._prefix, *command, *self._options],
                 cwd=self.directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,

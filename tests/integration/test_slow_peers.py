@@ -381,13 +381,17 @@ def test_requests_on_one_connection(balancer: Balancer, key: bytes) -> None:
 
 @pytest.mark.parametrize("setting", ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS"])
 def test_connections(setting: str, raw: RawServer, new_balancer: Start) -> None:
-    """One connection too many gets 503 and its end; another address has its own number; and a place is given back."""
-    balancer = new_balancer(servers(raw.port), environment={setting: "3"}).start()
+    """One too many while all are busy is 503, closed; another address has its own number; and a place is given back."""
+    raw.scripts["slow"] = Script((30.0,))
+    balancer = new_balancer(
+        servers(raw.port), environment={"MAX_CONNECTIONS_PER_ADDRESS": "0", setting: "3"}
+    ).start()
     key = new_key(balancer)
     with ExitStack() as stack:
-        for _ in range(3):
-            # The connection that made the user may still be counted.
-            wait_until(lambda: served(stack.enter_context(connect(balancer.port)), key))
+        for number in range(1, 4):
+            busy = stack.enter_context(connect(balancer.port))
+            busy.sendall(get(key, b"/script/slow"))
+            wait_until(lambda: raw.received.count(b"/script/slow") == number, what="the server has the request")
         with connect(balancer.port) as refused:
             received = read_to_end(refused)
         assert received.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 1\r\n" in received

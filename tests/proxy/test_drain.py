@@ -120,21 +120,27 @@ class RoomTests(SynchronousTestCase):
         self.assertIn(detail, answer.detail)
         self.assertTrue(client.ended)
 
+    def busy(self, world: World) -> Client:
+        """A client whose request is under way."""
+        client = world.client()
+        client.send(request())
+        return client
+
     def test_connections(self) -> None:
         """One connection too many is 503 and closed, until another one has ended."""
-        world = World(max_connections=2)
-        first, second = world.client(), world.client()
+        world = World(max_connections=2, max_connections_per_address=0)
+        first, second = self.busy(world), self.busy(world)
         self.assert_turned_away(world.client(), "too many connections")
         first.leave()
         third = world.client()
         third.send(request())
-        self.assertEqual(len(world.dialled), 1)
+        self.assertEqual(len(world.dialled), 3)
         self.assertFalse(second.ended)
 
     def test_connections_of_an_address(self) -> None:
         """An address that has its number of connections gets no more; other addresses do."""
         world = World(max_connections_per_address=1)
-        first = world.client()
+        first = self.busy(world)
         self.assert_turned_away(world.client(), "1 connections")
         other = world.client(IPv4Address("TCP", "192.0.2.8", 1))
         self.assertFalse(other.ended)
@@ -143,10 +149,10 @@ class RoomTests(SynchronousTestCase):
 
     def test_turned_away_are_not_counted(self) -> None:
         """Those who are turned away take no room from others."""
-        world = World(max_connections=2)
-        world.client()
+        world = World(max_connections=2, max_connections_per_address=0)
+        self.busy(world)
         for _ in range(3):
-            self.assertFalse(world.client().ended)
+            self.assertFalse(self.busy(world).ended)
             self.assert_turned_away(world.client(), "too many connections")
             next(iter(world.factory.doorstep.connections)).transport.reset()
 

@@ -310,6 +310,61 @@ class TransportTests(SynchronousTestCase):
         self.transport.resumeProducing()
         self.assertFalse(self.poller.reading)
 
+    def test_readable(self) -> None:
+        """Bytes that wait to be read are seen, and still there; the end, an error and nothing are not bytes."""
+        transport = self.transport
+        self.assertFalse(transport.readable())
+        for incoming in (b"", ConnectionResetError(104, "reset")):
+            self.socket.incoming = [incoming]
+            self.assertFalse(transport.readable())
+        self.socket.incoming = [b"data"]
+        self.assertTrue(transport.readable())
+        self.assertEqual(self.socket.incoming, [b"data"])
+
+    def test_delivered(self) -> None:
+        """What was written is delivered when the kernel has it, not when it waits for the turn's end or for room."""
+        transport = self.transport
+        self.assertTrue(transport.delivered())
+        self.poller.turning = True
+        transport.write(b"data")
+        self.assertFalse(transport.delivered())
+        self.socket.room = 2
+        self.poller.end_turn()
+        self.assertFalse(transport.delivered())
+        self.socket.room = 100
+        transport.doWrite()
+        self.assertTrue(transport.delivered())
+
+    def test_close_now(self) -> None:
+        """The connection is over before the call returns, after what was written in the turn has been sent."""
+        transport = self.transport
+        self.poller.turning = True
+        transport.write(b"last words")
+        transport.close_now()
+        self.poller.end_turn()
+        self.assertEqual((self.socket.sent, self.socket.calls[-2:]), ([b"last words"], ["shutdown", "close"]))
+        self.assertTrue(transport.disconnected and not self.poller.reading and not self.poller.writing)
+
+    def test_close_now_with_a_full_kernel(self) -> None:
+        """What the kernel does not take goes out before the connection ends."""
+        transport = self.transport
+        self.socket.room = 4
+        transport.write(b"last words")
+        transport.close_now()
+        self.assertFalse(transport.disconnected)
+        self.socket.room = 100
+        self.assertIs(transport.doWrite(), CONNECTION_DONE)
+        self.assertEqual(b"".join(self.socket.sent), b"last words")
+
+    def test_close_now_after_an_abort(self) -> None:
+        """An abort stays an abort, and ends once."""
+        transport = self.transport
+        transport.abortConnection()
+        transport.close_now()
+        self.assertEqual(self.socket.calls[-2:], ["setsockopt", "close"])
+        self.poller.advance(1)
+        self.assertEqual(self.socket.calls.count("close"), 1)
+
 
 class SilentTests(SynchronousTestCase):
     def test_silent(self) -> None:

@@ -82,7 +82,7 @@ class FakeTransport:
 
     def _tell_ending(self) -> None:
         """As ServerTransport does while reading is paused."""
-        ending = getattr(self._protocol, "readConnectionEnding", None)
+        ending = getattr(self.protocol, "readConnectionEnding", None)
         if self._fin and self._paused and self.connected and not self._fin_read and ending is not None:
             ending()
 
@@ -188,7 +188,24 @@ class FakeTransport:
     def stopProducing(self) -> None:
         self.loseConnection()
 
-    # What ClientTransport adds
+    # What our own transports add
+
+    def delivered(self) -> bool:
+        """Whether the peer's kernel has all that was written."""
+        return not self.buffer
+
+    def readable(self) -> bool:
+        """Whether bytes wait to be read."""
+        return bool(self._inbox)
+
+    def close_now(self) -> None:
+        """End in order, at once where the peer's kernel has everything."""
+        if self.aborted:
+            self._lose(Failure(ConnectionAborted()))
+        elif self.delivered():
+            self._lose(Failure(ConnectionDone()))
+        else:
+            self.loseConnection()
 
     def unsent(self) -> bool:
         """Whether the last write has not left: these have no turns, so never."""

@@ -143,6 +143,11 @@ class ConnectionPool:
             connection.close()
 
     @property
+    def size(self) -> int:
+        """How many connections there are."""
+        return len(self._open)
+
+    @property
     def empty(self) -> bool:
         """Whether nobody needs the pool."""
         return not self._open and not self.backend.in_flight

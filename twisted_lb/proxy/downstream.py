@@ -21,13 +21,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.limits.addresses import network_of
+from twisted_lb.proxy.admission import RETRY_SOON
 from twisted_lb.proxy.deadlines import NEVER
 from twisted_lb.proxy.dispatch import dispatch
 from twisted_lb.proxy.doorstep import Doorstep
 from twisted_lb.proxy.exchange import Exchange
 from twisted_lb.proxy.local_response import problem_response
+from twisted_lb.proxy.open_connections import Use
 from twisted_lb.proxy.progress import BodyProgress
 from twisted_lb.proxy.relay import BACKLOG, NOT_NOW, Tap, Throttle
+from twisted_lb.proxy.transport import close_now, settled
 from twisted_lb.proxy.visit import Visit
 from twisted_lb.wire.body import Decoder, decoder
 from twisted_lb.wire.errors import RequestError
@@ -86,11 +89,10 @@ class DownstreamConnection(Protocol):
         self.address = getattr(peer, "host", "")
         self.network = network_of(self.address)
         self.hop = Hop(self.address, b"https" if getattr(transport, "TLS", False) else b"http")
-        if hasattr(transport, "setTcpNoDelay"):
+        if self.address:
             transport.setTcpNoDelay(True)
         transport.registerProducer(self.throttle, True)
         self._doorstep.connections.add(self)
-        self._doorstep.by_address[self.address] += 1
         self._sweeper.watched.add(self)
         self.deadline = self._sweeper.now + self._settings.head_timeout
 
@@ -151,6 +153,7 @@ class DownstreamConnection(Protocol):
             # A lone CR may become an empty line, which must not prolong anything.
             if not self._scanned and data != b"\r":
                 self.deadline = self._sweeper.now + self._settings.head_timeout
+                self._doorstep.connections.moved_on(self)
             self._scanned = len(data)
             if self._all_read:
                 # The rest of it will never come.
@@ -253,8 +256,8 @@ class DownstreamConnection(Protocol):
     def _write_problem(
         self, status: int, detail: str, fields: bytes, members: Mapping[str, object], close: bool
     ) -> None:
-        fields = b"\r\nDate: " + self._sweeper.date + fields
-        self.transport.write(problem_response(self._head, status, detail, fields, members, close))
+        data = problem_response(self._head, status, detail, fields, members, close, self._sweeper.date)
+        self.transport.write(data)
 
     def exchange_done(self, close: bool) -> None:
         """The response is written: on to the next request, or to the end."""
@@ -281,6 +284,7 @@ class DownstreamConnection(Protocol):
         else:
             self._step = self._read_head
             self.deadline = self._sweeper.now + self._settings.keepalive_timeout
+            self._doorstep.connections.moved_on(self)
             self.tap.release(NOT_NOW if self._buffer else BACKLOG | NOT_NOW)
             if not self._answered_here:
                 self._refusals = 0
@@ -337,6 +341,7 @@ class DownstreamConnection(Protocol):
     def _linger(self) -> None:
         """Say that nothing more comes, and give the client time to read it."""
         self._end_reading()
+        self._doorstep.connections.moved_on(self)
         self.deadline = self._sweeper.now + self._settings.send_timeout
         self.throttle.disconnect()
         self.tap.release(BACKLOG | NOT_NOW)
@@ -369,6 +374,29 @@ class DownstreamConnection(Protocol):
         return progress.in_sensible_chunks(seconds) and (
             self.tap.held or self._waits() or progress.enough(seconds, self._settings.min_body_rate)
         )
+
+    # What is asked of us when there is no room for another connection
+
+    def use(self) -> Use:
+        """See OpenConnection."""
+        if self._step == self._wait or (self._step == self._read_body and isinstance(self._exchange, Exchange)):
+            return Use.BUSY
+        # What waits to be read may be a whole request; where one has begun already, it need not be looked at.
+        unread = self._step == self._read_head and not self._buffer
+        return Use.IDLE if not self.tap.held and not self._posted and settled(self.transport, unread) else Use.UNSETTLED
+
+    def make_room(self) -> None:
+        """See OpenConnection.  A client that has begun a request is told."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+        if self._buffer or exchange is not None:
+            self._write_problem(503, "There are too many connections. Try again later.", RETRY_SOON, {}, True)
+        self._end_reading()
+        self._doorstep.connections.remove(self)
+        self.deadline = self._sweeper.now + self._settings.send_timeout
+        self.transport.unregisterProducer()
+        close_now(self.transport)
 
     def drain(self) -> None:
         """End the connection as soon as it has no exchange."""
@@ -409,10 +437,7 @@ class DownstreamConnection(Protocol):
         self.deadline = self._sweeper.now + LINGER_SECONDS
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._doorstep.connections.discard(self)
-        self._doorstep.by_address[self.address] -= 1
-        if not self._doorstep.by_address[self.address]:
-            del self._doorstep.by_address[self.address]
+        self._doorstep.connections.remove(self)
         self._sweeper.watched.discard(self)
         # It may be posted still.
         self._buffer = b""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from math import inf
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from socket import AddressFamily
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ from twisted_lb.proxy.posted import PostedWork
 from twisted_lb.proxy.queue import FairQueue
 from twisted_lb.proxy.retry import RetryBudget
 from twisted_lb.proxy.surroundings import Seen, Shared
-from twisted_lb.proxy.transport import Connector, ServerTransport
+from twisted_lb.proxy.transport import Connector, ServerTransport, UnixServerTransport
 from twisted_lb.proxy.waiting import WaitingRoom
 from twisted_lb.settings import Settings
 
@@ -38,6 +40,9 @@ DRAIN_POLL_SECONDS = 0.05
 BACKLOG = 4096
 # Connections that are taken at a time: what comes after them waits until others have had their turn.
 MAX_ACCEPTS = 16
+# Open files, or a tenth of all, that are left for new connections to servers, the store and the log: without them
+# servers look as if they were down.
+SPARE_FILES = 64
 
 
 class Retries(NamedTuple):
@@ -88,6 +93,7 @@ class ProxyFactory(Factory):
         self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
         self._settings = settings
         self._dial = dial or self._dial_tcp
+        self._files = inf  # that connections may use
         self.pools: dict[Backend, ConnectionPool] = {}
         for backend in fleet.backends:
             self.backend_added(backend)
@@ -142,13 +148,16 @@ class ProxyFactory(Factory):
         poller: Any = self.poller
         Connector(host, port, factory, timeout, None, poller).connect()
 
-    def accepted(self, *args: Any) -> ServerTransport:
+    def accepted(self, *args: Any) -> ServerTransport | UnixServerTransport:
         """A transport for a connection that a port has taken; the port's reactor is the last argument."""
         sock, protocol, client, server, session, _ = args
         poller: Any = self.poller
-        return ServerTransport(sock, protocol, client, server, session, poller)
+        transport = UnixServerTransport if sock.family == AddressFamily.AF_UNIX else ServerTransport
+        return transport(sock, protocol, client, server, session, poller)
 
     def startFactory(self) -> None:
+        limit = getrlimit(RLIMIT_NOFILE)[0]
+        self._files = limit - max(SPARE_FILES, limit // 10) if limit != RLIM_INFINITY else inf
         self.sweeper.start()
         if self.poller is not None:
             self.poller.start()
@@ -157,8 +166,9 @@ class ProxyFactory(Factory):
         """The last port is closed; the connections go on, and so do their deadlines, until `close`."""
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        full = self.doorstep.full(getattr(addr, "host", ""))
-        return TurnedAway(full) if full else DownstreamConnection(self.doorstep)
+        files = len(self.doorstep.connections) + sum([pool.size for pool in self.pools.values()])
+        full = self.doorstep.make_room(getattr(addr, "host", ""), files >= self._files)
+        return TurnedAway(full, self.sweeper.date) if full else DownstreamConnection(self.doorstep)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """End each connection after the exchange it has, and all that are left after `seconds`.
@@ -173,7 +183,7 @@ class ProxyFactory(Factory):
 
         def look() -> None:
             late = self._reactor.seconds() >= end
-            for connection in list(doorstep.connections):
+            for connection in doorstep.connections:
                 if late:
                     connection.transport.abortConnection()
                 else:
@@ -198,7 +208,7 @@ class ProxyFactory(Factory):
 
 
 def _accept_some(port: tcp.Port) -> None:
-    # Twisted takes 100 at a time, and more when there were as many.
+    # Twisted takes more and more at a time while clients come fast, and others would wait for all of them.
     port.numberAccepts = min(port.numberAccepts, MAX_ACCEPTS)
     tcp.Port.doRead(port)
 

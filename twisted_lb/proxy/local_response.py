@@ -9,8 +9,6 @@ from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.head import RequestHead
 
-_TYPE_FIELD = b"\r\nContent-Type: " + CONTENT_TYPE.encode()
-
 
 def problem_response(
     head: RequestHead | None,
@@ -19,13 +17,14 @@ def problem_response(
     fields: bytes,
     members: Mapping[str, object],
     close: bool,
+    date: bytes,
 ) -> bytes:
-    """The bytes of a response with a problem.
+    """A whole response to the request with this head, if there is one; `members` are extension members.
 
-    `head` is that of the request, or None where none was understood; `fields` are more header lines, each with a
-    CRLF before it; `members` are extension members; `close` tells the client that the connection ends.
+    `fields` are more field lines, each with a CRLF before it; `close` tells the client that the connection ends.
     """
     body = problem(status, detail, **members)
+    fields = b"\r\nContent-Type: %b\r\nDate: %b%b" % (CONTENT_TYPE.encode(), date, fields)
     reason = HTTPStatus(status).phrase.encode()
-    data = own_head(status, reason, _TYPE_FIELD + fields, len(body), close, head.minor if head else 1)
+    data = own_head(status, reason, fields, len(body), close, head.minor if head else 1)
     return data if head is not None and head.method == b"HEAD" else data + body

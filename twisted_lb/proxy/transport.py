@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from socket import MSG_PEEK, socket
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet import tcp
+from twisted.internet import tcp, unix
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.python.failure import Failure
 
 if TYPE_CHECKING:
     _Base = tcp.Connection
@@ -77,6 +79,27 @@ class _OneCall(_Base):
         self._unsent = b""
         super().abortConnection()
 
+    def delivered(self) -> bool:
+        """Whether the kernel has all that was written."""
+        return not (self._unsent or self.dataBuffer or self._tempDataLen)
+
+    def readable(self) -> bool:
+        """Whether bytes wait to be read."""
+        try:
+            return bool(self.socket.recv(1, MSG_PEEK))
+        except OSError:
+            return False
+
+    def close_now(self) -> None:
+        """End the connection, in order unless it was aborted, and at once if the kernel has all that was written."""
+        self.flush()
+        if self._aborting:
+            self.connectionLost(Failure(ConnectionAborted()))
+        elif self.delivered():
+            self.connectionLost(Failure(CONNECTION_DONE))
+        else:
+            self.loseConnection()
+
     def doRead(self) -> Any:
         """Twisted's own without its two inner calls."""
         try:
@@ -91,7 +114,7 @@ class _OneCall(_Base):
         return None
 
 
-class ServerTransport(_OneCall, tcp.Server):
+class _OfClient(_OneCall):
     """A client's connection.  Its protocol hears of the end of the client's direction also while reading is paused."""
 
     def pauseProducing(self) -> None:
@@ -103,6 +126,14 @@ class ServerTransport(_OneCall, tcp.Server):
         """The client sends no more; what it has sent is not read yet."""
         protocol: Any = self.protocol
         protocol.readConnectionEnding()
+
+
+class ServerTransport(_OfClient, tcp.Server):
+    """A client's connection over TCP."""
+
+
+class UnixServerTransport(_OfClient, unix.Server):
+    """A client's connection over a Unix socket."""
 
 
 class ClientTransport(_OneCall, tcp.Client):
@@ -128,3 +159,18 @@ class Connector(tcp.Connector):
 
     def _makeTransport(self) -> ClientTransport:
         return ClientTransport(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+def settled(transport: Any, unread: bool) -> bool:
+    """Whether nothing is on its way: what was written is with the kernel, and, if `unread`, nothing waits to be read.
+
+    Of another transport than these, TLS perhaps, nobody knows.
+    """
+    if not hasattr(transport, "delivered"):
+        return not transport.disconnecting
+    return transport.delivered() and not (unread and transport.readable())
+
+
+def close_now(transport: Any) -> None:
+    """End the connection in order, at once if it can be."""
+    getattr(transport, "close_now", transport.loseConnection)()
