@@ -65,7 +65,7 @@ APART = {EDGES, DOORS}
 
 # A module imports only what stands before it in its list.
 ORDERS = {
-    "wire": ["errors", "grammar", "head", "framing", "body", "response", "forwarding"],
+    "wire": ["errors", "grammar", "field_names", "head", "framing", "body", "response", "forwarding"],
     "proxy": [
         "posted",
         "polling",

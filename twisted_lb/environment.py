@@ -31,6 +31,7 @@ LONGEST_SECONDS = 24 * 3600.0
 SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES_IN = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 HEADER_FAMILIES = ("x-ratelimit", "ratelimit")
+UNUSUAL_NAMES = ("drop", "pass")
 STORE_ERROR_MODES = ("local", "deny", "allow")
 
 # number = 1*DIGIT [ "." 1*DIGIT ]
@@ -180,6 +181,7 @@ READERS: dict[str, Reader] = {
     "max_head_bytes": size(1024, 1024**2),
     "max_target_bytes": size(64, 1024**2),
     "max_header_fields": whole(1, 10_000),
+    "unusual_field_names": one_of(*UNUSUAL_NAMES),
     "max_body_bytes": size(0, 1024**5),
     "max_connections": whole(0, 10_000_000),
     "max_connections_per_address": whole(0, 10_000_000),

@@ -57,6 +57,7 @@ class Settings:
     max_head_bytes: int = 32 * 1024
     max_target_bytes: int = 8 * 1024
     max_header_fields: int = 100
+    unusual_field_names: str = "drop"  # with other characters than letters, digits and "-": "drop" or "pass"
     max_body_bytes: int = 0  # 0: any size
     max_connections: int = 8192  # 0: any number
     max_connections_per_address: int | None = None  # 0: any number; None: see connections_of_an_address

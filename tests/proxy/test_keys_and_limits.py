@@ -6,7 +6,7 @@ from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.reading import Response
-from tests.proxy.scripted import ADMITTED, KEY, REFUSED
+from tests.proxy.scripted import ADMITTED, KEY, REFUSED, InOrder
 from tests.proxy.world import World, request, response
 from twisted_lb.api_key import digest
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
@@ -79,6 +79,28 @@ class KeyTests(SynchronousTestCase):
         client.send(request("GET", "/", b"X-Consumer-Username: root", b"X_Consumer_Username: root"))
         self.assertNotIn(b"root", self.world.server.last.received)
         self.assertEqual(self.world.server.last.received.lower().count(b"consumer"), 1)
+
+    def test_names_that_look_like_the_consumers(self) -> None:
+        """With either setting, no spelling of X-Consumer-Username that servers may know lets a client name itself."""
+        for setting in ("drop", "pass"):
+            world = World(unusual_field_names=setting)
+            client = world.client()
+            names = (b"X.Consumer.Username", b"x~consumer-username", b"X-Consumer'Username", b"X_CONSUMER_USERNAME")
+            lines = [b"%b: root" % name for name in names]
+            head = request("POST", "/", *lines, b"X_Odd: 1", b"Transfer-Encoding: chunked")
+            client.send(head + b"\r\n".join([b"0", *lines, b"y_z: 2", b"", b""]))
+            forwarded = world.server.last.received
+            self.assertNotIn(b"root", forwarded)
+            self.assertEqual((b"X_Odd: 1" in forwarded, b"y_z: 2" in forwarded), (setting == "pass",) * 2)
+            self.assertTrue(forwarded.endswith(b"\r\n\r\n"))
+
+    def test_plug_ins(self) -> None:
+        """A balancer that asks for X-Consumer-Username gets the user's name, not what the client says."""
+        self.world.asked(request("GET", "/", b"X-Consumer-Username: root", b"X.Consumer.Username: root"))
+        assert isinstance(self.world.balancer, InOrder)
+        [seen] = self.world.balancer.requests
+        self.assertEqual(seen.header(b"X-Consumer-Username"), b"user1")
+        self.assertIsNone(seen.header(b"X.Consumer.Username"))
 
 
 class LimitTests(SynchronousTestCase):

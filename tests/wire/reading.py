@@ -62,14 +62,16 @@ def read_response(pieces: Iterable[bytes], method: bytes) -> tuple[ResponseHead,
         data += piece
         head = read_response_head(data, scanned, MAX_RESPONSE_HEAD_BYTES)
         if head is not None:
-            return head, read_body(response_framing(head, method), data[head.size :], feed, ResponseError)
+            return head, read_body(response_framing(head, method), data[head.size :], feed, ResponseError, True)
         scanned = len(data)
     return None
 
 
-def read_body(framing: int, begun: bytes, feed: Iterable[bytes], refuse: Callable[[str], WireError]) -> Body:
-    """A body that begins with `begun` and goes on with `feed`."""
-    body = decoder(framing, refuse)
+def read_body(
+    framing: int, begun: bytes, feed: Iterable[bytes], refuse: Callable[[str], WireError], any_name: bool = False
+) -> Body:
+    """A body that begins with `begun` and goes on with `feed`; `any_name` goes for those of responses."""
+    body = decoder(framing, refuse, any_name=any_name)
     content = b""
     rest = b""
     for piece in [begun, *feed]:

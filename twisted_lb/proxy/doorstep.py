@@ -30,7 +30,12 @@ class Doorstep:
         self.shared = shared
         self.settings = settings
         self.door = door
-        self.head_limits = HeadLimits(settings.max_head_bytes, settings.max_target_bytes, settings.max_header_fields)
+        self.head_limits = HeadLimits(
+            settings.max_head_bytes,
+            settings.max_target_bytes,
+            settings.max_header_fields,
+            settings.unusual_field_names == "pass",
+        )
         self.connections = OpenConnections(settings.max_connections, settings.connections_of_an_address)
         self.draining = False
         self._closed = self._refused = 0  # for want of room, since the last line in the log

@@ -174,7 +174,7 @@ class DownstreamConnection(Protocol):
         self._progress.start()
         self._step = self._read_body
         self.deadline = self._sweeper.now + self._settings.body_timeout
-        self._decoder = body = decoder(framing, _refuse, nominated(head.notable))
+        self._decoder = body = decoder(framing, _refuse, nominated(head.notable), self._doorstep.head_limits.any_name)
         content = body.feed(rest) if rest else b""
         self._content_received(body, content)
         exchange.start(content, body.done, body.trailers)

@@ -208,7 +208,8 @@ class UpstreamConnection(TwistedProtocol):
             self._end(b"")
             asking.response_begun(head, framing, rest, True, NO_TRAILERS)
             return
-        self._decoder = body = decoder(framing, _refuse, nominated(head.notable))
+        # A client makes no variables of the names.
+        self._decoder = body = decoder(framing, _refuse, nominated(head.notable), any_name=True)
         if body.done:
             content, surplus = b"", rest
         else:

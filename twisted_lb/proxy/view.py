@@ -44,6 +44,9 @@ class RequestView:
         return self._framing
 
     def header(self, name: bytes) -> bytes | None:
+        # What a client calls itself is not who it is: this is what its server will get.
+        if name.lower() == b"x-consumer-username":
+            return self.consumer or None
         return first_value(self._head, name)
 
 

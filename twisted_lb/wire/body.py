@@ -13,6 +13,7 @@ from collections.abc import Callable, Set
 from typing import Protocol
 
 from twisted_lb.wire.errors import WireError
+from twisted_lb.wire.field_names import may_go_on
 from twisted_lb.wire.framing import CHUNKED, UNTIL_CLOSE
 from twisted_lb.wire.grammar import BROKEN_LINE, CHUNK_LINE, FIELD_LINE, TRAILERS
 from twisted_lb.wire.head import NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
@@ -110,10 +111,16 @@ class ChunkedDecoder:
         "_step",
         "_refuse",
         "_unwanted",
+        "_any_name",
     )
 
-    def __init__(self, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset()) -> None:
-        """`refuse` makes the error to raise from what is wrong; trailers whose names are `unwanted` are dropped."""
+    def __init__(
+        self, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset(), any_name: bool = False
+    ) -> None:
+        """`refuse` makes the error to raise from what is wrong; trailers whose names are `unwanted` are dropped.
+
+        `any_name`: trailers whose names are unusual are not, see `field_names`.
+        """
         self.done = False
         self.rest = b""
         self.trailers: list[bytes] = []
@@ -125,6 +132,7 @@ class ChunkedDecoder:
         self._step = self._size
         self._refuse = refuse
         self._unwanted = unwanted
+        self._any_name = any_name
 
     def feed(self, data: bytes) -> bytes:
         self._seen = len(self._buffer)
@@ -203,16 +211,20 @@ class ChunkedDecoder:
             raise self._refuse("The trailer section is malformed.")
         for line in section.split(b"\r\n"):
             name = line.partition(b":")[0].lower()
-            if name not in FORBIDDEN_TRAILERS and name not in self._unwanted and b"_" not in name:
+            if name in FORBIDDEN_TRAILERS or name in self._unwanted:
+                continue
+            if may_go_on(name, FORBIDDEN_TRAILERS, self._any_name):
                 self.trailers.append(line)
         self.done = True
         return end + 4
 
 
-def decoder(framing: int, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset()) -> Decoder:
-    """The decoder for what `framing` found; `unwanted` are names of trailers to drop."""
+def decoder(
+    framing: int, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset(), any_name: bool = False
+) -> Decoder:
+    """The decoder for what `framing` found; for `unwanted` and `any_name` see ChunkedDecoder."""
     if framing == CHUNKED:
-        return ChunkedDecoder(refuse, unwanted)
+        return ChunkedDecoder(refuse, unwanted, any_name)
     if framing == UNTIL_CLOSE:
         return UntilCloseDecoder()
     return LengthDecoder(framing)

@@ -54,7 +54,6 @@ EMPTY_LINES = re.compile(rb"(?>(?:\r\n)+)")
 
 FIELD_LINE = re.compile(TOKEN + rb":" + FIELD_TEXT)
 TRAILERS = re.compile(FIELD_LINES)
-UNDERSCORED_NAME = re.compile(rb"\r\n[^:_\r]*+_")
 
 # What no head may hold anywhere: a bare LF, a bare CR, a control byte.  A CR at the very end may
 # still become CRLF.

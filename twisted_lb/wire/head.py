@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted_lb.wire.errors import RequestError, ResponseError
+from twisted_lb.wire.field_names import UNUSUAL_NAME, may_go_on
 from twisted_lb.wire.grammar import (
     ABSOLUTE_FORM,
     AUTHORITY,
@@ -27,7 +28,6 @@ from twisted_lb.wire.grammar import (
     REQUEST_LINE,
     RESPONSE_HEAD,
     TOKEN_LIST,
-    UNDERSCORED_NAME,
     field_splitter,
 )
 
@@ -60,6 +60,8 @@ NOTABLE_IN_REQUEST = HOP_BY_HOP | {
     b"x-forwarded-host",
     b"forwarded",
     b"via",
+    # Nobody's field; but in CGI it becomes HTTP_PROXY, which libraries take for the proxy that they are to use.
+    b"proxy",
 }
 NOTABLE_IN_RESPONSE = HOP_BY_HOP | {
     b"content-length",
@@ -98,11 +100,12 @@ Notable = dict[bytes, list[bytes]]
 
 @dataclass(frozen=True)
 class HeadLimits:
-    """How large a request head may be."""
+    """How large a request head may be, and which names of fields go on."""
 
     head_bytes: int = 32 * 1024  # precedents: nginx 4 * 8 KiB, HAProxy 16 KiB, Envoy 60 KiB
     target_bytes: int = 8 * 1024  # RFC 9112 section 3 recommends at least 8000
     fields: int = 100  # precedents: Apache and HAProxy 100
+    any_name: bool = False  # also names of other characters than letters, digits and hyphens, see `field_names`
 
 
 class RequestHead:
@@ -170,10 +173,8 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
             raise _repeated(name)
         else:
             notable[name].append(value)
-    if UNDERSCORED_NAME.search(head.fields):
-        # A name with an underscore reads like one with a hyphen in CGI and WSGI, so it could
-        # stand in for a field that only this proxy may set.  nginx drops them too.
-        _keep_lines(head, lambda name: b"_" not in name)
+    if UNUSUAL_NAME.search(head.fields):
+        _keep_lines(head, lambda name: may_go_on(name, NOTABLE_IN_REQUEST, limits.any_name))
     persists = _drop_connection_fields(head) if b"connection" in notable else head.minor == 1
     if persists is None:
         raise RequestError(400, "The Connection field is not a list of tokens.")

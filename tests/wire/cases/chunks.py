@@ -94,6 +94,8 @@ TRAILERS = [
          content(b"")),
     Case("a trailer with an underscore is dropped", "9110 5.1",
          chunked(b"0\r\nContent_Length: 5\r\n\r\n"), content(b"")),
+    Case("a trailer whose name has other characters than letters, digits and hyphens is dropped", "9110 6.5.1",
+         chunked(b"0\r\nX.Checksum: 1\r\nA-1: b\r\n'x: 2\r\nX~: 3\r\n\r\n"), content(b"", [b"A-1: b"])),
     Case("no space precedes a trailer's colon", "9112 5.1", chunked(b"0\r\nA : b\r\n\r\n"), BAD),
     Case("a folded trailer is refused", "9112 5.2", chunked(b"0\r\nA: b\r\n c\r\n\r\n"), BAD),
     Case("a trailer has a colon", "9112 5", chunked(b"0\r\nGET /smuggled HTTP/1.1\r\n\r\n"), BAD),

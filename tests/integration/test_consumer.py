@@ -1,0 +1,129 @@
+"""Who a server takes a client for: servers that make variables of fields, behind the running program."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.apps.variables import VariablesServer
+from tests.integration.conftest import Start
+from tests.integration.processes import PROJECT, Balancer, ask, wait_until
+from tests.integration.raw_client import exchange
+from tests.integration.redis_server import free_port
+
+NAME = b"X-Consumer-Username"
+SPECIALS = b"!#$%&'*+.^_`|~"
+CONSUMER = "HTTP_X_CONSUMER_USERNAME"
+
+
+@pytest.fixture(scope="module")
+def wsgiref() -> Iterator[int]:
+    """The port of a server that takes every character for `_`, reads Latin-1 and strips."""
+    server = VariablesServer().start()
+    yield server.port
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a gunicorn that lets through what it can."""
+    if not find_spec("gunicorn"):
+        pytest.skip("no gunicorn; `pip install gunicorn` enables this")
+    port = free_port()
+    options = ["--bind", f"127.0.0.1:{port}", "--log-level", "error", "--header-map", "dangerous"]
+    command = [sys.executable, "-m", "gunicorn", *options, "tests.integration.apps.variables:application"]
+    directory: Path = tmp_path_factory.mktemp("gunicorn")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(command, cwd=directory, env=environment)
+    try:
+        wait_until(lambda: _answers(port), 15, "gunicorn answers")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def balancer(wsgiref: int) -> Iterator[Balancer]:
+    """A balancer before the server that confuses most."""
+    balancer = Balancer(_yaml(wsgiref))
+    try:
+        yield balancer.start()
+        assert "Traceback" not in balancer.log(), balancer.log()
+    finally:
+        balancer.close()
+
+
+@pytest.fixture(scope="module")
+def key(balancer: Balancer) -> bytes:
+    """A user's key."""
+    return _user(balancer, "user1")
+
+
+def _yaml(port: int) -> str:
+    return f"servers: [{{name: a, url: 'http://127.0.0.1:{port}'}}]\n"
+
+
+def _answers(port: int) -> bool:
+    try:
+        return ask(port, "GET", "/").status == 200
+    except OSError:
+        return False
+
+
+def _user(balancer: Balancer, name: str) -> bytes:
+    return balancer.create_user(name, 1_000_000, 1_000_000).encode()
+
+
+def variables(balancer: Balancer, *lines: bytes, target: bytes = b"/", body: bytes = b"") -> dict[str, str]:
+    """What the server makes of a request with these field lines, which has to be accepted."""
+    method = b"POST" if body else b"GET"
+    data = b"\r\n".join([b"%b %b HTTP/1.1" % (method, target), b"Host: a.test", *lines, b"", body])
+    got = exchange(balancer.port, data, method)
+    assert got.status == 200, (lines, got)
+    answer: dict[str, str] = json.loads(got.content)
+    return answer
+
+
+def lookalikes() -> list[bytes]:
+    """X-Consumer-Username with each special character at each place: in that of another, and as one more."""
+    names = [NAME[:at] + b"%c" % other + NAME[at + 1 :] for at in range(len(NAME)) for other in SPECIALS]
+    return names + [NAME[:at] + b"%c" % other + NAME[at:] for at in range(len(NAME) + 1) for other in SPECIALS]
+
+
+@pytest.mark.parametrize("setting", ["drop", "pass"])
+@pytest.mark.parametrize("server", ["wsgiref", "gunicorn"])
+def test_no_field_name_makes_another_user(new_balancer: Start, request: Any, server: str, setting: str) -> None:
+    """However a client spells X-Consumer-Username, as a field or a trailer, the server has the user's name."""
+    balancer = new_balancer(
+        _yaml(request.getfixturevalue(server)), environment={"UNUSUAL_FIELD_NAMES": setting}
+    ).start()
+    key = b"Authorization: " + _user(balancer, "user1")
+    names = lookalikes()
+    for first in range(0, len(names), 90):
+        lines = [b"%b: admin" % name for name in names[first : first + 90]]
+        assert variables(balancer, key, *lines)[CONSUMER] == "user1"
+    for other in SPECIALS:
+        odd = NAME.replace(b"-", b"%c" % other)
+        got = variables(balancer, key, b"%b: admin" % odd, b"X-Mine: 1")
+        assert (got[CONSUMER], got["HTTP_X_MINE"]) == ("user1", "1")
+        assert "admin" not in got.values()
+    kept = variables(balancer, key, b"X_Kept: 1")
+    assert kept.get("HTTP_X_KEPT") == ("1" if setting == "pass" else None)
+
+
+def test_no_field_name_frames_or_routes(balancer: Balancer, key: bytes) -> None:
+    """What a server could take for a field that frames, routes, authenticates or names its proxy does not reach it."""
+    lines = [b"%b: 999" % name for name in (b"Content.Length", b"Transfer~Encoding", b"Ho+st", b"X!Forwarded!For")]
+    lines += [b"Proxy: http://evil.test", b"X.API.Key: 999", b"X_API_Key: 999", b"Forwarde'd: 999"]
+    got = variables(balancer, b"Authorization: " + key, *lines)
+    assert not [name for name, value in got.items() if "999" in value or "evil" in value]
+    assert got["HTTP_X_FORWARDED_FOR"] == "127.0.0.1"
