@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from base64 import b64encode, urlsafe_b64encode
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api_key import AmbiguousKey, bearer_token, digest, key_from_fields
+from twisted_lb.api_key import (
+    AmbiguousKey,
+    bearer_token,
+    digest,
+    holds_key,
+    issued_within,
+    key_from_fields,
+    other_credentials,
+)
 
 _FOUND: list[tuple[dict[bytes, list[bytes]], bytes | None]] = [
     ({}, None),
@@ -36,6 +46,74 @@ _AMBIGUOUS: list[dict[bytes, list[bytes]]] = [
     {b"authorization": [b"Bearer a"], b"apikey": [b"A"]},
     {b"x-api-key": [b"a"], b"apikey": [b"b"]},
 ]
+
+_KEY = b"0f8fad5b-d9cb-469f-a165-70867728950e"
+_ANOTHER = b"7c9e6679-7425-40de-944b-e07fc1f90ae7"
+_JSON = b'{"sub": "%b", "iat": 1}' % _KEY
+# Credentials of other schemes, in each of which a server could read the key.
+_HOLDING = [
+    b"DPoP " + _KEY,
+    b"dpop   " + _KEY + b" ",
+    b"DPoP\t" + _KEY,
+    b"Bearer, " + _KEY,
+    b"Token token=" + _KEY,
+    b'Token token="' + _KEY + b'", nonce=1',
+    b'Digest username="' + _KEY + b'", realm="a"',
+    b'Digest username="0f8fad5b\\-d9cb-469f-a165-70867728950e"',
+    b"ApiKey " + _KEY.upper(),
+    b"ApiKey " + _KEY.replace(b"-", b""),
+    b"ApiKey {" + _KEY + b"}",
+    b"ApiKey urn:uuid:" + _KEY,
+    b"OAuth a=b,oauth_token=" + _KEY.replace(b"-", b"%2D"),
+    b"OAuth oauth_token=" + b"".join(b"%%%02x" % byte for byte in _KEY),
+    _KEY + b" x",
+    b"x " + _KEY + b" y",
+    *(b"Basic " + b64encode(pair) for pair in (b"user:" + _KEY, _KEY + b":", b":" + _KEY, _KEY, b"us:" + _KEY + b"x")),
+    b"basic  " + b64encode(b"user:" + _KEY).rstrip(b"="),
+    b"Basic " + urlsafe_b64encode(b"\xff\xfe:" + _KEY),
+    *(b"Custom k" + b"x" * number + b64encode(_KEY) for number in range(4)),
+    b"JWT " + b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg":"none"}', _JSON, b"signature")),
+    b'Custom a="' + b64encode(_JSON) + b'", b=1',
+]
+_NOT_HOLDING = [
+    b"DPoP " + _ANOTHER,
+    b"DPoP " + _KEY[:-1],
+    b"Basic dXNlcjpwYXNz",
+    b"Basic " + b64encode(b"user:" + _ANOTHER),
+    b"Basic !!!!",
+    b"Negotiate " + b"A" * 30_001,
+    b"OAuth %",
+    b"DPoP ",
+]
+
+
+class CredentialsTests(SynchronousTestCase):
+    """Credentials of other schemes, which are for the server."""
+
+    def test_holds_key(self) -> None:
+        """The key is found however a server could come to read it, and only then."""
+        for credentials in _HOLDING:
+            self.assertTrue(holds_key(credentials, _KEY), credentials)
+        for credentials in _NOT_HOLDING:
+            self.assertFalse(holds_key(credentials, _KEY), credentials)
+
+    def test_other_credentials(self) -> None:
+        """What carries a key of ours is not credentials of another scheme, and the other way round."""
+        for value in (b"k", b"Bearer k", b"BEARER  k", b"Bearer", b"Bearer ", b"", b"Basic", b"DPoP\tk"):
+            self.assertEqual(other_credentials({b"authorization": [value]}), b"", value)
+        for value in (b"DPoP k", b"Bearer, k", b"k x", b"Basic dXNlcjpwYXNz"):
+            self.assertEqual(other_credentials({b"authorization": [value]}), value)
+        self.assertEqual(other_credentials({b"x-api-key": [b"a b"]}), b"")
+
+    def test_issued(self) -> None:
+        """What looks like an issued key is found once, in order and up to a number, in plain text and in Basic."""
+        self.assertEqual(issued_within(b"DPoP " + _ANOTHER, 4), [_ANOTHER])
+        self.assertEqual(issued_within(b"X %b,%b;%b" % (_KEY, _ANOTHER, _KEY.upper()), 4), [_KEY, _ANOTHER])
+        self.assertEqual(issued_within(b"X %b,%b" % (_KEY, _ANOTHER), 1), [_KEY])
+        self.assertEqual(issued_within(b"BASIC " + b64encode(b"user:" + _ANOTHER), 4), [_ANOTHER])
+        # Tokens of other issuers are full of identifiers.
+        self.assertEqual(issued_within(b"JWT " + b64encode(_JSON), 4), [])
+        self.assertEqual(issued_within(b"X 0f8fad5b-d9cb-169f-a165-70867728950e", 4), [])
 
 
 class ApiKeyTests(SynchronousTestCase):

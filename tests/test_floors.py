@@ -82,6 +82,7 @@ ORDERS = {
         "view",
         "progress",
         "surroundings",
+        "second_key",
         "admission",
         "exchange",
         "visit",

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,3 +128,35 @@ def test_no_field_name_frames_or_routes(balancer: Balancer, key: bytes) -> None:
     got = variables(balancer, b"Authorization: " + key, *lines)
     assert not [name for name, value in got.items() if "999" in value or "evil" in value]
     assert got["HTTP_X_FORWARDED_FOR"] == "127.0.0.1"
+
+
+def test_a_key_goes_to_no_server(balancer: Balancer, key: bytes) -> None:
+    """A key in a second place, in credentials of any scheme or elsewhere in the head, does not reach the server."""
+    pair = b64encode(b"user:" + key)
+    for value in (b"DPoP " + key, b"Basic " + pair, b'Digest username="%b"' % key, b"Bearer, " + key, key + b" x"):
+        got = variables(balancer, b"X-API-Key: " + key, b"Authorization: " + value, b"X-Mine: 1")
+        assert (got[CONSUMER], got["HTTP_X_MINE"]) == ("user1", "1")
+        assert "HTTP_AUTHORIZATION" not in got
+    fields = b"Cookie: a=1; key=" + key, b"Referer: http://a.test/?" + key, b"X-Forwarded-For: " + key
+    got = variables(balancer, b"Authorization: Bearer " + key, *fields, target=b"/?apikey=" + key)
+    assert (got["QUERY_STRING"], got["HTTP_COOKIE"]) == ("apikey=REDACTED", "a=1; key=REDACTED")
+    assert not [name for name, value in got.items() if key.decode() in value]
+
+
+def test_the_keys_of_two_users(balancer: Balancer, key: bytes) -> None:
+    """Two users' keys in one request are 400, wherever the second one is; identifiers of the server's own pass."""
+    second = _user(balancer, "user2")
+    first = b"X-API-Key: " + key
+    for lines in (
+        [b"Authorization: " + second, b"Connection: close, authorization"],
+        [b"apikey: " + second, b"Connection: close, apikey, x-api-key"],
+        [b"Authorization: DPoP " + second],
+        [b"Authorization: Basic " + b64encode(second + b":")],
+    ):
+        for target in (b"/", b"/user/tokens/profile"):
+            data = b"\r\n".join([b"GET %b HTTP/1.1" % target, b"Host: a.test", first, *lines, b"", b""])
+            status = exchange(balancer.port, data).status
+            # The user API has no server to send credentials of another scheme to.
+            assert status == (200 if b"user" in target and b" " in lines[0].partition(b": ")[2] else 400), data
+    own = "Token 7c9e6679-7425-40de-944b-e07fc1f90ae7"
+    assert variables(balancer, first, b"Authorization: " + own.encode())["HTTP_AUTHORIZATION"] == own

@@ -40,6 +40,7 @@ OF_ADDRESS = Taken(True, b"", 20, 2.0, 19 * MICROTOKENS, ADDRESS)
 class ScriptedBuckets:
     """Knows one key and gives the answer that the test has set: a bucket's, or a text why there is none.
 
+    `others` are digests of more keys.
     Every request of that key that it admits must come back once at most, and exactly once where it counts those
     in flight.
     """
@@ -49,6 +50,7 @@ class ScriptedBuckets:
         self.of_address = OF_ADDRESS
         self.later = False  # whether an answer waits for `answer_now`
         self.forgets = False  # whether the key is unknown
+        self.others: set[str] = set()
         self.counts_in_flight = False
         self.asked: list[str] = []
         self.costs: list[int] = []
@@ -91,7 +93,7 @@ class ScriptedBuckets:
     def _tell(self, key: str, asker: IAsker) -> None:
         if isinstance(self.answer, str):
             asker.bucket_unavailable(self.answer)
-        elif key != digest(KEY) or self.forgets:
+        elif key not in self.others and (key != digest(KEY) or self.forgets):
             asker.bucket_answered(None)
         else:
             self.unreleased += self.answer.admitted

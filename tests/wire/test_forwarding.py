@@ -182,6 +182,17 @@ class RequestHeads(SynchronousTestCase):
             head, b"POST / HTTP/1.1\r\nHost: a.test\r\n" + ADDED + b"Content-Length: 2\r\n\r\n",
         )
 
+    def test_nominated_credentials(self) -> None:
+        """Credentials of another scheme that Connection names do not go on; a key there is still to be found."""
+        self.assertEqual(lines(forwarded(get(b"Authorization: Basic eA==", b"Connection: close")), b"authorization"),
+                         [b"Basic eA=="])
+        for value in (b"Basic eA==", b"Bearer k", b"k"):
+            fields = b"Authorization: " + value, b"Connection: authorization, close"
+            self.assertEqual(lines(forwarded(get(*fields)), b"authorization"), [])
+            read = read_request([get(*fields)])
+            assert read is not None
+            self.assertEqual(read[0].notable[b"authorization"], [value])
+
     def test_trailers(self) -> None:
         """The client's word that it takes trailers is passed on, and no other transfer coding (RFC 9110 10.1.4)."""
         for value in (b"trailers", b"Trailers", b"gzip;q=0.5, trailers"):

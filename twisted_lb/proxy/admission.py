@@ -1,8 +1,9 @@
 """A request's way through the limits, in and out: whose it is, what it costs, and what is left to pay at the end.
 
     ask -> bucket_answered -> admitted (the servers' part, `exchange`)  ... -> _settle, once
-              |    |  ^
-             401  429 +- waiting, for a client that prefers to wait
+              |    |  ^    |
+             401  429 |    +- 400, where other credentials hold another user's key (`second_key`)
+                      +- waiting, for a client that prefers to wait
 
 What was taken is settled exactly once: when the response is over, when there is none to give, or when the
 client has left.
@@ -16,11 +17,21 @@ from math import ceil
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from twisted_lb.api_key import AmbiguousKey, digest, key_from_fields
+from twisted_lb.api_key import (
+    REDACTED,
+    TWO_KEYS,
+    AmbiguousKey,
+    digest,
+    holds_key,
+    issued_within,
+    key_from_fields,
+    other_credentials,
+)
 from twisted_lb.interfaces import ADDRESS, MICROTOKENS, IAsker, Taken
 from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.limits.pricing import PricingFailed, token_cost
 from twisted_lb.limits.refusal import STATUS, refusal
+from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.surroundings import Client, Shared
 from twisted_lb.proxy.view import RequestView, ResponseView, all_values
 from twisted_lb.proxy.waiting import Line
@@ -29,6 +40,8 @@ from twisted_lb.wire.head import RequestHead, ResponseHead
 CHALLENGE = b'\r\nWWW-Authenticate: Bearer realm="twisted_lb"'
 RETRY_SOON = b"\r\nRetry-After: 1"
 TOKEN_COST = b"x-token-cost"
+# What looks like a key in credentials of another scheme is looked up, but no more than this of one request.
+MAX_SECOND_KEYS = 4
 
 _log = Logger()
 
@@ -40,7 +53,9 @@ class Admission(RequestView):
     __slots__ = (
         "_client",
         "_shared",
+        "_key",
         "_digest",
+        "_other_keys",
         "_network",
         "_pricing",
         "_cost",
@@ -59,7 +74,9 @@ class Admission(RequestView):
         self._framing = framing
         self._client = client
         self._shared = shared
+        self._key = b""
         self._digest = ""  # of the key
+        self._other_keys: list[bytes] | None = None  # what looks like one in credentials of another scheme
         self._network = ""  # the client's, when the key is not known to come from there
         self._pricing = shared.pricing  # to the end, whatever comes after it
         self._cost = 1  # tokens, as taken
@@ -113,7 +130,11 @@ class Admission(RequestView):
             else:
                 shared.buckets.take_address(self._client.network, self)
             return
+        self._key = key
         self._digest = found = digest(key)
+        authorization = self._head.notable.get(b"authorization")
+        if authorization is not None and authorization[0] != key:
+            self._look_into_credentials(key)
         if familiar is not None and not familiar.knows(found, self._client.network):
             self._network = self._client.network
         if self._pricing.asks:
@@ -128,6 +149,25 @@ class Admission(RequestView):
             self._stand_behind(lines[found])
             return
         shared.buckets.take(found, self, self._cost, self._network)
+
+    def _look_into_credentials(self, key: bytes) -> None:
+        """Those of another scheme are for the server, but for the key in them."""
+        notable = self._head.notable
+        credentials = other_credentials(notable)
+        if not credentials:
+            return
+        if holds_key(credentials, key):
+            del notable[b"authorization"]
+        else:
+            self._other_keys = issued_within(credentials, MAX_SECOND_KEYS)
+
+    def _without_key(self, trailers: list[bytes]) -> list[bytes]:
+        """Trailers as servers may see them, also before the key has been asked for."""
+        try:
+            key = key_from_fields(self._head.notable)
+        except AmbiguousKey:
+            key = None
+        return [line.replace(key, REDACTED) for line in trailers] if key else trailers
 
     def ask_again(self) -> None:
         """The waiting room says that its tokens may be there."""
@@ -175,6 +215,21 @@ class Admission(RequestView):
             self.waiting = False
             self._shared.waiting.served(self._digest, self, taken)
             self._client.wait_over()
+        if self._other_keys:
+            SecondKeys(self._shared.buckets, self._other_keys, self._second_keys_known).look_up()
+        else:
+            self._admitted()
+
+    def _second_keys_known(self, found: bool | None) -> None:
+        """Whether credentials of another scheme hold somebody's key; None where the store cannot tell."""
+        if self._over:
+            return
+        if found:
+            self._give_back()
+            self._answer(400, TWO_KEYS)
+            return
+        if found is None:
+            del self._head.notable[b"authorization"]
         self._admitted()
 
     def bucket_unavailable(self, reason: str) -> None:

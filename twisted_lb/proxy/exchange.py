@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from twisted.logger import Logger
 
+from twisted_lb.api_key import REDACTED
 from twisted_lb.backend import Backend
 from twisted_lb.proxy.admission import RETRY_SOON, Admission
 from twisted_lb.proxy.content import RequestContent
@@ -66,13 +67,15 @@ class Exchange(Admission):
     def start(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """Begin, with the content that came with the head."""
         if self._content is not None:
-            self._content.receive(content, whole, trailers, False)
+            self._content.receive(content, whole, self._without_key(trailers) if trailers else trailers, False)
         self._ask()
 
     def request_went_on(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """More content of the request, or its end."""
         kept = self._content
         assert kept is not None
+        if trailers:
+            trailers = self._without_key(trailers)
         data = kept.receive(content, whole, trailers, self._upstream is not None)
         if self._upstream is not None:
             self._upstream.send(data, whole)
@@ -180,6 +183,9 @@ class Exchange(Admission):
         shared = self._shared
         assert self._taken is not None
         data = client.hop.request_head(self._head, self._framing, self._taken.name, backend.authority)
+        if self._key in data:
+            # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
+            data = data.replace(self._key, REDACTED)
         content = self._content
         whole = True
         if content is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from twisted_lb.wire.framing import CHUNKED, Status
 from twisted_lb.wire.grammar import CLOSED_QUOTES, CONTENT_LENGTH
-from twisted_lb.wire.head import RequestHead, ResponseHead
+from twisted_lb.wire.head import RequestHead, ResponseHead, nominated
 
 VIA_PSEUDONYM = b"twisted_lb"
 
@@ -48,9 +48,9 @@ class Hop:
             more = b"\r\nContent-Length: %d" % framing
         if b"authorization" in notable:
             # A bare value or a Bearer token is the API key (see twisted_lb.api_key) and stays here;
-            # credentials of another scheme are for the server.
+            # credentials of another scheme are for the server, unless Connection says that they are for us.
             scheme, space, _ = notable[b"authorization"][0].partition(b" ")
-            if space and scheme.lower() != b"bearer":
+            if space and scheme.lower() != b"bearer" and b"authorization" not in nominated(notable):
                 more += b"\r\nAuthorization: " + notable[b"authorization"][0]
         if b"content-type" in notable:
             more += b"\r\nContent-Type: " + notable[b"content-type"][0]

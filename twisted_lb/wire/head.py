@@ -90,9 +90,12 @@ SINGLETONS = frozenset(
 MAX_GOOD_HOSTS = 1024
 _good_hosts: set[bytes] = set()
 
-# Named in Connection, these go too.  The others are spent here, or frame the message whatever Connection says.
+# Named in Connection, these go too.  The others are spent here, or frame the message whatever Connection says:
+# a field that may carry a key is read here, so that it counts whether or not it goes on.
 NOMINABLE = (
-    (NOTABLE_IN_REQUEST | NOTABLE_IN_RESPONSE) - HOP_BY_HOP - {b"host", b"content-length", b"x-api-key", b"apikey"}
+    (NOTABLE_IN_REQUEST | NOTABLE_IN_RESPONSE)
+    - HOP_BY_HOP
+    - {b"host", b"content-length", b"authorization", b"x-api-key", b"apikey"}
 )
 
 Notable = dict[bytes, list[bytes]]
