@@ -30,6 +30,7 @@ setup(
         "Twisted[tls]>=25.5",
         "cryptography>=42",
         "hiredis>=3.0",
+        "idna>=3.7",
         "klein>=24.8",
         "prometheus-client>=0.20",
         "pydantic>=2.7",

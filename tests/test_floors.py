@@ -31,6 +31,7 @@ FLOORS = {
     "settings": GROUND,
     "fleet_spec": GROUND,
     "api_key": GROUND,
+    "user_names": GROUND,
     "yaml_lines": GROUND,
     "wire": GROUND,
     "testing": POLICY,

@@ -62,7 +62,7 @@ class Taken(NamedTuple):
     """What the limits answered.  Everything that the rate-limit headers say follows from it."""
 
     admitted: bool
-    name: bytes  # the user's name in UTF-8, as it goes into X-Consumer-Username; b"" when no account is concerned
+    name: bytes  # the user's name in UTF-8; b"" when no account is concerned
     capacity: int  # tokens; of IN_FLIGHT: requests at a time
     rate_per_sec: float  # tokens per second; of IN_FLIGHT: 0
     level: int  # microtokens, after the taking; when refused, what there is; may be below zero
@@ -160,7 +160,10 @@ class IAccountStore(Interface):
     with NotStored when that is sure to have changed nothing."""
 
     def create(digest: str, account: Account) -> Deferred[None]:
-        """Store `account` under the key's digest with a full bucket.  Fails with NameTaken."""
+        """Store `account` under the key's digest with a full bucket.  Fails with NameTaken.
+
+        The name is stored in NFC, and is taken by an account whose name is the same in NFC.
+        """
 
     def profile(digest: str) -> Deferred[Profile | None]:
         """None where no account has this key.  Takes nothing."""

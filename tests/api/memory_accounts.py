@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, execute
 from zope.interface import implementer
 
 from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, IAccountStore, NameTaken, Profile
+from twisted_lb.user_names import normalized
 
 
 @implementer(IAccountStore)
@@ -52,7 +53,8 @@ class MemoryAccounts:
         return work()
 
     def _create(self, digest: str, account: Account) -> None:
-        if any(profile.account.name == account.name for profile in self.profiles.values()):
+        account = account._replace(name=normalized(account.name))
+        if any(normalized(profile.account.name) == account.name for profile in self.profiles.values()):
             raise NameTaken(account.name)
         self.profiles[digest] = Profile(account, account.capacity * MICROTOKENS)
 

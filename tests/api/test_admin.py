@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -170,6 +171,10 @@ class AdminTests(HealthTests):
         """A page begins with the first name and has 100 users, where nothing else is asked for, and at most 200."""
         for query in ("", "?", "?after=", "?limit=1", "?limit=200&after=%41", "?limit=007"):
             self.assertEqual(self.call("GET", "/users" + query).status, 200, query)
+        # Whatever `next` may be: with a joiner, or from before there were rules.
+        for name in ("\U0001f468\u200d\U0001f469", "\u3164", "e\u0301"):
+            self.assertEqual(self.call("GET", f"/users?limit=3&after={quote(name)}").status, 200)
+            self.assertEqual(self.asked.pop(), (name, 3))
         self.assertEqual(self.asked, [("", 100), ("", 100), ("", 100), ("", 1), ("A", 200), ("", 7)])
 
     def test_bad_pages(self) -> None:

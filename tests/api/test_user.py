@@ -45,6 +45,15 @@ class UserApiTests(SynchronousTestCase):
         answer = call(self.door, "POST", "/user/create", body, _JSON)
         self.assert_json(answer, '{"name":"user1","capacity":10,"rate_per_sec":0.5,"api_key":"%s"}' % _KEY)
 
+    def test_create_in_another_form(self) -> None:
+        """A name is shown and stored in NFC, and one that is the same then is taken."""
+        answer = call(self.door, "POST", "/user/create", b'{"name":"Zoe\\u0308"}', _JSON)
+        self.assert_json(answer, '{"name":"Zo\xeb","capacity":5,"rate_per_sec":1,"api_key":"%s"}' % _KEY)
+        for name in ("Zo\xeb", "Zoe\u0308"):
+            answer = call(self.door, "POST", "/user/create", ('{"name":"%s"}' % name).encode(), _JSON)
+            detail = "The name Zo\xeb is taken; choose another one."
+            self.assertEqual((answer.status, answer.json["detail"]), (409, detail))
+
     def test_create_without_content_type(self) -> None:
         """A body without a type is taken as JSON."""
         self.assertEqual(call(self.door, "POST", "/user/create", b'{"name":"user1"}').status, 200)

@@ -53,6 +53,14 @@ _BAD_BODIES: list[tuple[bytes, str]] = [
     (b'{"name":"a\\u0000b"}', 'name is "a\\u0000b"; ' + _NAME),
     (b'{"name":"a\\r\\nX-Evil: 1"}', 'name is "a\\r\\nX-Evil: 1"; ' + _NAME),
     (b'{"name":"a\\u202eb"}', 'name is "a\\u202eb"; ' + _NAME),
+    (b'{"name":"a\\ufe0fb"}', 'U+FE0F cannot be seen. name is "a\\ufe0fb"; ' + _NAME),
+    (b'{"name":"a  b"}', 'There are two spaces in a row, which look like one. name is "a  b"; ' + _NAME),
+    ('{"name":"\u3164"}'.encode(), 'U+3164 cannot be seen. name is "\\u3164"; ' + _NAME),
+    (
+        b'{"name":"ad\\u200dmin","capacity":0}',
+        f"capacity is 0; {_CAPACITY}"
+        f' U+200D joins nothing in this place, and cannot be seen. name is "ad\\u200dmin"; {_NAME}',
+    ),
     (b'{"name":"\\ud800"}', 'name is "\\ud800"; ' + _NAME),
     (b'{"name":"%s"}' % (b"n" * 129), 'name is "%s...; ' % ("n" * 39) + _NAME),
     (b'{"name":"a","capacity":0}', "capacity is 0; " + _CAPACITY),

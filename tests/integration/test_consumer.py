@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 
 from tests.integration.apps.variables import VariablesServer
-from tests.integration.conftest import Start
+from tests.integration.conftest import STORES, Start
 from tests.integration.processes import PROJECT, Balancer, ask, wait_until
 from tests.integration.raw_client import exchange
 from tests.integration.redis_server import free_port
@@ -160,3 +161,48 @@ def test_the_keys_of_two_users(balancer: Balancer, key: bytes) -> None:
             assert status == (200 if b"user" in target and b" " in lines[0].partition(b": ")[2] else 400), data
     own = "Token 7c9e6679-7425-40de-944b-e07fc1f90ae7"
     assert variables(balancer, first, b"Authorization: " + own.encode())["HTTP_AUTHORIZATION"] == own
+
+
+def test_no_name_is_read_as_another(balancer: Balancer) -> None:
+    """A server that reads Latin-1 and strips has a value of its own for each user, which decodes to the name."""
+    names = ["Voil\xe0", "Voil\xc5", "Voil\xc3", "Voil", "Voil%C3%A0", "\u0427\u0435\u0445", "\u0445X-Admin: 1"]
+    names += ["Zo\xeb", "50%"]
+    read = [variables(balancer, b"X-API-Key: " + _user(balancer, name))[CONSUMER] for name in names]
+    assert len(set(read)) == len(names)
+    assert [unquote(value.encode("latin-1").decode()) for value in read] == names
+    assert read[names.index("Zo\xeb")].encode("latin-1") == "Zo\xeb".encode()
+
+
+@pytest.mark.parametrize("options", STORES)
+def test_names_that_look_alike(new_balancer: Start, wsgiref: int, options: str, request: Any) -> None:
+    """What cannot be seen is no part of a name, all forms of a name are one, and joiners are where they belong."""
+    more: tuple[str, ...] = ()
+    if options == "redis":
+        redis = request.getfixturevalue("redis")
+        redis.start()
+        more = ("--redis-url", redis.url)
+    balancer = new_balancer(_yaml(wsgiref), *more).start()
+
+    def create(name: str) -> tuple[int, str]:
+        answer = ask(balancer.port, "POST", "/user/create", json.dumps({"name": name}).encode())
+        body = json.loads(answer.body)
+        return answer.status, body["name"] if answer.status == 200 else body["detail"]
+
+    assert create("ad\xe9min") == (200, "ad\xe9min")
+    assert create("ade\u0301min")[0] == 409
+    for character in "\u3164\u2800\uffa0\u034f\ufe0f\u200b\u200c\u200d\u202e\u2066\ufeff\U000e0041\xa0\u3000\x85":
+        for name in (character, f"ad{character}min", f"admin{character}", f"{character}admin"):
+            assert create(name)[0] == 400, ascii(name)
+    family, persian = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    for name in (family, persian, "\u0915\u094d\u200d\u0937"):
+        assert create(name) == (200, name)
+        assert create(name)[0] == 409
+    after = ""
+    listed = []
+    while after is not None:
+        answer = ask(balancer.admin_port, "GET", f"/users?limit=1&after={quote(after)}")
+        assert answer.status == 200, answer
+        page = json.loads(answer.body)
+        listed += [user["name"] for user in page["users"]]
+        after = page["next"]
+    assert listed == sorted(["ad\xe9min", family, persian, "\u0915\u094d\u200d\u0937"])

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, StoreContract, digest_of
 from tests.stores.limits_contract import LimitsContract
-from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, Taken
+from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, NameTaken, Taken
 from twisted_lb.stores.redis_scripts import account_key
 
 
@@ -71,6 +71,20 @@ class WritingTests(OnRedis):
         self.store.release(digest_of("bad"), -1)
         answers = yield gatherResults([self.take("bad"), self.take("k")])
         self.assertEqual(answers, [None, Taken(True, b"ann", 2, 0.0, MICROTOKENS)])
+
+    @inlineCallbacks
+    def test_a_name_from_before_names_were_normalized_is_taken(self) -> Any:
+        """A name that an older instance has stored decomposed is taken; its user goes on under it."""
+        yield self.store.create(digest_of("k"), Account("ann", 2, 0.0))
+        old = "Zoe\u0308"
+        self.server.command("ZREM", "tokenlb:names", f"ann\0{digest_of('k')}")
+        self.server.command("ZADD", "tokenlb:names", "0", f"{old}\0{digest_of('k')}")
+        self.server.command("HSET", account_key(digest_of("k")).decode(), "name", old)
+        for name in (old, "Zo\u00eb"):
+            yield self.assertFailure(self.store.create(digest_of("new"), Account(name, 5, 0.0)), NameTaken)
+        self.assertEqual((yield self.take("k")), Taken(True, old.encode(), 2, 0.0, MICROTOKENS))
+        page = yield self.store.page("", 10)
+        self.assertEqual([one.account.name for one in page.profiles], [old])
 
     @inlineCallbacks
     def test_two_stores_share_a_bucket_exactly(self) -> Any:

@@ -224,6 +224,18 @@ class StoreContract(StoreCase):
         yield self.create("k2", "Ann")
 
     @inlineCallbacks
+    def test_a_name_is_one_in_all_its_forms(self) -> Any:
+        """A name is stored in NFC, and taken for every form of it, composed or not."""
+        yield self.create("k", "e\u0301mile a\u0323\u0302")
+        profile = yield self.store.profile(digest_of("k"))
+        self.assertEqual(profile.account.name, "\u00e9mile \u1ead")
+        for form in ("\u00e9mile \u1ead", "e\u0301mile \u1ead", "\u00e9mile \u00e2\u0323", "e\u0301mile a\u0302\u0323"):
+            yield self.assertFailure(self.create("other", form), NameTaken)
+        yield self.create("other", "emile a")
+        page = yield self.store.page("", 10)
+        self.assertEqual([one.account.name for one in page.profiles], ["emile a", "\u00e9mile \u1ead"])
+
+    @inlineCallbacks
     def test_of_two_creations_at_once_one_gets_the_name(self) -> Any:
         """When two accounts of one name are created at the same time, exactly one is refused."""
         first, second = self.create("k", "ann"), self.create("k2", "ann")

@@ -16,13 +16,14 @@ from twisted_lb.interfaces import (
     MICROTOKENS,
     Account,
     Limits,
+    NameTaken,
     NotStored,
     Policy,
     Profile,
     Taken,
 )
 from twisted_lb.stores import embedded_store, embedded_writer
-from twisted_lb.stores.embedded_database import AccountDatabase
+from twisted_lb.stores.embedded_database import AccountDatabase, Row
 from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
 from twisted_lb.stores.embedded_writer import FLUSH_SECONDS
 
@@ -281,6 +282,25 @@ class SyncTests(SynchronousTestCase):
 
 class FailureTests(StoreOnClock):
     """What goes wrong with the disk, and what is said."""
+
+    def test_names_from_before_they_were_normalized(self) -> None:
+        """A name that was stored in another form is taken, and its user goes on under the name as it was stored."""
+        path = new_path(self)
+        database = AccountDatabase(path)
+        for number, name in enumerate(("e\u0301", "\u00e9", "\u212b", "\u3164")):
+            database.insert(Row(digest_of(f"old{number}"), name, 5, 0.0, 5 * M, START))
+        database.close()
+        self.store = EmbeddedStore(path, lambda: self.now_us, self.clock, self.disk.run)
+        self.store.start()
+        self.addCleanup(lambda: self.successResultOf(self.store.stop()))
+        self.assertEqual(self.take("old0"), Taken(True, "e\u0301".encode(), 5, 0.0, 4 * M))
+        for name in ("e\u0301", "\u00e9", "\u00c5"):
+            self.failureResultOf(self.store.create(digest_of("new"), Account(name, 5, 0.0)), NameTaken)
+        page = self.successResultOf(self.store.page("", 2))
+        self.assertEqual([one.account.name for one in page.profiles], ["e\u0301", "\u00e9"])
+        self.assertEqual(page.more_after, "\u00e9")
+        page = self.successResultOf(self.store.page("\u00e9", 2))
+        self.assertEqual([one.account.name for one in page.profiles], ["\u212b", "\u3164"])
 
     def test_an_account_that_cannot_be_stored_does_not_exist(self) -> None:
         """When the disk refuses a creation, its key stays unknown and its name free."""

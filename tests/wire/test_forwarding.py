@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wire.cases.case import get, post
 from tests.wire.reading import read_request, read_response
-from twisted_lb.wire.forwarding import Hop, interim_head, own_head, response_head
+from twisted_lb.wire.forwarding import Hop, interim_head, own_head, response_head, username_value
 
 ADDED = (
     b"X-Consumer-Username: ann\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n"
@@ -27,6 +31,57 @@ def lines(head: bytes, name: bytes) -> list[bytes]:
     """The values of the fields of this name."""
     fields = [line.partition(b":") for line in head.split(b"\r\n")]
     return [value.strip() for field, _, value in fields if field.lower() == name]
+
+
+# Letters whose UTF-8 ends in, or has, what Latin-1 has for white space, and what escapes are made of.
+_letters = st.sampled_from("a% 2C3A0\xe0\xc5\u0445\u0420\ua820\xe9\u4e85\U0001f605\U0001f680")
+_names = st.text(_letters, min_size=1).filter(lambda name: name == name.strip())
+
+
+def as_latin1(name: str) -> list[str]:
+    """What a server reads that takes a value for Latin-1, splits lines where it thinks they end, and strips."""
+    return [line.strip() for line in username_value(name.encode()).decode("latin-1").splitlines()]
+
+
+class ConsumerTests(SynchronousTestCase):
+    """X-Consumer-Username."""
+
+    def test_values(self) -> None:
+        """A name goes as it is, in UTF-8, unless a server could cut it, or it has a percent sign."""
+        for name, value in (
+            ("user1", b"user1"),
+            ("Ann Lee", b"Ann Lee"),
+            ("Zo\xeb", b"Zo\xc3\xab"),
+            ("\u0420\u043e\u043c\u0430\u043d", b"\xd0\xa0\xd0\xbe\xd0\xbc\xd0\xb0\xd0\xbd"),
+            ("Voil\xe0", b"Voil%C3%A0"),
+            ("\xe0 la Zo\xeb", b"\xc3\xa0 la Zo\xc3\xab"),
+            ("\xc5sa Zo\xeb", b"%C3%85sa Zo%C3%AB"),
+            ("\u0447\u0435\u0445", b"%D1%87%D0%B5%D1%85"),
+            ("50%", b"50%25"),
+            ("Voil%C3%A0", b"Voil%25C3%25A0"),
+            ("a+b/c?d;e=f,g\"h", b"a+b/c?d;e=f,g\"h"),
+            ("a\r\nX-Evil: 1", b"a%0D%0AX-Evil: 1"),
+        ):
+            self.assertEqual(username_value(name.encode()), value)
+            self.assertEqual(unquote(value.decode()), name)
+
+    @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+    @given(_names, _names)
+    def test_two_users(self, one: str, other: str) -> None:
+        """Two names are two, and each of one line, also for a server that reads Latin-1, splits and strips."""
+        self.assertEqual(len(as_latin1(one)), 1)
+        self.assertEqual(as_latin1(one) == as_latin1(other), one == other)
+        # And whoever decodes has the name.
+        self.assertEqual(unquote(as_latin1(one)[0].encode("latin-1").decode()), one)
+
+    def test_one_connection(self) -> None:
+        """Each request of a connection tells its own user."""
+        hop = Hop("192.0.2.1", b"http")
+        read = read_request([get()])
+        assert read is not None
+        for name, value in ((b"ann", b"ann"), (b"\xc3\xa0", b"%C3%A0"), (b"ann", b"ann"), (b"", b"")):
+            head = hop.request_head(read[0], 0, name, b"server:9001")
+            self.assertEqual(lines(head, b"x-consumer-username"), [value])
 
 
 class RequestHeads(SynchronousTestCase):

@@ -10,6 +10,7 @@ from a `Running`, so that they know neither health nor stores, nor whether the s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Awaitable
 from hmac import compare_digest
 from typing import Any
@@ -20,12 +21,12 @@ from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
 from twisted_lb.api.answers import Refusal, answer, failure_answer, json_answer
-from twisted_lb.api.bodies import MAX_NAME_CHARACTERS
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.report import Report, Running
 from twisted_lb.api_key import bearer_token
+from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
 
 USUAL_PAGE = 100
@@ -155,8 +156,8 @@ def _page_asked_for(request: Request) -> tuple[str, int]:
         after = request.args.get(b"after", [b""])[0].decode("utf-8")
     except UnicodeDecodeError:
         raise Refusal(400, "after is not a name in percent-encoded UTF-8.") from None
-    # No user has such a name.
-    if len(after) > MAX_NAME_CHARACTERS or not after.isprintable():
+    # No user has such a name.  Of other rules nothing is asked: there may be users from before they were made.
+    if len(after) > MAX_NAME_CHARACTERS or any(unicodedata.category(character) == "Cc" for character in after):
         raise Refusal(400, f"after is not a name of up to {MAX_NAME_CHARACTERS} printable characters.")
     limit = request.args.get(b"limit", [b"%d" % USUAL_PAGE])[0]
     if _PAGE_SIZE.fullmatch(limit) is None or not 1 <= int(limit) <= LARGEST_PAGE:

@@ -12,7 +12,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-MAX_NAME_CHARACTERS = 128
+from twisted_lb.user_names import MAX_NAME_CHARACTERS, user_name
+
 MAX_CAPACITY = 1_000_000_000  # tokens
 MAX_RATE_PER_SEC = 1_000_000  # tokens per second
 # The slowest rate but 0, one token in 32 years.  Any slower and capacity / rate, the time to
@@ -28,20 +29,13 @@ class BadBody(ValueError):
     """The body is not what the call takes; the text names the member and what was expected."""
 
 
-def _printable(name: str) -> str:
-    """The name travels in a header, so nothing in it may be invisible, or lost at the ends."""
-    if not name.isprintable() or name != name.strip():
-        raise ValueError
-    return name
-
-
 def _fast_enough(rate: float) -> float:
     if 0 < rate < MIN_RATE_PER_SEC:
         raise ValueError
     return rate
 
 
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS), AfterValidator(_printable)]
+Name = Annotated[str, AfterValidator(user_name)]
 Capacity = Annotated[int, Field(ge=1, le=MAX_CAPACITY)]
 Rate = Annotated[float, Field(ge=0, le=MAX_RATE_PER_SEC, allow_inf_nan=False), AfterValidator(_fast_enough)]
 
@@ -92,13 +86,15 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def _read(model: type[_Model], body: bytes) -> _Model:
     members = _read_object(body)
     # Not left to pydantic, which cannot name a member that has half a surrogate pair in its name.
-    wrong = [member for member in members if member not in model.model_fields]
+    wrong = {member: "" for member in members if member not in model.model_fields}
     if not wrong:
         try:
             return model.model_validate(members)
         except ValidationError as error:
-            wrong = [str(found["loc"][0]) for found in error.errors(include_url=False, include_input=False)]
-    raise BadBody(" ".join(_explain(model, member, members) for member in wrong[:_MAX_MEMBERS_EXPLAINED]))
+            found = error.errors(include_url=False, include_input=False)
+            wrong = {str(one["loc"][0]): str(one.get("ctx", {}).get("error", "")) for one in found}
+    explained = [f"{why} {_explain(model, member, members)}" for member, why in wrong.items()]
+    raise BadBody(" ".join(one.lstrip() for one in explained[:_MAX_MEMBERS_EXPLAINED]))
 
 
 def _explain(model: type[BaseModel], member: str, members: dict[str, object]) -> str:

@@ -44,7 +44,7 @@ class RequestView:
         return self._framing
 
     def header(self, name: bytes) -> bytes | None:
-        # What a client calls itself is not who it is: this is what its server will get.
+        # What a client calls itself is not who it is.
         if name.lower() == b"x-consumer-username":
             return self.consumer or None
         return first_value(self._head, name)

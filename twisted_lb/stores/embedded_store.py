@@ -59,6 +59,7 @@ from twisted_lb.limits.addresses import NetworkBuckets
 from twisted_lb.limits.bucket import Bucket, check_capacity, check_cost, check_policy, check_rate
 from twisted_lb.stores.embedded_database import AccountDatabase, Row
 from twisted_lb.stores.embedded_writer import DatabaseWriter, RunBlocking
+from twisted_lb.user_names import normalized
 
 MAX_PAGE = 200  # accounts
 # The numbers that the store gives.
@@ -121,7 +122,7 @@ class EmbeddedStore:
         self._database: AccountDatabase | None = None
         self._writer: DatabaseWriter | None = None
         self._buckets: dict[str, _HeldBucket] = {}
-        self._names: set[str] = set()
+        self._names: set[str] = set()  # normalized
         self._dirty: set[_HeldBucket] = set()
 
     # What the service calls.
@@ -137,7 +138,8 @@ class EmbeddedStore:
         now_us = self._now_us()
         for row in rows:
             self._buckets[row.digest] = _HeldBucket(row, now_us)
-            self._names.add(row.name)
+            # Who created it may not have normalized it.
+            self._names.add(normalized(row.name))
         if database.created:
             _log.info("There was no database; {path} begins without users", path=database.path)
         self._database = database
@@ -255,6 +257,7 @@ class EmbeddedStore:
     def create(self, digest: str, account: Account) -> Deferred[None]:
         """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, or a digest in use."""
         name, capacity, rate_per_sec = account
+        name = normalized(name)
         try:
             check_policy(capacity, rate_per_sec)
             if b"\0" in name.encode():

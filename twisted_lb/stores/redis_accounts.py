@@ -16,6 +16,7 @@ from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, 
 from twisted_lb.limits.bucket import check_capacity, check_policy, check_rate
 from twisted_lb.stores.redis_connection import RedisConnection
 from twisted_lb.stores.redis_scripts import NAMES_KEY, RedisScript, account_key
+from twisted_lb.user_names import equal_forms
 
 MAX_PAGE = 200  # accounts
 
@@ -41,17 +42,18 @@ class RedisAccounts:
             check_policy(capacity, rate_per_sec)
             if "\0" in name:
                 raise ValueError("name: a NUL character cannot be part of it")
-            encoded = name.encode()
+            # The first is the name that is stored; an older instance may have stored another form of it.
+            forms = [form.encode() for form in equal_forms(name)]
         except ValueError:
             return fail(Failure())
         created = self._create.call(
             account_key(digest),
             NAMES_KEY,
-            encoded,
             b"%d" % capacity,
             _rate_text(rate_per_sec),
             b"%d" % (capacity * MICROTOKENS),
             digest.encode(),
+            *forms,
             keys=2,
         )
         return created.addCallback(_check_created, name)

@@ -7,17 +7,26 @@ X-Forwarded fields and X-Consumer-Username replaced.
 
 from __future__ import annotations
 
+import re
+from urllib.parse import quote_from_bytes
+
 from twisted_lb.wire.framing import CHUNKED, Status
 from twisted_lb.wire.grammar import CLOSED_QUOTES, CONTENT_LENGTH
 from twisted_lb.wire.head import RequestHead, ResponseHead, nominated
 
 VIA_PSEUDONYM = b"twisted_lb"
 
+# Servers that take values for Latin-1 (WSGI, Node) see NEL and NBSP where the UTF-8 of a letter has the bytes 0x85
+# and 0xA0: some strip both from the end, and some end a line at the first.  Control bytes are in no name; should one
+# be in a store, it would end the line for everybody.
+_NEEDS_ENCODING = re.compile(rb"[%\x85\x00-\x1f\x7f]|\xa0\Z")
+_ASCII_BUT_PERCENT = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
 
 class Hop:
     """What this gateway says of one client's connection in each request that it forwards."""
 
-    __slots__ = ("_address", "_node", "_scheme", "_host", "_minor", "_fields")
+    __slots__ = ("_address", "_node", "_scheme", "_host", "_minor", "_fields", "_consumer", "_username")
 
     def __init__(self, address: str, scheme: bytes) -> None:
         """`address` is the client's IP address, `scheme` http or https."""
@@ -28,9 +37,14 @@ class Hop:
         self._host: bytes | None = None
         self._minor = 1
         self._fields = b""
+        self._consumer = b""
+        self._username = b""  # of the consumer, as servers get it
 
     def request_head(self, head: RequestHead, framing: int, consumer: bytes, authority: bytes) -> bytes:
-        """The head that a server gets; `authority` is the server's, for a client that named no host."""
+        """The head that a server gets.
+
+        `consumer` is the user's name in UTF-8, `authority` the server's, for a client that named no host.
+        """
         host = head.host or authority
         notable = head.notable
         # What follows depends on host and version only, unless an earlier proxy has spoken.
@@ -41,6 +55,9 @@ class Hop:
         fields = self._fields
         if b"x-forwarded-for" in notable or b"forwarded" in notable or b"via" in notable:
             fields = self._forwarding_fields(host, notable)
+        if consumer != self._consumer:
+            self._consumer = consumer
+            self._username = username_value(consumer)
         more = b""
         if framing == CHUNKED:
             more = b"\r\nTransfer-Encoding: chunked"
@@ -67,7 +84,7 @@ class Hop:
             head.target,
             host,
             head.fields,
-            consumer,
+            self._username,
             fields,
             more,
         )
@@ -83,6 +100,15 @@ class Hop:
             b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\nVia: %b"
             % (forwarded_for, self._scheme, host, forwarded, via)
         )
+
+
+def username_value(name: bytes) -> bytes:
+    """A name in UTF-8 as it goes into X-Consumer-Username: as it is, unless a server could cut it.
+
+    Then all of it that is not ASCII is percent-encoded (RFC 3986 section 2.1), and so is `%`, in every name, so that
+    two names are never one, and what a percent-decoder makes of any value is the name.
+    """
+    return quote_from_bytes(name, _ASCII_BUT_PERCENT).encode() if _NEEDS_ENCODING.search(name) else name
 
 
 def _hops_left(method: bytes, max_forwards: bytes) -> bytes:
