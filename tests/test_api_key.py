@@ -110,7 +110,12 @@ class CredentialsTests(SynchronousTestCase):
         self.assertEqual(issued_within(b"DPoP " + _ANOTHER, 4), [_ANOTHER])
         self.assertEqual(issued_within(b"X %b,%b;%b" % (_KEY, _ANOTHER, _KEY.upper()), 4), [_KEY, _ANOTHER])
         self.assertEqual(issued_within(b"X %b,%b" % (_KEY, _ANOTHER), 1), [_KEY])
-        self.assertEqual(issued_within(b"BASIC " + b64encode(b"user:" + _ANOTHER), 4), [_ANOTHER])
+        for end in (b"", b":", b":x", b":xx"):
+            encoded = b64encode(b"user:" + _ANOTHER + end)
+            for value in (encoded, encoded.rstrip(b"="), b" %b \t" % encoded, encoded.rstrip(b"=") + b"A", _ANOTHER):
+                self.assertEqual(issued_within(b"BASIC " + value, 4), [_ANOTHER])
+        for value in (b"", b"A", b"=", b"!", b"A!", b"\xff", b"A" * 5, b"AA!A!A", b"AAA!A!!A"):
+            self.assertEqual(issued_within(b"Basic " + value, 4), [])
         # Tokens of other issuers are full of identifiers.
         self.assertEqual(issued_within(b"JWT " + b64encode(_JSON), 4), [])
         self.assertEqual(issued_within(b"X 0f8fad5b-d9cb-169f-a165-70867728950e", 4), [])

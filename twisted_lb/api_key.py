@@ -8,7 +8,7 @@ also where a client has put the key into credentials of another scheme, see `hol
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from urllib.parse import unquote_to_bytes
@@ -23,11 +23,10 @@ TWO_KEYS = "The request carries two different API keys; send one."
 # In the place of a key that a client has put where its server would see it.
 REDACTED = b"REDACTED"
 
-# RFC 4648 sections 4 and 5; shorter ones hold no key.
-_BASE64 = re.compile(rb"[+/0-9A-Za-z]{32,}+")
 # RFC 9562 section 5.4: what `/user/create` issues.
 _ISSUED = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _LOWER_CASE = bytes(range(256)).lower()
+_NOT_BASE64 = bytes(byte for byte in range(256) if not (bytes([byte]).isalnum() or byte in b"+/"))
 _NO_LETTERS = bytes(byte for byte in range(256) if not bytes([byte]).isalnum())
 
 
@@ -79,17 +78,26 @@ def holds_key(credentials: bytes, key: bytes) -> bool:
     As it is, in any case and however it is punctuated or quoted, percent-encoded, or in base64 with whatever
     stands around it.
     """
-    wanted = _letters(key)
-    return any(wanted in _letters(text) for text in _readings(credentials))
+    plain = _letters(key)
+    if plain in _letters(credentials):
+        return True
+    if b"%" in credentials and plain in _letters(unquote_to_bytes(credentials)):
+        return True
+    text = credentials.replace(b"-", b"+").replace(b"_", b"/")
+    forms = (key, key.upper(), plain, plain.upper())
+    return any(encoded in text for form in forms for encoded in _in_base64(form))
 
 
 def issued_within(credentials: bytes, most: int) -> list[bytes]:
     """What looks like a key that was issued, in credentials or, if these are Basic, in what they encode."""
-    texts = [credentials]
-    if credentials[:6].lower() == b"basic ":
-        texts += _readings(credentials)
+    text = credentials
+    scheme, _, encoded = credentials.partition(b" ")
+    if scheme.lower() == b"basic":
+        letters = encoded.replace(b"-", b"+").replace(b"_", b"/").translate(None, _NOT_BASE64)
+        # A last letter alone says nothing, and is an error.
+        text += b" " + b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + b"===")
     # Each once, in order.
-    return list(dict.fromkeys(key for text in texts for key in _ISSUED.findall(text.lower())))[:most]
+    return list(dict.fromkeys(_ISSUED.findall(text.lower())))[:most]
 
 
 def bearer_token(authorization: bytes) -> bytes | None:
@@ -108,20 +116,12 @@ def digest(key: bytes) -> str:
     return sha256(key).hexdigest()
 
 
-def _readings(credentials: bytes) -> Iterator[bytes]:
-    yield credentials
-    if b"%" in credentials:
-        yield unquote_to_bytes(credentials)
-    for found in _BASE64.findall(credentials.replace(b"-", b"+").replace(b"_", b"/")):
-        # What stands before may be no part of it: one of the four beginnings is right.
-        for start in range(4):
-            text = found[start:]
-            yield b64decode(text[: len(text) // 4 * 4] + _padded(text[len(text) // 4 * 4 :]))
-
-
-def _padded(rest: bytes) -> bytes:
-    """The last group of base64, which may have lost its padding; one letter alone says nothing."""
-    return rest.ljust(4, b"=") if len(rest) > 1 else b""
+def _in_base64(text: bytes) -> Iterator[bytes]:
+    """What is in any base64 that holds `text`: one of three, by what stands before it (RFC 4648 section 4)."""
+    for before in range(3):
+        encoded = b64encode(bytes(before) + text)
+        # The letters at the ends are made of the neighbours too.
+        yield encoded[(before * 8 + 5) // 6 : (before + len(text)) * 8 // 6]
 
 
 def _letters(text: bytes) -> bytes:

@@ -55,7 +55,6 @@ class Admission(RequestView):
         "_shared",
         "_key",
         "_digest",
-        "_other_keys",
         "_network",
         "_pricing",
         "_cost",
@@ -76,7 +75,6 @@ class Admission(RequestView):
         self._shared = shared
         self._key = b""
         self._digest = ""  # of the key
-        self._other_keys: list[bytes] | None = None  # what looks like one in credentials of another scheme
         self._network = ""  # the client's, when the key is not known to come from there
         self._pricing = shared.pricing  # to the end, whatever comes after it
         self._cost = 1  # tokens, as taken
@@ -132,9 +130,6 @@ class Admission(RequestView):
             return
         self._key = key
         self._digest = found = digest(key)
-        authorization = self._head.notable.get(b"authorization")
-        if authorization is not None and authorization[0] != key:
-            self._look_into_credentials(key)
         if familiar is not None and not familiar.knows(found, self._client.network):
             self._network = self._client.network
         if self._pricing.asks:
@@ -149,17 +144,6 @@ class Admission(RequestView):
             self._stand_behind(lines[found])
             return
         shared.buckets.take(found, self, self._cost, self._network)
-
-    def _look_into_credentials(self, key: bytes) -> None:
-        """Those of another scheme are for the server, but for the key in them."""
-        notable = self._head.notable
-        credentials = other_credentials(notable)
-        if not credentials:
-            return
-        if holds_key(credentials, key):
-            del notable[b"authorization"]
-        else:
-            self._other_keys = issued_within(credentials, MAX_SECOND_KEYS)
 
     def _without_key(self, trailers: list[bytes]) -> list[bytes]:
         """Trailers as servers may see them, also before the key has been asked for."""
@@ -215,10 +199,27 @@ class Admission(RequestView):
             self.waiting = False
             self._shared.waiting.served(self._digest, self, taken)
             self._client.wait_over()
-        if self._other_keys:
-            SecondKeys(self._shared.buckets, self._other_keys, self._second_keys_known).look_up()
-        else:
+        authorization = self._head.notable.get(b"authorization")
+        if authorization is None or authorization[0] == self._key or not self._look_into_credentials():
             self._admitted()
+
+    def _look_into_credentials(self) -> bool:
+        """Those of another scheme are for the server, but for the keys in them; return whether it has to wait for that.
+
+        Only those of users are worth the time.
+        """
+        notable = self._head.notable
+        credentials = other_credentials(notable)
+        if not credentials:
+            return False
+        if holds_key(credentials, self._key):
+            del notable[b"authorization"]
+            return False
+        keys = issued_within(credentials, MAX_SECOND_KEYS)
+        if not keys:
+            return False
+        SecondKeys(self._shared.buckets, keys, self._second_keys_known).look_up()
+        return True
 
     def _second_keys_known(self, found: bool | None) -> None:
         """Whether credentials of another scheme hold somebody's key; None where the store cannot tell."""

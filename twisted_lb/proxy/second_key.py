@@ -22,7 +22,7 @@ class SecondKeys:
     def __init__(self, buckets: IBucketStore, keys: list[bytes], known: Callable[[bool | None], None]) -> None:
         """`known` is told, once, whether one of `keys`, which are not empty, is somebody's; None: cannot be told."""
         self._buckets = buckets
-        self._keys = keys
+        self._keys = list(keys)
         self._known = known
         self._digest = ""
 
