@@ -17,8 +17,8 @@ The way of a name:
 
 from __future__ import annotations
 
-import re
 import unicodedata
+from bisect import bisect_right
 
 from idna import valid_contextj
 
@@ -30,36 +30,44 @@ MAX_MARKS = 4
 
 _NON_JOINER = "\u200c"
 _JOINER = "\u200d"
+_PRESENTATION = ("\ufe0e", "\ufe0f")
+_KEYCAP = "\u20e3"
 _VIRAMA = 9  # the canonical combining class of what suppresses a vowel
-_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
 
-# Unicode 15, DerivedCoreProperties.txt: Default_Ignorable_Code_Point
-_IGNORABLE = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
-    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-)
-# The Braille pattern without dots, the stand-in for an object, a filler of Khitan, the note without head, and the
-# blanks of hieroglyphs.
-_BLANK = "\u2800\ufffc\U00016fe4\U0001d159\U00013441\U00013442"
-_INVISIBLE = re.compile(f"[{_IGNORABLE}{_BLANK}]")
 
-# Unicode 15, emoji-data.txt: Extended_Pictographic
-_PICTOGRAPH = (
-    "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2194-\u2199\u21a9\u21aa\u231a\u231b\u2328\u2388\u23cf\u23e9-\u23f3\u23f8-"
-    "\u23fa\u24c2\u25aa\u25ab\u25b6\u25c0\u25fb-\u25fe\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712"
-    "\u2714\u2716\u271d\u2721\u2728\u2733\u2734\u2744\u2747\u274c\u274e\u2753-\u2755\u2757\u2763-\u2767\u2795-\u2797"
-    "\u27a1\u27b0\u27bf\u2934\u2935\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55\u3030\u303d\u3297\u3299"
-    "\U0001f000-\U0001f0ff\U0001f10d-\U0001f10f\U0001f12f\U0001f16c-\U0001f171\U0001f17e\U0001f17f\U0001f18e"
-    "\U0001f191-\U0001f19a\U0001f1ad-\U0001f1e5\U0001f201-\U0001f20f\U0001f21a\U0001f22f\U0001f232-\U0001f23a"
-    "\U0001f23c-\U0001f23f\U0001f249-\U0001f3fa\U0001f400-\U0001f53d\U0001f546-\U0001f64f\U0001f680-\U0001f6ff"
-    "\U0001f774-\U0001f77f\U0001f7d5-\U0001f7ff\U0001f80c-\U0001f80f\U0001f848-\U0001f84f\U0001f85a-\U0001f85f"
-    "\U0001f888-\U0001f88f\U0001f8ae-\U0001f8ff\U0001f90c-\U0001f93a\U0001f93c-\U0001f945\U0001f947-\U0001faff"
-    "\U0001fc00-\U0001fffd"
+class _Characters:
+    """A set of characters, as the files of Unicode write it: code points and ranges of them, in hexadecimal."""
+
+    def __init__(self, ranges: str) -> None:
+        ends = [one.partition("-")[::2] for one in ranges.split()]
+        self._first = [int(first, 16) for first, _ in ends]
+        self._last = [int(last or first, 16) for first, last in ends]
+
+    def __contains__(self, character: str) -> bool:
+        """Whether it is one of them; the empty text is none."""
+        at = bisect_right(self._first, ord(character)) - 1 if character else -1
+        return at >= 0 and ord(character) <= self._last[at]
+
+
+# Unicode 14, DerivedCoreProperties.txt: Default_Ignorable_Code_Point
+_IGNORABLE = _Characters(
+    "AD 34F 61C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 3164 FE00-FE0F FEFF FFA0 FFF0-FFF8 "
+    "1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
 )
-# They only say in which style a symbol is shown, and most keyboards write one behind each: the same name without.
-_PRESENTATION = re.compile(f"(?<=[{_PICTOGRAPH}])[\ufe0e\ufe0f]|(?<=[0-9#*])[\ufe0e\ufe0f](?=\u20e3)")
-# UTS #51 section 1.4.3: emoji_zwj_element (ZWJ emoji_zwj_element)+
-_JOINED_EMOJI = re.compile(f"[{_PICTOGRAPH}{_SKIN_TONES}]\u200d[{_PICTOGRAPH}]")
+# The Braille pattern without dots, the stand-in for an object, the blanks of hieroglyphs, a filler of Khitan, and the
+# note without head.
+_BLANK = _Characters("2800 FFFC 13441-13442 16FE4 1D159")
+# Unicode 14, emoji-data.txt: Extended_Pictographic, and of Emoji_Modifier all
+_PICTOGRAPHS = _Characters(
+    "A9 AE 203C 2049 2122 2139 2194-2199 21A9-21AA 231A-231B 2328 2388 23CF 23E9-23F3 23F8-23FA 24C2 25AA-25AB "
+    "25B6 25C0 25FB-25FE 2600-2605 2607-2612 2614-2685 2690-2705 2708-2712 2714 2716 271D 2721 2728 2733-2734 "
+    "2744 2747 274C 274E 2753-2755 2757 2763-2767 2795-2797 27A1 27B0 27BF 2934-2935 2B05-2B07 2B1B-2B1C 2B50 "
+    "2B55 3030 303D 3297 3299 1F000-1F0FF 1F10D-1F10F 1F12F 1F16C-1F171 1F17E-1F17F 1F18E 1F191-1F19A 1F1AD-1F1E5 "
+    "1F201-1F20F 1F21A 1F22F 1F232-1F23A 1F23C-1F23F 1F249-1F3FA 1F400-1F53D 1F546-1F64F 1F680-1F6FF 1F774-1F77F "
+    "1F7D5-1F7FF 1F80C-1F80F 1F848-1F84F 1F85A-1F85F 1F888-1F88F 1F8AE-1F8FF 1F90C-1F93A 1F93C-1F945 1F947-1FAFF "
+    "1FC00-1FFFD"
+)
+_SKIN_TONES = _Characters("1F3FB-1F3FF")
 
 
 class BadName(ValueError):
@@ -81,7 +89,7 @@ def user_name(text: str) -> str:
     """The name that `text` stands for.  Raises BadName."""
     if len(text) > MAX_TEXT_CHARACTERS:
         raise BadName
-    name = _without_idle_joiners(normalized(_PRESENTATION.sub("", text)))
+    name = _without_idle_joiners(normalized(_without_presentation(text)))
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS or name != name.strip():
         raise BadName
     for at, character in enumerate(name):
@@ -92,6 +100,18 @@ def user_name(text: str) -> str:
             raise BadName(f"{_shown(character)} joins nothing in this place, and cannot be seen.")
     _check_marks(name)
     return name
+
+
+def _without_presentation(text: str) -> str:
+    """Without what says only in which style a symbol is shown, which most keyboards write behind each."""
+    if not any(selector in text for selector in _PRESENTATION):
+        return text
+    return text[:1] + "".join(
+        character
+        for before, character, after in zip(text, text[1:], text[2:] + " ")
+        if character not in _PRESENTATION
+        or not (before in _PICTOGRAPHS or (before in "0123456789#*" and after == _KEYCAP))
+    )
 
 
 def _without_idle_joiners(name: str) -> str:
@@ -120,7 +140,7 @@ def _check_character(name: str, at: int, character: str) -> None:
         raise BadName(f"{_shown(character)} is no character that everybody knows.")
     if category in ("Zs", "Zl", "Zp"):
         raise BadName(f"{_shown(character)} is white space that looks like another; write a space.")
-    if category in ("Cc", "Cf") or _INVISIBLE.match(character):
+    if category in ("Cc", "Cf") or character in _IGNORABLE or character in _BLANK:
         raise BadName(f"{_shown(character)} cannot be seen.")
 
 
@@ -128,8 +148,9 @@ def _joins(name: str, at: int) -> bool:
     """Whether the joiner in this place changes how letters or emoji look, and so is a part of the name."""
     if not 0 < at < len(name) - 1:
         return False
-    if _JOINED_EMOJI.match(name, at - 1):
-        return name[at] == _JOINER
+    # UTS #51 section 1.4.3: emoji_zwj_element (ZWJ emoji_zwj_element)+
+    if name[at + 1] in _PICTOGRAPHS:
+        return name[at] == _JOINER and (name[at - 1] in _PICTOGRAPHS or name[at - 1] in _SKIN_TONES)
     # RFC 5892 appendices A.1 and A.2: after a virama, and U+200C between Arabic letters that would join.
     if _is_letter(name[at + 1]):
         return valid_contextj(name, at)
