@@ -114,7 +114,8 @@ class IBucketStore(Interface):
         this order; the first that refuses is the one that is told.  A refusal takes nothing and writes nothing.
 
         `network` is given for a key that was not seen from this client's network before.  Then a key that no
-        account has costs one token of the network's bucket, and while there is none, any key is refused unseen.
+        account has costs one token of the network's bucket, and while there is none, any key is refused unless
+        it is in use (see IAccountStore.in_use).
         """
 
     def release(digest: str, tokens: int) -> None:
@@ -167,6 +168,12 @@ class IAccountStore(Interface):
 
     def profile(digest: str) -> Deferred[Profile | None]:
         """None where no account has this key.  Takes nothing."""
+
+    def in_use(digest: str) -> Deferred[bool]:
+        """Whether an account has this key, and tokens were taken from it in the last month.
+
+        Such a key is not a guess, wherever it comes from (`limits.addresses`).
+        """
 
     def change(digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """Set what is not None.  The level so far is kept, and cut to a smaller capacity.  None: no such account."""

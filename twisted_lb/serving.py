@@ -44,7 +44,7 @@ class Serving:
         familiar = FamiliarKeys(settings.local_keys) if limits.address.capacity else None
         self.gate: Gate = Gate()
         if familiar is not None:
-            self.gate = AddressGate(store, familiar, rate_limit_fields(settings.rate_limit_headers))
+            self.gate = AddressGate(store, store, familiar, rate_limit_fields(settings.rate_limit_headers))
         users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate)
         self.fleet = fleet_of(spec, reactor)
         self.caretaker = Caretaker(reactor, self.fleet, spec)

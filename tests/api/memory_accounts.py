@@ -17,6 +17,7 @@ class MemoryAccounts:
 
     def __init__(self) -> None:
         self.profiles: dict[str, Profile] = {}
+        self.unused: set[str] = set()  # digests of accounts that were not used for long
         self.error: Exception | None = None
         self.waiting: list[Callable[[], None]] | None = None
         self.calls = 0
@@ -26,6 +27,9 @@ class MemoryAccounts:
 
     def profile(self, digest: str) -> Deferred[Profile | None]:
         return self._call(lambda: self.profiles.get(digest))
+
+    def in_use(self, digest: str) -> Deferred[bool]:
+        return self._call(lambda: digest in self.profiles and digest not in self.unused)
 
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         return self._call(lambda: self._change(digest, capacity, rate_per_sec))

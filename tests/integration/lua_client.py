@@ -34,9 +34,12 @@ class LuaClient:
     def __init__(self, port: int, limits: Limits = Limits(), instance: bytes = b"me", silence: float = 10.0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
         self._reader = hiredis.Reader()
-        self._frame = BatchFrame(limits, silence)
+        self._frame = BatchFrame(limits, silence, b"process%d" % id(self))
+        self._everyone = limits.everyone.capacity > 0
+        self.wrong: list[bytes] = []  # keys that the last batch found to be what they should not be
         self._silence = b"%d" % round(silence * SECOND)
         self.instance = instance
+        self.number = 0  # of the last call
         self.everyone = -1  # the level of everyone's bucket after the last batch, where there is one
         self._hashes = {}
         for name in SCRIPTS:
@@ -61,7 +64,9 @@ class LuaClient:
     ) -> list[Answer]:
         """Take from the accounts of these keys; `charged` are (key, tokens), `extras` as `redis_frame.Extra`."""
         self._frame.set_instance(self.instance)
+        self.number += 1
         count, parts = self._frame.encode(
+            self.number,
             [digest_of(name) for name in names],
             [digest_of(name) for name in released],
             [digest_of(name) for name, _ in charged],
@@ -70,10 +75,13 @@ class LuaClient:
             [Extra(*extra) for extra in extras],
         )
         reply = self._run("take_tokens", now_us, count, parts)
-        if len(reply) % 5:
-            # Where there is a bucket of everyone, its level comes last.
-            self.everyone = reply.pop()
-        element = iter(reply)
+        addresses = sum(position == 0 and cost == 1 for position, cost, _ in extras)
+        answers, rest = reply[: 5 * (len(names) + addresses)], reply[5 * (len(names) + addresses) :]
+        if self._everyone:
+            # Where there is a bucket of everyone, its level comes after them.
+            self.everyone, *rest = rest
+        self.wrong = rest
+        element = iter(answers)
         return [Answer(*five) for five in zip(element, element, element, element, element, strict=True)]
 
     def take(self, now_us: int, name: str, cost: int = 1, network: str = "") -> Answer:

@@ -1,9 +1,11 @@
-"""Counts connections: a port that passes all bytes on to another port, and back."""
+"""A port that passes all bytes on to another port, and back: it counts connections, and can take its time."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
+from queue import SimpleQueue
 
 
 class CountingRelay:
@@ -11,6 +13,8 @@ class CountingRelay:
 
     def __init__(self, target_port: int) -> None:
         self.connections = 0
+        self.delay = 0.0  # seconds that bytes take, each way
+        self.deaf = False  # whether what the other port says is swallowed, and the connection cut
         self._target_port = target_port
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listening.getsockname()[1]
@@ -34,17 +38,29 @@ class CountingRelay:
             far = socket.create_connection(("127.0.0.1", self._target_port))
             for one, other in ((near, far), (far, near)):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
+                read: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+                threading.Thread(target=self._read, args=(one, read, one is far), daemon=True).start()
+                threading.Thread(target=_write, args=(other, read), daemon=True).start()
+
+    def _read(self, source: socket.socket, read: SimpleQueue[tuple[float, bytes]], reply: bool) -> None:
+        try:
+            while data := source.recv(256 * 1024):
+                if reply and self.deaf:
+                    break
+                read.put((time.monotonic() + self.delay, data))
+        except OSError:
+            pass
+        read.put((time.monotonic() + self.delay, b""))
 
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+def _write(sink: socket.socket, read: SimpleQueue[tuple[float, bytes]]) -> None:
     try:
-        while data := source.recv(256 * 1024):
+        while True:
+            due, data = read.get()
+            time.sleep(max(due - time.monotonic(), 0.0))
+            if not data:
+                break
             sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+        sink.shutdown(socket.SHUT_RDWR)
     except OSError:
-        for end in (source, sink):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        pass

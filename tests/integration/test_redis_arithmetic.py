@@ -114,7 +114,7 @@ class ArithmeticTests(SynchronousTestCase):
                 self.assert_same_profile(reply, self.successResultOf(self.embedded.change(digest, *operation)))
 
     def assert_same_profile(self, reply: list[Any], profile: Any) -> None:
-        name, capacity, rate, level = reply
+        name, capacity, rate, level, *_ = reply
         self.assertEqual((Account(name.decode(), int(capacity), float(rate)), level), profile)
 
     def test_a_batch_is_its_takings_one_after_another(self) -> None:

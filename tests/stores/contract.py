@@ -110,6 +110,10 @@ class StoreCase(TestCase):
     def create(self, key: str, name: str, capacity: Any = 5, rate_per_sec: Any = 0.0) -> Deferred[None]:
         return self.store.create(digest_of(key), Account(name, capacity, rate_per_sec))
 
+    def in_use(self, key: str) -> Deferred[bool]:
+        """Whether a key is in use."""
+        return self.store.in_use(digest_of(key))
+
     def level(self, key: str) -> Deferred[int]:
         """The level of a key's bucket, in tokens."""
         return self.store.profile(digest_of(key)).addCallback(lambda profile: profile.level / MICROTOKENS)

@@ -189,13 +189,18 @@ class LimitsContract(StoreCase):
         self.assertEqual((yield self.take("guess", 7, THERE)), None)
         self.assertEqual((yield self.take("guess", 7, THERE)), None)
         self.assertEqual((yield self.take("guess", 0, THERE)), refused)
-        # Any key is refused then, unseen; the key's own bucket keeps its tokens.
+        # A key that was never used is refused then, unseen; its own bucket keeps its tokens.
+        self.assertEqual([(yield self.in_use("k")), (yield self.in_use("guess"))], [False, False])
         self.assertEqual((yield self.take("k", 1, HERE)), refused)
         self.assertEqual((yield self.level("k")), 5)
         # Without a network nothing is asked of it, and another network has a bucket of its own.
         self.assertEqual((yield self.take("k", 1)), Taken(True, b"ann", 5, 0.0, 4 * M))
         self.assertIsNone((yield self.take("guess", 1)))
         self.assertEqual((yield self.take("k", 1, "192.0.2.8")), Taken(True, b"ann", 5, 0.0, 3 * M))
+        # A key that is in use is not a guess, wherever it comes from.
+        self.assertEqual([(yield self.in_use("k")), (yield self.in_use("guess"))], [True, False])
+        self.assertEqual((yield self.take("k", 1, HERE)), Taken(True, b"ann", 5, 0.0, 2 * M))
+        self.assertEqual((yield self.take("another guess", 1, HERE)), refused)
 
     @inlineCallbacks
     def test_a_known_key_costs_its_network_nothing(self) -> Any:
@@ -214,7 +219,7 @@ class LimitsContract(StoreCase):
         yield self.create("k", "ann", 5)
         self.assertIsNone((yield self.take("guess", 1, HERE)))
         yield self.some_milliseconds()
-        taken = yield self.take("k", 1, HERE)
+        taken = yield self.take("another guess", 1, HERE)
         self.assertEqual((taken.admitted, taken.limit), (False, ADDRESS))
         self.assertTrue(0 < taken.level < M, taken)
 

@@ -9,14 +9,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.contract import Asker, digest_of
-from tests.stores.fake_redis import FakeConnection, FakeEndpoint
+from tests.stores.fake_redis import FakeConnection, FakeEndpoint, bulk
 from twisted_lb.interfaces import Limits, Policy, Taken
 from twisted_lb.limits.standby import Standby
 from twisted_lb.stores.redis_scripts import RedisScript
 from twisted_lb.stores.redis_store import RedisStore
 
 NOSCRIPT = b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
-SCRIPTS = 7
+SCRIPTS = 8
 ANN = (b"ann", 5, b"0.5", 1, 4_000_000)
 UNKNOWN = (None, 0, 0, 0, 0)
 EVERYONE = Policy(1000, 100.0)
@@ -37,12 +37,13 @@ class Batch(NamedTuple):
     constant: list[bytes]  # limits and instance
     everyone: int
     extras: list[tuple[int, int, bytes]]
+    number: int
 
 
 def read_batch(command: list[bytes]) -> Batch:
     """The call that a command is."""
     keys, arguments = command[3 : 3 + int(command[2])], command[3 + int(command[2]) :]
-    constant, numbers, rest = arguments[:7], [int(argument) for argument in arguments[7:11]], arguments[11:]
+    constant, numbers, rest = arguments[:9], [int(argument) for argument in arguments[10:14]], arguments[14:]
     released, charged, extras, everyone = numbers
     charges, rest = [int(charge) for charge in rest[:charged]], rest[charged:]
     assert len(rest) == 3 * extras, (rest, extras)
@@ -54,6 +55,7 @@ def read_batch(command: list[bytes]) -> Batch:
         constant,
         everyone,
         [(int(position), int(cost), network) for position, cost, network in zip(element, element, element)],
+        int(arguments[9]),
     )
 
 
@@ -108,15 +110,18 @@ class StoreOnClock(SynchronousTestCase):
             new_id=lambda: b"id%d" % next(number),
         )
         self.store.start()
-        self.greeted: list[bytes] = []  # the announcement in the last greeting
+        self.greeted: list[bytes] = []  # the last announcement before a connection counted
+        self.resolved: list[bytes] = []  # and the question for the last call
+        self.last: bytes | None = None  # what Redis knows of that
         self.server = self.connect()
 
     def connect(self, alive: int = 1) -> FakeConnection:
         """Accept the store's attempt and answer its greeting."""
         server = self.endpoint.accept()
-        *loads, self.greeted = server.commands()
-        self.assertEqual([command[:2] for command in loads], [[b"SCRIPT", b"LOAD"]] * SCRIPTS)
-        server.reply(b"+sha\r\n" * SCRIPTS, b"*3\r\n:%d\r\n:1\r\n:0\r\n" % alive)
+        self.assertEqual([command[:2] for command in server.commands()], [[b"SCRIPT", b"LOAD"]] * SCRIPTS)
+        server.reply(b"+sha\r\n" * SCRIPTS)
+        self.resolved, self.greeted = server.commands()
+        server.reply(bulk(self.last), b"*3\r\n:%d\r\n:1\r\n:0\r\n" % alive)
         return server
 
     def reconnect(self, alive: int = 1) -> None:

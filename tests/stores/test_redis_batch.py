@@ -8,6 +8,7 @@ from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import array
 from tests.stores.redis_on_clock import ANN, EVERYONE, LIMITS, NOSCRIPT, UNKNOWN, StoreOnClock, account
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, Account, Limits, Policy, Taken
+from twisted_lb.limits.addresses import IN_USE_SECONDS
 from twisted_lb.stores.redis_batch import MAX_BATCH
 from twisted_lb.stores.redis_scripts import script_text
 
@@ -194,11 +195,12 @@ class ExtraTests(StoreOnClock):
         )
 
     def test_the_limits_are_in_every_call(self) -> None:
-        """A call says the limit in flight, the instance, its lease, and the policies beside the key's."""
+        """A call says the limit in flight, the instance, its lease, the policies beside the key's, and the process."""
         self.take("a")
         self.end_of_turn()
         self.assertEqual(
-            self.batch().constant, [b"2", b"id1", b"10000000", b"1000", b"100.0", b"3", b"10.0"]
+            self.batch().constant,
+            [b"2", b"id1", b"10000000", b"1000", b"100.0", b"3", b"10.0", b"%d" % (IN_USE_SECONDS * 10**6), b"id1"],
         )
 
     def test_without_a_limit_on_addresses_networks_are_not_sent(self) -> None:

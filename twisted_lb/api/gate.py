@@ -2,7 +2,7 @@
 
 Strategy: the token is taken before anything is told, and put back when the key turns out to be valid.  So nobody
 can guess on while the network's bucket is empty, and whoever has a key is not in the way of others.  A key that
-was seen from this network before costs nothing even for a moment.
+was seen from this network before costs nothing even for a moment, and one that is in use is not held up.
 """
 
 # twisted.web is typed in parts only.
@@ -18,7 +18,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from twisted_lb.api.answers import Refusal
-from twisted_lb.interfaces import IAsker, IBucketStore, Profile, StoreUnavailable, Taken
+from twisted_lb.interfaces import IAccountStore, IAsker, IBucketStore, Profile, StoreUnavailable, Taken
 from twisted_lb.limits.addresses import FamiliarKeys, network_of
 from twisted_lb.limits.refusal import STATUS, refusal
 
@@ -52,10 +52,15 @@ class AddressGate(Gate):
     """Asks the bucket of the client's network."""
 
     def __init__(
-        self, buckets: IBucketStore, familiar: FamiliarKeys, limit_fields: Callable[[Taken], bytes]
+        self,
+        buckets: IBucketStore,
+        accounts: IAccountStore,
+        familiar: FamiliarKeys,
+        limit_fields: Callable[[Taken], bytes],
     ) -> None:
         """`limit_fields` makes the rate-limit header lines, each with CRLF before it."""
         self._buckets = buckets
+        self._accounts = accounts
         self.familiar = familiar
         self._limit_fields = limit_fields
 
@@ -76,7 +81,12 @@ class AddressGate(Gate):
         network = _network(request)
         if self.familiar.knows(digest, network):
             return _let_pass
-        await self._pay(network)
+        try:
+            await self._pay(network)
+        except Refusal:
+            if not await self._accounts.in_use(digest):
+                raise
+            return _let_pass
 
         def found(profile: Profile | None) -> Profile | None:
             if profile is not None:

@@ -16,6 +16,9 @@ from twisted_lb.limits.bucket import Bucket
 # What has no IP address comes over a Unix socket of this machine.
 LOCAL_NETWORK = "local"
 
+# A key of whose bucket something was taken within this time is in use, and passes while its network's bucket is empty.
+IN_USE_SECONDS = 30 * 86_400
+
 # A key that comes from more networks than these is asked for with its network now and then.
 MAX_NETWORKS_OF_A_KEY = 8
 

@@ -33,6 +33,8 @@ MAX_CAPACITY = 1_000_000_000  # tokens
 MAX_RATE_PER_SEC = 1_000_000  # tokens per second
 MAX_COST = MAX_CAPACITY  # tokens, of one request
 LOWEST_LEVEL = -MAX_CAPACITY * MICROTOKENS  # the deepest debt
+# The stamp of a bucket of which nothing was ever taken.  It is full, so its refill since then changes nothing.
+NEVER_USED_US = 0
 # The largest integer of a structured field (RFC 9651 section 3.3.1): no count of seconds goes above it.
 MAX_SECONDS = 999_999_999_999_999
 

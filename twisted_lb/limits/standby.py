@@ -159,6 +159,10 @@ class Standby:
         self.counts[ADMITTED if taken.admitted else REFUSED] += 1
         return taken
 
+    def knows(self, digest: str) -> bool:
+        """Whether the store has answered for this key not long ago."""
+        return self._known(digest) is not None
+
     def _known(self, digest: str) -> tuple[Taken, float] | None:
         return self.recent.get(digest) or self._older.get(digest)
 

@@ -6,11 +6,23 @@
 
 local MICROTOKENS = 1000000
 
+-- Seconds for which tokenlb:last:<process> is kept: an outage that is longer may charge what was uncertain once more.
+local LAST_TTL = 604800
+
 -- Locals, because a look-up in Redis's guarded table of globals costs a tenth of a call.
 local call, format, floor, max, min, tonumber = redis.call, string.format, math.floor, math.max, math.min, tonumber
 
--- For reading: a key of another type is as good as none, and does not fail a whole batch.
-local read = redis.pcall
+-- For reading: nil where the key has another type, which concerns that key alone and must not fail a whole batch.
+local function read(...)
+  local found = redis.pcall(...)
+  if type(found) == 'table' and found.err then
+    if found.err:find('WRONGTYPE', 1, true) then
+      return nil
+    end
+    error(found.err)
+  end
+  return found
+end
 
 -- The clock is that of Redis, the same for all instances.
 local time = call('TIME')
@@ -31,14 +43,29 @@ local function refill(level, elapsed, rate, full)
   return level
 end
 
+-- The number in a text, where it is one from `least` to `most`; "nan", which Lua reads as a number, is not.
+local function number(text, least, most)
+  local found = tonumber(text or '')
+  return found and found >= least and found <= most and found or nil
+end
+
+-- The bounds of what may be stored: see limits/bucket.py.
+local MOST_CAPACITY, MOST_RATE, MOST_LEVEL, LAST_STAMP = 1e9, 1e6, 1e15, 2 ^ 53
+
 -- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored.
--- nil for a key that is not an account.  Changes nothing.
+-- nil where there is no such key, false where what is there is not an account.  Changes nothing.
 local function refilled(key)
   local fields = read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp')
-  local capacity, rate = tonumber(fields[2]), tonumber(fields[3])
-  local stored, stamp = tonumber(fields[4]), tonumber(fields[5])
+  if not fields then
+    return false
+  end
+  local capacity, rate = number(fields[2], 1, MOST_CAPACITY), number(fields[3], 0, MOST_RATE)
+  local stored, stamp = number(fields[4], -MOST_LEVEL, MOST_LEVEL), number(fields[5], 0, LAST_STAMP)
   if not (fields[1] and capacity and rate and stored and stamp) then
-    return nil
+    if call('EXISTS', key) == 0 then
+      return nil
+    end
+    return false
   end
   local elapsed = now - stamp
   return fields[1], capacity, fields[3], refill(stored, elapsed, rate, capacity * MICROTOKENS), elapsed, stored

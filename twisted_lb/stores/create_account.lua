@@ -12,6 +12,7 @@ end
 if call('EXISTS', KEYS[1]) == 1 then
   return 2
 end
-call('HSET', KEYS[1], 'name', ARGV[5], 'capacity', ARGV[1], 'rate', ARGV[2], 'level', ARGV[3], 'stamp', now_text)
+-- The stamp says that nothing was ever taken; a full bucket is full however long that is ago.
+call('HSET', KEYS[1], 'name', ARGV[5], 'capacity', ARGV[1], 'rate', ARGV[2], 'level', ARGV[3], 'stamp', 0)
 call('ZADD', KEYS[2], 0, ARGV[5] .. '\0' .. ARGV[4])
 return 0

@@ -55,8 +55,8 @@ from twisted_lb.interfaces import (
     StoreUnavailable,
     Taken,
 )
-from twisted_lb.limits.addresses import NetworkBuckets
-from twisted_lb.limits.bucket import Bucket, check_capacity, check_cost, check_policy, check_rate
+from twisted_lb.limits.addresses import IN_USE_SECONDS, NetworkBuckets
+from twisted_lb.limits.bucket import NEVER_USED_US, Bucket, check_capacity, check_cost, check_policy, check_rate
 from twisted_lb.stores.embedded_database import AccountDatabase, Row
 from twisted_lb.stores.embedded_writer import DatabaseWriter, RunBlocking
 from twisted_lb.user_names import normalized
@@ -167,7 +167,7 @@ class EmbeddedStore:
             check_cost(cost)
         bucket = self._buckets.get(digest)
         if bucket is None or (network and self._networks is not None):
-            refused = self._refused_network(network, spend=bucket is None)
+            refused = self._refused_network(network, spend=bucket is None) if not self._in_use(bucket) else None
             if bucket is None or refused is not None:
                 asker.bucket_answered(refused)
                 return
@@ -184,6 +184,11 @@ class EmbeddedStore:
         # Taken(...) without the call of its Python-level __new__: this runs once a request.
         answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY)
         asker.bucket_answered(_new_tuple(Taken, answer))
+
+    def _in_use(self, bucket: _HeldBucket | None) -> bool:
+        if bucket is None or bucket.stamp_us <= NEVER_USED_US:
+            return False
+        return self._now_us() - bucket.stamp_us <= IN_USE_SECONDS * 1_000_000
 
     def _refused_otherwise(self, bucket: _HeldBucket, cost: int, now_us: int) -> Taken | None:
         """Ask the limits beside the key's bucket: the first refusal, or None, and they have taken it."""
@@ -268,7 +273,7 @@ class EmbeddedStore:
             return fail(NameTaken(name))
         if digest in self._buckets:
             return fail(ValueError("an account has this key already"))
-        row = Row(digest, name, capacity, float(rate_per_sec), capacity * MICROTOKENS, self._now_us())
+        row = Row(digest, name, capacity, float(rate_per_sec), capacity * MICROTOKENS, NEVER_USED_US)
         writer, database = self._writer, self._database
         if writer is None or database is None:
             return fail(_not_running())
@@ -289,6 +294,10 @@ class EmbeddedStore:
         """See IAccountStore."""
         bucket = self._buckets.get(digest)
         return succeed(None if bucket is None else bucket.profile(self._now_us()))
+
+    def in_use(self, digest: str) -> Deferred[bool]:
+        """See IAccountStore."""
+        return succeed(self._in_use(self._buckets.get(digest)))
 
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""

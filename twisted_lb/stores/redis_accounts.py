@@ -12,7 +12,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Profile
+from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Profile, StoreUnavailable
+from twisted_lb.limits.addresses import IN_USE_SECONDS
 from twisted_lb.limits.bucket import check_capacity, check_policy, check_rate
 from twisted_lb.stores.redis_connection import RedisConnection
 from twisted_lb.stores.redis_scripts import NAMES_KEY, RedisScript, account_key
@@ -60,7 +61,11 @@ class RedisAccounts:
 
     def profile(self, digest: str) -> Deferred[Profile | None]:
         """See IAccountStore."""
-        return self._read.call(account_key(digest)).addCallback(_profile)
+        return self._read.call(account_key(digest)).addCallback(_profile, digest)
+
+    def in_use(self, digest: str) -> Deferred[bool]:
+        """See IAccountStore."""
+        return self._read.call(account_key(digest)).addCallback(_in_use)
 
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""
@@ -75,7 +80,7 @@ class RedisAccounts:
             account_key(digest),
             b"" if capacity is None else b"%d" % capacity,
             b"" if rate_per_sec is None else _rate_text(rate_per_sec),
-        ).addCallback(_profile)
+        ).addCallback(_profile, digest)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
@@ -100,8 +105,16 @@ def _check_created(outcome: int, name: str) -> None:
         raise ValueError("an account has this key already")
 
 
-def _profile(reply: list[Any] | None) -> Profile | None:
-    return None if reply is None else _new_profile(*reply)
+def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
+    if reply is None:
+        return None
+    if not reply:
+        raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
+    return _new_profile(*reply[:4])
+
+
+def _in_use(reply: list[Any] | None) -> bool:
+    return bool(reply and reply[4] <= IN_USE_SECONDS * 1_000_000)
 
 
 def _new_profile(name: bytes, capacity: bytes, rate: bytes, level: int) -> Profile:

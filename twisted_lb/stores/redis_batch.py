@@ -6,8 +6,8 @@ that one turn brings share it.  Under load the batch grows with the load; alone,
 nothing but the turn that it came in.
 
 Redis away: what is asked then, what waited, and what was under way is decided by the standby, each
-once.  A taking whose reply was lost may be in Redis all the same: then a token is spent twice, but no
-request is admitted twice.
+once.  A call whose reply was lost may have been carried out: it is kept until that is known (see
+`redis_lost_call`), and then nothing of it counts twice.
 
 Keys of many users in one script call need one Redis; Redis Cluster would refuse them.
 """
@@ -28,12 +28,14 @@ from twisted_lb.limits.standby import Standby
 from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, BatchFrame, Extra, is_digest
 from twisted_lb.stores.redis_instances import Instance
+from twisted_lb.stores.redis_lost_call import LostCall, still_due
 from twisted_lb.stores.redis_scripts import RedisScript
+from twisted_lb.stores.redis_wrong_keys import WrongKeys
 
 MAX_BATCH = 256  # of each kind in one call: takings (some 600 us in Redis), releases, charges, addresses
 
 # The outcomes of take_tokens.lua: 0 and 1 are the key's own bucket.
-_OF_IN_FLIGHT, _OF_EVERYONE, _OF_ADDRESS = 2, 3, 4
+_OF_IN_FLIGHT, _OF_EVERYONE, _OF_ADDRESS, _DAMAGED = 2, 3, 4, 5
 
 _NO_EXTRA = Extra(0, 1, "")
 
@@ -86,6 +88,9 @@ class TokenBatches:
         self._tokens: list[int] = []  # of the same place in _charged
         self._addresses: list[tuple[Extra, IAsker | None]] = []
         self._on_idle: list[Deferred[None]] = []
+        self._number = 0  # of the last call
+        self._wrong_keys = WrongKeys(reactor.seconds)
+        self._lost: LostCall | None = None  # there is one at most: no other call is made before it is resolved
 
     def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
         """See IBucketStore.  ValueError for a cost that is not from 0 to MAX_COST."""
@@ -148,13 +153,38 @@ class TokenBatches:
         if not self._under_way:
             self._send_soon()
 
+    def next_number(self) -> int:
+        """A number above those of all calls so far."""
+        self._number += 1
+        return self._number
+
+    def resolved(self, last: bytes | None) -> tuple[list[tuple[str, int]], int]:
+        """What is due of a call whose reply was lost, as `still_due`; nothing where there was none."""
+        lost, self._lost = self._lost, None
+        return ([], 0) if lost is None else still_due(lost, last)
+
     def charge(self, debts: dict[str, int], everyone: int) -> Deferred[Any]:
-        """A call of its own, while all is held: charge microtokens to keys, and to the bucket of everyone."""
-        charged = [digest for digest in debts if is_digest(digest)]
-        charges = [debts[digest] for digest in charged]
-        return self._script.call_encoded(
-            *self._frame.encode([], charged=charged, charges=charges, everyone=everyone)
+        """A call of its own, while all is held: charge microtokens to keys, and to the bucket of everyone.
+
+        When its reply is lost, what is due is told by `resolved`.
+        """
+        number = self.next_number()
+        charges = [(digest, amount) for digest, amount in debts.items() if is_digest(digest)]
+        called = self._script.call_encoded(
+            *self._frame.encode(
+                number,
+                [],
+                charged=[digest for digest, _ in charges],
+                charges=[amount for _, amount in charges],
+                everyone=everyone,
+            )
         )
+        return called.addErrback(self._charge_lost, LostCall(number, [], charges, everyone))
+
+    def _charge_lost(self, failure: Failure, lost: LostCall) -> Failure:
+        if failure.check(ErrorReply) is None:
+            self._lost = lost
+        return failure
 
     def hold(self) -> None:
         """Send nothing until `go_on`; what is asked for waits.  No call may be under way."""
@@ -206,7 +236,9 @@ class TokenBatches:
             addresses, self._addresses = addresses[:MAX_BATCH], addresses[MAX_BATCH:]
         batch = self._take_out([(extra.network, asker) for extra, asker in addresses if asker is not None])
         self.takes += len(batch.askers)
+        number = self.next_number()
         count, encoded = self._frame.encode(
+            number,
             batch.digests,
             released,
             batch.charged,
@@ -215,7 +247,7 @@ class TokenBatches:
             batch.extras + [extra for extra, _ in addresses] if addresses else batch.extras,
         )
         self._script.call_encoded(count, encoded).addCallbacks(
-            self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch,)
+            self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch, number)
         ).addErrback(_not_handed_out)
 
     def _take_out(self, address_askers: list[tuple[str, IAsker]]) -> _Batch:
@@ -254,6 +286,12 @@ class TokenBatches:
         for digest, asker, name, capacity, rate, outcome, level in zip(
             batch.digests, batch.askers, element, element, element, element, element
         ):
+            if name is None and outcome == _DAMAGED:
+                try:
+                    asker.bucket_unavailable("what Redis holds for this key is not an account")
+                except Exception:
+                    _log.failure("a request failed on its bucket being unavailable")
+                continue
             if name is None:
                 taken = None
             elif outcome < _OF_IN_FLIGHT:
@@ -270,7 +308,9 @@ class TokenBatches:
         if batch.address_askers:
             self._answer_addresses(batch.address_askers, element)
         if self._with_everyone:
-            standby.seen_of_all(reply[-1])
+            standby.seen_of_all(next(element, 0))
+        for key in element:
+            self._wrong_keys.found(key)
 
     def _refused(self, outcome: int, name: bytes, level: int) -> Taken:
         """A refusal by another limit than the key's bucket."""
@@ -287,12 +327,14 @@ class TokenBatches:
 
     # Redis away
 
-    def _unanswered(self, failure: Failure, batch: _Batch) -> None:
+    def _unanswered(self, failure: Failure, batch: _Batch, number: int) -> None:
         reason = failure.getErrorMessage()
         refused = failure.check(ErrorReply) is not None
         if refused:
             # A Redis that cannot be written to would refuse the next batch too.
             self._connection.give_up(reason)
+        else:
+            self._lost = _lost_call(number, batch)
         self._next()
         self._decide_batch(batch, reason, refused)
 
@@ -312,8 +354,8 @@ class TokenBatches:
 
     def _decide_batch(self, batch: _Batch, reason: str, unsent: bool) -> None:
         """Without Redis.  `unsent`: it is certain that Redis has done nothing of this."""
-        for digest, tokens in zip(batch.charged, batch.tokens):
-            if unsent or tokens > 0:
+        if unsent:
+            for digest, tokens in zip(batch.charged, batch.tokens):
                 self._standby.release(digest, tokens)
         extras = {extra.position: extra for extra in batch.extras}
         for position, (digest, asker) in enumerate(zip(batch.digests, batch.askers), 1):
@@ -326,7 +368,7 @@ class TokenBatches:
             _answer(asker, self._standby.of_network(network, spend=True))
 
     def _decide(self, digest: str, asker: IAsker, cost: int, network: str, reason: str) -> None:
-        if network and self._with_addresses:
+        if network and self._with_addresses and not self._standby.knows(digest):
             refused = self._standby.of_network(network, spend=False)
             if not refused.admitted:
                 asker.bucket_answered(refused)
@@ -342,6 +384,15 @@ class TokenBatches:
         if self._counting and taken.admitted:
             self._in_flight[digest] = in_flight + 1
         asker.bucket_answered(taken)
+
+
+def _lost_call(number: int, batch: _Batch) -> LostCall:
+    costs = {extra.position: extra.cost for extra in batch.extras}
+    takings = [
+        (digest, costs.get(position, 1) * MICROTOKENS) for position, digest in enumerate(batch.digests, 1)
+    ]
+    charges = [(digest, tokens * MICROTOKENS) for digest, tokens in zip(batch.charged, batch.tokens)]
+    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS)
 
 
 def _not_handed_out(failure: Failure) -> None:

@@ -39,7 +39,8 @@ LAST_RETRY_SECONDS = 0.5
 # ever, and then the waits go on growing.
 STEADY_SECONDS = 1.0
 
-# The greeting has this many deadlines, and at least so many seconds: a TLS handshake may be in it.
+# The greeting has this many deadlines, and at least so many seconds: a TLS handshake may be in it.  The first calls
+# after it have one deadline, as all later ones: a Redis that is further away than that is not ready.
 GREETING_DEADLINES = 5
 GREETING_SECONDS = 0.5
 
@@ -62,8 +63,8 @@ class RedisConnection:
 
     `ready` says whether calls can be made, and otherwise `reason` why not.  The owner may set, before `start`:
 
-    on_ready(replies): a connection has answered its greeting, with these replies.  It is `ready` already, and
-        this is called before anybody else can call on it.  May call `give_up`.
+    on_ready(replies): a connection has answered its greeting and the first calls, with these replies.  It is `ready`
+        already, and this is called before anybody else can call on it.  May call `give_up`.
     on_down(): a connection that was ready is not any more; `reason` says why.  Called once for each `on_ready`,
         before the calls under way fail; not called by `stop`.
 
@@ -87,6 +88,8 @@ class RedisConnection:
         self._watched = IWatched(endpoint, None)
         self._place = place
         self._greeting: Callable[[], Sequence[bytes]] = list
+        self._first_calls: Callable[[], Sequence[bytes]] = list
+        self._allowed = deadline  # seconds, for the calls under way
         self._reactor = reactor
         self._deadline = deadline
         self._greeting_deadline = max(GREETING_DEADLINES * deadline, GREETING_SECONDS)
@@ -111,13 +114,17 @@ class RedisConnection:
         self._ready_since = 0.0
         self._told_up: bool | None = None  # what the log was told last
 
-    def start(self, greeting: Callable[[], Sequence[bytes]]) -> Deferred[None]:
+    def start(
+        self, greeting: Callable[[], Sequence[bytes]], first_calls: Callable[[], Sequence[bytes]] = list
+    ) -> Deferred[None]:
         """Begin to connect.  Fires when the first attempt has ended, well or badly; never fails.
 
-        `greeting` is called for each connection, and gives finished commands that must all succeed before the
-        connection counts; at least one.
+        Both are called for each connection, and give finished commands that must all succeed before the connection
+        counts.  Those of `greeting`, at least one, have more time; `first_calls` have the time of any call, and are
+        sent when the greeting is done.
         """
         self._greeting = greeting
+        self._first_calls = first_calls
         self._running = True
         self._connect()
         return self._first_attempt
@@ -165,6 +172,7 @@ class RedisConnection:
     def _send(self, command: bytes, deadline: float) -> Deferred[Any]:
         assert self._wire is not None
         reply = self._wire.send(command, buffer_empty=not self._expiries)
+        self._allowed = deadline
         self._expiries.append(self._reactor.seconds() + deadline)
         if self._expiry_timer is None:
             self._expiry_timer = self._reactor.callLater(deadline, self._expire)
@@ -194,7 +202,7 @@ class RedisConnection:
             self._expiry_timer = self._reactor.callLater(min(late, self._deadline), self._expire)
         else:
             assert self._wire is not None
-            seconds = self._deadline if self.ready else self._greeting_deadline
+            seconds = self._allowed
             # A Redis without TLS takes the first bytes of a handshake for the beginning of a command, and waits.
             hint = "; does it speak TLS?" if self._wire.secure and not self.ready else ""
             self._drop(f"Redis at {self._place} did not answer within {seconds:g} s{hint}")
@@ -222,8 +230,21 @@ class RedisConnection:
         greeted = gatherResults(
             [self._send(command, self._greeting_deadline) for command in commands], consumeErrors=True
         )
-        greeted.addCallbacks(self._greeted, self._not_greeted, callbackArgs=(wire,), errbackArgs=(wire,))
+        greeted.addCallbacks(self._call_first, self._not_greeted, callbackArgs=(wire,), errbackArgs=(wire,))
         greeted.addErrback(self._unusable)
+
+    def _call_first(self, greeted: list[Any], wire: Wire) -> None:
+        if self._wire is not wire or not self._running:
+            return
+        # It is set for the greeting, which has more time than a call.
+        _cancel(self._expiry_timer)
+        self._expiry_timer = None
+        called = gatherResults(
+            [self._send(command, self._deadline) for command in self._first_calls()], consumeErrors=True
+        )
+        called.addCallback(lambda replies: [*greeted, *replies])
+        called.addCallbacks(self._greeted, self._not_greeted, callbackArgs=(wire,), errbackArgs=(wire,))
+        called.addErrback(self._unusable)
 
     def _greeted(self, replies: list[Any], wire: Wire) -> None:
         if self._wire is not wire or not self._running:
@@ -231,9 +252,6 @@ class RedisConnection:
         self.ready = True
         self.reason = ""
         self._ready_since = self._reactor.seconds()
-        # It is set for the greeting, which has more time than a call.
-        _cancel(self._expiry_timer)
-        self._expiry_timer = None
         self.on_ready(replies)
         if self.ready:
             self._report("")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from twisted_lb.interfaces import Limits
+from twisted_lb.limits.addresses import IN_USE_SECONDS
 from twisted_lb.stores.redis_scripts import account_key, encode_parts
 
 DIGEST_LENGTH = 64  # SHA-256 in hexadecimal
@@ -39,8 +40,11 @@ def is_digest(text: str) -> bool:
 class BatchFrame:
     """Encodes the batches of one instance."""
 
-    def __init__(self, limits: Limits, silence_seconds: float) -> None:
-        """`silence_seconds`: after which an instance that does not announce itself is no more."""
+    def __init__(self, limits: Limits, silence_seconds: float, process: bytes) -> None:
+        """`silence_seconds`: after which an instance that does not announce itself is no more.
+
+        `process` names this process for good, unlike the id of its instance.
+        """
         everyone, address = limits.everyone, limits.address
         self._in_flight = b"%d" % limits.in_flight
         self._rest = (
@@ -49,6 +53,8 @@ class BatchFrame:
             repr(float(everyone.rate_per_sec)).encode(),
             b"%d" % address.capacity,
             repr(float(address.rate_per_sec)).encode(),
+            b"%d" % (IN_USE_SECONDS * 1_000_000),
+            process,
         )
         self._constant = b""
 
@@ -58,6 +64,7 @@ class BatchFrame:
 
     def encode(
         self,
+        number: int,
         takings: list[str],
         released: Sequence[str] = (),
         charged: Sequence[str] = (),
@@ -67,22 +74,22 @@ class BatchFrame:
     ) -> tuple[int, bytes]:
         """How many parts, and the parts, for `RedisScript.call_encoded`.
 
-        All but `charges` and `extras` are digests; `charges` (of the same place in `charged`) and `everyone` are
-        microtokens, below zero to give back.
+        `number` is above those of all calls before.  All but `charges` and `extras` are digests; `charges` (of the
+        same place in `charged`) and `everyone` are microtokens, below zero to give back.
         """
         digests = [*released, *charged, *takings] if released or charged else takings
         keys = len(digests)
         parts = [encode_parts(b"%d" % keys)]
         if keys:
             parts += _FIRST_KEY, _BETWEEN_KEYS.join(digests).encode("ascii"), _AFTER_LAST
-        parts.append(self._constant)
+        parts += self._constant, encode_parts(b"%d" % number)
         if not (released or charged or extras or everyone):
             parts.append(_NOTHING_SPECIAL)
-            return keys + 12, b"".join(parts)
+            return keys + 15, b"".join(parts)
         parts.append(encode_parts(b"%d" % len(released), b"%d" % len(charged), b"%d" % len(extras), b"%d" % everyone))
         parts += [encode_parts(b"%d" % charge) for charge in charges]
         for position, cost, network in extras:
             name = network.encode()
             # Digits of a fixed number, so that one `%` frames all three.
             parts.append(b"$4\r\n%04d\r\n$10\r\n%010d\r\n$%d\r\n%b\r\n" % (position, cost, len(name), name))
-        return keys + 12 + len(charges) + 3 * len(extras), b"".join(parts)
+        return keys + 15 + len(charges) + 3 * len(extras), b"".join(parts)

@@ -43,12 +43,19 @@ class Recovery:
         self._debts: dict[str, int] = {}  # digest -> microtokens, still to be charged
         self._debt_of_everyone = 0
 
-    def begin(self) -> None:
-        """The connection is ready: takings wait until Redis is up to date."""
+    def begin(self, last: bytes | None) -> None:
+        """The connection is ready: takings wait until Redis is up to date.
+
+        `last` is what Redis knows of this process's last call (see `redis_lost_call`).
+        """
         self._batches.hold()
         self._places = list(self._instance.in_flight.items())
         debts, everyone = self._standby.debts(self._instance.late)
         for digest, microtokens in debts:
+            self._owe(digest, microtokens)
+        self._debt_of_everyone += everyone
+        due, everyone = self._batches.resolved(last)
+        for digest, microtokens in due:
             self._owe(digest, microtokens)
         self._debt_of_everyone += everyone
         self._go_on()
@@ -82,12 +89,10 @@ class Recovery:
         return self._batches.charge(chunk, everyone).addErrback(self._not_charged, chunk, everyone)
 
     def _not_charged(self, failure: Failure, chunk: dict[str, int], everyone: int) -> None:
-        refused = failure.check(ErrorReply) is not None
-        # What may have been charged is charged again, but what may have been given back is not.
-        for digest, microtokens in chunk.items():
-            if refused or microtokens > 0:
+        # What may have been charged is known when the next connection has asked for it.
+        if failure.check(ErrorReply) is not None:
+            for digest, microtokens in chunk.items():
                 self._owe(digest, microtokens)
-        if refused or everyone > 0:
             self._debt_of_everyone += everyone
         self._failed(failure)
 

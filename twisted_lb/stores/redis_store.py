@@ -84,9 +84,12 @@ class RedisStore:
         self._take = RedisScript("take_tokens", connection)
         announce, restore = RedisScript("announce", connection), RedisScript("restore_in_flight", connection)
         self._accounts = RedisAccounts(connection)
-        self._scripts = (self._take, announce, restore, *self._accounts.scripts)
+        self._resolve = RedisScript("resolve", connection)
+        self._scripts = (self._take, announce, restore, self._resolve, *self._accounts.scripts)
         self._instance = Instance(connection, announce, self._standby, reactor, new_id, lease_seconds)
-        self._frame = BatchFrame(limits, lease_seconds)
+        # The first id of the instance is that of the process for good.
+        self._last_key = b"tokenlb:last:" + self._instance.id
+        self._frame = BatchFrame(limits, lease_seconds, self._instance.id)
         self._frame.set_instance(self._instance.id)
         self._batches = TokenBatches(
             connection, self._take, reactor, self._frame, self._instance, self._standby, limits
@@ -106,7 +109,7 @@ class RedisStore:
     def start(self) -> Deferred[None]:
         """Begin to connect.  Fires when the first attempt has ended; one that is away is tried again until `stop`."""
         self._instance.start()
-        return self._connection.start(self._greeting)
+        return self._connection.start(self._greeting, self._first_calls)
 
     def stop(self) -> Deferred[None]:
         """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
@@ -115,12 +118,18 @@ class RedisStore:
         return stopped.addCallback(lambda _: self._connection.stop())
 
     def _greeting(self) -> list[bytes]:
-        """What a connection must answer before it counts; the last of it writes to Redis."""
-        return [*self._first_commands, *(script.load for script in self._scripts), self._instance.greeting()]
+        """What a connection must answer before anything is asked of it."""
+        return [*self._first_commands, *(script.load for script in self._scripts)]
+
+    def _first_calls(self) -> list[bytes]:
+        """What it must answer in the time of any call before it counts.  Both write, and both may be repeated."""
+        fence = b"%d" % self._batches.next_number()
+        return [self._resolve.command(self._last_key, fence), self._instance.greeting()]
 
     def _up(self, replies: list[Any]) -> None:
-        self._instance.announced(replies[-1])
-        self._recovery.begin()
+        *_, last, announced = replies
+        self._instance.announced(announced)
+        self._recovery.begin(last)
 
     def _down(self) -> None:
         self._outages += 1
@@ -173,6 +182,10 @@ class RedisStore:
     def profile(self, digest: str) -> Deferred[Profile | None]:
         """See RedisAccounts."""
         return self._accounts.profile(digest)
+
+    def in_use(self, digest: str) -> Deferred[bool]:
+        """See RedisAccounts."""
+        return self._accounts.in_use(digest)
 
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """See RedisAccounts."""

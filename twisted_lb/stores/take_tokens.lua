@@ -4,26 +4,41 @@
 --            3  microseconds of silence after which an instance is no more
 --            4  capacity and  5  rate of everyone's bucket (capacity 0: none)
 --            6  capacity and  7  rate of the bucket of an address
---            8  how many KEYS have a request less in flight     9  how many are charged
---           10  how many extras there are                      11  microtokens to charge to everyone's bucket
+--            8  microseconds within which a key that was used is in use
+--            9  the process that calls    10  the number of the call; no number is used twice by a process
+--           11  how many KEYS have a request less in flight    12  how many are charged
+--           13  how many extras there are                      14  microtokens to charge to everyone's bucket
 --           then the microtokens to charge to each (below zero: to give back)
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
 --             0, 1 to take or 0 to give back a token, the network whose bucket it is
 --   A taking without an extra costs one token and has no network.
--- Reply, five elements for each taking, then five for each token taken from a network's bucket; at last, where there
--- is one, the level of everyone's bucket:
+-- Reply, five elements for each taking, then five for each token taken from a network's bucket; then, where there
+-- is one, the level of everyone's bucket; at last the keys that were not what they should be:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
 --   Outcomes: 1 admitted; refused by 0 the key's bucket, 2 the requests in flight, 3 everyone's bucket,
---   4 the network's bucket.  Name, capacity and rate are those of the account where outcome is 0 to 3, the level
---   is that of the bucket that refused.
+--   4 the network's bucket; 5 what is there is not an account.  Name, capacity and rate are those of the account where
+--   outcome is 0 to 3, the level is that of the bucket that refused.
+--
+-- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
+-- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
+-- digit for each of its takings, 1 where it was admitted (see resolve.lua).
+--
+-- A key that is not what it should be concerns that key alone.  An account like that is left as it is, for a person to
+-- look at; what the balancer can make anew (buckets without an account, counts) is replaced when it is written.
 --
 -- Every key is read once, when it is first met.  All writes come last, so that a Redis that cannot be written to
 -- (read-only, out of memory) fails the call at its first write, and nothing is half done.  What is refused
 -- writes nothing.
 
-local in_flight_limit, me, silence = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local releases, charges, extras = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local in_flight_limit, me, silence, in_use = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
+local releases, charges, extras = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+
+local last_key = 'tokenlb:last:' .. ARGV[9]
+local before = read('GET', last_key)
+if before and tonumber(ARGV[10]) <= (tonumber(before:match('^%d+') or '') or 0) then
+  return redis.error_reply('STALE this call comes after a later connection of its process')
+end
 
 local DEEPEST = -1e15 -- microtokens; no bucket goes below
 local PLACES_TTL = 86400 -- seconds, so that what no instance frees any more is dropped at last
@@ -37,6 +52,7 @@ local KEY, LEVEL, ELAPSED, STORED, FULL, CHANGE, NAME, CAPACITY, RATE = 1, 2, 3,
 local SAME, GIVEN, MOVED = 0, 1, 2
 
 local changed = {} -- buckets, in the order in which they changed
+local wrong = {} -- keys that are not what they should be
 
 local function mark(bucket, how)
   if bucket[CHANGE] == SAME then
@@ -60,19 +76,32 @@ end
 
 local accounts = {} -- key -> bucket, or false
 
+local damaged = {} -- keys of accounts -> true
+
 local function account(key)
   local name, capacity, rate, level, elapsed, stored = refilled(key)
   local bucket = name and {key, level, elapsed, stored, capacity * MICROTOKENS, SAME, name, capacity, rate} or false
+  if name == false then
+    damaged[key] = true
+    wrong[#wrong + 1] = key
+  end
   accounts[key] = bucket
   return bucket
 end
+
+local replaced = {} -- keys that are removed before they are written
 
 -- A bucket that is full until it is used.
 local function shared_bucket(key, capacity, rate)
   local full = capacity * MICROTOKENS
   local fields = read('HMGET', key, 'level', 'stamp')
-  local stored, stamp = tonumber(fields[1]), tonumber(fields[2])
+  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
+  local stamp = fields and number(fields[2], 0, LAST_STAMP)
   if not (stored and stamp) then
+    if not fields or fields[1] or fields[2] then
+      replaced[key] = true
+      wrong[#wrong + 1] = key
+    end
     return {key, full, 1, full, full, SAME}
   end
   local elapsed = now - stamp
@@ -83,7 +112,7 @@ end
 local everyone = nil
 if tonumber(ARGV[4]) > 0 then
   everyone = shared_bucket('tokenlb:global', tonumber(ARGV[4]), tonumber(ARGV[5]))
-  charge(everyone, tonumber(ARGV[11]))
+  charge(everyone, tonumber(ARGV[14]))
 end
 
 local addresses = {} -- network -> bucket
@@ -108,15 +137,20 @@ local function place(key)
   end
   if not alive then
     alive = {[me] = true}
-    local ids = read('ZRANGEBYSCORE', 'tokenlb:instances', whole(now - silence), whole(now + silence))
+    local ids = read('ZRANGEBYSCORE', 'tokenlb:instances', whole(now - silence), whole(now + silence)) or {}
     for i = 1, #ids do
       alive[ids[i]] = true
     end
   end
   found = {key = 'tokenlb:in_flight:' .. key:sub(9), all = 0, mine = 0, stored = 0, dead = {}}
   local fields = read('HGETALL', found.key)
+  if not fields then
+    replaced[found.key] = true
+    wrong[#wrong + 1] = found.key
+    fields = {}
+  end
   for i = 1, #fields, 2 do
-    local id, count = fields[i], tonumber(fields[i + 1]) or 0
+    local id, count = fields[i], number(fields[i + 1], 0, MOST_CAPACITY) or 0
     if not alive[id] then
       found.dead[#found.dead + 1] = id
     else
@@ -148,7 +182,7 @@ for i = 1, charges do
     bucket = account(key)
   end
   if bucket then
-    charge(bucket, tonumber(ARGV[11 + i]))
+    charge(bucket, tonumber(ARGV[14 + i]))
   end
 end
 
@@ -158,7 +192,7 @@ local first = releases + charges
 local reply = {}
 local last = 5 * (#KEYS - first)
 local costs, networks = nil, nil
-for i = 12 + charges, 11 + charges + 3 * extras, 3 do
+for i = 15 + charges, 14 + charges + 3 * extras, 3 do
   local position, cost, network = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
   if position > 0 then
     costs, networks = costs or {}, networks or {}
@@ -184,6 +218,7 @@ end
 -- 4. Tokens are taken.
 
 local size = last
+local outcomes = {}
 last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome = KEYS[i], MICROTOKENS, nil, nil, nil
@@ -192,19 +227,21 @@ for i = first + 1, #KEYS do
     cost = costs[i - first]
     network = networks[i - first]
   end
-  if network and address(network)[LEVEL] < MICROTOKENS then
+  bucket = accounts[key]
+  if bucket == nil then
+    bucket = account(key)
+  end
+  -- A key that is in use is no guess, wherever it comes from.
+  local guessed = network and not (bucket and bucket[ELAPSED] <= in_use)
+  if guessed and address(network)[LEVEL] < MICROTOKENS then
     reply[last + 1], reply[last + 2], reply[last + 3] = '', address_capacity, ARGV[7]
     outcome, level = 4, address(network)[LEVEL]
   else
-    bucket = accounts[key]
-    if bucket == nil then
-      bucket = account(key)
-    end
     if not bucket then
       if network then
         charge(address(network), MICROTOKENS)
       end
-      reply[last + 1], reply[last + 2], reply[last + 3], outcome, level = false, 0, 0, 0, 0
+      reply[last + 1], reply[last + 2], reply[last + 3], outcome, level = false, 0, 0, damaged[key] and 5 or 0, 0
     else
       reply[last + 1], reply[last + 2], reply[last + 3] = bucket[NAME], bucket[CAPACITY], bucket[RATE]
       level = bucket[LEVEL]
@@ -235,19 +272,31 @@ for i = first + 1, #KEYS do
       end
     end
   end
+  outcomes[i - first] = outcome == 1 and '1' or '0'
   reply[last + 4], reply[last + 5] = outcome, level
   last = last + 5
 end
 
 if everyone then
   reply[size + 1] = everyone[LEVEL]
+  size = size + 1
+end
+for i = 1, #wrong do
+  reply[size + i] = wrong[i]
 end
 
 -- 5. The writing.
 
+if #changed > 0 then
+  call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
+end
+
 for i = 1, #changed do
   local bucket = changed[i]
-  if bucket[CHANGE] == GIVEN then
+  if replaced[bucket[KEY]] then
+    call('DEL', bucket[KEY])
+    call('HSET', bucket[KEY], 'level', whole(bucket[LEVEL]), 'stamp', now_text)
+  elseif bucket[CHANGE] == GIVEN then
     call('HSET', bucket[KEY], 'level', whole(bucket[STORED]))
   elseif bucket[ELAPSED] > 0 then
     call('HSET', bucket[KEY], 'level', whole(bucket[LEVEL]), 'stamp', now_text)
@@ -271,7 +320,9 @@ end
 
 for _, found in pairs(places) do
   if found.mine ~= found.stored then
-    if #found.dead > 0 then
+    if replaced[found.key] then
+      call('DEL', found.key)
+    elseif #found.dead > 0 then
       call('HDEL', found.key, unpack(found.dead))
     end
     if found.mine > 0 then

@@ -1,0 +1,37 @@
+"""A call of the script that takes tokens whose reply was lost: nobody knows whether it was carried out.
+
+Strategy: the calls of a process are numbered, and the script writes down the number of the last one with what became
+of its takings (take_tokens.lua).  The next connection asks for that first, and in the same step forbids that the lost
+call is carried out any more (resolve.lua).  Then it is known, and the account is made right:
+
+1. It was not carried out: its charges are due still.  Its takings were decided without Redis, and cost nothing there.
+2. It was: its charges are done, and what its takings took is given back, since they were decided without Redis as
+   well and are charged as such.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class LostCall(NamedTuple):
+    """What it asked for.  Amounts are microtokens."""
+
+    number: int
+    takings: list[tuple[str, int]]  # digest and cost
+    charges: list[tuple[str, int]]  # digest and amount, below zero to give back
+    everyone: int  # what it charged to everyone's bucket beside the takings
+
+
+def still_due(lost: LostCall, last: bytes | None) -> tuple[list[tuple[str, int]], int]:
+    """What has to be charged to keys, and to everyone's bucket, once `last` is known; below zero to give back.
+
+    `last` is what resolve.lua has found: the number up to which nothing is carried out any more, that of the last call
+    that was, and a digit for each of its takings; None where it has found nothing.
+    """
+    _, number, *outcomes = last.split(b" ") if last is not None and last.count(b" ") == 2 else (b"", b"0")
+    if number != b"%d" % lost.number:
+        return lost.charges, lost.everyone
+    admitted = outcomes[0] if outcomes else b""
+    back = [(digest, -cost) for (digest, cost), outcome in zip(lost.takings, admitted) if outcome == ord("1") and cost]
+    return back, sum(amount for _, amount in back)
