@@ -66,7 +66,7 @@ APART = {EDGES, DOORS}
 
 # A module imports only what stands before it in its list.
 ORDERS = {
-    "wire": ["errors", "grammar", "field_names", "head", "framing", "body", "response", "forwarding"],
+    "wire": ["errors", "grammar", "field_names", "fields", "head", "framing", "body", "response", "forwarding"],
     "proxy": [
         "posted",
         "polling",

@@ -8,11 +8,11 @@ from __future__ import annotations
 from tests.wire.reading import Body, read_request, read_response
 from tests.wire.strict_reader import TOKEN, Message, read_requests
 from tests.wire.strict_reader import read_response as read_strictly
-from twisted_lb.wire.body import FORBIDDEN_TRAILERS, chunk, last_chunk
+from twisted_lb.wire.body import chunk, last_chunk
 from twisted_lb.wire.errors import WireError
+from twisted_lb.wire.fields import FORBIDDEN_TRAILERS, NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
 from twisted_lb.wire.forwarding import Hop, interim_head, response_head
 from twisted_lb.wire.framing import CHUNKED
-from twisted_lb.wire.head import NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
 
 HOP = Hop("192.0.2.1", b"http")
 DATE = b"Mon, 23 Nov 2026 21:15:43 GMT"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wire.cases.case import get
-from twisted_lb.wire.body import FORBIDDEN_TRAILERS, ChunkedDecoder
+from twisted_lb.wire.body import ChunkedDecoder
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.field_names import UNUSUAL_NAME, folded, is_usual
-from twisted_lb.wire.head import NOTABLE_IN_REQUEST, HeadLimits, read_request_head
+from twisted_lb.wire.fields import FORBIDDEN_TRAILERS, NOTABLE_IN_REQUEST
+from twisted_lb.wire.head import HeadLimits, read_request_head
 
 SPECIALS = b"!#$%&'*+.^_`|~"  # the tchar of RFC 9110 section 5.6.2 that are no letter, digit or hyphen
 OURS = sorted(NOTABLE_IN_REQUEST)

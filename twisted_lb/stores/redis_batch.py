@@ -15,7 +15,7 @@ Keys of many users in one script call need one Redis; Redis Cluster would refuse
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -26,9 +26,9 @@ from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, 
 from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.limits.standby import Standby
 from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
-from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, BatchFrame, Extra, is_digest
+from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, Batch, BatchFrame, Extra, is_digest
 from twisted_lb.stores.redis_instances import Instance
-from twisted_lb.stores.redis_lost_call import LostCall, still_due
+from twisted_lb.stores.redis_lost_call import LostCall, lost_call, still_due
 from twisted_lb.stores.redis_scripts import RedisScript
 from twisted_lb.stores.redis_wrong_keys import WrongKeys
 
@@ -41,17 +41,6 @@ _NO_EXTRA = Extra(0, 1, "")
 
 _new_tuple = tuple.__new__
 _log = Logger()
-
-
-class _Batch(NamedTuple):
-    """What one call asks for."""
-
-    digests: list[str]
-    askers: list[IAsker]  # of the same place in digests
-    extras: list[Extra]
-    charged: list[str]
-    tokens: list[int]  # of the same place in charged
-    address_askers: list[tuple[str, IAsker]]  # with the network
 
 
 class TokenBatches:
@@ -250,7 +239,7 @@ class TokenBatches:
             self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch, number)
         ).addErrback(_not_handed_out)
 
-    def _take_out(self, address_askers: list[tuple[str, IAsker]]) -> _Batch:
+    def _take_out(self, address_askers: list[tuple[str, IAsker]]) -> Batch:
         """What goes with the next call, beside releases and addresses."""
         digests, self._digests = self._digests, []
         askers, self._askers = self._askers, []
@@ -266,7 +255,7 @@ class TokenBatches:
         if len(charged) > MAX_BATCH:
             charged, self._charged = charged[:MAX_BATCH], charged[MAX_BATCH:]
             tokens, self._tokens = tokens[:MAX_BATCH], tokens[MAX_BATCH:]
-        return _Batch(digests, askers, extras, charged, tokens, address_askers)
+        return Batch(digests, askers, extras, charged, tokens, address_askers)
 
     def _rest(self) -> None:
         self._under_way = False
@@ -276,7 +265,7 @@ class TokenBatches:
 
     # Handing out
 
-    def _answered(self, reply: list[Any], batch: _Batch) -> None:
+    def _answered(self, reply: list[Any], batch: Batch) -> None:
         # First the next batch, so that Redis works while the answers are handed out.
         self._next()
         standby, counting, in_flight = self._standby, self._counting, self._in_flight
@@ -327,19 +316,19 @@ class TokenBatches:
 
     # Redis away
 
-    def _unanswered(self, failure: Failure, batch: _Batch, number: int) -> None:
+    def _unanswered(self, failure: Failure, batch: Batch, number: int) -> None:
         reason = failure.getErrorMessage()
         refused = failure.check(ErrorReply) is not None
         if refused:
             # A Redis that cannot be written to would refuse the next batch too.
             self._connection.give_up(reason)
         else:
-            self._lost = _lost_call(number, batch)
+            self._lost = lost_call(number, batch)
         self._next()
         self._decide_batch(batch, reason, refused)
 
     def _fail_waiting(self) -> None:
-        batch = _Batch(
+        batch = Batch(
             self._digests,
             self._askers,
             self._extras,
@@ -352,7 +341,7 @@ class TokenBatches:
         self._rest()
         self._decide_batch(batch, self._connection.reason, True)
 
-    def _decide_batch(self, batch: _Batch, reason: str, unsent: bool) -> None:
+    def _decide_batch(self, batch: Batch, reason: str, unsent: bool) -> None:
         """Without Redis.  `unsent`: it is certain that Redis has done nothing of this."""
         if unsent:
             for digest, tokens in zip(batch.charged, batch.tokens):
@@ -384,15 +373,6 @@ class TokenBatches:
         if self._counting and taken.admitted:
             self._in_flight[digest] = in_flight + 1
         asker.bucket_answered(taken)
-
-
-def _lost_call(number: int, batch: _Batch) -> LostCall:
-    costs = {extra.position: extra.cost for extra in batch.extras}
-    takings = [
-        (digest, costs.get(position, 1) * MICROTOKENS) for position, digest in enumerate(batch.digests, 1)
-    ]
-    charges = [(digest, tokens * MICROTOKENS) for digest, tokens in zip(batch.charged, batch.tokens)]
-    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS)
 
 
 def _not_handed_out(failure: Failure) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twisted_lb.interfaces import Limits
+from twisted_lb.interfaces import IAsker, Limits
 from twisted_lb.limits.addresses import IN_USE_SECONDS
 from twisted_lb.stores.redis_scripts import account_key, encode_parts
 
@@ -30,6 +30,17 @@ class Extra(NamedTuple):
     position: int  # of the taking, from 1; 0: the address alone
     cost: int  # tokens; of the address alone: TAKE_OF_ADDRESS or GIVE_TO_ADDRESS
     network: str  # "" for none
+
+
+class Batch(NamedTuple):
+    """What one call asks for."""
+
+    digests: list[str]
+    askers: list[IAsker]  # of the same place in digests
+    extras: list[Extra]
+    charged: list[str]
+    tokens: list[int]  # of the same place in charged
+    address_askers: list[tuple[str, IAsker]]  # with the network
 
 
 def is_digest(text: str) -> bool:

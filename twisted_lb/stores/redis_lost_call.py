@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from twisted_lb.interfaces import MICROTOKENS
+from twisted_lb.stores.redis_frame import Batch
+
 
 class LostCall(NamedTuple):
     """What it asked for.  Amounts are microtokens."""
@@ -21,6 +24,16 @@ class LostCall(NamedTuple):
     takings: list[tuple[str, int]]  # digest and cost
     charges: list[tuple[str, int]]  # digest and amount, below zero to give back
     everyone: int  # what it charged to everyone's bucket beside the takings
+
+
+def lost_call(number: int, batch: Batch) -> LostCall:
+    """What the call of this number asked for."""
+    costs = {extra.position: extra.cost for extra in batch.extras}
+    takings = [
+        (digest, costs.get(position, 1) * MICROTOKENS) for position, digest in enumerate(batch.digests, 1)
+    ]
+    charges = [(digest, tokens * MICROTOKENS) for digest, tokens in zip(batch.charged, batch.tokens)]
+    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS)
 
 
 def still_due(lost: LostCall, last: bytes | None) -> tuple[list[tuple[str, int]], int]:

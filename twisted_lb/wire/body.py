@@ -14,36 +14,15 @@ from typing import Protocol
 
 from twisted_lb.wire.errors import WireError
 from twisted_lb.wire.field_names import may_go_on
+from twisted_lb.wire.fields import FORBIDDEN_TRAILERS
 from twisted_lb.wire.framing import CHUNKED, UNTIL_CLOSE
 from twisted_lb.wire.grammar import BROKEN_LINE, CHUNK_LINE, FIELD_LINE, TRAILERS
-from twisted_lb.wire.head import NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
 
 MAX_CHUNK_LINE_BYTES = 4096  # size and extensions; precedent: nginx, hyper 16 KiB for all extensions
 MAX_EXTENSION_BYTES = 16 * 1024  # in all chunks together; precedents: Go and hyper 16 KiB
 MAX_TRAILER_BYTES = 16 * 1024
 MAX_CHUNKS = 256  # a call; some 50 us.  A read of 64 KiB with more has chunks of less than 256 bytes.
 
-# RFC 9110 section 6.5.1: fields for framing, routing, authentication and content format are no trailers.
-# What a response has cost is often known at its end only.
-FORBIDDEN_TRAILERS = (
-    NOTABLE_IN_REQUEST
-    | (NOTABLE_IN_RESPONSE - {b"x-token-cost"})
-    | {
-        b"trailer",
-        b"content-encoding",
-        b"content-range",
-        b"cache-control",
-        b"cookie",
-        b"set-cookie",
-        b"www-authenticate",
-        b"location",
-        b"range",
-        b"age",
-        b"expires",
-        b"retry-after",
-        b"vary",
-    }
-)
 
 
 class Decoder(Protocol):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from twisted_lb.wire.errors import RequestError, ResponseError
 from twisted_lb.wire.field_names import UNUSUAL_NAME, may_go_on
+from twisted_lb.wire.fields import NOMINABLE, NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE, SINGLETONS
 from twisted_lb.wire.grammar import (
     ABSOLUTE_FORM,
     AUTHORITY,
@@ -31,49 +32,6 @@ from twisted_lb.wire.grammar import (
     field_splitter,
 )
 
-# RFC 9110 section 7.6.1: what speaks of the connection and stays on it, named in Connection or not.
-HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-        b"proxy-authorization",
-        b"proxy-authenticate",
-        b"http2-settings",
-    )
-)
-NOTABLE_IN_REQUEST = HOP_BY_HOP | {
-    b"host",
-    b"content-length",
-    b"content-type",
-    b"expect",
-    b"authorization",
-    b"x-api-key",
-    b"apikey",
-    b"max-forwards",
-    b"x-consumer-username",
-    b"x-forwarded-for",
-    b"x-forwarded-proto",
-    b"x-forwarded-host",
-    b"forwarded",
-    b"via",
-    # Nobody's field; but in CGI it becomes HTTP_PROXY, which libraries take for the proxy that they are to use.
-    b"proxy",
-}
-NOTABLE_IN_RESPONSE = HOP_BY_HOP | {
-    b"content-length",
-    b"date",
-    b"x-ratelimit-limit",
-    b"x-ratelimit-remaining",
-    b"x-ratelimit-reset",
-    b"ratelimit",
-    b"ratelimit-policy",
-    b"trailer",
-    b"x-token-cost",
-}
 _split_request = field_splitter(NOTABLE_IN_REQUEST).split
 _split_response = field_splitter(NOTABLE_IN_RESPONSE).split
 
@@ -81,22 +39,9 @@ _split_response = field_splitter(NOTABLE_IN_RESPONSE).split
 MAX_RESPONSE_HEAD_BYTES = 64 * 1024  # precedents: nginx 4 to 8 KiB, Go 10 MiB, Node 16 KiB, Envoy 60 KiB
 MAX_INTERIM_RESPONSES = 32  # before one final response
 
-# Said twice, these have two readings.
-SINGLETONS = frozenset(
-    (b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"apikey", b"max-forwards")
-)
-
 # Values of Host found valid: most traffic names few hosts, and the pattern costs more than a look here.
 MAX_GOOD_HOSTS = 1024
 _good_hosts: set[bytes] = set()
-
-# Named in Connection, these go too.  The others are spent here, or frame the message whatever Connection says:
-# a field that may carry a key is read here, so that it counts whether or not it goes on.
-NOMINABLE = (
-    (NOTABLE_IN_REQUEST | NOTABLE_IN_RESPONSE)
-    - HOP_BY_HOP
-    - {b"host", b"content-length", b"authorization", b"x-api-key", b"apikey"}
-)
 
 Notable = dict[bytes, list[bytes]]
 
