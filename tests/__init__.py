@@ -1,0 +1,5 @@
+"""The tests.  They see every line of the log, also those that the program leaves out (tests/test_bounded_log.py)."""
+
+from twisted_lb import bounded_log
+
+bounded_log.LOG_SECONDS = 0.0

@@ -31,6 +31,7 @@ FLOORS = {
     "settings": GROUND,
     "fleet_spec": GROUND,
     "api_key": GROUND,
+    "bounded_log": GROUND,
     "user_names": GROUND,
     "yaml_lines": GROUND,
     "wire": GROUND,
@@ -50,6 +51,7 @@ FLOORS = {
     "demo": COMPOSITION,
     "plan": COMPOSITION,
     "open_files": COMPOSITION,
+    "fatal": COMPOSITION,
     "reload": COMPOSITION,
     "check": COMPOSITION,
     "parts": COMPOSITION,
@@ -68,6 +70,7 @@ APART = {EDGES, DOORS}
 ORDERS = {
     "wire": ["errors", "grammar", "field_names", "fields", "head", "framing", "body", "response", "forwarding"],
     "proxy": [
+        "guard",
         "posted",
         "polling",
         "transport",

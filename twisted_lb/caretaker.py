@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from twisted_lb.backend import Backend
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.fleet_spec import FleetSpec
 from twisted_lb.health.fleet import Health
 from twisted_lb.probes import Probes
@@ -24,6 +25,7 @@ from twisted_lb.proxy.fleet import Fleet, place
 TICK_SECONDS = 0.25
 
 _log = Logger()
+_bounded = BoundedLog(_log)
 
 
 class Caretaker(Service):
@@ -85,4 +87,4 @@ class Caretaker(Service):
             self._fleet.refresh()
         except Exception:
             # A balancer may be anybody's class.
-            _log.failure("The balancer does not take the servers")
+            _bounded.failure("servers", "The balancer does not take the servers")

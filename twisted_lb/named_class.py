@@ -1,7 +1,8 @@
 """Makes an object of a class that servers.yaml names as `package.module:Class`, with the options that stand beside it.
 
 The class is looked up among the installed packages and beside the servers file.  Its options are keyword
-arguments of its constructor.  Time and chance come in by the door: a class whose constructor has a parameter
+arguments of its constructor.  Whatever it raises, SystemExit among it, is an error of the file.
+Time and chance come in by the door: a class whose constructor has a parameter
 named `now` or `chance` is given the clock or the random numbers by the program, and never by the file.
 """
 
@@ -28,7 +29,7 @@ def load_class(path: str) -> type[Any]:
         raise NamedClassError(f"{path!r} is not of the form package.module:Class")
     try:
         module = import_module(module_name)
-    except Exception as error:
+    except BaseException as error:
         raise NamedClassError(_why_no_module(path, module_name, error)) from error
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
@@ -74,11 +75,11 @@ def _called(word: str, kind: type[Any], arguments: dict[str, Any], plain: tuple[
         return kind(**arguments)
     except plain as error:
         raise NamedClassError(f"{word}: {error}") from error
-    except Exception as error:
+    except BaseException as error:
         raise NamedClassError(f"{word} refused its options: {type(error).__name__}: {error}") from error
 
 
-def _why_no_module(path: str, module_name: str, error: Exception) -> str:
+def _why_no_module(path: str, module_name: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         if module_name == error.name or module_name.startswith(error.name + "."):
             return f"{path}: there is no module {error.name} beside the servers file or among the installed packages"

@@ -36,6 +36,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.fleet_spec import HealthCheck
 from twisted_lb.health.fleet import Health
 from twisted_lb.wire.errors import ResponseError
@@ -47,7 +48,7 @@ JITTER = 0.1  # of the interval, to either side, so that several balancers do no
 READ_SECONDS = 0.01  # between two reads of one answer
 MAX_CHECKS = 256  # at a time; each has an open file
 
-_log = Logger()
+_log = BoundedLog(Logger())
 
 # The first that fits.
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
@@ -185,7 +186,10 @@ class _Probe:
         self._timer = self._reactor.callLater(self.check.timeout, self._time_is_up)
         self._asking = asking = Deferred.fromCoroutine(self._fault())
         asking.addErrback(self._fault_of).addCallback(self._asked)
-        asking.addErrback(lambda failure: _log.failure("The check of {name} broke", failure, name=self._backend.name))
+        asking.addErrback(self._broke)
+
+    def _broke(self, failure: Failure) -> None:
+        _log.failure("check", "The check of {name} broke", failure, name=self._backend.name)
 
     def _time_is_up(self) -> None:
         # When the loop itself was late, the answer may be waiting in the kernel: one turn to read it.
@@ -201,7 +205,9 @@ class _Probe:
         """Ask; what is wrong with the answer, or None."""
         # One at a time, each with a connection: a kept one would hide that a server accepts no more.
         question = _Question(self._reactor, self._backend, self.check)
-        await self._connect(Factory.forProtocol(lambda: question))
+        factory: Factory = Factory.forProtocol(lambda: question)
+        factory.noisy = False
+        await self._connect(factory)
         return await question.fault
 
     def _fault_of(self, failure: Failure) -> str:

@@ -5,6 +5,7 @@ A program with one process has one of these beside its listeners; with several, 
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil, log
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ from twisted_lb.api.gate import AddressGate, Gate
 from twisted_lb.api.report import Report, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.caretaker import Caretaker
+from twisted_lb.fatal import end_process
 from twisted_lb.fleet_spec import FleetSpec
 from twisted_lb.interfaces import Limits, Policy
 from twisted_lb.limits.addresses import FamiliarKeys
@@ -60,6 +62,7 @@ class Serving:
             queue=queue_of(spec),
             pricing=pricing,
             familiar=familiar,
+            poller_lost=partial(end_process, reactor, "The poller of the data path was lost"),
         )
         self.store = StoreService(store)
         self.proxy = ProxyService(self._factory, openings, settings.drain_seconds, self.store.started)

@@ -92,6 +92,7 @@ def makeService(options: Options) -> IService:
     """The service to run.  Ends the program with a text and exit status 1 when it cannot be made."""
     from twisted.internet import reactor
 
+    from twisted_lb.fatal import log_unraisable
     from twisted_lb.service import CannotStart, build
     from twisted_lb.settings import Misconfigured
 
@@ -99,6 +100,7 @@ def makeService(options: Options) -> IService:
         plan = plan_of(options)
     except Misconfigured as error:
         raise CannotStart(f"twisted_lb cannot start:\n{error}") from None
+    log_unraisable()
     running: Any = reactor
     running.callWhenRunning(_end_well_on_signals, running)
     return build(reactor, plan)

@@ -142,6 +142,7 @@ def main(reactor_module: str) -> None:
     from twisted.internet import reactor
 
     from twisted_lb.config import read_fleet
+    from twisted_lb.fatal import log_unraisable
     from twisted_lb.parts import Opening
     from twisted_lb.proxy.listening import adopt
     from twisted_lb.serving import Serving
@@ -173,6 +174,7 @@ def main(reactor_module: str) -> None:
         else:
             answer(serving, words, reports.write)
 
+    log_unraisable()
     started: Any = reactor
     started.addReader(Lifeline(reactor, told, rest))
     started.addSystemEventTrigger("before", "shutdown", service.stopService)

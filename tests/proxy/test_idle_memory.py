@@ -147,6 +147,7 @@ class NotIdleTests(SynchronousTestCase):
                 transport,
                 world.factory.doorstep,
                 world.factory.doorstep.shared,
+                world.factory.doorstep.shared.pricing,
                 world.factory.sweeper,
                 world.settings,
                 world.clock,

@@ -20,6 +20,8 @@ class FakeEpoll:
         self.registered: dict[int, int] = {}
         self.events: list[tuple[int, int]] = []
 
+    closed = False
+
     def fileno(self) -> int:
         return 99
 
@@ -203,6 +205,48 @@ class PollerTests(SynchronousTestCase):
         descriptors[1].read = descriptors[0].read
         self.turn()
         self.assertEqual(self.poller.turn, 2)
+
+    def test_base_exceptions(self) -> None:
+        """Whatever an event raises, its connection is closed, and the other events and the writes go on."""
+        for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
+            bad, good = self.descriptor(3), self.descriptor(4)
+
+            def read(kind: type[BaseException] = kind) -> None:
+                self.poller.flush_later(good)
+                raise kind
+
+            bad.read = read
+            self.turn((3, EPOLLIN), (4, EPOLLIN))
+            self.assertEqual(self.log, [("read", 3), ("lost", 3, kind), ("read", 4), ("flush", 4)])
+            self.log.clear()
+            self.poller.removeReader(good)
+            self.assertEqual(len(self.flushLoggedErrors(kind)), 1)
+
+    def test_lost(self) -> None:
+        """It is told once when the reactor has dropped it, or its descriptor is closed, and not when it was stopped."""
+        readers: list[Any] = []
+        reactor: Any = Clock()
+        reactor.addReader, reactor.removeReader = readers.append, readers.remove
+        reactor.getReaders = lambda: readers
+        for lose, told in (
+            (lambda poller: poller.connectionLost(Failure(ConnectionLost())), 1),
+            (lambda poller: readers.clear(), 1),
+            (lambda poller: setattr(self.epoll, "closed", True), 1),
+            (lambda poller: poller.stop(), 0),
+        ):
+            lost: list[Failure] = []
+            make: Any = lambda: self.epoll  # noqa: E731
+            readers.clear()
+            self.epoll.closed = False
+            poller = Poller(reactor, make, lost.append)
+            poller.deadline_passed()
+            poller.start()
+            poller.deadline_passed()
+            self.assertEqual(lost, [])
+            lose(poller)
+            poller.deadline_passed()
+            poller.deadline_passed()
+            self.assertEqual(len(lost), told)
 
     def test_posted_work(self) -> None:
         """What posted work writes goes out in one go, when the work is done."""

@@ -20,11 +20,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import NotStored, StoreUnavailable
 from twisted_lb.problem import CONTENT_TYPE as PROBLEM_TYPE
 from twisted_lb.problem import problem
 
-log = Logger()
+log = BoundedLog(Logger())
 
 
 class Refusal(Exception):
@@ -89,7 +90,7 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
         # Routing also raises redirects to paths that it thinks were meant; nobody asked for one.
         refusal = Refusal(404, f"There is nothing at {_path(request)}.")
     else:
-        log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
+        log.failure("request", "{method} {path} failed", failure, method=request.method, path=request.path)
         refusal = Refusal(500, "Something went wrong here, and it is in the log. Your request may be right.")
     for name, value in refusal.fields.items():
         request.responseHeaders.setRawHeaders(name, [value])
@@ -120,7 +121,7 @@ class ApiRequest(Request):
     def processingFailed(self, reason: Failure) -> Failure:
         """The last resort, for an error that Klein itself raised."""
         if self.startedWriting:
-            log.failure("{method} {path} failed half-way", reason, method=self.method, path=self.path)
+            log.failure("half-way", "{method} {path} failed half-way", reason, method=self.method, path=self.path)
             # A response cut short is told from a whole one by the closed connection only.
             self.loseConnection()
         else:

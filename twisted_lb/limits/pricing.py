@@ -18,23 +18,19 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from reprlib import repr as shortened
 from typing import Any, TypeGuard
 
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from twisted_lb.bounded_log import BoundedLog, shown
 from twisted_lb.interfaces import IRequest, IResponse
 from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.named_class import NamedClassError, load_class, make_object
 
 DEFAULT_COST = 1  # tokens, of a request that nobody prices
-LOG_SECONDS = 1.0  # between two lines about the same method
 
 # At most ten digits count, behind any number of zeros: MAX_COST has no more.
 _COST = re.compile(rb"0*([0-9]{1,10})")
-
-_log = Logger()
 
 
 class PricingError(Exception):
@@ -55,7 +51,7 @@ class Pricing:
         """
         self._word = word
         self._priced = priced
-        self._log = _Seldom(word, now)
+        self._log = BoundedLog(Logger(), now)
         self._cost = _method(word, priced, "cost", ("request",))
         self._settle = _method(word, priced, "settle", ("request", "response"))
         self.asks = self._cost is not None
@@ -69,14 +65,14 @@ class Pricing:
             return DEFAULT_COST
         try:
             tokens = self._cost(request)
-        except Exception:
-            self._log.failed("cost", "the request is answered 500", Failure())
+        except BaseException:
+            self._raised("cost", "the request is answered 500")
             raise PricingFailed from None
         # `is_cost` without the call: this runs for each request.
         if type(tokens) is int and 0 <= tokens <= MAX_COST:
             return tokens
         if not is_cost(tokens):
-            self._log.wrong("cost", "the request is answered 500", tokens)
+            self._returned("cost", "the request is answered 500", tokens)
             raise PricingFailed
         return int(tokens)
 
@@ -90,16 +86,32 @@ class Pricing:
         if self._settle is not None:
             try:
                 tokens = self._settle(request, response)
-            except Exception:
-                self._log.failed("settle", "the cost stays as it was", Failure())
+            except BaseException:
+                self._raised("settle", "the cost stays as it was")
                 return cost
         if tokens is None:
             told: int | None = response.token_cost
             return cost if told is None else told
         if not is_cost(tokens):
-            self._log.wrong("settle", "the cost stays as it was", tokens)
+            self._returned("settle", "the cost stays as it was", tokens)
             return cost
         return int(tokens)
+
+    def _raised(self, method: str, then: str) -> None:
+        self._log.failure(
+            f"{method} raised", "pricing: {word} raised in {method}, {then}", word=self._word, method=method, then=then
+        )
+
+    def _returned(self, method: str, then: str, tokens: object) -> None:
+        self._log.error(
+            f"{method} returned",
+            "pricing: {word} returned {tokens} from {method}, {then}; expected {expected}",
+            word=self._word,
+            tokens=shown(tokens),
+            method=method,
+            then=then,
+            expected=f"a whole number from 0 to {MAX_COST}",
+        )
 
     def __repr__(self) -> str:
         return f"<Pricing by {self._priced!r}>" if self._priced is not None else "<Pricing by nobody>"
@@ -136,53 +148,6 @@ def token_cost(values: Sequence[bytes]) -> int | None:
     return tokens if tokens <= MAX_COST else None
 
 
-class _Seldom:
-    """Logs failures of a method, and counts those that come within LOG_SECONDS of a line."""
-
-    def __init__(self, word: str, now: Callable[[], float]) -> None:
-        self._word = word
-        self._now = now
-        self._said: dict[str, float] = {}  # when, by the method
-        self._unsaid: dict[str, int] = {}
-
-    def failed(self, method: str, then: str, failure: Failure) -> None:
-        """The method raised."""
-        if self._due(method):
-            _log.failure(
-                "pricing: {word} raised in {method}, {then}{more}",
-                failure,
-                word=self._word,
-                method=method,
-                then=then,
-                more=self._more(method),
-            )
-
-    def wrong(self, method: str, then: str, tokens: object) -> None:
-        """The method returned what is no cost."""
-        if self._due(method):
-            _log.error(
-                "pricing: {word} returned {tokens} from {method}, {then}; expected {expected}{more}",
-                word=self._word,
-                tokens=_shown(tokens),
-                method=method,
-                then=then,
-                expected=f"a whole number from 0 to {MAX_COST}",
-                more=self._more(method),
-            )
-
-    def _due(self, method: str) -> bool:
-        now = self._now()
-        if method in self._said and 0 <= now - self._said[method] < LOG_SECONDS:
-            self._unsaid[method] = self._unsaid.get(method, 0) + 1
-            return False
-        self._said[method] = now
-        return True
-
-    def _more(self, method: str) -> str:
-        more = self._unsaid.pop(method, 0)
-        return f" ({more} more failures since the last such line)" if more else ""
-
-
 def _method(word: str, priced: object, name: str, parameters: tuple[str, ...]) -> Callable[..., Any] | None:
     """The method of this name, which takes these arguments; None where there is none.  Raises PricingError."""
     form = f"{name}({', '.join(parameters)})"
@@ -190,7 +155,7 @@ def _method(word: str, priced: object, name: str, parameters: tuple[str, ...]) -
         method = getattr(priced, name)
     except AttributeError:
         return None
-    except Exception as error:
+    except BaseException as error:
         raise PricingError(f"{word}: {name} cannot be looked up: {type(error).__name__}: {error}") from error
     if not callable(method):
         raise PricingError(f"{word}: {name} is no method; expected {form}")
@@ -210,13 +175,6 @@ def _method(word: str, priced: object, name: str, parameters: tuple[str, ...]) -
 def is_cost(tokens: object) -> TypeGuard[int]:
     """Whether it is a whole number of tokens from 0 to MAX_COST; True and False are none."""
     return isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MAX_COST
-
-
-def _shown(value: object) -> str:
-    try:
-        return shortened(value)
-    except Exception:
-        return f"a {type(value).__name__}"
 
 
 # Each request costs one token, or what the server says.

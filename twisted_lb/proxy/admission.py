@@ -27,10 +27,12 @@ from twisted_lb.api_key import (
     key_from_fields,
     other_credentials,
 )
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import ADDRESS, MICROTOKENS, IAsker, Taken
 from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.limits.pricing import PricingFailed, token_cost
 from twisted_lb.limits.refusal import STATUS, refusal
+from twisted_lb.proxy.guard import guarded
 from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.surroundings import Client, Shared
 from twisted_lb.proxy.view import RequestView, ResponseView, all_values
@@ -43,7 +45,7 @@ TOKEN_COST = b"x-token-cost"
 # What looks like a key in credentials of another scheme is looked up, but no more than this of one request.
 MAX_SECOND_KEYS = 4
 
-_log = Logger()
+_log = BoundedLog(Logger())
 
 
 @implementer(IAsker)
@@ -95,6 +97,10 @@ class Admission(RequestView):
 
     def _end(self) -> None:
         """Nothing more is done for this request."""
+        raise NotImplementedError
+
+    def broke(self) -> None:
+        """Something has raised where nothing should, and is being handled: the exchange ends, whatever its state."""
         raise NotImplementedError
 
     def _answer(self, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}) -> None:
@@ -153,10 +159,12 @@ class Admission(RequestView):
             key = None
         return [line.replace(key, REDACTED) for line in trailers] if key else trailers
 
+    @guarded
     def ask_again(self) -> None:
         """The waiting room says that its tokens may be there."""
         self._shared.buckets.take(self._digest, self, self._cost, self._network)
 
+    @guarded
     def waited_in_vain(self, taken: Taken, ahead: int) -> None:
         """The waiting room has let it go without its tokens."""
         self.waiting = False
@@ -165,43 +173,46 @@ class Admission(RequestView):
     # From the store (IAsker)
 
     def bucket_answered(self, taken: Taken | None) -> None:
-        if self._over:
-            if taken is not None and taken.admitted and self._digest:
-                # What a client aborts is not given back, but what came after all waiting was in vain is.
-                self._owes = True
-                self._settle(0 if self._waited else self._cost)
-            return
-        if taken is None:
-            self._leave_line()
-            self._answer(401, "No user has this API key.", CHALLENGE)
-            return
-        if self._network and taken.limit != ADDRESS:
-            # Only somebody's key is told of another limit.
-            if self._shared.familiar is not None:
-                self._shared.familiar.learn(self._digest, self._network)
-            self._network = ""
-        if not taken.admitted:
-            if not self.waiting:
-                self._refused(taken)
-            elif taken.limit == ADDRESS:
-                # This says nothing of the others in its line.
+        try:
+            if self._over:
+                if taken is not None and taken.admitted and self._digest:
+                    # What a client aborts is not given back, but what came after all waiting was in vain is.
+                    self._owes = True
+                    self._settle(0 if self._waited else self._cost)
+                return
+            if taken is None:
                 self._leave_line()
-                self._refuse(taken, 0)
-            else:
-                self._shared.waiting.refused(self._digest, self, taken)
-            return
-        if not self._digest:
-            self._answer(401, "Send your API key as: Authorization: <key>.", CHALLENGE)
-            return
-        self._taken = taken
-        self._owes = True
-        if self.waiting:
-            self.waiting = False
-            self._shared.waiting.served(self._digest, self, taken)
-            self._client.wait_over()
-        authorization = self._head.notable.get(b"authorization")
-        if authorization is None or authorization[0] == self._key or not self._look_into_credentials():
-            self._admitted()
+                self._answer(401, "No user has this API key.", CHALLENGE)
+                return
+            if self._network and taken.limit != ADDRESS:
+                # Only somebody's key is told of another limit.
+                if self._shared.familiar is not None:
+                    self._shared.familiar.learn(self._digest, self._network)
+                self._network = ""
+            if not taken.admitted:
+                if not self.waiting:
+                    self._refused(taken)
+                elif taken.limit == ADDRESS:
+                    # This says nothing of the others in its line.
+                    self._leave_line()
+                    self._refuse(taken, 0)
+                else:
+                    self._shared.waiting.refused(self._digest, self, taken)
+                return
+            if not self._digest:
+                self._answer(401, "Send your API key as: Authorization: <key>.", CHALLENGE)
+                return
+            self._taken = taken
+            self._owes = True
+            if self.waiting:
+                self.waiting = False
+                self._shared.waiting.served(self._digest, self, taken)
+                self._client.wait_over()
+            authorization = self._head.notable.get(b"authorization")
+            if authorization is None or authorization[0] == self._key or not self._look_into_credentials():
+                self._admitted()
+        except BaseException:
+            self.broke()
 
     def _look_into_credentials(self) -> bool:
         """Those of another scheme are for the server, but for the keys in them; return whether it has to wait for that.
@@ -221,6 +232,7 @@ class Admission(RequestView):
         SecondKeys(self._shared.buckets, keys, self._second_keys_known).look_up()
         return True
 
+    @guarded
     def _second_keys_known(self, found: bool | None) -> None:
         """Whether credentials of another scheme hold somebody's key; None where the store cannot tell."""
         if self._over:
@@ -233,6 +245,7 @@ class Admission(RequestView):
             del self._head.notable[b"authorization"]
         self._admitted()
 
+    @guarded
     def bucket_unavailable(self, reason: str) -> None:
         if self._over:
             return
@@ -288,7 +301,9 @@ class Admission(RequestView):
             elif server not in self._shared.misspoken:
                 # Once is enough: it may do so with every response.
                 self._shared.misspoken.add(server)
-                _log.warn("{server} sent an X-Token-Cost that is no number of tokens: it is ignored", server=server)
+                _log.warn(
+                    server, "{server} sent an X-Token-Cost that is no number of tokens: it is ignored", server=server
+                )
         if self._pricing.settles:
             self._response = ResponseView(head, self._told_cost)
         return taken

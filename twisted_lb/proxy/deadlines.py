@@ -10,11 +10,17 @@ from email.utils import formatdate
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from twisted_lb.bounded_log import BoundedLog
 
 TICK_SECONDS = 0.25
 NEVER = float("inf")
 # Of an iteration of the reactor; and then the deadline that is under way.
 SHARE_SECONDS = 0.002
+
+
+_log = BoundedLog(Logger())
 
 
 class Watched(Protocol):
@@ -24,6 +30,9 @@ class Watched(Protocol):
 
     def deadline_passed(self) -> None:
         """The deadline is over.  It stays until it is moved or the connection is forgotten."""
+
+    def give_up(self) -> None:
+        """That has failed, and was logged: end what it belongs to."""
 
 
 class Sweeper:
@@ -69,7 +78,12 @@ class Sweeper:
         for position, one in enumerate(passed, 1):
             # An earlier one's end may have moved or ended this one.
             if one.deadline < now and one in self.watched:
-                one.deadline_passed()
+                try:
+                    one.deadline_passed()
+                except BaseException:
+                    _log.failure("deadline", "A deadline could not be met; what it was for is given up")
+                    self.watched.discard(one)
+                    one.give_up()
                 if seconds() >= end:
                     self._passed = passed[position:]
                     self._rest = self._reactor.callLater(0, self._tell)

@@ -17,9 +17,11 @@ from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.limits.addresses import network_of
 from twisted_lb.proxy.admission import RETRY_SOON
 from twisted_lb.proxy.deadlines import NEVER
@@ -44,6 +46,9 @@ MAX_BACKLOG_BYTES = 64 * 1024
 # that the response reaches it before a reset does (RFC 9112 section 9.6).
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
+
+
+_log = BoundedLog(Logger())
 
 
 def _refuse(detail: str) -> RequestError:
@@ -292,6 +297,20 @@ class DownstreamConnection(Protocol):
                     self._advance()
             elif self._buffer:
                 self._post()
+
+    def exchange_broke(self, exchange: object, replied: bool) -> None:
+        """The exchange ended because something raised: answer 500, or cut where a response has begun."""
+        try:
+            if self._exchange is exchange and not replied:
+                self.answer(500, "Something went wrong here, and it is in the log.")
+                return
+        except BaseException:
+            _log.failure("answer", "A client could not be answered; its connection is cut")
+        other, self._exchange = self._exchange, None
+        if other is not None and other is not exchange:
+            other.abandon()
+        self._end_reading()
+        self.transport.abortConnection()
 
     def cut(self, reset: bool) -> None:
         """The response cannot be completed: end the connection so that the client can tell."""

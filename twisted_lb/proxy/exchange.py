@@ -17,8 +17,10 @@ from twisted.logger import Logger
 
 from twisted_lb.api_key import REDACTED
 from twisted_lb.backend import Backend
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.proxy.admission import RETRY_SOON, Admission
 from twisted_lb.proxy.content import RequestContent
+from twisted_lb.proxy.guard import guarded, take_steps
 from twisted_lb.proxy.relay import NOT_NOW
 from twisted_lb.proxy.retry import IDEMPOTENT
 from twisted_lb.proxy.surroundings import Client, Shared
@@ -27,7 +29,7 @@ from twisted_lb.wire.body import chunk, last_chunk
 from twisted_lb.wire.forwarding import interim_head, response_head
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
-_log = Logger()
+_log = BoundedLog(Logger())
 
 
 class Exchange(Admission):
@@ -92,9 +94,9 @@ class Exchange(Admission):
         try:
             backend, full = self._choose()
             pool = self._shared.pools[backend] if backend is not None else None
-        except Exception:
+        except BaseException:
             # A balancer may be anybody's class.
-            _log.failure("The balancer failed to choose a server")
+            _log.failure("choices", "The balancer failed to choose a server")
             self._give_back()
             self._answer(500, "The balancer failed to choose a server.")
             return True
@@ -116,6 +118,7 @@ class Exchange(Admission):
         """The next server to ask, or None, and then whether there are some that are merely full."""
         full = False
         tried = self._tried
+        looks = 0
         while True:
             choices = self._choices
             fresh = choices is None
@@ -123,12 +126,13 @@ class Exchange(Admission):
                 self._choices = choices = self._shared.fleet.choices(self)
             for backend in choices:
                 # One that went down or was removed since the first choice is no choice any more.
-                if tried is not None and (backend in tried or not backend.available):
-                    continue
-                if backend.maxconn and backend.in_flight >= backend.maxconn:
+                if tried is None or (backend not in tried and backend.available):
+                    if not backend.maxconn or backend.in_flight < backend.maxconn:
+                        return backend, False
                     full = True
-                    continue
-                return backend, False
+                looks += 1
+                if looks > 2 * len(self._shared.fleet.backends):
+                    raise RuntimeError("the balancer's choices have no end: it yields servers more than once")
             if fresh:
                 return None, full
             # These were the choices of an earlier moment: servers may have come, or have room, since.
@@ -163,9 +167,11 @@ class Exchange(Admission):
         """Whether there are servers that it does not go to."""
         return self._tried is not None
 
+    @guarded
     def turn_came(self) -> bool:
         return self._next_server()
 
+    @guarded
     def waited_too_long(self) -> None:
         self._give_back()
         self._answer(503, "All servers have as many requests as they may.", RETRY_SOON)
@@ -174,36 +180,40 @@ class Exchange(Admission):
 
     def connected(self, connection: UpstreamConnection) -> None:
         """There is a connection: send what there is."""
-        backend = self._backend
-        if self._over or backend is None:
-            connection.rest()
-            return
-        self._upstream = connection
-        client = self._client
-        shared = self._shared
-        assert self._taken is not None
-        data = client.hop.request_head(self._head, self._framing, self._taken.name, backend.authority)
-        if self._key in data:
-            # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
-            data = data.replace(self._key, REDACTED)
-        content = self._content
-        whole = True
-        if content is not None:
-            data += content.begin()
-            whole = content.whole
-        if not whole:
-            connection.throttle.connect(client.tap)
-        client.throttle.connect(connection.tap)
-        backend.requests += 1
-        if self._attempts or self._tried:
-            backend.retries += 1
-        if not self._attempts:
-            shared.retries.requests += 1
-        self._attempts += 1
-        self._begun_at = shared.seconds()
-        connection.begin(self, self.method, data, whole)
-        client.tap.release(NOT_NOW)
+        try:
+            backend = self._backend
+            if self._over or backend is None:
+                connection.rest()
+                return
+            self._upstream = connection
+            client = self._client
+            shared = self._shared
+            assert self._taken is not None
+            data = client.hop.request_head(self._head, self._framing, self._taken.name, backend.authority)
+            if self._key in data:
+                # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
+                data = data.replace(self._key, REDACTED)
+            content = self._content
+            whole = True
+            if content is not None:
+                data += content.begin()
+                whole = content.whole
+            if not whole:
+                connection.throttle.connect(client.tap)
+            client.throttle.connect(connection.tap)
+            backend.requests += 1
+            if self._attempts or self._tried:
+                backend.retries += 1
+            if not self._attempts:
+                shared.retries.requests += 1
+            self._attempts += 1
+            self._begun_at = shared.seconds()
+            connection.begin(self, self.method, data, whole)
+            client.tap.release(NOT_NOW)
+        except BaseException:
+            self.broke()
 
+    @guarded
     def connect_failed(self, detail: str) -> None:
         """The server could not be reached: nothing was sent, so the next one may be asked."""
         backend = self._backend
@@ -212,6 +222,7 @@ class Exchange(Admission):
         self._failed(backend, f"it could not be reached: {detail}")
         self._next_server()
 
+    @guarded
     def upstream_failed(self, failure: UpstreamFailure) -> None:
         """No (more) response from this server."""
         connection = self._upstream
@@ -263,6 +274,7 @@ class Exchange(Admission):
 
     # The response
 
+    @guarded
     def interim_received(self, head: ResponseHead) -> None:
         # RFC 9110 section 15.2: not to HTTP/1.0.
         if self._head.minor:
@@ -271,62 +283,68 @@ class Exchange(Admission):
     def response_begun(
         self, head: ResponseHead, framing: int, content: bytes, done: bool, trailers: list[bytes]
     ) -> None:
-        client = self._client
-        shared = self._shared
-        taken = self._taken
-        assert taken is not None
-        minor = self._head.minor
-        self.replied = True
-        backend = self._backend
-        assert backend is not None
-        now = shared.seconds()
-        backend.answered(now - self._begun_at, now)
-        shared.seen(backend, head.status, now, "")
-        self._chunking = framing < 0 and minor == 1
-        # To HTTP/1.0, only the end of the connection ends a body of unknown length.
-        self._until_close = framing < 0 and not minor
-        close = client.closing() or self._until_close
-        if self._content is not None:
-            close = close or not self._content.whole
-            # What the client gets is this response; it may take hours.
-            self._content.forget()
-        self._close = close
-        if self._pricing.settles or b"x-token-cost" in head.notable:
-            taken = self._priced(head, backend.name)
-        fields = self._limit_fields(taken) if self._waited else shared.limit_fields(taken)
-        if shared.fleet.speaks:
-            fields += shared.fleet.response_fields(self, backend)
-        if done and trailers:
-            trailers = self._trailers_priced(trailers)
-        if self._response is not None:
-            self._response.body_bytes = len(content)
-        data = response_head(head, framing, minor, fields, close, shared.sweeper.date)
-        if self._chunking:
-            if content:
-                data += chunk(content)
+        try:
+            client = self._client
+            shared = self._shared
+            taken = self._taken
+            assert taken is not None
+            minor = self._head.minor
+            backend = self._backend
+            assert backend is not None
+            now = shared.seconds()
+            backend.answered(now - self._begun_at, now)
+            shared.seen(backend, head.status, now, "")
+            self._chunking = framing < 0 and minor == 1
+            # To HTTP/1.0, only the end of the connection ends a body of unknown length.
+            self._until_close = framing < 0 and not minor
+            close = client.closing() or self._until_close
+            if self._content is not None:
+                close = close or not self._content.whole
+                # What the client gets is this response; it may take hours.
+                self._content.forget()
+            self._close = close
+            if self._pricing.settles or b"x-token-cost" in head.notable:
+                taken = self._priced(head, backend.name)
+            fields = self._limit_fields(taken) if self._waited else shared.limit_fields(taken)
+            if shared.fleet.speaks:
+                fields += shared.fleet.response_fields(self, backend)
+            if done and trailers:
+                trailers = self._trailers_priced(trailers)
+            if self._response is not None:
+                self._response.body_bytes = len(content)
+            data = response_head(head, framing, minor, fields, close, shared.sweeper.date)
+            if self._chunking:
+                if content:
+                    data += chunk(content)
+                if done:
+                    data += last_chunk(trailers)
+            elif content:
+                data += content
+            self.replied = True
+            client.transport.write(data)
             if done:
-                data += last_chunk(trailers)
-        elif content:
-            data += content
-        client.transport.write(data)
-        if done:
-            self._finish()
+                self._finish()
+        except BaseException:
+            self.broke()
 
     def response_went_on(self, content: bytes, done: bool, trailers: list[bytes]) -> None:
-        if done and trailers:
-            trailers = self._trailers_priced(trailers)
-        if self._response is not None:
-            self._response.body_bytes += len(content)
-        if self._chunking:
-            data = chunk(content) if content else b""
+        try:
+            if done and trailers:
+                trailers = self._trailers_priced(trailers)
+            if self._response is not None:
+                self._response.body_bytes += len(content)
+            if self._chunking:
+                data = chunk(content) if content else b""
+                if done:
+                    data += last_chunk(trailers)
+            else:
+                data = content
+            if data:
+                self._client.transport.write(data)
             if done:
-                data += last_chunk(trailers)
-        else:
-            data = content
-        if data:
-            self._client.transport.write(data)
-        if done:
-            self._finish()
+                self._finish()
+        except BaseException:
+            self.broke()
 
     # The end
 
@@ -346,6 +364,7 @@ class Exchange(Admission):
         client = self._client
         client.exchange_done(self._close)
 
+    @guarded
     def abandon(self) -> None:
         """The client has left."""
         self._end()
@@ -361,6 +380,20 @@ class Exchange(Admission):
         self._part()
         # What a client aborts is not given back.
         self._settle_response()
+
+    def broke(self) -> None:
+        """See Breakable."""
+        upstream, self._upstream = self._upstream, None
+        replied = self.replied
+        take_steps(
+            self._end,
+            self._leave_line,
+            lambda: self._shared.queue.leave(self),
+            lambda: upstream.drop() if upstream is not None else None,
+            self._part,
+            lambda: self._settle(self._cost if replied else 0),
+        )
+        self._client.exchange_broke(self, replied)
 
     def __repr__(self) -> str:
         where = self._backend.name if self._backend else "no server yet"

@@ -20,14 +20,25 @@ from typing import NamedTuple, Protocol
 from twisted.logger import Logger
 
 from twisted_lb.backend import Backend
+from twisted_lb.bounded_log import BoundedLog, shown
 from twisted_lb.fleet_spec import ServerSpec
 from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
+from twisted_lb.wire.fields import HOP_BY_HOP
+from twisted_lb.wire.grammar import TRAILERS, field_splitter
+
+# What a balancer may not say to clients: it frames the response, or speaks of the connection.
+FRAMING_FIELDS = tuple(sorted(name.decode() for name in HOP_BY_HOP | {b"content-length", b"date", b"trailer"}))
+FRAMING = field_splitter([name.encode() for name in FRAMING_FIELDS])
 
 # What a change takes over into a server that stays.
 ASKED = ("weight", "maxconn", "backup", "slowstart")
 REMOVED = "removed"
 
-_log = Logger()
+_log = BoundedLog(Logger())
+
+
+class BalancerRaised(Exception):
+    """A balancer has raised what is no Exception; the text says what."""
 
 
 class Observer(Protocol):
@@ -73,7 +84,7 @@ class Fleet:
 
     def refresh(self) -> None:
         """A backend's state or weight has changed."""
-        self.balancer.backends_changed(choosable(self.backends))
+        _tell(self.balancer, self.backends)
         for hear in self.refreshed:
             hear()
 
@@ -92,14 +103,26 @@ class Fleet:
         self.speaks = IResponseFields.providedBy(balancer)
 
     def response_fields(self, request: IRequest, backend: Backend) -> bytes:
-        """The header lines that the balancer adds to this response; only where it `speaks`."""
+        """The header lines that the balancer adds to this response; only where it `speaks`.
+
+        What is not well-formed, or is for this gateway to say, is logged and left out: it would break the framing.
+        """
         try:
-            fields: bytes = self._balancer.response_fields(request, backend)  # type: ignore[attr-defined]
-        except Exception:
+            fields: object = self._balancer.response_fields(request, backend)  # type: ignore[attr-defined]
+        except BaseException:
             # A balancer may be anybody's class.
-            _log.failure("The balancer failed to say what to tell the client")
+            _log.failure("fields", "The balancer failed to say what to tell the client")
             return b""
-        return fields
+        if type(fields) is bytes and (not fields or (TRAILERS.fullmatch(fields) and not FRAMING.search(fields))):
+            return fields
+        _log.error(
+            "wrong fields",
+            "The balancer's response_fields returned {fields}, which is left out; expected bytes of field lines, each"
+            " with CRLF before it, and none of {framing}",
+            fields=shown(fields),
+            framing=", ".join(FRAMING_FIELDS),
+        )
+        return b""
 
     def change(self, balancer: IBalancer, wanted: Sequence[ServerSpec]) -> Change:
         """Have these servers, and this balancer, which may be the one that is there.
@@ -110,7 +133,7 @@ class Fleet:
         before = [(backend, asked_of(backend)) for backend in self.backends]
         backends = [_taken_over(here[place(one)], one) if place(one) in here else made(one) for one in wanted]
         try:
-            balancer.backends_changed(choosable(backends))
+            _tell(balancer, backends)
         except Exception:
             for backend, values in before:
                 for name, value in zip(ASKED, values):
@@ -142,6 +165,16 @@ class Fleet:
                 observer.backend_removed(backend)
         for hear in self.refreshed:
             hear()
+
+
+def _tell(balancer: IBalancer, backends: Sequence[Backend]) -> None:
+    """Raises what the balancer raises, as an Exception: SystemExit would end the reactor."""
+    try:
+        balancer.backends_changed(choosable(backends))
+    except Exception:
+        raise
+    except BaseException as error:
+        raise BalancerRaised(f"{type(error).__name__}: {error}") from error
 
 
 def choosable(backends: Sequence[Backend]) -> list[Backend]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
@@ -15,6 +16,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
+from twisted.python.failure import Failure
 
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBucketStore, IDoor
@@ -82,13 +84,16 @@ class ProxyFactory(Factory):
         queue: Queue = Queue(),
         pricing: Pricing = NO_PRICING,
         familiar: FamiliarKeys | None = None,
+        poller_lost: Callable[[Failure], None] = lambda reason: None,
     ) -> None:
         """`dial` opens connections to servers, by default over TCP; `seen` is passive health.
 
-        `familiar` is given where client addresses have a bucket.
+        `familiar` is given where client addresses have a bucket; `poller_lost` is called when nothing can be read or
+        written any more.
         """
         self._reactor = reactor
-        self.poller = Poller(reactor) if dial is None else None
+        self._poller_lost = poller_lost
+        self.poller = Poller(reactor, on_lost=self._lost) if dial is None else None
         self.posted = self.poller.posted if self.poller else PostedWork(reactor.seconds, partial(reactor.callLater, 0))
         self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
         self._settings = settings
@@ -161,6 +166,7 @@ class ProxyFactory(Factory):
         self.sweeper.start()
         if self.poller is not None:
             self.poller.start()
+            self.sweeper.watched.add(self.poller)
 
     def stopFactory(self) -> None:
         """The last port is closed; the connections go on, and so do their deadlines, until `close`."""
@@ -197,6 +203,12 @@ class ProxyFactory(Factory):
         # Requests that have reached this machine but not this process are read first.
         self._reactor.callLater(DRAIN_POLL_SECONDS, look)
         return finished
+
+    def _lost(self, reason: Failure) -> None:
+        """Without the poller no exchange can finish: what follows need not wait for any."""
+        self._poller_lost(reason)
+        for connection in self.doorstep.connections:
+            connection.transport.abortConnection()
 
     def close(self) -> None:
         """End the idle connections to servers and the clock."""

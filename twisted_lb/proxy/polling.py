@@ -23,12 +23,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.proxy.posted import PostedWork
 
 MAX_EVENTS = 256  # a poll
 TURN_SECONDS = 0.005  # and the event that is under way then
 
-_log = Logger()
+_log = BoundedLog(Logger())
 
 
 class Unsent(Protocol):
@@ -41,8 +42,16 @@ class Unsent(Protocol):
 class Poller:
     """Polls the sockets of the data path."""
 
-    def __init__(self, reactor: Any, make_epoll: Callable[[], epoll] = epoll) -> None:
-        """`reactor` provides IReactorFDSet and IReactorTime."""
+    def __init__(
+        self,
+        reactor: Any,
+        make_epoll: Callable[[], epoll] = epoll,
+        on_lost: Callable[[Failure], None] = lambda reason: None,
+    ) -> None:
+        """`reactor` provides IReactorFDSet and IReactorTime; `on_lost` is called when it has dropped us."""
+        self._on_lost = on_lost
+        self._polled = False
+        self._lost = False
         self._reactor = reactor
         self._epoll = make_epoll()
         self._events: dict[int, int] = {}
@@ -59,10 +68,12 @@ class Poller:
 
     def start(self) -> None:
         """Let the reactor poll us."""
+        self._polled = True
         self._reactor.addReader(self)
 
     def stop(self) -> None:
         """Be polled no more."""
+        self._polled = False
         self._reactor.removeReader(self)
 
     def flush_later(self, transport: Unsent) -> None:
@@ -76,8 +87,8 @@ class Poller:
         for transport in unsent:
             try:
                 transport.flush()
-            except Exception:
-                _log.failure("A write of the data path failed")
+            except BaseException:
+                _log.failure("write", "A write of the data path failed")
 
     # IReactorFDSet, for the transports
 
@@ -99,6 +110,8 @@ class Poller:
 
     def _change(self, descriptor: Any, more: int, less: int) -> None:
         fd = descriptor.fileno()
+        if self._lost:
+            return
         if fd < 0:
             # Closed behind our back; the kernel has taken it out of the set.
             for known in [known for known, one in self._descriptors.items() if one is descriptor]:
@@ -123,13 +136,30 @@ class Poller:
     # IReadDescriptor, for the reactor
 
     def fileno(self) -> int:
-        return self._epoll.fileno()
+        return -1 if self._epoll.closed else self._epoll.fileno()
 
     def logPrefix(self) -> str:
         return "twisted_lb"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor is stopping; each transport is told by its owner."""
+        """The reactor polls us no more.  `stop` comes before that; without it, no byte would be read again."""
+        if self._polled:
+            self._polled = False
+            self._lost = True
+            self._on_lost(reason)
+
+    # Watched by the sweeper: a descriptor that is closed goes without a word.
+
+    deadline = 0.0
+
+    def deadline_passed(self) -> None:
+        """See to it that we are polled."""
+        if self._polled and (self._epoll.closed or self not in self._reactor.getReaders()):
+            self.connectionLost(Failure(ConnectionLost("its descriptor is not polled any more")))
+
+    def give_up(self) -> None:
+        """See Watched."""
+        self.connectionLost(Failure(ConnectionLost("it cannot be looked at")))
 
     def doRead(self) -> None:
         """One turn."""
@@ -202,11 +232,15 @@ class Poller:
             if why is None and event & EPOLLOUT:
                 reading = False
                 why = descriptor.doWrite()
-        except Exception as error:
-            _log.failure("An event of the data path failed; its connection is closed")
+        except BaseException as error:
+            _log.failure("event", "An event of the data path failed; its connection is closed")
             why = error
+            reading = False
         if why is not None:
-            self._disconnect(descriptor, why, reading)
+            try:
+                self._disconnect(descriptor, why, reading)
+            except BaseException:
+                _log.failure("end", "A connection of the data path did not end in good order")
 
     def _disconnect(self, descriptor: Any, why: BaseException, reading: bool) -> None:
         self.removeReader(descriptor)

@@ -17,10 +17,12 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from twisted_lb.bounded_log import BoundedLog
+
 # Of an iteration of the reactor.  Nobody else waits longer for this than this time and one piece of work.
 SHARE_SECONDS = 0.001
 
-_log = Logger()
+_log = BoundedLog(Logger())
 
 
 class Work(Protocol):
@@ -59,8 +61,8 @@ class PostedWork:
             work = waiting[0]
             try:
                 work.resume()
-            except Exception:
-                _log.failure("A piece of posted work failed; its connection is closed")
+            except BaseException:
+                _log.failure("work", "A piece of posted work failed; its connection is closed")
                 work.give_up()
             # Until here it keeps its place, so that a posting from within finds that there is a call to come.
             waiting.popleft()

@@ -156,6 +156,12 @@ class FairQueue:
             self.deadline = NEVER
             self._sweeper.watched.discard(self)
 
+    def give_up(self) -> None:
+        """Go on: whoever waits is watched again with the next one that comes or goes."""
+        self._watch_oldest()
+        if self._places:
+            self._sweeper.watched.add(self)
+
     def deadline_passed(self) -> None:
         """Some have waited for too long."""
         # The sweeper's `now` is a tick ahead.

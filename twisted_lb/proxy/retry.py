@@ -49,6 +49,9 @@ class RetryBudget:
         self._retries += 1
         return True
 
+    def give_up(self) -> None:
+        """See Watched.  Arithmetic does not fail."""
+
     def deadline_passed(self) -> None:
         """Age what was counted.  Were it aged by retries alone, the first after a quiet hour would find no traffic."""
         now = self._seconds()

@@ -47,6 +47,9 @@ class Client(Protocol):
     def exchange_done(self, close: bool) -> None:
         """The response is written; the exchange is over."""
 
+    def exchange_broke(self, exchange: object, replied: bool) -> None:
+        """The exchange ended because something raised: answer 500, or cut where a response has begun."""
+
     def cut(self, reset: bool) -> None:
         """The response cannot be completed: end the connection so that the client can tell.
 

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, IAsker, Limits, Taken
 from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.limits.standby import Standby
@@ -40,7 +41,7 @@ _OF_IN_FLIGHT, _OF_EVERYONE, _OF_ADDRESS, _DAMAGED = 2, 3, 4, 5
 _NO_EXTRA = Extra(0, 1, "")
 
 _new_tuple = tuple.__new__
-_log = Logger()
+_log = BoundedLog(Logger())
 
 
 class TokenBatches:
@@ -278,8 +279,8 @@ class TokenBatches:
             if name is None and outcome == _DAMAGED:
                 try:
                     asker.bucket_unavailable("what Redis holds for this key is not an account")
-                except Exception:
-                    _log.failure("a request failed on its bucket being unavailable")
+                except BaseException:
+                    _log.failure("unavailable", "a request failed on its bucket being unavailable")
                 continue
             if name is None:
                 taken = None
@@ -292,8 +293,8 @@ class TokenBatches:
                 taken = self._refused(outcome, name, level)
             try:
                 asker.bucket_answered(taken)
-            except Exception:
-                _log.failure("a request failed on its bucket's answer")
+            except BaseException:
+                _log.failure("answer", "a request failed on its bucket's answer")
         if batch.address_askers:
             self._answer_addresses(batch.address_askers, element)
         if self._with_everyone:
@@ -351,8 +352,8 @@ class TokenBatches:
             _, cost, network = extras.get(position, _NO_EXTRA)
             try:
                 self._decide(digest, asker, cost, network, reason)
-            except Exception:
-                _log.failure("a request failed on its bucket being unavailable")
+            except BaseException:
+                _log.failure("unavailable", "a request failed on its bucket being unavailable")
         for network, asker in batch.address_askers:
             _answer(asker, self._standby.of_network(network, spend=True))
 
@@ -376,11 +377,11 @@ class TokenBatches:
 
 
 def _not_handed_out(failure: Failure) -> None:
-    _log.failure("a batch was not handed out", failure)
+    _log.failure("batch", "a batch was not handed out", failure)
 
 
 def _answer(asker: IAsker, taken: Taken) -> None:
     try:
         asker.bucket_answered(taken)
-    except Exception:
-        _log.failure("a request failed on its bucket's answer")
+    except BaseException:
+        _log.failure("answer", "a request failed on its bucket's answer")
