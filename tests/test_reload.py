@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from twisted_lb.balancers.backups import Backups
 from twisted_lb.config import read_fleet
 from twisted_lb.fleet_spec import FleetSpec
 from twisted_lb.limits.pricing import Pricing
-from twisted_lb.reload import LOOK_SECONDS, HangUps, ServersFile, Swap, fleet_of, pricing_of
+from twisted_lb.reload import LOOK_SECONDS, ServersFile, Swap, fleet_of, pricing_of
 from twisted_lb.settings import Misconfigured
 from twisted_lb.testing import FakeRequest
 
@@ -254,18 +253,3 @@ class SwapTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertEqual((self.followed, len(fleet.backends)), ([], 1))
         self.assertEqual(swap(spec), "the same servers and balancer as before")
-
-
-class HangUpTests(SynchronousTestCase):
-    def test_signal(self) -> None:
-        """SIGHUP is handed to the reactor while the program runs, and ends nothing while it drains."""
-        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
-        acts: list[str] = []
-        reactor: Any = type("Reactor", (), {"callFromThread": staticmethod(lambda act: act())})
-        service = HangUps(reactor, lambda: acts.append("read"))
-        service.startService()
-        os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(acts, ["read"])
-        service.stopService()
-        os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(acts, ["read"])

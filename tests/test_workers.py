@@ -135,6 +135,19 @@ class WorkersTests(SynchronousTestCase):
         self.workers.privilegedStartService()
         self.workers.startService()
 
+    def test_hung_worker(self) -> None:
+        """One that gives no sign of life for WORKER_TIMEOUT is killed and replaced, and one that answers is not."""
+        self.workers.startService()
+        good, hung = self.reactor.processes
+        for _ in range(20):
+            self.reactor.advance(7.5)
+            if not good.ended and good.questions():
+                good.answer(True)
+            if hung.signals and not hung.ended:
+                hung.end(ProcessTerminated(signal=9))
+        self.assertEqual((good.signals, hung.signals), ([], ["KILL"]))
+        self.assertGreater(len(self.reactor.processes), 2)
+
     def test_parent_does_not_accept(self) -> None:
         """The parent binds each port once, and reads nothing from it."""
         self.start()

@@ -153,6 +153,7 @@ READERS: dict[str, Reader] = {
     "local_keys": whole(1, 100_000_000),
     "data_dir": Reader("a directory", str),
     "workers": whole(1, 256),
+    "worker_timeout": duration(lowest=0),
     "default_capacity": whole(1, MAX_CAPACITY),
     "default_rate_per_sec": number(0, MAX_RATE_PER_SEC),
     "global_capacity": whole(0, MAX_CAPACITY),

@@ -14,7 +14,6 @@ container mounts.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -237,22 +236,3 @@ def _listed(what: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return f"{what} {', '.join(names[:SHOWN_NAMES])}{more}"
-
-
-class HangUps(Service):
-    """Acts on SIGHUP, which would end the process otherwise."""
-
-    def __init__(self, reactor: Any, act: Callable[[], None]) -> None:
-        self._reactor = reactor
-        self._act = act
-
-    def startService(self) -> None:
-        """From now on."""
-        super().startService()
-        # Twisted has no handler for this signal, and the one here only hands it to the reactor.
-        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._act))
-
-    def stopService(self) -> None:
-        """The signal ends nothing while the program drains."""
-        super().stopService()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)

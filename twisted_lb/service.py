@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted_lb.api.admin import admin_factory, health_factory
 from twisted_lb.api.report import Running
 from twisted_lb.fleet_spec import FleetSpec
+from twisted_lb.hang_ups import HangUps
 from twisted_lb.open_files import raise_open_files, shortage
 from twisted_lb.parts import (
     CannotStart,
@@ -37,7 +38,7 @@ from twisted_lb.parts import (
 from twisted_lb.plan import Plan
 from twisted_lb.proxy.fleet import Fleet
 from twisted_lb.proxy.listening import listen
-from twisted_lb.reload import HangUps, ServersFile, Swap, fleet_of
+from twisted_lb.reload import ServersFile, Swap, fleet_of
 from twisted_lb.serving import Serving
 from twisted_lb.settings import Settings
 from twisted_lb.workers import Workers

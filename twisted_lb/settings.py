@@ -25,6 +25,7 @@ class Settings:
     local_keys: int = 100_000  # that a process remembers for when Redis is away
     data_dir: str = "data"
     workers: int = 1
+    worker_timeout: float = 30.0  # without a sign of life, after which a worker is replaced; 0: never
     default_capacity: int = 5
     default_rate_per_sec: float = 1.0
     # Buckets beside the key's own; a capacity of 0 means that there is none.

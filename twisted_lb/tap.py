@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import IService
 from twisted.python import usage
 
+from twisted_lb.hang_ups import await_hang_ups
+
 if TYPE_CHECKING:
     from twisted_lb.plan import Plan
+
+
+# As early as can be: the rest of the start takes a while.
+await_hang_ups()
 
 
 class Options(usage.Options):
@@ -93,6 +99,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from twisted_lb.fatal import log_unraisable
+    from twisted_lb.monotonic import run_on_monotonic_clock
     from twisted_lb.service import CannotStart, build
     from twisted_lb.settings import Misconfigured
 
@@ -101,6 +108,7 @@ def makeService(options: Options) -> IService:
     except Misconfigured as error:
         raise CannotStart(f"twisted_lb cannot start:\n{error}") from None
     log_unraisable()
+    run_on_monotonic_clock(reactor)
     running: Any = reactor
     running.callWhenRunning(_end_well_on_signals, running)
     return build(reactor, plan)

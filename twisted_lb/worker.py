@@ -4,6 +4,7 @@ It reads one line of JSON from its standard input, serves on the sockets that it
 drains and ends when its standard input ends, and on SIGTERM.  Meanwhile its standard input may tell it
 of another fleet, `{"fleet": "the text of a servers file"}`, or ask something,
 
+    {"ask": "alive", "number": 1}                              nothing but an answer
     {"ask": "report", "number": 1}                             how it does
     {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
 
@@ -12,9 +13,17 @@ and the answer is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; nul
 
 from __future__ import annotations
 
+import signal
+
+# Before all that takes time: an interrupt or a hang-up at the terminal reaches the whole group of processes, and the
+# parent passes it on in its own way.
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+# ruff: noqa: E402
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -32,8 +41,11 @@ from twisted.python.reflect import namedModule
 from zope.interface import implementer
 
 from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.watchdog import Watchdog
 
 STANDARD_INPUT = 0
+# The parent comes first, and says why.
+WATCHDOG_TIMES = 1.5
 READ_BYTES = 65536
 
 _log = Logger()
@@ -107,6 +119,9 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
         if not failure.check(StoreUnavailable):
             _log.failure("The question of the parent for {ask} failed", failure, ask=question["ask"])
 
+    if question["ask"] == "alive":
+        say(True)
+        return
     if question["ask"] == "users":
         found = maybeDeferred(running.users, question["after"], question["count"])
     else:
@@ -127,10 +142,6 @@ def first_line(descriptor: int = STANDARD_INPUT) -> tuple[bytes, bytes]:
 
 def main(reactor_module: str) -> None:
     """Serve until the parent wants no more, or is gone."""
-    # An interrupt or a hang-up at the terminal reaches the whole group of processes; the parent passes
-    # it on in its own way.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stdout, _line)], redirectStandardIO=False)
     line, rest = first_line()
     if not line:
@@ -143,11 +154,13 @@ def main(reactor_module: str) -> None:
 
     from twisted_lb.config import read_fleet
     from twisted_lb.fatal import log_unraisable
+    from twisted_lb.monotonic import run_on_monotonic_clock
     from twisted_lb.parts import Opening
     from twisted_lb.proxy.listening import adopt
     from twisted_lb.serving import Serving
     from twisted_lb.settings import Misconfigured, Settings
 
+    run_on_monotonic_clock(reactor)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
     }
@@ -180,7 +193,11 @@ def main(reactor_module: str) -> None:
     started.addSystemEventTrigger("before", "shutdown", service.stopService)
     service.privilegedStartService()
     service.startService()
+    watchdog = Watchdog(started, WATCHDOG_TIMES * settings.worker_timeout)
+    if settings.worker_timeout:
+        watchdog.start()
     started.run()
+    watchdog.stop()
 
 
 def _line(event: LogEvent) -> str | None:

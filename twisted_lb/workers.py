@@ -8,7 +8,8 @@
 2. A worker's standard input is its lifeline: first comes one line of JSON with all it needs, later
    perhaps another fleet, or a question that it answers on a pipe of its own.  When standard input
    ends, by order or because the parent is gone, the worker drains and ends.
-3. A worker that dies is started again after a delay, which doubles while it keeps dying early.
+3. A worker that dies is started again after a delay, which doubles while it keeps dying early.  One that does not
+   answer for WORKER_TIMEOUT is killed, and is then one that died.
 4. To stop (on SIGTERM, for one): the parent closes its ports and the lifelines.  A worker that is
    still there some seconds after the time to drain is killed.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +30,7 @@ from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -43,6 +46,10 @@ LONGEST_DELAY_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 # Given to a worker beyond DRAIN_SECONDS to close its store and end.
 GRACE_SECONDS = 5.0
+# An interrupt or a hang-up at the terminal reaches all processes of the group.  A worker ignores them, once it runs; so
+# that they do not end one that is still being loaded, it is started with these blocked.
+NOT_FOR_WORKERS = (signal.SIGHUP, signal.SIGINT)
+LOOKS = 4  # at each worker, in the time after which it is killed
 # A worker that answers later is left out.
 ANSWER_SECONDS = 1.0
 REPORTS = 3  # the file descriptor after standard error, on which a worker answers
@@ -61,6 +68,8 @@ class Workers(Service):
         self._fleet_text = plan.fleet_text
         self._slots = [_Slot(number, self, reactor) for number in range(1, plan.settings.workers + 1)]
         self._former = Former()
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
         self._all_ended: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
@@ -85,10 +94,18 @@ class Workers(Service):
             self.privilegedStartService()
         for slot in self._slots:
             slot.start()
+        if self._plan.settings.worker_timeout:
+            self._looking.start(self._plan.settings.worker_timeout / LOOKS, now=False)
+
+    def _look(self) -> None:
+        for slot in self._slots:
+            slot.look(self._plan.settings.worker_timeout)
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, let the workers drain, and wait for them."""
         super().stopService()
+        if self._looking.running:
+            self._looking.stop()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -146,6 +163,13 @@ class Workers(Service):
         sockets = [port.fileno() for port in self.ports]
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", REPORTS: "r"}
         descriptors.update({FIRST_INHERITED + index: socket for index, socket in enumerate(sockets)})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+        try:
+            return self._spawn(process, descriptors)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _spawn(self, process: _WorkerProcess, descriptors: dict[int, Any]) -> Any:
         transport = self._reactor.spawnProcess(
             process,
             sys.executable,
@@ -189,11 +213,12 @@ class _Slot:
         self._questions = 0
         self._restart: Any = None
         self._started = 0.0
+        self._heard_at = 0.0  # when the process has said something last, or was started
         self._delay = FIRST_DELAY_SECONDS
 
     def start(self) -> None:
         self._restart = None
-        self._started = self._reactor.seconds()
+        self._started = self._heard_at = self._reactor.seconds()
         self.alive = True
         self._transport = self._workers.spawn(_WorkerProcess(self))
         _log.info("Worker {number} is process {pid}", number=self.number, pid=self._transport.pid)
@@ -231,8 +256,24 @@ class _Slot:
 
         return waiting.addTimeout(ANSWER_SECONDS, self._reactor, late)
 
+    def look(self, timeout: float) -> None:
+        """See to it that the process is alive: ask it, and kill one that has not answered for so many seconds."""
+        if not self.alive:
+            return
+        silent = self._reactor.seconds() - self._heard_at
+        if silent >= timeout:
+            _log.error(
+                "Worker {number} gave no sign of life for {seconds:.0f} s and is killed",
+                number=self.number,
+                seconds=silent,
+            )
+            self.kill()
+        else:
+            self.ask("alive")
+
     def answered(self, line: bytes) -> None:
         """The worker's answer to a question, which may be late."""
+        self._heard_at = self._reactor.seconds()
         words = json.loads(line)
         waiting = self._asked.pop(words["number"], None)
         if waiting is not None:

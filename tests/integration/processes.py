@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.integration.redis_server import free_port
 
@@ -251,6 +252,19 @@ def wrong_clock(faketime: str, monotonic: bool = False) -> dict[str, str]:
     preload = next(line.partition("=")[2] for line in asked.stdout.splitlines() if line.startswith("LD_PRELOAD="))
     fields = {"LD_PRELOAD": preload, "FAKETIME": faketime}
     return fields if monotonic else {**fields, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+class Asking(threading.Thread):
+    """A request that takes its time; `status` when there is an answer."""
+
+    def __init__(self, balancer: Balancer, key: str, path: str) -> None:
+        super().__init__(daemon=True)
+        self.status: int | None = None
+        self._arguments: Any = (balancer.port, "GET", path, None, key)
+        self.start()
+
+    def run(self) -> None:
+        self.status = ask(*self._arguments).status
 
 
 def twistd() -> list[str]:

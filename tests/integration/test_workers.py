@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.origin import Servers
-from tests.integration.processes import Balancer, ask, wait_until
+from tests.integration.processes import Asking, Balancer, ask, wait_until
 from tests.integration.redis_server import RedisServer
 
 
@@ -54,19 +54,6 @@ def test_own_balancer(redis: RedisServer, servers: Servers, new_balancer: Start,
     options = ("--servers", str(tmp_path / "fleet.yaml"), "--redis-url", redis.url, "--workers", "2")
     balancer = new_balancer(servers.yaml(), *options).start()
     assert ask(balancer.port, "GET", "/", key=balancer.create_user("user1")).status == 200
-
-
-class Asking(threading.Thread):
-    """A request that takes its time; `status` when there is an answer."""
-
-    def __init__(self, balancer: Balancer, key: str, path: str) -> None:
-        super().__init__(daemon=True)
-        self.status: int | None = None
-        self._arguments: Any = (balancer.port, "GET", path, None, key)
-        self.start()
-
-    def run(self) -> None:
-        self.status = ask(*self._arguments).status
 
 
 def test_share_one_bucket(team: Balancer) -> None:
@@ -150,3 +137,88 @@ def refused(balancer: Balancer) -> bool:
     except OSError:
         return True
     return False
+
+
+@pytest.fixture
+def watched_team(redis: RedisServer, servers: Servers, new_balancer: Start) -> Balancer:
+    """A balancer with two workers, of which one that gives no sign of life for a second is replaced."""
+    redis.start()
+    options = ("--redis-url", redis.url, "--workers", "2")
+    return new_balancer(servers.yaml(), *options, environment={"WORKER_TIMEOUT": "1s", "DRAIN_SECONDS": "1s"}).start()
+
+
+def test_worker_that_hangs_is_replaced(watched_team: Balancer) -> None:
+    """A worker that is stopped in its tracks is told of, killed and replaced, and all is served again."""
+    key = watched_team.create_user("user1", 1000)
+    victim, other = workers_of(watched_team)
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: "gave no sign of life for 1 s and is killed" in watched_team.log(), what="a line in the log")
+    wait_until(lambda: len(workers_of(watched_team)) == 2 and not alive(victim), what="another worker")
+    assert other in workers_of(watched_team)
+    assert [ask(watched_team.port, "GET", "/", key=key).status for _ in range(20)] == [200] * 20
+
+
+ENDLESS = """
+from twisted_lb.balancers.round_robin import RoundRobin
+
+class Endless(RoundRobin):
+    def choices(self, request):
+        while request.target == b"/endless":
+            pass
+        return super().choices(request)
+"""
+
+
+@pytest.mark.parametrize("how", ["stopped", "endless"])
+def test_hanging_worker_of_a_killed_parent(
+    redis: RedisServer, servers: Servers, new_balancer: Start, tmp_path: Path, how: str
+) -> None:
+    """A worker that hangs when its parent is killed does not keep the port."""
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    (tmp_path / "fleet.yaml").write_text(servers.yaml("endless:Endless"))
+    redis.start()
+    options = ("--servers", str(tmp_path / "fleet.yaml"), "--redis-url", redis.url, "--workers", "2")
+    environment = {"WORKER_TIMEOUT": "2s", "DRAIN_SECONDS": "1s"}
+    team = new_balancer(servers.yaml(), *options, environment=environment).start()
+    workers = workers_of(team)
+    if how == "stopped":
+        os.kill(workers[0], signal.SIGSTOP)
+    else:
+        Asking(team, team.create_user("user1"), "/endless")
+        wait_until(lambda: any(cpu_of(pid) > 0.5 for pid in workers), what="a busy worker")
+    team.kill()
+    wait_until(lambda: not any(alive(pid) for pid in workers), 15, "the end of the workers")
+    with socket.create_server(("127.0.0.1", team.port)):
+        pass
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time that a process has had beyond what a start takes."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - 1.5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hang_ups_at_the_start(redis: RedisServer, servers: Servers, new_balancer: Start, workers: int) -> None:
+    """Hang-ups in the first seconds end neither the program nor a worker, and the file is read once it runs."""
+    redis.start()
+    balancer = new_balancer(servers.yaml(), "--redis-url", redis.url, "--workers", str(workers))
+    balancer.launch()
+    # Before this program's own code runs nothing can be done: the interpreter and Twisted are being loaded.
+    wait_until(lambda: "twistd" in balancer.log() or handles_hang_ups(balancer.pid), what="the first line")
+    for _ in range(100):
+        os.killpg(balancer.pid, signal.SIGHUP)
+        time.sleep(0.01)
+    balancer.wait_ready()
+    assert "is started again" not in balancer.log()
+    assert "this is what runs already" in balancer.log()
+    balancer.terminate()
+    os.killpg(balancer.pid, signal.SIGHUP)
+    assert balancer.wait() == 0
+
+
+def handles_hang_ups(pid: int) -> bool:
+    """Whether a process has a handler for SIGHUP."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught & 1 << signal.SIGHUP - 1)

@@ -26,7 +26,7 @@ class SweeperTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000.3)
-        self.sweeper = Sweeper(self.clock, 0.0)
+        self.sweeper = Sweeper(self.clock)
         self.sweeper.start()
 
     def test_never_early_and_at_most_two_ticks_late(self) -> None:
@@ -91,7 +91,7 @@ class SweeperTests(SynchronousTestCase):
     def test_date(self) -> None:
         """The date is that of the last tick, in the form of RFC 9110 section 5.6.7."""
         clock = Clock()
-        sweeper = Sweeper(clock, 784_111_777.0)
+        sweeper = Sweeper(clock, lambda: clock.seconds() + 784_111_777.0)
         sweeper.start()
         self.assertEqual(sweeper.date, b"Sun, 06 Nov 1994 08:49:37 GMT")
         clock.pump([TICK_SECONDS] * 8)

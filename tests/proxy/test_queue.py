@@ -35,7 +35,7 @@ class Asker:
 class FairnessTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.sweeper = Sweeper(self.clock, 0.0)
+        self.sweeper = Sweeper(self.clock)
         self.sweeper.start()
         self.queue = FairQueue(self.sweeper, 100, 5.0)
         self.order: list[str] = []

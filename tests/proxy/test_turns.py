@@ -64,7 +64,7 @@ class TurnTests(SynchronousTestCase):
 
         posted = PostedWork(clock.seconds, partial(clock.callLater, 0))
         self.pool = ConnectionPool(
-            Backend("server1", "127.0.0.1", 1), clock, Sweeper(clock, 0.0), self.turns, posted, Settings(), dial
+            Backend("server1", "127.0.0.1", 1), clock, Sweeper(clock), self.turns, posted, Settings(), dial
         )
         self.asker = Asker()
         self.pool.connect(self.asker)

@@ -6,6 +6,8 @@ most two ticks, and never early.  Where many are over at once, each iteration of
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
@@ -38,10 +40,10 @@ class Watched(Protocol):
 class Sweeper:
     """The coarse clock of one process, and what it watches."""
 
-    def __init__(self, reactor: IReactorTime, wall_offset: float) -> None:
-        """`wall_offset` is what makes the reactor's seconds into those since 1970."""
+    def __init__(self, reactor: IReactorTime, wall_clock: Callable[[], float] = time.time) -> None:
+        """`wall_clock` gives the seconds since 1970, for `date`; it may be set at any time."""
         self._reactor = reactor
-        self._wall_offset = wall_offset
+        self._wall_clock = wall_clock
         self._call: IDelayedCall | None = None
         self._passed: list[Watched] = []  # that have not been told
         self._rest: IDelayedCall | None = None  # when they are
@@ -51,7 +53,7 @@ class Sweeper:
     def _read_clock(self) -> None:
         # A tick ahead: whoever adds to it now is never early.
         self.now = self._reactor.seconds() + TICK_SECONDS
-        self.date = formatdate(self._reactor.seconds() + self._wall_offset, usegmt=True).encode()
+        self.date = formatdate(self._wall_clock(), usegmt=True).encode()
 
     def start(self) -> None:
         self._call = self._reactor.callLater(TICK_SECONDS, self._tick)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -95,7 +94,7 @@ class ProxyFactory(Factory):
         self._poller_lost = poller_lost
         self.poller = Poller(reactor, on_lost=self._lost) if dial is None else None
         self.posted = self.poller.posted if self.poller else PostedWork(reactor.seconds, partial(reactor.callLater, 0))
-        self.sweeper = Sweeper(reactor, time.time() - reactor.seconds())
+        self.sweeper = Sweeper(reactor)
         self._settings = settings
         self._dial = dial or self._dial_tcp
         self._files = inf  # that connections may use
