@@ -1,0 +1,77 @@
+"""Keys in use go on while somebody guesses keys behind the same address, also after a restart."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from tests.integration.conftest import STORES, Start
+from tests.integration.origin import Servers
+from tests.integration.processes import Balancer, ask
+from tests.integration.redis_server import RedisServer
+
+CUSTOMERS = 60
+
+
+@pytest.fixture(params=STORES)
+def options(request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
+    """One process with the embedded store, or two workers on Redis."""
+    if request.param == "embedded":
+        yield ()
+        return
+    redis = RedisServer()
+    try:
+        redis.start()
+        yield ("--redis-url", redis.url, "--workers", "2")
+    finally:
+        redis.close()
+
+
+class Guesses(threading.Thread):
+    """Tries keys that nobody has, without a pause, on one connection after another."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        super().__init__(daemon=True)
+        self._port = balancer.port
+        self.enough = threading.Event()
+        self.answers: list[bytes] = []
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            with socket.create_connection(("127.0.0.1", self._port), 5) as connection:
+                for _ in range(20):
+                    guess = str(uuid4()).encode()
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\n\r\n" % guess)
+                    self.answers.append(connection.recv(65_536)[9:12])
+
+
+def test_customers_behind_the_address_of_a_guesser(
+    new_balancer: Start, servers: Servers, options: tuple[str, ...]
+) -> None:
+    """Not one customer whose key works is refused, before a restart and after it; a key that was never used is."""
+    environment = {"ADDRESS_CAPACITY": str(2 * CUSTOMERS), "ADDRESS_RATE_PER_SEC": "1"}
+    balancer = new_balancer(servers.yaml(), *options, environment=environment).start()
+    keys = [balancer.create_user(f"user{number}", 100, 0) for number in range(CUSTOMERS)]
+    unused = balancer.create_user("unused", 100, 0)
+    for key in keys:
+        assert ask(balancer.port, "GET", "/", key=key).status == 200
+    for _ in range(2):
+        balancer.terminate()
+        balancer.wait()
+        balancer.start()
+        guesses = Guesses(balancer)
+        guesses.start()
+        while b"429" not in guesses.answers:
+            assert guesses.is_alive()
+        statuses = [ask(balancer.port, "GET", "/", key=key).status for key in keys]
+        profiles = [ask(balancer.port, "GET", "/user/tokens/profile", key=key).status for key in keys[:10]]
+        refused = [ask(balancer.port, "GET", "/", key=unused).status for _ in range(5)]
+        guesses.enough.set()
+        guesses.join(10)
+        assert (statuses, profiles) == ([200] * CUSTOMERS, [200] * 10)
+        assert 429 in refused
+        assert set(guesses.answers) <= {b"401", b"429"}
