@@ -91,6 +91,15 @@ class TurnTests(SynchronousTestCase):
         self.connection.dataReceived(ANSWER)
         self.assertIsNone(self.pool.acquire())
 
+    def test_early_answer(self) -> None:
+        """What comes when a byte of the request has left is its response, however much of it is still to be sent."""
+        for answer in (ANSWER, b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"):
+            self.setUp()
+            self.connection.begin(self.asker, b"POST", b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", False)
+            self.connection.send(b"x" * 100, False)
+            self.connection.dataReceived(answer)
+            self.assertEqual((self.asker.done, self.asker.failure), (True, None))
+
     def test_answer_before_the_question(self) -> None:
         """What comes before the request has left is no response to it, and the request can be sent elsewhere."""
         self.ask()
@@ -100,7 +109,8 @@ class TurnTests(SynchronousTestCase):
         assert again is not None
         self.asker.done = False
         self.ask()
-        self.patch(self.transport, "unsent", lambda: True)
+        # The kernel has not taken a byte of it.
+        self.transport.sent = again._sent_before
         again.dataReceived(ANSWER)
         failure = self.asker.failure
         assert failure is not None

@@ -33,6 +33,7 @@ class FakeTransport:
         self.aborted = False
         self.half_closed = False  # the protocol's FIN has gone out
         self.no_delay = False
+        self.sent = 0  # bytes that have left: all that was written, since these have no turns
         self.writes: list[bytes] = []  # what the peer has received
         self.buffer = b""  # what the peer's kernel does not take
         self._clock = clock
@@ -115,6 +116,7 @@ class FakeTransport:
         if not self.connected or self.half_closed or self.aborted or not data:
             return
         self.buffer += data
+        self.sent += len(data)
         if not self._stuck:
             self.writes.append(self.buffer)
             self.buffer = b""
@@ -206,10 +208,6 @@ class FakeTransport:
             self._lose(Failure(ConnectionDone()))
         else:
             self.loseConnection()
-
-    def unsent(self) -> bool:
-        """Whether the last write has not left: these have no turns, so never."""
-        return False
 
     def silent(self) -> bool:
         """Whether nothing waits to be read, not even the end."""

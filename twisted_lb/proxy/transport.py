@@ -33,6 +33,7 @@ class _OneCall(_Base):
     socket: socket
     reactor: Any  # a Poller
     _unsent = b""  # written in this turn
+    sent = 0  # bytes that the kernel has taken
 
     def write(self, data: bytes) -> None:
         """Send with the turn's end; buffer what the kernel does not take."""
@@ -64,8 +65,16 @@ class _OneCall(_Base):
             # Full, or broken: in that case doWrite meets the same error, outside of our caller's
             # stack, and disconnects as always.
             sent = 0
+        self.sent += sent
         if sent < len(data):
             super().write(data[sent:] if sent else data)
+
+    def writeSomeData(self, data: bytes) -> Any:
+        """Twisted's own, counted."""
+        sent = super().writeSomeData(data)
+        if type(sent) is int and sent > 0:
+            self.sent += sent
+        return sent
 
     def loseConnection(self, *args: Any) -> None:
         self.flush()
@@ -138,10 +147,6 @@ class UnixServerTransport(_OfClient, unix.Server):
 
 class ClientTransport(_OneCall, tcp.Client):
     """A connection to a server."""
-
-    def unsent(self) -> bool:
-        """Whether what was written last has not even been handed to the kernel."""
-        return bool(self._unsent)
 
     def silent(self) -> bool:
         """Whether the server has neither sent anything nor closed: nothing waits to be read."""

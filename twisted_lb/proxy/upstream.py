@@ -36,7 +36,7 @@ class UpstreamFailure(Exception):
     """A server did not answer as it should."""
 
     def __init__(self, status: int, detail: str, silent: bool = False, unsent: bool = False) -> None:
-        """`status` is for the client; `silent`: not one byte came back; `unsent`: not one had been sent."""
+        """`status` is for the client; `silent`: not one byte came back; `unsent`: the kernel had not taken one."""
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
@@ -106,6 +106,7 @@ class UpstreamConnection(TwistedProtocol):
         self._asking: Asking | None = None
         self._method = b""
         self._sending = False  # the request is not whole yet
+        self._sent_before = 0  # bytes that the kernel had taken when the present request began
         self._heard = False  # a byte of the response came
         self._interims = 0
         self._buffer = b""
@@ -136,6 +137,7 @@ class UpstreamConnection(TwistedProtocol):
         self._head = None
         # While the client is still sending, it is the client's deadline that counts.
         self.deadline = self._sweeper.now + self._timeout if whole else NEVER
+        self._sent_before = self.transport.sent
         self.transport.write(data)
 
     def send(self, data: bytes, whole: bool) -> None:
@@ -163,7 +165,7 @@ class UpstreamConnection(TwistedProtocol):
             # Nobody asked: what the last response left over, or a server that talks to itself.
             self.drop()
             return
-        if not self._heard and self.transport.unsent():
+        if not self._heard and self.transport.sent == self._sent_before:
             # An answer before the question: what the last response left over.
             self._fail(UpstreamFailure(502, "The server spoke out of turn.", silent=True, unsent=True))
             return
@@ -330,7 +332,12 @@ class UpstreamConnection(TwistedProtocol):
             asking.response_went_on(b"", True, NO_TRAILERS)
         else:
             asking.upstream_failed(
-                UpstreamFailure(502, "The server closed the connection before its response was whole.", not self._heard)
+                UpstreamFailure(
+                    502,
+                    "The server closed the connection before its response was whole.",
+                    not self._heard,
+                    self.transport.sent == self._sent_before,
+                )
             )
 
     def __repr__(self) -> str:
