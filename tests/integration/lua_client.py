@@ -90,9 +90,9 @@ class LuaClient:
 
     def create(self, now_us: int, name: str, capacity: int, rate: float = 0.0) -> None:
         """An account of this name, whose key is the name too."""
-        arguments = name.encode(), b"%d" % capacity, repr(rate).encode(), b"%d" % (capacity * MICROTOKENS)
         digest = digest_of(name)
-        reply = self.run("create_account", now_us, [account_key(digest), NAMES_KEY], *arguments, digest.encode())
+        arguments = b"%d" % capacity, repr(rate).encode(), b"%d" % (capacity * MICROTOKENS), digest.encode()
+        reply = self.run("create_account", now_us, [account_key(digest), NAMES_KEY], *arguments, name.encode())
         assert reply == 0, reply
 
     def level(self, now_us: int, name: str) -> int:

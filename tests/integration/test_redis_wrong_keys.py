@@ -9,6 +9,7 @@ from twisted.logger import capturedLogs
 
 from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, digest_of
+from twisted_lb import bounded_log
 from twisted_lb.interfaces import Account, Limits, Policy, StoreUnavailable, Taken
 
 NETWORK = "192.0.2.7"
@@ -124,6 +125,7 @@ class WrongKeyTests(OnRedis):
     def test_log(self) -> Any:
         """The log names the key, one line a second, with a count of what it does not say."""
         yield self.set_up_accounts()
+        self.patch(bounded_log, "LOG_SECONDS", 1.0)
         with capturedLogs() as logs:
             for _ in range(20):
                 self.put(SHARED[1], ("SET", "x"))
