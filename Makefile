@@ -16,7 +16,7 @@ run: $(VENV)/installed  ## Run the balancer on :8080 with its demo servers, in t
 test: $(VENV)/installed-dev  ## Run every test
 	@tools/test_programs.sh
 	$(VENV)/bin/trial --reporter=summary $(filter-out tests.integration,$(subst /,.,$(UNIT_TESTS)))
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/installed-dev  ## Check style, types and the direction of imports
 	$(VENV)/bin/ruff check .

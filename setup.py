@@ -47,6 +47,7 @@ setup(
             "mypy-zope>=1.0.8",
             "pytest>=8.0",
             "pytest-twisted>=1.14.2",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "types-PyYAML",
             # Clients and servers of the integration tests, which skip those that are missing.
