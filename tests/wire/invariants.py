@@ -8,23 +8,26 @@ from __future__ import annotations
 from tests.wire.reading import Body, read_request, read_response
 from tests.wire.strict_reader import TOKEN, Message, read_requests
 from tests.wire.strict_reader import read_response as read_strictly
+from twisted_lb.own_fields import RESPONSE_FIELDS, consumer_line, request_fields
 from twisted_lb.wire.body import chunk, last_chunk
 from twisted_lb.wire.errors import WireError
-from twisted_lb.wire.fields import FORBIDDEN_TRAILERS, NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE
-from twisted_lb.wire.forwarding import Hop, interim_head, response_head
+from twisted_lb.wire.forwarding import ForwardedFields, interim_head, response_head
 from twisted_lb.wire.framing import CHUNKED
 
-HOP = Hop("192.0.2.1", b"http")
+REQUEST_FIELDS = request_fields()
+HOP = ForwardedFields("192.0.2.1", b"http")
 DATE = b"Mon, 23 Nov 2026 21:15:43 GMT"
 
 # A request has each of these at most once, whatever the client sent.
-AT_MOST_ONCE = NOTABLE_IN_REQUEST | {b"content-length"}
+AT_MOST_ONCE = REQUEST_FIELDS.notable | {b"content-length"}
 # The only characters of names that servers keep apart.
 PLAIN = frozenset(b"-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 # These are the gateway's to say.
 OURS = {
     b"x-consumer-username": b"ann",
+    b"x-forwarded-for": b"192.0.2.1",
     b"x-forwarded-proto": b"http",
+    b"x-real-ip": b"192.0.2.1",
 }
 
 
@@ -37,7 +40,7 @@ def check_forwarded_request(wire: bytes) -> bool:
     if read is None or not read[1].done:
         return False
     head, body = read
-    sent = HOP.request_head(head, body.framing, b"ann", b"server:9001") + _framed(body)
+    sent = HOP.request_head(head, body.framing, consumer_line(b"ann"), b"server:9001") + _framed(body)
     requests = read_requests(sent)
     assert len(requests) == 1, sent
     request = requests[0]
@@ -45,16 +48,21 @@ def check_forwarded_request(wire: bytes) -> bool:
     assert request.values(b"host") == [head.host or b"server:9001"], sent
     assert request.body == body.content, sent
     named = _named_by_connection(wire)
-    assert _others(request, NOTABLE_IN_REQUEST) == _kept(wire, NOTABLE_IN_REQUEST | named, PLAIN), sent
+    assert _others(request, REQUEST_FIELDS.notable) == _kept(wire, REQUEST_FIELDS.notable | named, PLAIN), sent
     for name in AT_MOST_ONCE:
         assert len(request.values(name)) <= 1, (name, sent)
     for name, value in OURS.items():
         assert request.values(name) == [value], (name, sent)
     element = b'for=192.0.2.1;host="%b";proto=http' % (head.host or b"server:9001")
-    assert request.values(b"forwarded")[0].endswith(element), sent
-    assert b", ".join(request.values(b"x-forwarded-for")).endswith(b"192.0.2.1"), sent
-    for name in (b"x-api-key", b"apikey", b"upgrade", b"proxy-authorization"):
+    assert request.values(b"forwarded") == [element], sent
+    for name in (b"x-api-key", b"apikey", b"http2-settings", b"proxy-authorization"):
         assert not request.values(name), sent
+    protocols = [protocol.strip() for protocol in b", ".join(request.values(b"upgrade")).split(b",")]
+    assert protocols == head.upgrade.split(b", ") and b"h2c" not in [one.lower() for one in protocols], sent
+    if head.upgrade:
+        assert head.minor == 1 and not head.keep_alive and b"upgrade" in named, sent
+    options = [option for value in request.values(b"connection") for option in value.lower().split(b", ")]
+    assert options == [b"upgrade"] * bool(head.upgrade) + [b"te"] * bool(request.values(b"te")), sent
     _check_trailers(request, PLAIN)
     return True
 
@@ -84,7 +92,7 @@ def check_forwarded_response(wire: bytes, method: bytes) -> bool:
         assert int(response.start[1]) == head.status, sent
         assert response.body == body.content, sent
         named = _named_by_connection(wire)
-        assert _others(response, NOTABLE_IN_RESPONSE) == _kept(wire, NOTABLE_IN_RESPONSE | named, TOKEN), sent
+        assert _others(response, RESPONSE_FIELDS.notable) == _kept(wire, RESPONSE_FIELDS.notable | named, TOKEN), sent
         assert len(response.values(b"date")) == 1, sent
         assert response.values(b"ratelimit") == [b"ours"], sent
         _check_trailers(response, TOKEN)
@@ -123,4 +131,4 @@ def _kept(wire: bytes, but: frozenset[bytes] | set[bytes], letters: frozenset[in
 def _check_trailers(message: Message, letters: frozenset[int]) -> None:
     for name, _ in message.trailers:
         variable = bytes(byte if byte in PLAIN else ord("-") for byte in name).lower()
-        assert variable not in FORBIDDEN_TRAILERS and letters.issuperset(name), message.trailers
+        assert variable not in REQUEST_FIELDS.forbidden_trailers and letters.issuperset(name), message.trailers

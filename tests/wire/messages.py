@@ -10,11 +10,12 @@ NAMES = [
     b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Content-Type", b"Authorization", b"X-API-Key",
     b"Expect", b"TE", b"Via", b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Host", b"X-Consumer-Username",
     b"Max-Forwards", b"Date", b"Cookie", b"Set-Cookie", b"Trailer", b"X_Forwarded_For", b"Upgrade", b"Keep-Alive",
-    b"RateLimit", b"Accept",
+    b"RateLimit", b"Accept", b"X-Real-IP",
 ]  # fmt: skip
 VALUES = [
     b"", b"0", b"3", b"5", b"+3", b"3, 3", b"a.test", b"a.test:80", b"[::1]", b"a b", b"chunked", b"Chunked", b"gzip",
     b"gzip, chunked", b"close", b"keep-alive", b"close, Accept", b"TE, Via, Host", b"trailers", b"100-continue",
+    b"Upgrade", b"websocket", b"h2c, a/1",
     b"for=a", b'for="a', b'"\\"', b"Bearer k", b"Basic eA==", b"1.1 x", b"\xff\tx", b"x\x00",
     b"x\rGET / HTTP/1.1", b"x\ny: z",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from twisted_lb.own_fields import RESPONSE_FIELDS, request_fields
 from twisted_lb.wire.body import decoder
 from twisted_lb.wire.errors import RequestError, ResponseError, WireError
 from twisted_lb.wire.framing import request_framing, response_framing
@@ -18,7 +19,7 @@ from twisted_lb.wire.head import (
     skip_empty_lines,
 )
 
-LIMITS = HeadLimits()
+LIMITS = HeadLimits(table=request_fields())
 
 # Byte by byte, a long message would take minutes and say no more than in pieces of this size.
 LONG_BYTES = 3000
@@ -60,7 +61,7 @@ def read_response(pieces: Iterable[bytes], method: bytes) -> tuple[ResponseHead,
     scanned = 0
     for piece in feed:
         data += piece
-        head = read_response_head(data, scanned, MAX_RESPONSE_HEAD_BYTES)
+        head = read_response_head(data, scanned, MAX_RESPONSE_HEAD_BYTES, RESPONSE_FIELDS)
         if head is not None:
             return head, read_body(response_framing(head, method), data[head.size :], feed, ResponseError, True)
         scanned = len(data)
@@ -71,7 +72,7 @@ def read_body(
     framing: int, begun: bytes, feed: Iterable[bytes], refuse: Callable[[str], WireError], any_name: bool = False
 ) -> Body:
     """A body that begins with `begun` and goes on with `feed`; `any_name` goes for those of responses."""
-    body = decoder(framing, refuse, any_name=any_name)
+    body = decoder(framing, refuse, any_name=any_name, forbidden=LIMITS.table.forbidden_trailers)
     content = b""
     rest = b""
     for piece in [begun, *feed]:

@@ -10,21 +10,37 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wire.cases.case import get, post
 from tests.wire.reading import read_request, read_response
-from twisted_lb.wire.forwarding import Hop, interim_head, own_head, response_head, username_value
+from twisted_lb.credentials import KeyPlaces
+from twisted_lb.network.address_ranges import AddressRanges
+from twisted_lb.network.peer import PeerInfo
+from twisted_lb.network.trusted_proxies import TrustedProxy
+from twisted_lb.own_fields import MAX_CONSUMER_LINES, consumer_line, username_value
+from twisted_lb.wire.forwarding import ForwardedFields, interim_head, own_head, response_head
 
 ADDED = (
     b"X-Consumer-Username: ann\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n"
+    b"X-Forwarded-Port: 80\r\nX-Real-IP: 192.0.2.1\r\n"
     b'Forwarded: for=192.0.2.1;host="a.test";proto=http\r\nVia: 1.1 twisted_lb\r\n'
 )
 DATE = b"Mon, 23 Nov 2026 21:15:43 GMT"
 
 
-def forwarded(data: bytes, hop: Hop | None = None) -> bytes:
-    """The head that a server gets for this request."""
+def forwarded(data: bytes, hop: ForwardedFields | None = None) -> bytes:
+    """The head that a server gets for this request, once its key was taken out."""
     read = read_request([data])
     assert read is not None
     head, body = read
-    return (hop or Hop("192.0.2.1", b"http")).request_head(head, body.framing, b"ann", b"server:9001")
+    KeyPlaces().take(head.notable)
+    hop = hop or ForwardedFields("192.0.2.1", b"http")
+    return hop.request_head(head, body.framing, consumer_line(b"ann"), b"server:9001")
+
+
+def forwarded_from_proxy(data: bytes) -> bytes:
+    """The same if a trusted proxy has sent it."""
+    proxy = TrustedProxy(PeerInfo("192.0.2.1", "192.0.2.1"), AddressRanges(("192.0.2.1/32", "10.0.0.0/8")))
+    read = read_request([data])
+    assert read is not None
+    return forwarded(data, proxy.client_of(read[0].notable)[1])
 
 
 def lines(head: bytes, name: bytes) -> list[bytes]:
@@ -75,13 +91,21 @@ class ConsumerTests(SynchronousTestCase):
         self.assertEqual(unquote(as_latin1(one)[0].encode("latin-1").decode()), one)
 
     def test_one_connection(self) -> None:
-        """Each request of a connection tells its own user."""
-        hop = Hop("192.0.2.1", b"http")
+        """Each request of a connection tells its own user, and that of nobody tells none."""
+        hop = ForwardedFields("192.0.2.1", b"http")
         read = read_request([get()])
         assert read is not None
-        for name, value in ((b"ann", b"ann"), (b"\xc3\xa0", b"%C3%A0"), (b"ann", b"ann"), (b"", b"")):
-            head = hop.request_head(read[0], 0, name, b"server:9001")
-            self.assertEqual(lines(head, b"x-consumer-username"), [value])
+        names = (b"ann", b"ann"), (b"\xc3\xa0", b"%C3%A0"), (b"", b""), (b"ann", b"ann"), (b"", b"")
+        for name, value in names:
+            head = hop.request_head(read[0], 0, consumer_line(name), b"server:9001")
+            self.assertEqual(lines(head, b"x-consumer-username"), [value] if value else [])
+
+
+    def test_remembered_lines(self) -> None:
+        """The lines of a bounded number of users are remembered, and forgotten ones are made again."""
+        for n in range(2 * MAX_CONSUMER_LINES):
+            self.assertEqual(consumer_line(b"u%d" % n), b"\r\nX-Consumer-Username: u%d" % n)
+        self.assertEqual((consumer_line(b"u0"), consumer_line(b"")), (b"\r\nX-Consumer-Username: u0", b""))
 
 
 class RequestHeads(SynchronousTestCase):
@@ -96,12 +120,12 @@ class RequestHeads(SynchronousTestCase):
 
     def test_twice(self) -> None:
         """The second request of a client's connection gets the same as the first."""
-        hop = Hop("192.0.2.1", b"http")
+        hop = ForwardedFields("192.0.2.1", b"http")
         self.assertEqual(forwarded(get(), hop), forwarded(get(), hop))
 
     def test_hosts_alternate(self) -> None:
         """What is said of one request's host is not said of the next one's."""
-        hop = Hop("192.0.2.1", b"http")
+        hop = ForwardedFields("192.0.2.1", b"http")
         for target, host in ((b"/", b"a.test"), (b"http://b.test/", b"b.test"), (b"/", b"a.test")):
             head = forwarded(get(target=target), hop)
             self.assertEqual(lines(head, b"host"), [host])
@@ -110,39 +134,70 @@ class RequestHeads(SynchronousTestCase):
 
     def test_versions_alternate(self) -> None:
         """Via tells the version of each request."""
-        hop = Hop("192.0.2.1", b"http")
+        hop = ForwardedFields("192.0.2.1", b"http")
         for version in (b"1.1", b"1.0", b"1.1"):
             head = forwarded(b"GET / HTTP/%b\r\nHost: a.test\r\n\r\n" % version, hop)
             self.assertEqual(lines(head, b"via"), [version + b" twisted_lb"])
             self.assertEqual(head[:16], b"GET / HTTP/1.1\r\n")
 
     def test_proxies_before(self) -> None:
-        """A request that was forwarded already is continued, and the next one does not inherit that."""
-        hop = Hop("192.0.2.1", b"http")
-        head = forwarded(
-            get(b"X-Forwarded-For: 198.51.100.7, 10.0.0.1", b"Forwarded: for=198.51.100.7", b"Via: 1.0 x"), hop
-        )
+        """What a trusted proxy has said of its client is continued, and the next request does not inherit that."""
+        sent = b"X-Forwarded-For: 198.51.100.7, 10.0.0.1", b"Forwarded: for=198.51.100.7", b"Via: 1.0 x"
+        head = forwarded_from_proxy(get(*sent))
         self.assertEqual(lines(head, b"x-forwarded-for"), [b"198.51.100.7, 10.0.0.1, 192.0.2.1"])
         self.assertEqual(lines(head, b"forwarded"), [b'for=198.51.100.7, for=192.0.2.1;host="a.test";proto=http'])
         self.assertEqual(lines(head, b"via"), [b"1.0 x, 1.1 twisted_lb"])
-        self.assertEqual(lines(forwarded(get(), hop), b"x-forwarded-for"), [b"192.0.2.1"])
+        self.assertEqual(lines(head, b"x-real-ip"), [b"198.51.100.7"])
+        self.assertEqual(lines(forwarded_from_proxy(get()), b"x-forwarded-for"), [b"192.0.2.1, 192.0.2.1"])
 
-    def test_repeated_forwarding_fields(self) -> None:
-        """Repeated forwarding fields are joined in order."""
-        head = forwarded(get(b"X-Forwarded-For: a", b"Accept: b", b"x-forwarded-for: c"))
-        self.assertEqual(lines(head, b"x-forwarded-for"), [b"a, c, 192.0.2.1"])
+    def test_client_before(self) -> None:
+        """The same from anyone else is replaced; Via, which names nobody's address, is continued."""
+        sent = b"X-Forwarded-For: 198.51.100.7", b"x-forwarded-for: a", b"Forwarded: for=198.51.100.7", b"Via: 1.0 x"
+        head = forwarded(get(*sent, b"X-Forwarded-Port: 1", b"X-Real-IP: 198.51.100.7"))
+        self.assertEqual(
+            head,
+            b"GET / HTTP/1.1\r\nHost: a.test\r\n"
+            + ADDED.replace(b"Via: ", b"Via: 1.0 x, ")
+            + b"\r\n",
+        )
+
+    def test_one_list(self) -> None:
+        """Servers that read one of the two lists only are told the same, whichever a trusted proxy has sent."""
+        head = forwarded_from_proxy(get(b"X-Forwarded-For: 2001:db8::7", b"X-Forwarded-Proto: https"))
+        self.assertEqual(
+            lines(head, b"forwarded"),
+            [b'for="[2001:db8::7]";host="a.test";proto=https, for=192.0.2.1;host="a.test";proto=http'],
+        )
+        head = forwarded_from_proxy(get(b'Forwarded: for="[2001:db8::7]:80";proto=https;host=b.test'))
+        self.assertEqual(lines(head, b"x-forwarded-for"), [b"2001:db8::7, 192.0.2.1"])
+        for name, value in ((b"proto", b"https"), (b"host", b"b.test"), (b"port", b"443")):
+            self.assertEqual(lines(head, b"x-forwarded-" + name), [value])
+
+    def test_port(self) -> None:
+        """X-Forwarded-Port is the one that the client has asked for: in the host, or that of the scheme."""
+        for host, scheme, port in (
+            (b"a.test", b"http", b"80"),
+            (b"a.test", b"https", b"443"),
+            (b"a.test:8443", b"https", b"8443"),
+            (b"[2001:db8::1]", b"https", b"443"),
+            (b"[2001:db8::1]:080", b"http", b"80"),
+            (b"a.test:", b"http", b"80"),
+            (b"a.test:99999", b"http", b"80"),
+        ):
+            head = forwarded(get().replace(b"a.test", host), ForwardedFields("192.0.2.1", scheme))
+            self.assertEqual(lines(head, b"x-forwarded-port"), [port], host)
 
     def test_open_quote(self) -> None:
         """A Forwarded that leaves a quote open does not swallow ours."""
         for value in (b'for="a', b'for="a\\"', b'for="a";by="', b'"'):
             self.assertEqual(
-                lines(forwarded(get(b"Forwarded: " + value)), b"forwarded"),
-                [b'for=192.0.2.1;host="a.test";proto=http'],
+                lines(forwarded_from_proxy(get(b"Forwarded: " + value)), b"forwarded"),
+                [b'for=192.0.2.1;host="a.test";proto=http, for=192.0.2.1;host="a.test";proto=http'],
             )
 
     def test_closed_quote(self) -> None:
         """A Forwarded with closed quotes is continued."""
-        head = forwarded(get(b'Forwarded: for="[2001:db8::1]:80";by="a\\"b"'))
+        head = forwarded_from_proxy(get(b'Forwarded: for="[2001:db8::1]:80";by="a\\"b"'))
         self.assertEqual(
             lines(head, b"forwarded"),
             [b'for="[2001:db8::1]:80";by="a\\"b", for=192.0.2.1;host="a.test";proto=http'],
@@ -150,7 +205,7 @@ class RequestHeads(SynchronousTestCase):
 
     def test_ipv6(self) -> None:
         """An IPv6 client is bracketed and quoted in Forwarded, and bare in X-Forwarded-For (RFC 7239 section 6)."""
-        head = forwarded(get(), Hop("2001:db8::1", b"https"))
+        head = forwarded(get(), ForwardedFields("2001:db8::1", b"https"))
         self.assertEqual(lines(head, b"x-forwarded-for"), [b"2001:db8::1"])
         self.assertEqual(lines(head, b"forwarded"), [b'for="[2001:db8::1]";host="a.test";proto=https'])
         self.assertEqual(lines(head, b"x-forwarded-proto"), [b"https"])
@@ -158,7 +213,8 @@ class RequestHeads(SynchronousTestCase):
     def test_no_address(self) -> None:
         """A client without an address, as on a Unix socket, is unknown."""
         self.assertEqual(
-            lines(forwarded(get(), Hop("", b"http")), b"forwarded"), [b'for=unknown;host="a.test";proto=http']
+            lines(forwarded(get(), ForwardedFields("", b"http")), b"forwarded"),
+            [b'for=unknown;host="a.test";proto=http'],
         )
 
     def test_claims_of_the_client(self) -> None:
@@ -189,6 +245,14 @@ class RequestHeads(SynchronousTestCase):
         """Credentials of another scheme are the server's."""
         head = forwarded(get(b"Authorization: Basic YTpi", b"X-API-Key: k3y"))
         self.assertEqual(lines(head, b"authorization"), [b"Basic YTpi"])
+
+    def test_applications_token(self) -> None:
+        """Beside a key that was issued, a token of the application's own goes on as it is."""
+        key = b"0f8fad5b-d9cb-469f-a165-70867728950e"
+        for value in (b"Bearer eyJh.e30.c2ln", b"bearer  a", b"eyJh.e30.c2ln"):
+            head = forwarded(get(b"Authorization: " + value, b"X-API-Key: " + key))
+            self.assertEqual(lines(head, b"authorization"), [value])
+            self.assertNotIn(key, head)
 
     def test_no_host(self) -> None:
         """A request of HTTP/1.0 without Host goes to the server's own."""

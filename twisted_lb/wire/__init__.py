@@ -1,6 +1,6 @@
-"""HTTP/1.1 as bytes, strictly: no Twisted, no I/O.
+"""Strict parsing and serialization of HTTP/1.1 messages: no Twisted, no I/O.
 
-Read bottom to top: errors, grammar, head, framing, body, forwarding.  Bytes go in; what comes
-out are small objects and more bytes, or a WireError.  Sources: RFC 9112 (the message), RFC 9110
-(the fields), RFC 3986 (the target).
+The modules, each of which imports only earlier ones: errors, grammar, fields, head, framing, body, response,
+forwarding.  The input is bytes; the output is small objects and bytes, or a WireError.  Sources: RFC 9112 (messages),
+RFC 9110 (fields), RFC 3986 (targets).
 """

@@ -1,44 +1,43 @@
-"""Bodies: from bytes on the wire to content, and from content to chunks.
+"""Message bodies: from bytes on the wire to content, and from content to chunks.
 
-A decoder is fed bytes and returns the content in them; `done` then tells whether the body has
-ended, `rest` holds what came after it, `trailers` the trailer section's field lines.
+A decoder is fed bytes and returns the content in them.  Afterwards `done` says whether the body has ended, `rest` is
+the data after it, and `trailers` has the field lines of the trailer section.
 
-A chunk of one byte costs as much time as one of thousands.  So a call does no more than MAX_CHUNKS of them; then `rest`
-holds what was not looked at, the body has not ended, and the caller feeds it that when others have had their turn.
+A chunk of one byte takes as much time as one of thousands, so a call decodes at most MAX_CHUNKS.  Then `done` is False,
+`rest` is the data not decoded yet, and the caller feeds it again after other connections have been served.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted_lb.wire.errors import WireError
 from twisted_lb.wire.field_names import may_go_on
-from twisted_lb.wire.fields import FORBIDDEN_TRAILERS
+from twisted_lb.wire.fields import DEFAULT_FIELDS
 from twisted_lb.wire.framing import CHUNKED, UNTIL_CLOSE
 from twisted_lb.wire.grammar import BROKEN_LINE, CHUNK_LINE, FIELD_LINE, TRAILERS
 
-MAX_CHUNK_LINE_BYTES = 4096  # size and extensions; precedent: nginx, hyper 16 KiB for all extensions
-MAX_EXTENSION_BYTES = 16 * 1024  # in all chunks together; precedents: Go and hyper 16 KiB
-MAX_TRAILER_BYTES = 16 * 1024
-MAX_CHUNKS = 256  # a call; some 50 us.  A read of 64 KiB with more has chunks of less than 256 bytes.
-
+MAX_CHUNK_LINE_BYTES: Final = 4096  # size and extensions; precedent: nginx, hyper 16 KiB for all extensions
+MAX_EXTENSION_BYTES: Final = 16 * 1024  # in all chunks together; precedents: Go and hyper 16 KiB
+MAX_TRAILER_BYTES: Final = 16 * 1024
+MAX_CHUNKS: Final = 256  # per call: about 50 us.  A read of 64 KiB with more has chunks of less than 256 bytes.
 
 
 class Decoder(Protocol):
-    """What the three decoders have in common."""
+    """The interface of the three decoders."""
 
     done: bool
     rest: bytes
     trailers: list[bytes]
-    chunks: int  # begun so far; 0 for a body that has none
+    chunks: int  # begun so far; 0 for a body without chunks
 
     def feed(self, data: bytes) -> bytes:
-        """The content in `data`, or in what comes before `rest`.  Not to be called once done."""
+        """The content in `data`, or in the part before `rest`.  Must not be called once `done` is True."""
 
 
 class LengthDecoder:
-    """A body of a known length."""
+    """A body with a Content-Length."""
 
     __slots__ = ("done", "rest", "left", "trailers", "chunks")
 
@@ -61,7 +60,7 @@ class LengthDecoder:
 
 
 class UntilCloseDecoder:
-    """A body that the end of the connection ends."""
+    """A body that ends with the connection."""
 
     __slots__ = ("done", "rest", "trailers", "chunks")
 
@@ -91,27 +90,34 @@ class ChunkedDecoder:
         "_refuse",
         "_unwanted",
         "_any_name",
+        "_forbidden",
     )
 
     def __init__(
-        self, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset(), any_name: bool = False
+        self,
+        refuse: Callable[[str], WireError],
+        unwanted: Set[bytes] = frozenset(),
+        any_name: bool = False,
+        forbidden: Set[bytes] = DEFAULT_FIELDS.forbidden_trailers,
     ) -> None:
-        """`refuse` makes the error to raise from what is wrong; trailers whose names are `unwanted` are dropped.
+        """`refuse` makes the error to raise from a description of the fault.
 
-        `any_name`: trailers whose names are unusual are not, see `field_names`.
+        Trailers are dropped if their names are `unwanted`, `forbidden`, or could be mistaken for a forbidden one, and,
+        unless `any_name` is set, if their names are unusual; see `field_names`.
         """
         self.done = False
         self.rest = b""
         self.trailers: list[bytes] = []
         self.chunks = 0  # begun so far
-        self._buffer = b""  # an unfinished line
-        self._seen = 0  # bytes of what is fed now that were looked at before, as an unfinished line
-        self._left = 0  # bytes of the chunk still to come, without its CRLF
-        self._extensions = 0  # bytes of them so far
+        self._buffer = b""  # an incomplete line
+        self._seen = 0  # bytes of the present data that were scanned before, as an incomplete line
+        self._left = 0  # remaining bytes of the chunk, without its CRLF
+        self._extensions = 0  # bytes of extensions so far
         self._step = self._size
         self._refuse = refuse
         self._unwanted = unwanted
         self._any_name = any_name
+        self._forbidden = forbidden
 
     def feed(self, data: bytes) -> bytes:
         self._seen = len(self._buffer)
@@ -131,7 +137,7 @@ class ChunkedDecoder:
         self.rest = data[at:]
         return content[0] if len(content) == 1 else b"".join(content)
 
-    # Each step reads from `at` and returns where it stopped, or -1 when it needs more.
+    # Each step reads from `at` and returns where it stopped, or -1 when it needs more data.
 
     def _size(self, data: bytes, at: int, content: list[bytes]) -> int:
         end = data.find(b"\r\n", at)
@@ -177,7 +183,7 @@ class ChunkedDecoder:
         if end < 0 or end - at > MAX_TRAILER_BYTES:
             if len(data) - at > MAX_TRAILER_BYTES:
                 raise self._refuse("The trailer section is too long.")
-            # Lines that were whole before are right.
+            # Lines that were complete before have been validated.
             known = data.rfind(b"\r\n", at, self._seen)
             start = known + 2 if known >= 0 else at
             last = data.rfind(b"\r\n", start)
@@ -190,27 +196,31 @@ class ChunkedDecoder:
             raise self._refuse("The trailer section is malformed.")
         for line in section.split(b"\r\n"):
             name = line.partition(b":")[0].lower()
-            if name in FORBIDDEN_TRAILERS or name in self._unwanted:
+            if name in self._forbidden or name in self._unwanted:
                 continue
-            if may_go_on(name, FORBIDDEN_TRAILERS, self._any_name):
+            if may_go_on(name, self._forbidden, self._any_name):
                 self.trailers.append(line)
         self.done = True
         return end + 4
 
 
 def decoder(
-    framing: int, refuse: Callable[[str], WireError], unwanted: Set[bytes] = frozenset(), any_name: bool = False
+    framing: int,
+    refuse: Callable[[str], WireError],
+    unwanted: Set[bytes] = frozenset(),
+    any_name: bool = False,
+    forbidden: Set[bytes] = DEFAULT_FIELDS.forbidden_trailers,
 ) -> Decoder:
-    """The decoder for what `framing` found; for `unwanted` and `any_name` see ChunkedDecoder."""
+    """The decoder for a result of `framing`; for `unwanted`, `any_name` and `forbidden` see ChunkedDecoder."""
     if framing == CHUNKED:
-        return ChunkedDecoder(refuse, unwanted, any_name)
+        return ChunkedDecoder(refuse, unwanted, any_name, forbidden)
     if framing == UNTIL_CLOSE:
         return UntilCloseDecoder()
     return LengthDecoder(framing)
 
 
 def chunk(content: bytes) -> bytes:
-    """`content`, which is not empty, as one chunk."""
+    """`content`, which must not be empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(content), content)
 
 

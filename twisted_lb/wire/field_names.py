@@ -1,15 +1,16 @@
-"""Names of fields that servers take for one another.
+"""Names of fields that servers cannot tell apart.
 
-CGI (RFC 3875 section 4.1.18), and what has it from there (WSGI, Rack, PHP, FastCGI), turns the name of a field
-into the name of a variable: in upper case, and `_` for `-`.  Several put `_` for any other character as well.
-There `X.Consumer.Username` and `X_Consumer_Username` are X-Consumer-Username, and whoever sends one is
-whoever he likes to be.
+CGI (RFC 3875 section 4.1.18), and the interfaces derived from it (WSGI, Rack, PHP, FastCGI), convert the name of a
+field to the name of a variable: in upper case, with `_` for `-`.  Some also replace every other character with `_`.
+For them `X.Forwarded.For` and `X_Forwarded_For` are X-Forwarded-For, so a client that sends one of these could claim
+any address, and with the lookalike of a field that names the user, impersonate any user.
 
-Two rules follow, for the heads and the trailers of requests:
+Therefore, in the heads and trailers of requests:
 
-1. A name of other characters than letters, digits and `-` is dropped, as nginx does.  A setting has it passed on.
-2. A name that becomes the same variable as one which this gateway reads, sets or drops never goes on, whatever
-   the setting.
+1. A field whose name contains characters other than letters, digits and `-` is dropped, as in nginx, unless a setting
+   allows it.
+2. A field whose name becomes the same variable as that of a field which this gateway reads, sets or drops is always
+   dropped.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Set
+from typing import Final
 
-_PLAIN = string.ascii_letters + string.digits + "-"
+_PLAIN: Final = string.ascii_letters + string.digits + "-"
 
-# In field lines that were checked: one whose name has another character.
-UNUSUAL_NAME = re.compile(rb"\r\n[-0-9A-Za-z]*+[^-0-9A-Za-z:]")
+# In validated field lines: one whose name has another character.
+UNUSUAL_NAME: Final = re.compile(rb"\r\n[-0-9A-Za-z]*+[^-0-9A-Za-z:]")
 
-# What a name becomes, written as the names of this package are: in lower case, with `-` for what is no letter or digit.
-_FOLDING = bytes(ord(chr(byte).lower() if chr(byte) in _PLAIN else "-") for byte in range(256))
+# The variable's name in the notation of this package: in lower case, with `-` for all but letters and digits.
+_FOLDING: Final = bytes(ord(chr(byte).lower() if chr(byte) in _PLAIN else "-") for byte in range(256))
 
 
 def folded(name: bytes) -> bytes:
-    """The lower-case name, with hyphens only, that a server may take this one for."""
+    """The lower-case name, of letters, digits and hyphens, for which a server may mistake this one."""
     return name.translate(_FOLDING)
 
 
 def is_usual(name: bytes) -> bool:
-    """Whether there are only letters, digits and hyphens in a name."""
+    """Whether a name contains only letters, digits and hyphens."""
     return name.replace(b"-", b"a").isalnum()
 
 
 def may_go_on(name: bytes, taken: Set[bytes], any_name: bool) -> bool:
-    """Whether a field of this name, which is not one of `taken`, may be passed on.
+    """Whether a field with this name, which is not in `taken`, may be forwarded.
 
-    `any_name`: so may a name of unusual characters, unless a server could take it for one of `taken`.
+    With `any_name`, unusual names may be forwarded too, unless a server could mistake them for a name in `taken`.
     """
     return folded(name) not in taken if any_name else is_usual(name)

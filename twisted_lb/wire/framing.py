@@ -1,20 +1,21 @@
-"""Where a message's body ends: RFC 9112 section 6.3, with every doubtful case refused."""
+"""The length of a message's body: RFC 9112 section 6.3, with every ambiguous case rejected."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 from twisted_lb.wire.errors import RequestError, ResponseError
 from twisted_lb.wire.grammar import CONTENT_LENGTH, TOKEN_LIST
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
-# The non-negative lengths are a Content-Length; these are the other ways.
-CHUNKED = -1
-UNTIL_CLOSE = -2
+# A non-negative framing is a Content-Length; these are the others.
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
 
 
 class Status(IntEnum):
-    """The statuses that framing knows."""
+    """The statuses that determine framing."""
 
     NO_CONTENT = 204
     NOT_MODIFIED = 304
@@ -23,22 +24,22 @@ class Status(IntEnum):
 def request_framing(head: RequestHead) -> int:
     """The body's length in bytes, or CHUNKED.
 
-    Raises RequestError: 400 for a message with two readings, 501 for an unknown transfer coding.
+    Raises RequestError: 400 for an ambiguous message, 501 for an unknown transfer coding.
     """
     notable = head.notable
-    # Step 1: Transfer-Encoding.  With Content-Length, or in HTTP/1.0, it has two readings.
+    # Step 1: Transfer-Encoding.  With Content-Length, or in HTTP/1.0, it is ambiguous.
     if b"transfer-encoding" in notable:
         if b"content-length" in notable:
             raise RequestError(400, "The request has both Content-Length and Transfer-Encoding.")
         if head.minor == 0:
-            raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
+            raise RequestError(400, "An HTTP/1.0 request must not have Transfer-Encoding.")
         codings = notable[b"transfer-encoding"]
         if len(codings) == 1 and codings[0].lower() == b"chunked":
             return CHUNKED
         text = b",".join(codings).lower()
         if TOKEN_LIST.fullmatch(text) and text.count(b"chunked") <= 1 and not text.startswith(b"chunked,"):
-            raise RequestError(501, "The only transfer coding understood here is chunked.")
-        raise RequestError(400, "The Transfer-Encoding is not exactly: chunked.")
+            raise RequestError(501, "The only supported transfer coding is chunked.")
+        raise RequestError(400, "The Transfer-Encoding is not exactly 'chunked'.")
     # Step 2: Content-Length.
     if b"content-length" in notable:
         length = notable[b"content-length"][0]
@@ -53,17 +54,17 @@ def response_framing(head: ResponseHead, request_method: bytes) -> int:
     """The body's length in bytes, CHUNKED or UNTIL_CLOSE.  Raises ResponseError."""
     notable = head.notable
     lengths = notable.get(b"content-length")
-    # The same as CONTENT_LENGTH, at a third of its price: nearly every response has one.
+    # The same as CONTENT_LENGTH, in a third of the time: nearly every response has one.
     if lengths is not None and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18):
-        raise ResponseError("The server's Content-Length is repeated or not a number.")
+        raise ResponseError("The server's Content-Length is repeated, or is not a number.")
     codings = notable.get(b"transfer-encoding")
     if codings is not None:
         if lengths is not None:
             raise ResponseError("The server's response has both Content-Length and Transfer-Encoding.")
         if head.minor == 0:
-            raise ResponseError("The server's response is HTTP/1.0 with Transfer-Encoding.")
+            raise ResponseError("The server's HTTP/1.0 response has Transfer-Encoding.")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise ResponseError("The server's Transfer-Encoding is not exactly: chunked.")
+            raise ResponseError("The server's Transfer-Encoding is not exactly 'chunked'.")
     # Step 1: responses that never have a body.
     if request_method == b"HEAD" or head.status < 200 or head.status in (Status.NO_CONTENT, Status.NOT_MODIFIED):
         return 0
@@ -72,5 +73,5 @@ def response_framing(head: ResponseHead, request_method: bytes) -> int:
         return CHUNKED
     if lengths is not None:
         return int(lengths[0])
-    # Step 4: the end of the connection is the end of the body.
+    # Step 4: the body ends with the connection.
     return UNTIL_CLOSE

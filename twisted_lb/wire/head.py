@@ -1,19 +1,20 @@
-"""Heads: from bytes to the few things that a proxy must know, and the lines it may pass on as they are.
+"""Parses heads: the values that a proxy needs, and the field lines that it forwards unchanged.
 
-One pattern checks a whole head; another takes the *notable* fields out of it: those that frame the
-message, belong to the connection, carry the key, or are rewritten.  Whoever decides about one puts it
-back.  All others stay as they came, in order.
+One pattern validates a whole head; another extracts the *notable* fields: those that frame the message, concern the
+connection, carry the key, or are rewritten.  The code that decides about a notable field adds it to the forwarded head
+again.  All other lines are kept unchanged, in order.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from typing import Final
 
 from twisted_lb.wire.errors import RequestError, ResponseError
 from twisted_lb.wire.field_names import UNUSUAL_NAME, may_go_on
-from twisted_lb.wire.fields import NOMINABLE, NOTABLE_IN_REQUEST, NOTABLE_IN_RESPONSE, SINGLETONS
+from twisted_lb.wire.fields import DEFAULT_FIELDS, DEFAULT_RESPONSE_FIELDS, RequestFields, ResponseFields
 from twisted_lb.wire.grammar import (
     ABSOLUTE_FORM,
     AUTHORITY,
@@ -29,18 +30,15 @@ from twisted_lb.wire.grammar import (
     REQUEST_LINE,
     RESPONSE_HEAD,
     TOKEN_LIST,
-    field_splitter,
 )
+from twisted_lb.wire.upgrade import requested_protocols
 
-_split_request = field_splitter(NOTABLE_IN_REQUEST).split
-_split_response = field_splitter(NOTABLE_IN_RESPONSE).split
+# Limits for a server's response heads.
+MAX_RESPONSE_HEAD_BYTES: Final = 64 * 1024  # precedents: nginx 4 to 8 KiB, Go 10 MiB, Node 16 KiB, Envoy 60 KiB
+MAX_INTERIM_RESPONSES: Final = 32  # before one final response
 
-# How much a server may send before and in its final response head.
-MAX_RESPONSE_HEAD_BYTES = 64 * 1024  # precedents: nginx 4 to 8 KiB, Go 10 MiB, Node 16 KiB, Envoy 60 KiB
-MAX_INTERIM_RESPONSES = 32  # before one final response
-
-# Values of Host found valid: most traffic names few hosts, and the pattern costs more than a look here.
-MAX_GOOD_HOSTS = 1024
+# Values of Host known to be valid: most requests have one of a few hosts, and the pattern is slower than a lookup.
+MAX_GOOD_HOSTS: Final = 1024
 _good_hosts: set[bytes] = set()
 
 Notable = dict[bytes, list[bytes]]
@@ -48,31 +46,33 @@ Notable = dict[bytes, list[bytes]]
 
 @dataclass(frozen=True)
 class HeadLimits:
-    """How large a request head may be, and which names of fields go on."""
+    """The maximum size of a request head, and the treatment of its fields."""
 
     head_bytes: int = 32 * 1024  # precedents: nginx 4 * 8 KiB, HAProxy 16 KiB, Envoy 60 KiB
     target_bytes: int = 8 * 1024  # RFC 9112 section 3 recommends at least 8000
     fields: int = 100  # precedents: Apache and HAProxy 100
-    any_name: bool = False  # also names of other characters than letters, digits and hyphens, see `field_names`
+    any_name: bool = False  # allow names with other characters than letters, digits and hyphens, see `field_names`
+    table: RequestFields = DEFAULT_FIELDS
 
 
 class RequestHead:
-    """A request's head, checked.  `fields` are the field lines to pass on unchanged, each with a CRLF before it."""
+    """The validated head of a request.  `fields` are the lines to forward unchanged, each preceded by CRLF."""
 
-    __slots__ = ("method", "target", "minor", "host", "notable", "fields", "size", "keep_alive")
+    __slots__ = ("method", "target", "minor", "host", "notable", "fields", "size", "keep_alive", "upgrade")
 
     method: bytes
     target: bytes  # origin-form, or "*"
     minor: int  # of HTTP/1.x
-    host: bytes  # the authority asked for; empty only in HTTP/1.0
+    host: bytes  # the requested authority; empty only in HTTP/1.0
     notable: Notable  # by lower-case name
     fields: bytes
     size: int  # bytes on the wire
-    keep_alive: bool  # whether the client means to go on with this connection
+    keep_alive: bool  # whether the connection persists (RFC 9112 section 9.3); never after a requested upgrade
+    upgrade: bytes  # the protocols that the client asks to switch to, as a list; mostly b"", see `wire.upgrade`
 
 
 class ResponseHead:
-    """A response's head, checked.  `fields` are the field lines to pass on unchanged, each with a CRLF before it."""
+    """The validated head of a response.  `fields` are the lines to forward unchanged, each preceded by CRLF."""
 
     __slots__ = ("status", "minor", "reason", "notable", "fields", "size", "keep_alive")
 
@@ -86,10 +86,10 @@ class ResponseHead:
 
 
 def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestHead | None:
-    """The head at the beginning of `data`, or None while it is not whole.
+    """The head at the beginning of `data`, or None while it is incomplete.
 
-    `scanned` is how much of `data` an earlier call has seen.  What cannot become a head any more
-    raises RequestError at once, whole or not.
+    `scanned` is the length of the part of `data` that was passed to an earlier call.  Raises RequestError for invalid
+    data, even before the head is complete.
     """
     end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
     if end < 0 or end >= limits.head_bytes:
@@ -108,7 +108,8 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
         raise RequestError(414, f"The request target is longer than {limits.target_bytes} bytes.")
     if block.count(b"\r\n") > limits.fields:
         raise _too_many_fields(limits)
-    parts = _split_request(block)
+    table = limits.table
+    parts = table.split(block)
     head.fields = b"".join(parts[::3])
     notable: Notable = {}
     head.notable = notable
@@ -117,25 +118,31 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
         value = parts[i + 1].rstrip(b" \t")
         if name not in notable:
             notable[name] = [value]
-        elif name in SINGLETONS:
+        elif name in table.singletons:
             raise _repeated(name)
         else:
             notable[name].append(value)
     if UNUSUAL_NAME.search(head.fields):
-        _keep_lines(head, lambda name: may_go_on(name, NOTABLE_IN_REQUEST, limits.any_name))
-    persists = _drop_connection_fields(head) if b"connection" in notable else head.minor == 1
+        _keep_lines(head, lambda name: may_go_on(name, table.notable, limits.any_name))
+    persists = _drop_connection_fields(head, table.nominable) if b"connection" in notable else head.minor == 1
     if persists is None:
         raise RequestError(400, "The Connection field is not a list of tokens.")
     head.keep_alive = persists
+    head.upgrade = b""
+    if b"upgrade" in notable and head.minor:
+        head.upgrade = requested_protocols(notable[b"upgrade"], nominated(notable))
+        # A client may take the upgrade for granted, and send what is not HTTP.  Where the protocol is not switched, it
+        # would be read as requests, so the connection ends instead.
+        head.keep_alive = persists and not head.upgrade
     _resolve_target(head)
     return head
 
 
 def skip_empty_lines(data: bytes, before: int) -> tuple[bytes, int]:
-    """`data` from its first line that is not empty, and how many empty ones there were with the `before` of earlier.
+    """`data` without leading empty lines, and the number of empty lines, including `before`, that of earlier calls.
 
-    RFC 9112 section 2.2: they are no fault.  Raises RequestError when there are more than MAX_EMPTY_LINES, since a
-    client could keep us busy with them.
+    RFC 9112 section 2.2: empty lines are ignored.  Raises RequestError for more than MAX_EMPTY_LINES, so that a client
+    cannot keep this process busy with them.
     """
     found = EMPTY_LINES.match(data)
     size = found.end() if found else 0
@@ -145,8 +152,10 @@ def skip_empty_lines(data: bytes, before: int) -> tuple[bytes, int]:
     return data[size:], lines
 
 
-def read_response_head(data: bytes, scanned: int, max_bytes: int) -> ResponseHead | None:
-    """The head at the beginning of `data`, or None while it is not whole.  Raises ResponseError."""
+def read_response_head(
+    data: bytes, scanned: int, max_bytes: int, table: ResponseFields = DEFAULT_RESPONSE_FIELDS
+) -> ResponseHead | None:
+    """The head at the beginning of `data`, or None while it is incomplete.  Raises ResponseError."""
     end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
     if end < 0 or end >= max_bytes:
         if len(data) > max_bytes:
@@ -165,7 +174,7 @@ def read_response_head(data: bytes, scanned: int, max_bytes: int) -> ResponseHea
     head.size = end + 4
     notable: Notable = {}
     head.notable = notable
-    parts = _split_response(block)
+    parts = table.split(block)
     head.fields = b"".join(parts[::3])
     for i in range(1, len(parts), 3):
         name = parts[i].lower()
@@ -174,20 +183,20 @@ def read_response_head(data: bytes, scanned: int, max_bytes: int) -> ResponseHea
             notable[name].append(value)
         else:
             notable[name] = [value]
-    persists = _drop_connection_fields(head) if b"connection" in notable else head.minor == 1
+    persists = _drop_connection_fields(head, table.nominable) if b"connection" in notable else head.minor == 1
     if persists is None:
         raise ResponseError("The server's Connection field is not a list of tokens.")
     head.keep_alive = persists
     return head
 
 
-_STATUS_PREFIX = b"HTTP/1."
+_STATUS_PREFIX: Final = b"HTTP/1."
 
 
-def _drop_connection_fields(head: RequestHead | ResponseHead) -> bool | None:
+def _drop_connection_fields(head: RequestHead | ResponseHead, nominable: Set[bytes]) -> bool | None:
     """Drop the fields that Connection names (RFC 9110 section 7.6.1); return whether the connection persists.
 
-    None when Connection is not a list of tokens.
+    Of the notable fields only those in `nominable` are dropped.  None if Connection is not a list of tokens.
     """
     values = head.notable[b"connection"]
     if len(values) == 1 and (text := values[0].lower()) in (b"keep-alive", b"close"):
@@ -196,16 +205,16 @@ def _drop_connection_fields(head: RequestHead | ResponseHead) -> bool | None:
     if not all(map(TOKEN_LIST.fullmatch, options)):
         return None
     _keep_lines(head, lambda name: name not in options)
-    for name in options & NOMINABLE:
+    for name in options & nominable:
         head.notable.pop(name, None)
-    # RFC 9112 section 9.3: close wins, whatever else is said.
+    # RFC 9112 section 9.3: close takes precedence over all other options.
     if b"close" in options:
         return False
     return head.minor == 1 or b"keep-alive" in options
 
 
 def nominated(notable: Notable) -> frozenset[bytes]:
-    """The options in Connection, in lower case: the names of fields that go no further, trailers among them."""
+    """The options in Connection, in lower case: names of fields, including trailers, that are not forwarded."""
     if b"connection" not in notable:
         return frozenset()
     text = b",".join(notable[b"connection"]).lower()
@@ -213,21 +222,21 @@ def nominated(notable: Notable) -> frozenset[bytes]:
 
 
 def _keep_lines(head: RequestHead | ResponseHead, wanted: Callable[[bytes], bool]) -> None:
-    """Drop the fields whose lower-case name is not wanted."""
+    """Drop the fields for whose lower-case name `wanted` returns False."""
     lines = head.fields.split(b"\r\n")
     head.fields = b"\r\n".join([b"", *(line for line in lines[1:] if wanted(line.partition(b":")[0].lower()))])
 
 
 def _resolve_target(head: RequestHead) -> None:
-    """Bring the target into the form that servers get, and the host with it (RFC 9112 section 3.2)."""
+    """Convert the target to the form that servers get, and determine the host (RFC 9112 section 3.2)."""
     hosts = head.notable.get(b"host")
     if hosts is None:
         if head.minor == 1:
-            raise RequestError(400, "An HTTP/1.1 request needs a Host field.")
+            raise RequestError(400, "An HTTP/1.1 request must have a Host field.")
         head.host = b""
     else:
         head.host = host = hosts[0]
-        # An empty Host is for targets that have no authority, which an http target always has.
+        # An empty Host is for targets without an authority; http targets always have one.
         if host not in _good_hosts:
             _check_authority(host, "Host field")
             if len(_good_hosts) >= MAX_GOOD_HOSTS:
@@ -235,14 +244,14 @@ def _resolve_target(head: RequestHead) -> None:
             _good_hosts.add(host)
     target = head.target
     if head.method == b"CONNECT":
-        raise RequestError(501, "CONNECT is for tunnels; this is a gateway to servers.")
+        raise RequestError(501, "CONNECT is not supported: this is a gateway, not a tunnel.")
     if target[0] == 0x2F:  # "/", the origin-form
         return
     if target == b"*":
         if head.method != b"OPTIONS":
-            raise RequestError(400, "The target * goes with OPTIONS only.")
+            raise RequestError(400, "The target * is valid for OPTIONS only.")
         return
-    # The authority of an absolute target wins over Host (RFC 9112 section 3.2.2).
+    # The authority of an absolute target takes precedence over Host (RFC 9112 section 3.2.2).
     absolute = ABSOLUTE_FORM.fullmatch(target)
     if absolute is None:
         raise RequestError(400, "The request target is neither a path nor an absolute http URL.")
@@ -250,36 +259,36 @@ def _resolve_target(head: RequestHead) -> None:
     _check_authority(authority, "authority of the request target")
     head.host = authority
     if rest[:1] != b"/":
-        # RFC 9112 section 3.2.4: OPTIONS for an authority without a path means the server itself.
+        # RFC 9112 section 3.2.4: OPTIONS for an authority without a path concerns the server itself.
         rest = b"*" if head.method == b"OPTIONS" and not rest else b"/" + rest
     head.target = rest
 
 
 def _check_authority(authority: bytes, what: str) -> None:
-    """Refuse what is not a host with an optional port, and a host that no name in the DNS is as long as.
+    """Reject anything but a host with an optional port, and a host that is longer than any name in the DNS.
 
-    The host of the last request is kept with each connection, and servers get it three times.
+    The length is limited because each connection keeps the host of its last request, and servers get it three times.
     """
     long = len(authority) > MAX_AUTHORITY_BYTES
     found = None if long else AUTHORITY.fullmatch(authority)
     if long or (found is not None and found.end(1) > MAX_HOST_BYTES):
-        raise RequestError(400, f"The {what} has more than {MAX_HOST_BYTES} bytes and a port.")
+        raise RequestError(400, f"The {what} is too long: a host has at most {MAX_HOST_BYTES} bytes.")
     if found is None:
         raise RequestError(400, f"The {what} is not a host with an optional port.")
 
 
 def _check_partial_request(data: bytes, scanned: int, limits: HeadLimits) -> None:
-    """Refuse what can no longer become a head within the limits."""
+    """Reject data that can no longer become a valid head within the limits."""
     line_end = data.find(b"\r\n")
     if LONG_METHOD.match(data):
         raise _long_method()
     if (len(data) if line_end < 0 else line_end) > limits.target_bytes + 64:
         raise RequestError(414, f"The request target is longer than {limits.target_bytes} bytes.")
-    # What is beyond the limit may be another message's.
+    # Data beyond the limit may belong to another message.
     if BROKEN_LINE.search(data, scanned - 1 if scanned else 0, limits.head_bytes):
-        raise RequestError(400, "A line of the request head ends in a bare CR or LF, or holds a control byte.")
+        raise RequestError(400, "A line of the request head ends in a bare CR or LF, or contains a control byte.")
     if line_end < 0:
-        # A version is seen before its line ends.
+        # The version can be checked before its line is complete.
         if (first := REQUEST_LINE.match(data)) and (error := _wrong_version(first)):
             raise error
     else:
@@ -289,10 +298,10 @@ def _check_partial_request(data: bytes, scanned: int, limits: HeadLimits) -> Non
 
 
 def _check_lines(data: bytes, known: int, last: int, limits: HeadLimits) -> None:
-    """Complete lines must be right already; the last one is still coming.
+    """Validate the complete lines of an incomplete head.
 
-    `known` is the line end up to which an earlier call has looked (-1: none), `last` the last line end.
-    Each line is looked at once, so that a head that comes in tiny pieces costs no more than another.
+    `known` is the line end up to which an earlier call has validated (-1: none), `last` the last line end.  Each line
+    is validated once, so that a head received in tiny pieces costs no more than any other.
     """
     if last > known:
         lines = data[known + 2 if known >= 0 else 0 : last].split(b"\r\n")
@@ -304,16 +313,16 @@ def _check_lines(data: bytes, known: int, last: int, limits: HeadLimits) -> None
         before = data[:last].lower()
         for line in lines:
             name = line.partition(b":")[0].lower()
-            if name in SINGLETONS and before.count(b"\r\n%b:" % name) > 1:
+            if name in limits.table.singletons and before.count(b"\r\n%b:" % name) > 1:
                 raise _repeated(name)
     if data[last + 2 : last + 3] in (b" ", b"\t"):
         raise _folded()
 
 
 def _why_refused(head: bytes) -> RequestError:
-    """The error for a whole head that the pattern refused."""
+    """The error for a complete head that does not match the pattern."""
     if BROKEN_LINE.search(head):
-        return RequestError(400, "A line of the request head ends in a bare CR or LF, or holds a control byte.")
+        return RequestError(400, "A line of the request head ends in a bare CR or LF, or contains a control byte.")
     error = _first_wrong_line(head.removesuffix(b"\r\n").split(b"\r\n"))
     return error or RequestError(400, "The request head is malformed.")
 
@@ -325,7 +334,7 @@ def _first_wrong_line(lines: list[bytes]) -> RequestError | None:
     if first is None or first.end() != len(lines[0]):
         if LONG_METHOD.match(lines[0]):
             return _long_method()
-        return RequestError(400, "The request line is not: method, one space, target, one space, HTTP/1.1.")
+        return RequestError(400, "The request line is not of the form: method, one space, target, one space, HTTP/1.1.")
     return _first_wrong_field(lines[1:])
 
 
@@ -334,15 +343,15 @@ def _first_wrong_field(lines: list[bytes]) -> RequestError | None:
         if FIELD_LINE.fullmatch(line) is None:
             if line[:1] in (b" ", b"\t"):
                 return _folded()
-            return RequestError(400, "A header line is not: name, colon, value.")
+            return RequestError(400, "A header line is not of the form: name, colon, value.")
     return None
 
 
 def _wrong_version(first: re.Match[bytes]) -> RequestError | None:
-    """What a request line as far as its version says of that."""
+    """The error for the version of a request line, which may end with the version."""
     if first.group(3) == b"1" and first.group(4) in b"01":
         return None
-    return RequestError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    return RequestError(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
 
 
 def _repeated(name: bytes) -> RequestError:
@@ -354,8 +363,8 @@ def _too_many_fields(limits: HeadLimits) -> RequestError:
 
 
 def _long_method() -> RequestError:
-    return RequestError(501, f"No method has more than {MAX_METHOD_BYTES} bytes.")
+    return RequestError(501, f"The method is longer than {MAX_METHOD_BYTES} bytes.")
 
 
 def _folded() -> RequestError:
-    return RequestError(400, "A header field is folded over two lines.")
+    return RequestError(400, "A header field is folded over two lines (obs-fold).")

@@ -1,7 +1,7 @@
-"""One whole response, for who asks for its status and the end of its content only.
+"""Parses one complete response, for callers that need only its status and the end of its content (health checks).
 
-It is read as the data path reads one, by the same readers and within the same bounds: what is refused there is
-refused here, and so is what has no end.  Interim responses are counted and dropped, content is counted and dropped.
+It uses the parsers and limits of the data path: a response that is rejected there is rejected here, and so is an
+endless one.  Interim responses and content are counted and discarded.
 """
 
 from __future__ import annotations
@@ -22,41 +22,42 @@ class ResponseReader:
     __slots__ = ("status", "done", "_method", "_left", "_interims", "_buffer", "_framing", "_decoder")
 
     def __init__(self, method: bytes, enough: int) -> None:
-        """`enough` is how many bytes of content are waited for; a longer response is whole with them."""
-        self.status = 0  # of the final response; 0: its head is not whole yet
+        """After `enough` bytes of content the response counts as complete."""
+        self.status = 0  # of the final response; 0: its head is incomplete
         self.done = False
         self._method = method
         self._left = enough
         self._interims = 0
-        self._buffer = b""  # an unfinished head
+        self._buffer = b""  # an incomplete head
         self._framing = 0
         self._decoder: Decoder | None = None
 
     def feed(self, data: bytes) -> None:
-        """Read on.  Raises ResponseError as soon as a bound is passed, or the response is wrong.
+        """Parse more data.  Raises ResponseError as soon as a limit is exceeded, or the response is invalid.
 
-        Not to be called once done, or after an error.
+        Must not be called once `done` is True, or after an error.
         """
         if self._decoder is None:
             data = self._after_head(data)
         body = self._decoder
         if body is None:
             return
-        # A decoder may leave the rest of many tiny chunks for another call; here there are few, for little is enough.
+        # A decoder leaves the rest of many tiny chunks for another call.  Here the loop is short, since `enough` is
+        # small.
         while data and not body.done and self._left > 0:
             self._left -= len(body.feed(data))
             data = body.rest
-        # What comes after the response is nobody's; the connection is not used again.
+        # Data after the response is ignored; the connection is not reused.
         self.done = body.done or self._left <= 0
 
     def connection_ended(self) -> bool:
-        """The server has closed the connection in order; whether the response is whole."""
+        """The server has closed the connection without a reset; return whether the response is complete."""
         if self.status and self._framing == UNTIL_CLOSE:
             self.done = True
         return self.done
 
     def _after_head(self, data: bytes) -> bytes:
-        """What follows the head of the final response in `data`; nothing while that is not whole."""
+        """The data after the head of the final response; b"" while that is incomplete."""
         scanned = len(self._buffer)
         data = self._buffer + data
         while (head := read_response_head(data, scanned, MAX_RESPONSE_HEAD_BYTES)) is not None:
@@ -68,9 +69,9 @@ class ResponseReader:
                 self.status = head.status
                 return data
             self._interims += 1
-            # Nobody asked for another protocol.
+            # No switch to another protocol was requested.
             if head.status == 101 or self._interims > MAX_INTERIM_RESPONSES:
-                raise ResponseError("The server sent an interim response that nobody asked for.")
+                raise ResponseError("The server sent an unexpected interim response.")
             scanned = 0
         self._buffer = data
         return b""
