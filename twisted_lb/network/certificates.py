@@ -1,0 +1,103 @@
+"""The certificates of the TLS listeners, chosen by the name that the client asks for (SNI, RFC 6066 section 3).
+
+1. A certificate with exactly this name; then one with the wildcard for it, which stands for one label (RFC 6125
+   section 6.4.3); then the default, which also serves clients that send no name.
+2. Of several for one name it is one that is valid now, of these the one that expires last, of these the first.
+3. All listeners have one context, `context`, which has no certificate: each handshake gets the context of its
+   certificate by then.  So other certificates concern handshakes that begin later, and no connection.  Tickets
+   (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions are resumed after a renewal, too.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+
+from twisted_lb.network.certificate import Certificate, load
+from twisted_lb.steps import Steps, finish
+
+
+class NoCertificate(Exception):
+    """A handshake began before there was any certificate."""
+
+
+class Certificates:
+    """The certificates in use, and the context for listeners."""
+
+    def __init__(self, new_context: Callable[[], ssl.SSLContext]) -> None:
+        """`new_context` makes a context for servers without a certificate: versions, ciphers, ALPN, clients' CA.
+
+        All of them must be alike: of some settings the one of `context` holds, of others that of the certificate.
+        """
+        self.context = new_context()
+        self.context.sni_callback = self._choose
+        self._new_context = new_context
+        self._contexts: dict[bytes, ssl.SSLContext] = {}  # by the PEM of the certificate
+        self._tried: dict[bytes, ssl.SSLContext] = {}  # the same, for those that are not in use yet
+        self._exact: dict[str, Certificate] = {}
+        self._wildcards: dict[str, Certificate] = {}  # without "*"
+        self._default: Certificate | None = None
+
+    def try_out(self, certificate: Certificate) -> None:
+        """Raise CertificateError if the certificate cannot be used."""
+        if certificate.pem not in self._contexts:
+            # It will probably be used next.
+            self._tried[certificate.pem] = self._made(certificate)
+
+    def use(self, certificates: Sequence[Certificate], now: float) -> None:
+        """Serve these from now on, the first as the default; `now` is in seconds since 1970.
+
+        Raises CertificateError, and then nothing has changed.
+        """
+        finish(self.use_in_steps(certificates, now))
+
+    def use_in_steps(self, certificates: Sequence[Certificate], now: float) -> Steps[None]:
+        """The same, with one certificate that is new a step; the change comes at the end."""
+        contexts: dict[bytes, ssl.SSLContext] = {}
+        for certificate in certificates:
+            context = self._contexts.get(certificate.pem) or self._tried.get(certificate.pem)
+            if context is None:
+                context = self._made(certificate)
+                yield
+            contexts[certificate.pem] = context
+        names: dict[str, Certificate] = {}
+        for certificate in _by_preference(certificates, now):
+            for name in certificate.names:
+                names.setdefault(name, certificate)
+        self._contexts = contexts
+        self._tried.clear()
+        self._exact = {name: one for name, one in names.items() if not name.startswith("*.")}
+        self._wildcards = {name[1:]: one for name, one in names.items() if name.startswith("*.")}
+        self._default = certificates[0] if certificates else None
+
+    def certificate_for(self, name: str | None) -> Certificate:
+        """The certificate for a client that asks for this name, or for none.  Raises NoCertificate."""
+        found = self._default
+        if name:
+            name = name.lower()
+            exact = self._exact.get(name)
+            if exact is not None:
+                return exact
+            label, dot, _ = name.partition(".")
+            if label:
+                found = self._wildcards.get(name[len(label) :], found)
+        if found is None:
+            raise NoCertificate
+        return found
+
+    def _made(self, certificate: Certificate) -> ssl.SSLContext:
+        context = self._new_context()
+        load(context, certificate)
+        return context
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+        """See ssl.SSLContext.sni_callback."""
+        try:
+            connection.context = self._contexts[self.certificate_for(name).pem]
+        except NoCertificate:
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        return None
+
+
+def _by_preference(certificates: Iterable[Certificate], now: float) -> list[Certificate]:
+    return sorted(certificates, key=lambda one: (not one.valid_at(now), -one.not_after))

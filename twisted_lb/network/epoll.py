@@ -1,0 +1,262 @@
+"""The data path's own poll loop, inside Twisted's reactor.
+
+Twisted's reactor wraps each event in a logging context, and each write in two epoll_ctl calls.  An `EpollReactor` is
+one descriptor of that reactor (an epoll set can itself be polled), has all sockets of the data path, and treats the
+events that are there as one iteration: first the reads, then all writes that they led to.  Written back to back, bytes
+wake a peer once instead of once a message.  Measured at 64 connections: a seventh less CPU per request than writing
+within the event (docs/performance.md).
+
+An iteration is bounded in time; after that the writes go out, and the reactor looks at its timers and at all else that
+it polls.  The events that were not delivered come first in the next iteration, so that none waits for ever.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ClientFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.network.data_path_reactor import IDataPathReactor, Unsent, connection_name
+from twisted_lb.network.posted import PostedWork
+from twisted_lb.network.transport import Connector, connect_tcp
+from twisted_lb.network.unsent import flush_all
+
+AVAILABLE: Final = hasattr(select, "epoll")
+# epoll_ctl(2); this module can be imported where there is no epoll.
+EPOLLIN: Final = 0x001
+EPOLLOUT: Final = 0x004
+EPOLLERR: Final = 0x008
+EPOLLHUP: Final = 0x010
+EPOLLRDHUP: Final = 0x2000
+
+MAX_EVENTS: Final = 256  # a poll
+ITERATION_SECONDS: Final = 0.005  # and the event that is under way then
+
+_log = BoundedLog(Logger(__name__))
+
+
+def _epoll() -> Any:
+    return select.epoll()
+
+
+@implementer(IDataPathReactor)
+class EpollReactor:
+    """Polls the sockets of the data path."""
+
+    def __init__(self, reactor: Any, make_epoll: Callable[[], Any] = _epoll) -> None:
+        """`reactor` provides IReactorFDSet and IReactorTime."""
+        self._on_lost: Callable[[Failure], None] | None = None
+        self._polled = False
+        self._lost = False
+        self._reactor = reactor
+        self._epoll = make_epoll()
+        self._events: dict[int, int] = {}
+        self._descriptors: dict[int, Any] = {}
+        self._unsent: list[Unsent] = []
+        self._iterating = False
+        self._undelivered: list[tuple[Any, int, int]] = []  # descriptor, its number, events
+        self._new: set[int] = set()  # numbers of what was registered in this iteration
+        self._polls = 0  # since the iteration was counted
+        self.iteration = 0  # how often the kernel has reported all events that were there
+        self.seconds: Callable[[], float] = reactor.seconds
+        self.callLater: Callable[..., IDelayedCall] = reactor.callLater
+        self.getDelayedCalls: Callable[[], Sequence[IDelayedCall]] = reactor.getDelayedCalls
+        self.posted = PostedWork(self.seconds, self._soon)
+
+    def start(self, on_lost: Callable[[Failure], None]) -> None:
+        """Have the reactor poll us; `on_lost` is called when it does not any more."""
+        self._on_lost = on_lost
+        self._polled = True
+        self._reactor.addReader(self)
+
+    def stop(self) -> None:
+        """Do not be polled any more."""
+        self._polled = False
+        self._reactor.removeReader(self)
+
+    def connectTCP(self, host: str, port: int, factory: ClientFactory, timeout: float = 30) -> Connector:
+        """See IDataPathReactor."""
+        return connect_tcp(self, host, port, factory, timeout)
+
+    def flush_later(self, transport: Unsent) -> None:
+        """Flush `transport` at the end of the iteration, or in the reactor's next one."""
+        if not self._iterating and not self._unsent:
+            self.callLater(0, self._flush)
+        self._unsent.append(transport)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        flush_all(unsent)
+
+    # IReactorFDSet, for the transports
+
+    def addReader(self, descriptor: Any) -> None:
+        self._change(descriptor, EPOLLIN, EPOLLRDHUP)
+
+    def addWriter(self, descriptor: Any) -> None:
+        self._change(descriptor, EPOLLOUT, 0)
+
+    def removeReader(self, descriptor: Any) -> None:
+        self._change(descriptor, 0, EPOLLIN | EPOLLRDHUP)
+
+    def pause_reader(self, descriptor: Any) -> None:
+        """Do not read, but call `descriptor.readConnectionEnding()` once when the other side sends no more."""
+        self._change(descriptor, EPOLLRDHUP, EPOLLIN)
+
+    def removeWriter(self, descriptor: Any) -> None:
+        self._change(descriptor, 0, EPOLLOUT)
+
+    def _change(self, descriptor: Any, more: int, less: int) -> None:
+        fd = descriptor.fileno()
+        if self._lost:
+            return
+        if fd < 0:
+            # It was closed before it was removed; the kernel has removed it from the set.
+            for known in [known for known, one in self._descriptors.items() if one is descriptor]:
+                del self._descriptors[known], self._events[known]
+            return
+        before = self._events.get(fd, 0)
+        events = (before | more) & ~less
+        if events == before:
+            return
+        if not before:
+            self._epoll.register(fd, events)
+            self._descriptors[fd] = descriptor
+            self._new.add(fd)
+        elif events:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.unregister(fd)
+            del self._descriptors[fd], self._events[fd]
+            return
+        self._events[fd] = events
+
+    # IReadDescriptor, for the reactor
+
+    def fileno(self) -> int:
+        return -1 if self._epoll.closed else self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        return "twisted_lb"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor does not poll us any more.  Without a `stop` before that, no byte would be read again."""
+        if self._polled:
+            self._polled = False
+            self._lost = True
+            if self._on_lost is not None:
+                self._on_lost(reason)
+
+    # Watched by the sweeper: the reactor drops a descriptor that is closed without calling connectionLost.
+
+    deadline = 0.0
+
+    def deadline_passed(self) -> None:
+        """Check that we are polled."""
+        if self._polled and (self._epoll.closed or self not in self._reactor.getReaders()):
+            self.connectionLost(Failure(ConnectionLost("its descriptor is not polled any more")))
+
+    def give_up(self) -> None:
+        """See Watched."""
+        self.connectionLost(Failure(ConnectionLost("it cannot be looked at")))
+
+    def doRead(self) -> None:
+        """One iteration."""
+        self._iterating = True
+        try:
+            self._read()
+        finally:
+            self._iterating = False
+            self._flush()
+
+    def _read(self) -> None:
+        seconds = self.seconds
+        end = seconds() + ITERATION_SECONDS
+        descriptors = self._descriptors
+        self._new.clear()
+        undelivered, self._undelivered = self._undelivered, []
+        for position, (descriptor, fd, event) in enumerate(undelivered, 1):
+            if descriptors.get(fd) is descriptor:
+                self._deliver(descriptor, fd, event)
+                if seconds() >= end:
+                    self._undelivered = undelivered[position:]
+                    return
+        events = self._epoll.poll(0, MAX_EVENTS)
+        self._polls += 1
+        # The kernel reports in order: after so many polls it has reported all that were there.
+        if len(events) < MAX_EVENTS or self._polls * MAX_EVENTS > len(descriptors):
+            self._polls = 0
+            self.iteration += 1
+        new = self._new
+        for position, (fd, event) in enumerate(events, 1):
+            # An earlier event of this iteration may have closed it, and another descriptor may have got its number.
+            descriptor = descriptors.get(fd)
+            if descriptor is not None and fd not in new:
+                self._deliver(descriptor, fd, event)
+                if seconds() >= end:
+                    rest = events[position:]
+                    self._undelivered = [
+                        (descriptors[fd], fd, event) for fd, event in rest if fd in descriptors and fd not in new
+                    ]
+                    return
+
+    def _soon(self, act: Callable[[], None]) -> None:
+        self.callLater(0, self._in_iteration, act)
+
+    def _in_iteration(self, act: Callable[[], None]) -> None:
+        """Do something that is not an event, but leads to writes as well."""
+        self._iterating = True
+        try:
+            act()
+        finally:
+            self._iterating = False
+            self._flush()
+
+    def _deliver(self, descriptor: Any, fd: int, event: int) -> None:
+        reading = False
+        why: BaseException | None = None
+        try:
+            if event & EPOLLIN:
+                # Reading may have been paused since the event was reported.
+                if self._events[fd] & EPOLLIN:
+                    reading = True
+                    why = descriptor.doRead()
+            elif event & EPOLLERR or (event & EPOLLHUP and not event & self._events[fd] & EPOLLRDHUP):
+                reading = bool(self._events[fd] & EPOLLIN)
+                why = ConnectionDone() if reading else ConnectionLost()
+            elif event & EPOLLRDHUP and self._events[fd] & EPOLLRDHUP:
+                # With EPOLLHUP, both directions have ended in order; what has been received can still be read.  It is
+                # level-triggered, and would be reported again and again.
+                self._change(descriptor, 0, EPOLLRDHUP)
+                descriptor.readConnectionEnding()
+            if why is None and event & EPOLLOUT:
+                reading = False
+                why = descriptor.doWrite()
+        except BaseException as error:
+            text = "An event of a {connection} failed; it is closed"
+            _log.failure("event", text, connection=connection_name(descriptor))
+            why = error
+            reading = False
+        if why is not None:
+            try:
+                self._disconnect(descriptor, why, reading)
+            except BaseException:
+                text = "A {connection} could not be closed in good order"
+                _log.failure("end", text, connection=connection_name(descriptor))
+
+    def _disconnect(self, descriptor: Any, why: BaseException, reading: bool) -> None:
+        self.removeReader(descriptor)
+        if reading and isinstance(why, ConnectionDone):
+            # The other side sends no more; writing may go on.
+            descriptor.readConnectionLost(Failure(why))
+        else:
+            self.removeWriter(descriptor)
+            descriptor.connectionLost(Failure(why))

@@ -1,0 +1,149 @@
+"""All addresses of a name: /etc/hosts, and both kinds of addresses of the name servers.
+
+A name is what getaddrinfo(3) takes it for: first the hosts file, then the search list of resolv.conf.  `localhost` is
+this machine in any case (RFC 6761 section 6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.names import dns
+from twisted.python.failure import Failure
+
+from twisted_lb.network.dns_query import Answer, LookupFailed, Question
+from twisted_lb.network.system_files import NameServer, ResolverConfig, WatchedFile, read_hosts, read_resolv_conf
+
+HOSTS_TTL = 5  # seconds; the file is small, and is read again only when it has changed
+# How long the other kind of addresses is waited for when one is known (RFC 8305 section 3).
+RESOLUTION_DELAY_SECONDS = 0.05
+PARTIAL_TTL = 10  # seconds, where the look-up of one kind of addresses has failed
+MAX_PARTIAL = 10_000
+
+
+class Resolver:
+    """Looks names up, without a cache."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        servers: tuple[NameServer, ...] = (),
+        resolv_conf: str = "/etc/resolv.conf",
+        hosts: str = "/etc/hosts",
+    ) -> None:
+        """`servers` are used in place of those of resolv.conf."""
+        self._reactor = reactor
+        self._servers = servers
+        self._config = WatchedFile(resolv_conf, read_resolv_conf)
+        self._hosts = WatchedFile(hosts, read_hosts)
+        self._last_good: NameServer | None = None
+        # Names of which one kind is missing: nobody waits for the next look-up, so it waits for both.
+        self._partial: set[str] = set()
+
+    def look_up(self, name: str) -> Deferred[Answer]:
+        """Find the addresses of a name.  Fails with LookupFailed."""
+        return Deferred.fromCoroutine(self._look_up(name))
+
+    async def _look_up(self, name: str) -> Answer:
+        plain = name.lower().rstrip(".")
+        addresses = self._hosts.value.get(plain)
+        if addresses is None and (plain == "localhost" or plain.endswith(".localhost")):
+            addresses = ["127.0.0.1", "::1"]
+        if addresses is not None:
+            return Answer(tuple(addresses), HOSTS_TTL)
+        config: ResolverConfig = self._config.value
+        if self._servers:
+            config = config._replace(servers=self._servers)
+        answer = Answer((), 0)
+        for candidate in config.candidates(name):
+            delay = None if name in self._partial else RESOLUTION_DELAY_SECONDS
+            servers = self._preferred(config.servers)
+            answer = await _Both(self._reactor, servers, candidate, self._answered, delay).answer
+            if answer.addresses:
+                break
+        if answer.whole:
+            self._partial.discard(name)
+        elif len(self._partial) < MAX_PARTIAL:
+            self._partial.add(name)
+        return answer
+
+    def _preferred(self, servers: tuple[NameServer, ...]) -> tuple[NameServer, ...]:
+        """The one that has answered last comes first, so that one that is silent delays one look-up only."""
+        good = self._last_good
+        return (good, *(one for one in servers if one != good)) if good in servers and good else servers
+
+    def _answered(self, server: NameServer | None) -> None:
+        if server is not None:
+            self._last_good = server
+
+
+class _Both:
+    """Asks for both kinds of addresses of one full name."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        servers: tuple[NameServer, ...],
+        name: str,
+        answered: Callable[[NameServer | None], None],
+        delay: float | None,
+    ) -> None:
+        """`delay` is how long one kind waits for the other, in seconds; None: without a limit."""
+        self.answer: Deferred[Answer] = Deferred(lambda _: self._end())
+        self._reactor = reactor
+        self._answers: list[Answer] = []
+        self._failures: list[Failure] = []
+        self._timer: IDelayedCall | None = None
+        self._over = False
+        self._answered = answered
+        self._delay = delay
+        self._questions = [Question(reactor, servers, name, kind) for kind in (dns.AAAA, dns.A)]
+        for question in self._questions:
+            question.answer.addCallbacks(self._heard, self._failed, callbackArgs=(question,))
+
+    def _heard(self, answer: Answer, question: Question) -> None:
+        self._answered(question.answered_by)
+        self._answers.append(answer)
+        self._look(bool(answer.addresses))
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            self._failures.append(failure)
+            self._look(False)
+
+    def _look(self, found: bool) -> None:
+        if self._over:
+            return
+        if len(self._answers) + len(self._failures) == 2:
+            self._finish()
+        elif found and self._delay is not None:
+            self._timer = self._reactor.callLater(self._delay, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._finish()
+
+    def _finish(self) -> None:
+        self._end()
+        addresses = tuple(address for answer in self._answers for address in answer.addresses)
+        if not addresses and self._failures:
+            self.answer.errback(self._failures[0])
+        else:
+            ttls = [answer.ttl for answer in self._answers if answer.addresses or not addresses]
+            late = len(self._answers) + len(self._failures) < 2
+            ttl = 0 if late else min(*ttls, PARTIAL_TTL) if self._failures else min(ttls)
+            self.answer.callback(Answer(addresses, ttl, not late and not self._failures))
+
+    def _end(self) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for question in self._questions:
+            question.answer.cancel()
+
+
+__all__ = ["Answer", "LookupFailed", "Resolver"]

@@ -1,0 +1,195 @@
+"""Bytes from one socket to another within the kernel (splice(2)), for the middle of a large body.
+
+Read and written, a byte is copied from the kernel and back.  A splice moves pages from the receive queue of the source
+into a pipe, and from there into the send queue of the sink.  It takes a number of bytes that are known to come, and
+leaves the last ones to the transports, so that how a body ends, and what comes after it, is seen by the usual code.
+
+While it lasts, its methods stand in for `doRead` of the source and `doWrite` of the sink.  Back-pressure is that of
+Twisted's transports: a sink that takes no more has its producer paused, and resumed when the pipe is empty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from fcntl import fcntl
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+from typing import Any, Final
+
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+
+from twisted_lb.network.transport import ClientTransport, ServerTransport, UnixServerTransport
+
+AVAILABLE: Final = hasattr(os, "splice")
+
+# Fewer bytes are not worth the pipe.
+MIN_BYTES: Final = 256 * 1024
+# Left to the transports at the end.
+TAIL_BYTES: Final = 16 * 1024
+# An event of the source moves up to so many bytes, as one read of a transport does at most.
+EVENT_BYTES: Final = 512 * 1024
+# The larger the pipe, the fewer calls; a packet takes one page of it, however small it is.  The kernel may give less.
+PIPE_BYTES: Final = 512 * 1024
+# Each takes two open files.  They are not to be missing for connections, of which this process has to serve any number
+# that it may: one splice for so many files that may be open.
+MAX_SPLICES: Final = 128
+FILES_FOR_ONE: Final = 64
+MAX_SPARE_PIPES: Final = 16
+
+_F_SETPIPE_SZ: Final = 1031  # fcntl(2)
+_FLAGS: Final = 0x01 | 0x02  # SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+
+# Empty ones, for the next splices.
+_spare: list[tuple[int, int]] = []
+_open: set[Splice] = set()
+
+
+def most_at_a_time(files: int) -> int:
+    """How many there may be in a process that may open so many files (RLIM_INFINITY: any number)."""
+    return MAX_SPLICES if files == RLIM_INFINITY else min(files // FILES_FOR_ONE, MAX_SPLICES)
+
+
+def splice(source: Any, sink: Any, count: int, moved: Callable[[int], None]) -> Splice | None:
+    """Move some of the next `count` bytes that `source` receives to `sink`; None: they are to be read and written.
+
+    Both are transports.  `moved` is called with the number of bytes that were taken from the source, after each event.
+    It ends by itself, before all `count` bytes were moved, or when it is closed.
+    """
+    if (
+        count < MIN_BYTES
+        or not AVAILABLE
+        or type(source) is not ClientTransport
+        or (type(sink) is not ServerTransport and type(sink) is not UnixServerTransport)
+        or len(_open) >= most_at_a_time(getrlimit(RLIMIT_NOFILE)[0])
+    ):
+        return None
+    sink.flush()
+    if not source.connected or sink.disconnecting or sink.must_wait() or sink.producer is None:
+        return None
+    pipe = _new_pipe()
+    return Splice(source, sink, count - TAIL_BYTES, moved, pipe) if pipe is not None else None
+
+
+def _new_pipe() -> tuple[int, int] | None:
+    if _spare:
+        return _spare.pop()
+    try:
+        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        # No more files may be open.
+        return None
+    with suppress(OSError):
+        fcntl(pipe[1], _F_SETPIPE_SZ, PIPE_BYTES)
+    return pipe
+
+
+class Splice:
+    """Bytes on their way from one transport to another."""
+
+    __slots__ = ("_source", "_sink", "_left", "_moved", "_pipe", "_in_pipe", "_waiting", "_closed")
+
+    def __init__(self, source: Any, sink: Any, count: int, moved: Callable[[int], None], pipe: tuple[int, int]) -> None:
+        """See `splice`; `count` is the number of bytes to move."""
+        self._source = source
+        self._sink = sink
+        self._left = count
+        self._moved = moved
+        self._pipe = pipe
+        self._in_pipe = 0
+        self._waiting = False  # for the sink to be writable
+        self._closed = False
+        _open.add(self)
+        source.doRead = self._read
+
+    def _read(self) -> Any:
+        """In the place of `doRead` of the source."""
+        before = self._left
+        why = self._fill()
+        moved = before - self._left
+        if moved:
+            self._moved(moved)
+        if not self._left and not self._in_pipe:
+            self.close()
+        return why
+
+    def _fill(self) -> Any:
+        source = self._source.fileno()
+        reader, writer = self._pipe
+        stop = max(self._left - EVENT_BYTES, 0)
+        while self._left > stop and not self._in_pipe:
+            try:
+                taken = os.splice(source, writer, self._left, flags=_FLAGS)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return CONNECTION_LOST
+            if not taken:
+                return CONNECTION_DONE
+            self._left -= taken
+            self._in_pipe = taken
+            try:
+                self._drain()
+            except BlockingIOError:
+                self._wait()
+            except OSError:
+                # Its own transport closes it.
+                self._sink.abortConnection()
+                return None
+        return None
+
+    def _drain(self) -> None:
+        sink = self._sink
+        reader = self._pipe[0]
+        while self._in_pipe:
+            sent = os.splice(reader, sink.fileno(), self._in_pipe, flags=_FLAGS)
+            self._in_pipe -= sent
+            sink.sent += sent
+
+    def _wait(self) -> None:
+        """The sink takes no more for now."""
+        self._waiting = True
+        sink = self._sink
+        sink.doWrite = self._write
+        sink.startWriting()
+        sink.producer.pauseProducing()
+
+    def _write(self) -> Any:
+        """In the place of `doWrite` of the sink."""
+        try:
+            self._drain()
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        self._go_on()
+        if not self._left:
+            self.close()
+        return None
+
+    def _go_on(self) -> None:
+        """The sink does not have to wait any more."""
+        if self._waiting:
+            self._waiting = False
+            sink = self._sink
+            vars(sink).pop("doWrite", None)
+            sink.stopWriting()
+            if sink.producer is not None:
+                sink.producer.resumeProducing()
+
+    def close(self) -> None:
+        """End it: the transports read and write themselves.  Bytes that are still in the pipe are lost."""
+        if self._closed:
+            return
+        self._closed = True
+        _open.discard(self)
+        # An aborted transport has a `doRead` and a `doWrite` of its own already, which do nothing.
+        if not self._source.aborting():
+            vars(self._source).pop("doRead", None)
+        if not self._sink.aborting():
+            self._go_on()
+        if self._in_pipe or len(_spare) >= MAX_SPARE_PIPES:
+            for end in self._pipe:
+                os.close(end)
+        else:
+            _spare.append(self._pipe)

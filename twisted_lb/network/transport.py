@@ -1,0 +1,265 @@
+"""Transports that write with one system call.
+
+Twisted's `write` buffers, and waits for the event that the socket is writable, which costs two epoll_ctl calls and an
+iteration for each message.  These send at the end of the iteration (`data_path_reactor`), and fall back to Twisted's
+buffer, with its back-pressure and its way of noticing a lost connection, for what the kernel does not take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from socket import MSG_PEEK, MSG_TRUNC, AddressFamily, socket
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.protocol import ClientFactory
+from twisted.python.failure import Failure
+
+from twisted_lb.network.twisted_private import ConnectionState, TransportConnector
+
+# Receives dropped bytes; it is never read, and takes no memory where the kernel does not copy them.
+_SINK = bytearray(256 * 1024)
+# A read takes so many bytes.  Each has a fixed price, and so has what follows it: therefore one from a server takes
+# twice as many after one that was full, up to a bound.  What was read may have to wait for a slow client, so only some
+# connections at a time have more.
+READ_BYTES = 64 * 1024
+MAX_READ_BYTES = 512 * 1024
+MAX_LARGE_READERS = 128
+_large_readers: set[OneCall] = set()
+
+# More than this in one iteration is sent at once, so that back-pressure is felt within the iteration.
+MAX_UNSENT_BYTES = 128 * 1024
+
+
+class OneCall(ConnectionState):
+    """Mix in before a `tcp.Connection` whose reactor is an IDataPathReactor."""
+
+    socket: socket
+    reactor: Any  # an IDataPathReactor
+    _unsent = b""  # written in this iteration
+    sent = 0  # bytes that the kernel has taken
+    bufferSize = READ_BYTES
+    max_read_bytes = READ_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Send at the end of the iteration; buffer what the kernel does not take."""
+        if self._unsent:
+            self._unsent += data
+            if len(self._unsent) > MAX_UNSENT_BYTES:
+                self.flush()
+        elif self.must_wait():
+            if not self.aborting():
+                # Behind bytes that wait already, these wait too.
+                super().write(data)
+        elif data:
+            self._unsent = data
+            self.reactor.flush_later(self)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """Twisted's own would overtake what waits for the end of the iteration."""
+        self.write(b"".join(iovec))
+
+    def flush(self) -> None:
+        """Send what was written in this iteration."""
+        data, self._unsent = self._unsent, b""
+        if not data or not self.connected:
+            return
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            # The buffer is full, or the connection is broken: then doWrite gets the same error, outside of our caller's
+            # stack, and disconnects as always.
+            sent = 0
+        self.sent += sent
+        if sent < len(data):
+            super().write(data[sent:] if sent else data)
+
+    def writeSomeData(self, data: bytes) -> Any:
+        """Twisted's own, with a count of the bytes sent."""
+        sent = super().writeSomeData(data)
+        if type(sent) is int and sent > 0:
+            self.sent += sent
+        return sent
+
+    def loseConnection(self, *args: Any) -> None:
+        self.flush()
+        super().loseConnection(*args)
+
+    def loseWriteConnection(self) -> None:
+        self.flush()
+        super().loseWriteConnection()
+
+    def abortConnection(self) -> None:
+        self._unsent = b""
+        super().abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See Twisted's own."""
+        _large_readers.discard(self)
+        super().connectionLost(reason)
+
+    def delivered(self) -> bool:
+        """Whether the kernel has all that was written."""
+        return not (self._unsent or self.buffered())
+
+    def readable(self) -> bool:
+        """Whether bytes wait to be read."""
+        try:
+            return bool(self.socket.recv(1, MSG_PEEK))
+        except OSError:
+            return False
+
+    def close_now(self) -> None:
+        """End the connection, in order unless it was aborted, and at once if the kernel has all that was written."""
+        self.flush()
+        if self.aborting():
+            self.connectionLost(Failure(ConnectionAborted()))
+        elif self.delivered():
+            self.connectionLost(Failure(CONNECTION_DONE))
+        else:
+            self.loseConnection()
+
+    def doRead(self) -> Any:
+        """Twisted's own without its two inner calls."""
+        size = self.bufferSize
+        try:
+            data = self.socket.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        if len(data) == size or size > READ_BYTES:
+            self.adapt(len(data))
+        self.protocol.dataReceived(data)
+        return None
+
+    def adapt(self, count: int) -> None:
+        """Take more or fewer bytes at a time: a read has taken `count` of `bufferSize`."""
+        size = self.bufferSize
+        if count == size:
+            if size < self.max_read_bytes and (size > READ_BYTES or len(_large_readers) < MAX_LARGE_READERS):
+                self.bufferSize = 2 * size
+                _large_readers.add(self)
+        elif size > READ_BYTES:
+            self.bufferSize = READ_BYTES
+            _large_readers.discard(self)
+
+
+class OfClient(OneCall):
+    """A client's connection: the protocol is told of the end of its direction even while reading is paused."""
+
+    def pauseProducing(self) -> None:
+        """Stop reading for now."""
+        if self.connected and not self.disconnecting:
+            self.reactor.pause_reader(self)
+
+    def drop_some(self) -> Any:
+        """See `drop_input`.  With MSG_TRUNC the kernel drops what it has for us (tcp(7))."""
+        try:
+            size = self.socket.recv_into(_SINK, 0, MSG_TRUNC)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not size:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(b"")
+        return None
+
+    def readConnectionEnding(self) -> None:
+        """The client sends no more; what it has sent is not read yet."""
+        protocol: Any = self.protocol
+        # A wrapper, such as that of TLS, would call us again.
+        if hasattr(type(protocol), "readConnectionEnding"):
+            protocol.readConnectionEnding()
+
+
+class ServerTransport(OfClient, tcp.Server):
+    """A client's connection over TCP."""
+
+
+class UnixServerTransport(OfClient, unix.Server):
+    """A client's connection over a Unix socket."""
+
+
+class ClientTransport(OneCall, tcp.Client):
+    """A connection to a server."""
+
+    max_read_bytes = MAX_READ_BYTES
+
+    def silent(self) -> bool:
+        """Whether the server has neither sent anything nor closed: nothing waits to be read."""
+        try:
+            self.socket.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+class Connector(TransportConnector):
+    """Opens `ClientTransport`s."""
+
+    transport_class = ClientTransport
+
+
+def connect_tcp(reactor: Any, host: str, port: int, factory: ClientFactory, timeout: float) -> Connector:
+    """Begin to connect to an IP address; `reactor` is an IDataPathReactor."""
+    connector = Connector(host, port, factory, timeout, None, reactor)
+    connector.connect()
+    return connector
+
+
+def accepted_transport(reactor: Any, *args: Any) -> ServerTransport | UnixServerTransport:
+    """The transport of a connection that a port has accepted; `args` are what `tcp.Port` gives its `transport`.
+
+    The last of them is the port's reactor, in whose place `reactor` is the transport's: an IDataPathReactor.
+    """
+    sock, protocol, client, server, session, _ = args
+    transport = UnixServerTransport if sock.family == AddressFamily.AF_UNIX else ServerTransport
+    return transport(sock, protocol, client, server, session, reactor)
+
+
+def settled(transport: Any, unread: bool) -> bool:
+    """Whether the kernel has all that was written, and, if `unread`, nothing waits to be read.
+
+    For a transport of another class, such as one of TLS, this is unknown, and True unless it is being closed.
+    """
+    if not _is_ours(transport):
+        return not transport.disconnecting
+    return transport.delivered() and not (unread and transport.readable())
+
+
+def drop_input(transport: Any) -> None:
+    """From now on what is read is dropped, without a copy; the protocol gets b"" instead."""
+    if isinstance(transport, OfClient):
+        transport.doRead = transport.drop_some  # type: ignore[method-assign]
+
+
+def keep_input(transport: Any) -> None:
+    """Undo `drop_input`: a transport that refers to itself would wait for the garbage collector."""
+    if isinstance(transport, OfClient):
+        vars(transport).pop("doRead", None)
+
+
+def unread(transport: Any) -> bool:
+    """Whether bytes of the other side wait to be read; False for a transport of another class."""
+    return _is_ours(transport) and transport.readable()
+
+
+def close_now(transport: Any) -> None:
+    """End the connection in order, at once if possible."""
+    if _is_ours(transport):
+        transport.close_now()
+    else:
+        transport.loseConnection()
+
+
+def _is_ours(transport: Any) -> bool:
+    """Whether its own class has what is special here: Twisted's wrappers, such as that of TLS, forward attributes."""
+    return hasattr(type(transport), "delivered")

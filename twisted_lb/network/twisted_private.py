@@ -1,0 +1,223 @@
+"""Everything that this package uses of Twisted's classes beyond their public interfaces.
+
+It is all in this file, and in USED by name: a test holds USED against the installed Twisted, so that a release that
+renames one of them fails that test by name, and not in the data path.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import abstract, tcp, unix
+from twisted.internet.base import DelayedCall
+from twisted.internet.protocol import Factory
+from twisted.python.lockfile import FilesystemLock
+
+# Class -> its attributes, each with what we do with it.
+USED: dict[type, dict[str, str]] = {
+    abstract.FileDescriptor: {
+        "dataBuffer": "read: bytes that wait to be written",
+        "_tempDataLen": "read: the number of bytes that wait to be joined to them",
+        "_writeDisconnected": "read: whether our direction has ended",
+        "bufferSize": "read and set: the bytes of one read",
+        "writeSomeData": "overridden: bytes are counted",
+        "_postLoseConnection": "overridden: sends the end of TLS before the connection is closed",
+    },
+    tcp.Connection: {
+        "_aborting": "read: whether the connection is being aborted",
+        "_closeWriteConnection": "overridden: sends the end of TLS before our direction is closed",
+    },
+    tcp.BaseClient: {
+        "_connectDone": "overridden and called: a handshake comes before the protocol",
+        "failIfNotConnected": "called: the handshake has failed",
+    },
+    tcp.Connector: {"_makeTransport": "overridden: makes transports of ours"},
+    tcp.Port: {
+        "transport": "set: makes the transports of accepted connections",
+        "numberAccepts": "read and set: the number of connections that are accepted at a time",
+        "createInternetSocket": "overridden: sets IPV6_V6ONLY",
+        "_shouldShutdown": "set: whether the socket is shut down, for all processes that have it, when it is closed",
+    },
+    unix.Port: {
+        "_fromListeningDescriptor": "called: makes a port of a socket that was inherited",
+        "_bindPath": "read and set: the path of the file, which is removed when the port is closed",
+        "connectionLost": "overridden: removes the files of the port when it is closed",
+    },
+    DelayedCall: {
+        "time": "read and set: when it is due",
+        "seconds": "set: the clock that it goes by",
+    },
+}
+
+if TYPE_CHECKING:
+    _Connection = tcp.Connection
+else:
+    _Connection = object
+
+
+class ConnectionState(_Connection):
+    """Mix in before a `tcp.Connection`: what its buffer and its state are."""
+
+    def aborting(self) -> bool:
+        """Whether the connection was aborted."""
+        return self._aborting
+
+    def must_wait(self) -> bool:
+        """Whether nothing can be sent now: bytes wait already, or the connection takes no more."""
+        return bool(
+            self.dataBuffer or self._tempDataLen or not self.connected or self._writeDisconnected or self._aborting
+        )
+
+    def buffered(self) -> bool:
+        """Whether bytes wait in Twisted's buffer."""
+        return bool(self.dataBuffer or self._tempDataLen)
+
+
+class EndingConnection(ConnectionState):
+    """Mix in before a `tcp.Connection`: something is sent after all that was written, before our direction ends."""
+
+    def last_bytes(self) -> bytes:
+        """What is to be sent, once; b"" when it was said before, or there is nothing."""
+        raise NotImplementedError
+
+    def send_last(self) -> bool:
+        """Send it; whether some of it has to wait, in Twisted's buffer."""
+        data = self.last_bytes()
+        if not data:
+            return False
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The connection is broken, as whoever closes it will find out.
+            return False
+        if sent < len(data):
+            abstract.FileDescriptor.write(self, data[sent:])
+        return sent < len(data)
+
+    def _postLoseConnection(self) -> Any:
+        # None: doWrite is called again when it was sent, and asks again.
+        return None if self.send_last() else super()._postLoseConnection()
+
+    def _closeWriteConnection(self) -> None:
+        self._writeDisconnected = False
+        if not self.send_last():
+            self._writeDisconnected = True
+            super()._closeWriteConnection()
+
+
+class HandshakingClient(tcp.Client):
+    """A connection that is open, for whoever has asked for it, only after a handshake."""
+
+    def begin_handshake(self) -> None:
+        """The connection of TCP is open."""
+        raise NotImplementedError
+
+    def _connectDone(self) -> None:
+        self.begin_handshake()
+
+    def handshake_done(self) -> None:
+        """Build the protocol."""
+        super()._connectDone()
+
+    def handshake_failed(self, error: Exception) -> None:
+        """Close the connection, and tell whoever has asked for it."""
+        self.failIfNotConnected(error)
+
+
+class TransportConnector(tcp.Connector):
+    """A connector with transports of a class of ours."""
+
+    transport_class: type[tcp.Client]
+
+    def _makeTransport(self) -> tcp.Client:
+        return self.transport_class(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+class IPv6OnlyPort(tcp.Port):
+    """An IPv6 port that leaves IPv4 to another one."""
+
+    def createInternetSocket(self) -> socket.socket:
+        made: socket.socket = super().createInternetSocket()
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return made
+
+
+class UnixPort(unix.Port):
+    """A port on a Unix socket that it makes itself.
+
+    When it is closed it removes its files, as Twisted's does; but files that were removed meanwhile are no error, and
+    those that another process has made in their place stay.
+    """
+
+    lock: FilesystemLock | None = None  # released when the port is closed
+    made: os.stat_result | None = None
+
+    def startListening(self) -> None:
+        """Make the socket and listen."""
+        super().startListening()
+        self.made = os.lstat(self._bindPath)
+
+    def connectionLost(self, reason: object) -> None:
+        """The port is closed."""
+        with suppress(OSError):
+            if self.made is not None and os.path.samestat(self.made, os.lstat(self._bindPath)):
+                os.unlink(self._bindPath)
+        if self.lock is not None:
+            # ValueError: it is another process's.
+            with suppress(OSError, ValueError):
+                self.lock.unlock()
+        # Not that of unix.Port.
+        tcp.Port.connectionLost(self, reason)
+
+
+def set_transports(port: tcp.Port, accepted: Callable[..., Any] | None) -> None:
+    """Connections of the port have the transports that `accepted` makes; None: Twisted's."""
+    if accepted is not None:
+        port.transport = accepted  # type: ignore[assignment]
+
+
+def accept_at_most(port: tcp.Port, count: int) -> None:
+    """From now on the port takes at most `count` connections at a time.
+
+    Twisted takes more and more at a time while clients come fast, and others would wait for all of them.
+    """
+    port.doRead = partial(_accept, port, count)  # type: ignore[method-assign]
+
+
+def _accept(port: tcp.Port, count: int) -> None:
+    port.numberAccepts = min(port.numberAccepts, count)
+    tcp.Port.doRead(port)
+
+
+def accept_now(port: tcp.Port, count: int) -> None:
+    """Take up to `count` connections that the kernel has accepted."""
+    port.numberAccepts = count
+    tcp.Port.doRead(port)
+
+
+def leave_open(port: tcp.Port) -> None:
+    """Close the socket at the end without a shutdown, which would end it for all processes that have it."""
+    port._shouldShutdown = False
+
+
+def inherited_unix_port(reactor: Any, descriptor: int, factory: Factory) -> unix.Port:
+    """A port of a listening Unix socket that belongs to another process: its file stays as it is."""
+    made: Any = unix.Port._fromListeningDescriptor(reactor, descriptor, factory)
+    # As if it were in the abstract namespace.
+    made._bindPath = "\0" + os.fsdecode(made._bindPath)
+    leave_open(made)
+    port: unix.Port = made
+    return port
+
+
+def put_on_clock(call: Any, seconds: Callable[[], float], shift: float) -> None:
+    """A delayed call goes by another clock, which is ahead of its own by `shift` seconds."""
+    call.seconds = seconds
+    call.time += shift

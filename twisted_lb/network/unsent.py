@@ -1,0 +1,19 @@
+"""Sends what transports have buffered: the end of an iteration, for every kind of data path reactor."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.network.data_path_reactor import Unsent
+
+_log = BoundedLog(Logger(__name__))
+
+
+def flush_all(transports: list[Unsent]) -> None:
+    """Flush each of them; one that raises is logged, and does not affect the others."""
+    for transport in transports:
+        try:
+            transport.flush()
+        except BaseException:
+            _log.failure("write", "A write of a {connection} failed", connection=type(transport).__name__)
