@@ -24,17 +24,20 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         signed = self._signed(self._name, self._key.public_key(), 2, x509.BasicConstraints(ca=True, path_length=None))
         self.pem = signed.public_bytes(Encoding.PEM)
+        self.key_pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self.ca_file = self._write(f"{name}.pem", self.pem)
 
-    def sign(self, name: str, *hosts: str, days: int = 2, passphrase: bytes = b"") -> tuple[str, str]:
+    def sign(
+        self, name: str, *hosts: str, days: int = 2, lifetime: int = 5, passphrase: bytes = b""
+    ) -> tuple[str, str]:
         """The files of a new certificate for these host names and IP addresses, and of its key.
 
-        `days` below zero: it has expired so long ago.
+        It expires in `days`, and was made `lifetime` days before that; `days` below zero: it has expired so long ago.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([_name(host) for host in hosts or (name,)])
-        certificate = self._signed(subject, key.public_key(), days, names)
+        certificate = self._signed(subject, key.public_key(), days, names, lifetime)
         encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
         return (
             self._write(f"{name}.pem", certificate.public_bytes(Encoding.PEM)),
@@ -42,12 +45,17 @@ class Authority:
         )
 
     def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int, extension: x509.ExtensionType
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        days: int,
+        extension: x509.ExtensionType,
+        lifetime: int = 5,
     ) -> x509.Certificate:
         until = datetime.datetime.now(datetime.timezone.utc) + days * DAY
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
         builder = builder.serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(until - 5 * DAY).not_valid_after(until)
+        builder = builder.not_valid_before(until - lifetime * DAY).not_valid_after(until)
         return builder.add_extension(extension, critical=False).sign(self._key, hashes.SHA256())
 
     def _write(self, name: str, data: bytes) -> str:

@@ -17,9 +17,9 @@ from twisted_lb.interfaces import (
     Account,
     AccountPage,
     IAccountStore,
-    IAsker,
     IBucketStore,
     IStoreReport,
+    ITokenReceiver,
     Limits,
     NameTaken,
     Profile,
@@ -64,7 +64,7 @@ def digest_of(key: str) -> str:
     return sha256(key.encode()).hexdigest()
 
 
-@implementer(IAsker)
+@implementer(ITokenReceiver)
 class Asker:
     """Keeps what it is told; `told` fires with a Taken or None, or with the text of why the store cannot tell."""
 
@@ -98,14 +98,14 @@ class StoreCase(TestCase):
         raise NotImplementedError
 
     def take(self, key: str, cost: int = 1, network: str = "") -> Deferred[Any]:
-        asker = Asker()
-        self.store.take(digest_of(key), asker, cost, network)
-        return asker.told
+        receiver = Asker()
+        self.store.take(digest_of(key), receiver, cost, network)
+        return receiver.told
 
     def take_address(self, network: str) -> Deferred[Any]:
-        asker = Asker()
-        self.store.take_address(network, asker)
-        return asker.told
+        receiver = Asker()
+        self.store.take_address(network, receiver)
+        return receiver.told
 
     def create(self, key: str, name: str, capacity: Any = 5, rate_per_sec: Any = 0.0) -> Deferred[None]:
         return self.store.create(digest_of(key), Account(name, capacity, rate_per_sec))

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.contract import Asker, digest_of, new_path
 from twisted_lb.interfaces import Account
-from twisted_lb.stores.embedded_store import EmbeddedStore
+from twisted_lb.stores.sqlite.store import EmbeddedStore
 
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
@@ -74,10 +74,10 @@ class StoreOnClock(SynchronousTestCase):
         self.successResultOf(self.store.create(digest_of(key), Account("user " + key, capacity, rate_per_sec)))
 
     def take(self, key: str) -> Any:
-        asker = Asker()
-        self.store.take(digest_of(key), asker)
-        self.assertEqual(len(asker.answers), 1, "the embedded store answers within the call")
-        return asker.answers[0]
+        receiver = Asker()
+        self.store.take(digest_of(key), receiver)
+        self.assertEqual(len(receiver.answers), 1, "the embedded store answers within the call")
+        return receiver.answers[0]
 
     def level(self, key: str) -> int:
         profile = self.successResultOf(self.store.profile(digest_of(key)))

@@ -130,8 +130,8 @@ class LimitsContract(StoreCase):
 
     @inlineCallbacks
     def test_everyone_has_a_bucket(self) -> Any:
-        """Keys with plenty of tokens get the capacity of everyone's bucket together, whatever each request costs."""
-        yield self.begin_with(Limits(everyone=Policy(5, SLOW)))
+        """Keys with plenty of tokens get the capacity of the global bucket together, whatever each request costs."""
+        yield self.begin_with(Limits(global_bucket=Policy(5, SLOW)))
         yield self.create("k", "ann", 100)
         yield self.create("other", "bob", 100)
         answers = yield gatherResults([self.take("k", 3), self.take("other", 3), self.take("other", 2)])
@@ -143,8 +143,8 @@ class LimitsContract(StoreCase):
 
     @inlineCallbacks
     def test_releases_count_for_everyone(self) -> Any:
-        """What a release takes or gives back, it takes from and gives to everyone's bucket, up to its capacity."""
-        yield self.begin_with(Limits(everyone=Policy(5, 0.0)))
+        """What a release takes or gives back, it takes from and gives to the global bucket, up to its capacity."""
+        yield self.begin_with(Limits(global_bucket=Policy(5, 0.0)))
         yield self.create("k", "ann", 100)
         yield self.take("k", 4)
         self.store.release(digest_of("k"), 3)
@@ -155,8 +155,8 @@ class LimitsContract(StoreCase):
 
     @inlineCallbacks
     def test_the_first_limit_that_refuses_is_told_and_none_spends(self) -> Any:
-        """The key's bucket comes before the requests in flight, and these before everyone's bucket."""
-        yield self.begin_with(Limits(everyone=Policy(2, 0.0), in_flight=1))
+        """The key's bucket comes before the requests in flight, and these before the global bucket."""
+        yield self.begin_with(Limits(global_bucket=Policy(2, 0.0), in_flight=1))
         yield self.create("k", "ann", 2)
         yield self.create("other", "bob", 9)
         # By the key's bucket: everyone's keeps its tokens, and no place is taken.
@@ -171,7 +171,7 @@ class LimitsContract(StoreCase):
         for _ in range(2):
             self.assertEqual((yield self.take("k")), Taken(False, b"ann", 2, 0.0, 0, GLOBAL))
         self.assertEqual((yield self.level("k")), 1)
-        # What was refused for a place or by everyone's bucket spent nothing of that either.
+        # What was refused for a place or by the global bucket spent nothing of that either.
         self.store.release(digest_of("other"), -1)
         self.assertEqual((yield self.take("k")), Taken(True, b"ann", 2, 0.0, 0))
 

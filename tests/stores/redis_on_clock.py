@@ -9,14 +9,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.contract import Asker, digest_of
-from tests.stores.fake_redis import FakeConnection, FakeEndpoint, bulk
+from tests.stores.fake_redis import FakeConnection, FakeEndpoint, array, bulk
 from twisted_lb.interfaces import Limits, Policy, Taken
-from twisted_lb.limits.standby import Standby
-from twisted_lb.stores.redis_scripts import RedisScript
-from twisted_lb.stores.redis_store import RedisStore
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.scripts import RedisScript
+from twisted_lb.stores.redis.store import RedisStore
 
 NOSCRIPT = b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
-SCRIPTS = 8
+SCRIPTS = 9
 ANN = (b"ann", 5, b"0.5", 1, 4_000_000)
 UNKNOWN = (None, 0, 0, 0, 0)
 EVERYONE = Policy(1000, 100.0)
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     charged: list[tuple[bytes, int]]
     taken: list[bytes]
     constant: list[bytes]  # limits and instance
-    everyone: int
+    global_bucket: int
     extras: list[tuple[int, int, bytes]]
     number: int
 
@@ -44,7 +44,7 @@ def read_batch(command: list[bytes]) -> Batch:
     """The call that a command is."""
     keys, arguments = command[3 : 3 + int(command[2])], command[3 + int(command[2]) :]
     constant, numbers, rest = arguments[:9], [int(argument) for argument in arguments[10:14]], arguments[14:]
-    released, charged, extras, everyone = numbers
+    released, charged, extras, global_bucket = numbers
     charges, rest = [int(charge) for charge in rest[:charged]], rest[charged:]
     assert len(rest) == 3 * extras, (rest, extras)
     element = iter(rest)
@@ -53,13 +53,13 @@ def read_batch(command: list[bytes]) -> Batch:
         list(zip(keys[released : released + charged], charges)),
         keys[released + charged :],
         constant,
-        everyone,
+        global_bucket,
         [(int(position), int(cost), network) for position, cost, network in zip(element, element, element)],
         int(arguments[9]),
     )
 
 
-class ToldStandby(Standby):
+class ToldStandby(Fallback):
     """Answers as the test says, and remembers what it was asked."""
 
     def __init__(self, now: Any, limits: Limits) -> None:
@@ -81,7 +81,7 @@ class ToldStandby(Standby):
     def release(self, digest: str, tokens: int) -> None:
         self.released.append((digest, tokens))
 
-    def debts(self, late: float = 0.0) -> tuple[list[tuple[str, int]], int]:
+    def debts(self) -> tuple[list[tuple[str, int]], int]:
         owed, self.owed = self.owed, ([], 0)
         return owed
 
@@ -98,13 +98,13 @@ class StoreOnClock(SynchronousTestCase):
         """Begin anew, with a store of these limits that is connected."""
         self.clock = Clock()
         self.endpoint = FakeEndpoint()
-        self.standby = ToldStandby(self.clock.seconds, limits)
+        self.fallback = ToldStandby(self.clock.seconds, limits)
         number = count(1)
         self.store = RedisStore(
             "redis://redis",
             self.clock,
             limits,
-            self.standby,
+            self.fallback,
             1.0,
             self.endpoint,
             new_id=lambda: b"id%d" % next(number),
@@ -113,6 +113,7 @@ class StoreOnClock(SynchronousTestCase):
         self.greeted: list[bytes] = []  # the last announcement before a connection counted
         self.resolved: list[bytes] = []  # and the question for the last call
         self.last: bytes | None = None  # what Redis knows of that
+        self.missing, self.wait = 0, 0  # what it says of the others when a connection is made: see rejoin.lua
         self.server = self.connect()
 
     def connect(self, alive: int = 1) -> FakeConnection:
@@ -121,7 +122,7 @@ class StoreOnClock(SynchronousTestCase):
         self.assertEqual([command[:2] for command in server.commands()], [[b"SCRIPT", b"LOAD"]] * SCRIPTS)
         server.reply(b"+sha\r\n" * SCRIPTS)
         self.resolved, self.greeted = server.commands()
-        server.reply(bulk(self.last), b"*3\r\n:%d\r\n:1\r\n:0\r\n" % alive)
+        server.reply(bulk(self.last), array(alive, self.missing, self.wait))
         return server
 
     def reconnect(self, alive: int = 1) -> None:
@@ -130,9 +131,9 @@ class StoreOnClock(SynchronousTestCase):
         self.server = self.connect(alive)
 
     def take(self, name: str, cost: int = 1, network: str = "") -> Asker:
-        asker = Asker()
-        self.store.take(digest_of(name), asker, cost, network)
-        return asker
+        receiver = Asker()
+        self.store.take(digest_of(name), receiver, cost, network)
+        return receiver
 
     def end_of_turn(self) -> None:
         self.clock.advance(0)
@@ -148,7 +149,7 @@ class StoreOnClock(SynchronousTestCase):
         script: Any = RedisScript(name, None)  # type: ignore[arg-type]
         return bool(script.command().split(b"\r\n")[4] == command[1])
 
-    def outcome(self, asker: Asker) -> Any:
+    def outcome(self, receiver: Asker) -> Any:
         """The one answer."""
-        [answer] = asker.answers
+        [answer] = receiver.answers
         return answer

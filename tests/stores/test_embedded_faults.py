@@ -8,14 +8,14 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from tests.stores.contract import digest_of
 from tests.stores.embedded_on_clock import StoreOnClock
 from twisted_lb.interfaces import MICROTOKENS, Account, NotStored, StoreUnavailable
-from twisted_lb.stores import embedded_database, embedded_writer
-from twisted_lb.stores.embedded_files import DATABASE_FILE, LOCK_FILE
-from twisted_lb.stores.embedded_writer import ANEW_SECONDS, FLUSH_SECONDS, IDLE_ROUNDS, STUCK_ROUNDS
+from twisted_lb.stores.sqlite import database, writer
+from twisted_lb.stores.sqlite.files import DATABASE_FILE, LOCK_FILE
+from twisted_lb.stores.sqlite.writer import ANEW_SECONDS, FLUSH_SECONDS, IDLE_ROUNDS, STUCK_ROUNDS
 
 M = MICROTOKENS
 
@@ -29,7 +29,7 @@ def garbage(path: str) -> None:
 class FaultCase(StoreOnClock):
     def setUp(self) -> None:
         # Whoever holds the database holds it for longer than a test takes.
-        self.patch(embedded_database, "BUSY_SECONDS", 0.0)
+        self.patch(database, "BUSY_SECONDS", 0.0)
         super().setUp()
         self.path = os.path.join(self.data_dir, DATABASE_FILE)
         for number in range(20):
@@ -120,7 +120,7 @@ class LostDatabaseTests(FaultCase):
     def test_emptied(self) -> None:
         """A database that was cut to 0 bytes is written anew."""
         size = os.path.getsize(self.path)
-        self.lost(lambda: os.truncate(self.path, 0), f"the database {self.path} was cut from {size} to 0 bytes")
+        self.lost(lambda: os.truncate(self.path, 0), f"the database {self.path} was truncated from {size} to 0 bytes")
 
     def test_overwritten(self) -> None:
         """A database that was overwritten in its place is written anew."""
@@ -165,7 +165,7 @@ class LostDatabaseTests(FaultCase):
     def test_another_process_took_the_directory(self) -> None:
         """Where another process has locked the directory meanwhile, nothing is written until it is gone."""
         os.unlink(os.path.join(self.data_dir, LOCK_FILE))
-        other = embedded_database.AccountDatabase(self.data_dir)
+        other = database.AccountDatabase(self.data_dir)
         self.rounds(20)
         self.assert_down("is in use by another process")
         self.assertTrue(self.take("k2").admitted)
@@ -260,7 +260,7 @@ class StuckDiskTests(FaultCase):
         for answer in (created, changed):
             # Nobody knows whether it will be stored.
             self.assertNotIsInstance(self.failureResultOf(answer, StoreUnavailable).value, NotStored)
-        self.assert_down("has not answered for 5 s")
+        self.assert_down("has not responded for 5 s")
         self.failureResultOf(self.store.create(digest_of("more"), Account("user more", 5, 0.0)), NotStored)
         while self.disk.waiting:
             self.disk.one()
@@ -288,7 +288,7 @@ class StuckDiskTests(FaultCase):
 
     def test_so_many_wait(self) -> None:
         """One account more than may wait for the thread is refused at once."""
-        self.patch(embedded_writer, "MAX_WAITING", 2)
+        self.patch(writer, "MAX_WAITING", 2)
         self.disk.held = True
         for name in "ab":
             self.assertNoResult(self.store.create(digest_of(name), Account(name, 5, 0.0)))
@@ -301,6 +301,29 @@ class StuckDiskTests(FaultCase):
 
 class StopTests(FaultCase):
     """The end, while the disk fails."""
+
+    def test_a_disk_that_hangs(self) -> None:
+        """The process ends without the call that does not return, and says what is forgotten."""
+        self.disk.held = True
+        with capturedLogs() as events:
+            stopped = self.store.stop()
+            self.clock.pump([FLUSH_SECONDS] * (STUCK_ROUNDS - 1))
+            self.assertNoResult(stopped)
+            self.clock.pump([FLUSH_SECONDS] * 2)
+        self.assertIsNone(self.successResultOf(stopped))
+        [event] = [event for event in events if event["log_level"] is LogLevel.critical]
+        self.assertIn("does not respond", formatEvent(event))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_disk_that_is_slow(self) -> None:
+        """The end waits for a disk as long as calls return."""
+        self.disk.held = True
+        stopped = self.store.stop()
+        while self.disk.waiting:
+            self.assertNoResult(stopped)
+            self.clock.pump([FLUSH_SECONDS] * (STUCK_ROUNDS - 1))
+            self.disk.one()
+        self.assertIsNone(self.successResultOf(stopped))
 
     def stopped(self) -> list[Any]:
         with capturedLogs() as events:
@@ -315,7 +338,7 @@ class StopTests(FaultCase):
         [event] = self.stopped()
         other.close()
         self.assertEqual((event["log_level"], event["reason"].endswith("is locked")), (LogLevel.critical, True))
-        self.assertEqual(event["lost"], "what 2 buckets have spent since they were last written is forgotten")
+        self.assertEqual(event["lost"], "the tokens taken from 2 buckets since they were last written are forgotten")
 
     def test_a_database_that_was_removed(self) -> None:
         """A stop right behind the removal of the database writes it anew."""

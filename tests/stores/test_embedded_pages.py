@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.stores.contract import digest_of, new_path
 from tests.stores.embedded_on_clock import StoreOnClock
-from twisted_lb.interfaces import Account, StoreUnavailable
-from twisted_lb.stores import embedded_store
-from twisted_lb.stores.embedded_database import AccountDatabase
+from twisted_lb.interfaces import Account, Profile, StoreUnavailable
+from twisted_lb.stores.sqlite import store
+from twisted_lb.stores.sqlite.database import AccountDatabase
 
 
 class PageTests(StoreOnClock):
@@ -28,12 +28,7 @@ class PageTests(StoreOnClock):
         for number in range(300):
             self.create(f"k{number:03}")
         asked: list[str] = []
-        whole = embedded_store._HeldBucket.profile
-        self.patch(
-            embedded_store._HeldBucket,
-            "profile",
-            lambda bucket, now_us: asked.append(bucket.name) or whole(bucket, now_us),
-        )
+        self.patch(store, "Profile", lambda account, level: asked.append(account.name) or Profile(account, level))
         calls = self.disk.calls
         page = self.successResultOf(self.store.page("user k100", 3))
         self.assertEqual((asked, page.more_after), (["user k101", "user k102", "user k103"], "user k103"))

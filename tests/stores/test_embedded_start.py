@@ -10,8 +10,8 @@ from twisted.logger import capturedLogs
 from tests.stores.contract import digest_of, new_path
 from tests.stores.embedded_on_clock import StoreOnClock
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.stores.embedded_files import DATABASE_FILE, LOCK_FILE
-from twisted_lb.stores.embedded_store import EmbeddedStore
+from twisted_lb.stores.sqlite.files import DATABASE_FILE, LOCK_FILE
+from twisted_lb.stores.sqlite.store import EmbeddedStore
 
 
 class StartTests(StoreOnClock):

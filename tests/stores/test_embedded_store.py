@@ -22,10 +22,10 @@ from twisted_lb.interfaces import (
     Profile,
     Taken,
 )
-from twisted_lb.stores import embedded_store, embedded_writer
-from twisted_lb.stores.embedded_database import AccountDatabase, Row
-from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
-from twisted_lb.stores.embedded_writer import FLUSH_SECONDS
+from twisted_lb.stores.sqlite import store, writer
+from twisted_lb.stores.sqlite.database import AccountDatabase, Row
+from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
+from twisted_lb.stores.sqlite.writer import FLUSH_SECONDS
 
 M = MICROTOKENS
 
@@ -72,7 +72,7 @@ class TakingTests(StoreOnClock):
 
     def test_a_debit_is_not_paid_by_the_refill_before_it(self) -> None:
         """A bucket that has been full for an hour, and is charged 6 beyond, owes that, and pays at its rate."""
-        limits = Limits(everyone=Policy(5, 1.0))
+        limits = Limits(global_bucket=Policy(5, 1.0))
         self.store = EmbeddedStore(new_path(self), lambda: self.now_us, self.clock, self.disk.run, limits)
         self.store.start()
         self.addCleanup(lambda: self.successResultOf(self.store.stop()))
@@ -88,8 +88,8 @@ class TakingTests(StoreOnClock):
         self.assertEqual(self.take("other"), Taken(False, b"user other", 5, 1.0, -3 * M, GLOBAL))
 
     def test_a_refusal_by_another_limit_costs_nothing_of_what_refills(self) -> None:
-        """A bucket that everyone's bucket refused 10,000 times, and the places too, has refilled to the microtoken."""
-        for limits in (Limits(everyone=Policy(1, 0.0)), Limits(in_flight=1)):
+        """A bucket that the global bucket refused 10,000 times, and the places too, has refilled to the microtoken."""
+        for limits in (Limits(global_bucket=Policy(1, 0.0)), Limits(in_flight=1)):
             self.now_us = START
             self.store = EmbeddedStore(new_path(self), lambda: self.now_us, self.clock, self.disk.run, limits)
             self.store.start()
@@ -222,7 +222,7 @@ class SurvivalTests(StoreOnClock):
 
     def test_many_levels_go_in_slices(self) -> None:
         """Levels of more buckets than a slice holds are all written, in several transactions."""
-        self.patch(embedded_writer, "FLUSH_SLICE", 3)
+        self.patch(writer, "FLUSH_SLICE", 3)
         for number in range(10):
             self.create(f"k{number}")
             self.take(f"k{number}")
@@ -234,7 +234,7 @@ class SurvivalTests(StoreOnClock):
 
     def test_a_stop_waits_for_the_flush_under_way(self) -> None:
         """A stop in the middle of a flush writes its later slices before the database is closed."""
-        self.patch(embedded_writer, "FLUSH_SLICE", 1)
+        self.patch(writer, "FLUSH_SLICE", 1)
         for number in range(8):
             self.create(f"k{number}")
             self.take(f"k{number}")
@@ -337,8 +337,8 @@ class ClockTests(SynchronousTestCase):
     def test_it_ignores_the_wall_clock_once_made(self) -> None:
         """A wall clock that is set later moves nothing; the monotonic one moves it by as much."""
         times = {"wall": 1_800_000_000 * 10**9, "monotonic": 5 * 10**9}
-        self.patch(embedded_store.time, "time_ns", lambda: times["wall"])
-        self.patch(embedded_store.time, "monotonic_ns", lambda: times["monotonic"])
+        self.patch(store.time, "time_ns", lambda: times["wall"])
+        self.patch(store.time, "monotonic_ns", lambda: times["monotonic"])
         now_us = steady_clock()
         self.assertEqual(now_us(), START)
         times["wall"] -= 3600 * 10**9

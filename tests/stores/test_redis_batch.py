@@ -8,9 +8,9 @@ from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import array
 from tests.stores.redis_on_clock import ANN, EVERYONE, LIMITS, NOSCRIPT, UNKNOWN, StoreOnClock, account
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, Account, Limits, Policy, Taken
-from twisted_lb.limits.addresses import IN_USE_SECONDS
-from twisted_lb.stores.redis_batch import MAX_BATCH
-from twisted_lb.stores.redis_scripts import script_text
+from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.stores.redis.batches import MAX_BATCH
+from twisted_lb.stores.redis.scripts import script_text
 
 
 class BatchTests(StoreOnClock):
@@ -18,13 +18,13 @@ class BatchTests(StoreOnClock):
 
     def test_one_turn_is_one_call(self) -> None:
         """What one turn of the reactor brings goes out in one call at its end, in the order asked."""
-        askers = [self.take(name) for name in ("a", "b", "a")]
+        receivers = [self.take(name) for name in ("a", "b", "a")]
         self.assertEqual(self.server.commands(), [])
         self.end_of_turn()
         self.assertEqual(self.batch().taken, [account("a"), account("b"), account("a")])
         self.server.reply(array(*ANN, *UNKNOWN, b"ann", 5, b"0.5", 0, 999))
         self.assertEqual(
-            [asker.answers for asker in askers],
+            [receiver.answers for receiver in receivers],
             [[Taken(True, b"ann", 5, 0.5, 4_000_000)], [None], [Taken(False, b"ann", 5, 0.5, 999)]],
         )
         self.assertEqual((self.store.script_calls, self.store.takes), (1, 3))
@@ -40,23 +40,23 @@ class BatchTests(StoreOnClock):
         self.server.reply(array(*ANN))
         self.assertEqual(self.batch().taken, [account("b"), account("c"), account("d")])
         self.server.reply(array(*ANN * 3))
-        self.assertEqual([len(asker.answers) for asker in later], [1, 1, 1])
+        self.assertEqual([len(receiver.answers) for receiver in later], [1, 1, 1])
         self.assertEqual((self.store.script_calls, self.store.takes), (2, 4))
 
     def test_after_the_last_reply_the_next_taking_starts_anew(self) -> None:
         """A taking that finds nothing under way goes out at the end of its turn."""
         for _ in range(3):
-            asker = self.take("a")
+            receiver = self.take("a")
             self.end_of_turn()
             self.batch()
             self.server.reply(array(*ANN))
-            self.assertEqual(len(asker.answers), 1)
+            self.assertEqual(len(receiver.answers), 1)
 
     def test_a_taking_asked_for_in_an_answer_is_sent(self) -> None:
         """Who asks again within an answer gets an answer to that too."""
-        asker = self.take("a")
+        receiver = self.take("a")
         again: list[Asker] = []
-        asker.told.addCallback(lambda _: again.append(self.take("b")))
+        receiver.told.addCallback(lambda _: again.append(self.take("b")))
         self.end_of_turn()
         self.batch()
         self.server.reply(array(*ANN))
@@ -68,7 +68,7 @@ class BatchTests(StoreOnClock):
     def test_a_call_has_at_most_so_many_takings(self) -> None:
         """More takings than a call holds go in several calls, one after another, in order."""
         names = [f"k{number}" for number in range(2 * MAX_BATCH + 1)]
-        askers = [self.take(name) for name in names]
+        receivers = [self.take(name) for name in names]
         self.end_of_turn()
         sent: list[bytes] = []
         for size in (MAX_BATCH, MAX_BATCH, 1):
@@ -77,12 +77,12 @@ class BatchTests(StoreOnClock):
             sent += keys
             self.server.reply(array(*ANN * size))
         self.assertEqual(sent, [account(name) for name in names])
-        self.assertEqual({len(asker.answers) for asker in askers}, {1})
+        self.assertEqual({len(receiver.answers) for receiver in receivers}, {1})
 
     def test_an_asker_that_raises_does_not_rob_the_others(self) -> None:
-        """When one asker raises on its answer, those behind it in the batch still get theirs."""
-        asker = self.take("a")
-        asker.bucket_answered = lambda taken: 1 / 0  # type: ignore[method-assign,assignment]
+        """When one receiver raises on its answer, those behind it in the batch still get theirs."""
+        receiver = self.take("a")
+        receiver.bucket_answered = lambda taken: 1 / 0  # type: ignore[method-assign,assignment]
         behind = self.take("b")
         self.end_of_turn()
         self.batch()
@@ -93,10 +93,10 @@ class BatchTests(StoreOnClock):
     def test_a_digest_of_another_length_is_unknown(self) -> None:
         """What is no SHA-256 in hexadecimal is answered with None, and never gets into a command."""
         for digest in ("", "x", "a" * 65, "é" * 64):
-            asker = Asker()
-            self.store.take(digest, asker)
+            receiver = Asker()
+            self.store.take(digest, receiver)
             self.store.release(digest, -1)
-            self.assertEqual(asker.answers, [None])
+            self.assertEqual(receiver.answers, [None])
         self.end_of_turn()
         self.assertEqual(self.server.commands(), [])
 
@@ -112,7 +112,7 @@ class ChargeTests(StoreOnClock):
         self.end_of_turn()
         batch = self.batch()
         self.assertEqual(batch.charged, [(account("b"), -1_000_000), (account("c"), 3_000_000)])
-        self.assertEqual((batch.released, batch.taken, batch.everyone), ([], [account("a")], 2_000_000))
+        self.assertEqual((batch.released, batch.taken, batch.global_bucket), ([], [account("a")], 2_000_000))
         self.server.reply(array(*ANN))
 
     def test_a_charge_alone_is_a_call(self) -> None:
@@ -178,18 +178,18 @@ class ExtraTests(StoreOnClock):
 
     def test_each_limit_that_refuses_is_told_with_its_own_numbers(self) -> None:
         """A refusal by another limit than the key's has the numbers of that limit, and its name."""
-        askers = [self.take(name, 1, "1.2.3.4") for name in "abc"]
+        receivers = [self.take(name, 1, "1.2.3.4") for name in "abc"]
         self.end_of_turn()
         self.batch()
         self.server.reply(
             array(b"ann", 5, b"0.5", 2, 0, b"ann", 5, b"0.5", 3, -7, b"", LIMITS.address.capacity, b"10.0", 4, 999)
         )
-        everyone, address = LIMITS.everyone, LIMITS.address
+        global_bucket, address = LIMITS.global_bucket, LIMITS.address
         self.assertEqual(
-            [asker.answers for asker in askers],
+            [receiver.answers for receiver in receivers],
             [
                 [Taken(False, b"ann", LIMITS.in_flight, 0.0, 0, IN_FLIGHT)],
-                [Taken(False, b"ann", everyone.capacity, everyone.rate_per_sec, -7, GLOBAL)],
+                [Taken(False, b"ann", global_bucket.capacity, global_bucket.rate_per_sec, -7, GLOBAL)],
                 [Taken(False, b"", address.capacity, address.rate_per_sec, 999, ADDRESS)],
             ],
         )
@@ -205,12 +205,12 @@ class ExtraTests(StoreOnClock):
 
     def test_without_a_limit_on_addresses_networks_are_not_sent(self) -> None:
         """A network is no extra where addresses have no bucket, and what has no key is admitted at once."""
-        self.set_up_with(Limits(everyone=EVERYONE))
+        self.set_up_with(Limits(global_bucket=EVERYONE))
         self.take("a", 1, "1.2.3.4")
-        asker = Asker()
-        self.store.take_address("1.2.3.4", asker)
+        receiver = Asker()
+        self.store.take_address("1.2.3.4", receiver)
         self.store.give_back_address("1.2.3.4")
-        self.assertEqual([(taken.admitted, taken.limit) for taken in asker.answers], [(True, ADDRESS)])
+        self.assertEqual([(taken.admitted, taken.limit) for taken in receiver.answers], [(True, ADDRESS)])
         self.end_of_turn()
         self.assertEqual(self.batch().extras, [])
 
@@ -231,13 +231,13 @@ class ExtraTests(StoreOnClock):
     def test_an_address_alone_is_a_call(self) -> None:
         """A call for an address alone has no keys at all."""
         self.set_up_with(Limits(address=Policy(3, 10.0)))
-        asker = Asker()
-        self.store.take_address("1.2.3.4", asker)
+        receiver = Asker()
+        self.store.take_address("1.2.3.4", receiver)
         self.end_of_turn()
         batch = self.batch()
         self.assertEqual((batch.taken, batch.extras), ([], [(0, 1, b"1.2.3.4")]))
         self.server.reply(array(b"", 3, b"10.0", 1, 2_000_000))
-        self.assertTrue(asker.answers[0].admitted)  # type: ignore[union-attr]
+        self.assertTrue(receiver.answers[0].admitted)  # type: ignore[union-attr]
 
 
 class ScriptTests(StoreOnClock):
@@ -251,8 +251,8 @@ class ScriptTests(StoreOnClock):
         self.assertEqual(command[:2], [b"EVALSHA", sha1(script_text("take_tokens")).hexdigest().encode()])
 
     def test_a_missing_script_is_sent_once_and_the_batch_is_answered(self) -> None:
-        """After NOSCRIPT the same batch goes out with the text, and the asker notices nothing."""
-        asker = self.take("a")
+        """After NOSCRIPT the same batch goes out with the text, and the receiver notices nothing."""
+        receiver = self.take("a")
         self.store.release(digest_of("b"), -1)
         self.end_of_turn()
         [first] = self.server.commands()
@@ -261,18 +261,18 @@ class ScriptTests(StoreOnClock):
         [command] = self.server.commands()
         self.assertEqual(command[:2], [b"EVAL", script_text("take_tokens")])
         self.assertEqual(command[2:], first[2:])
-        self.assertEqual((asker.answers, later.answers), ([], []))
+        self.assertEqual((receiver.answers, later.answers), ([], []))
         self.server.reply(array(*ANN))
-        self.assertEqual(asker.answers, [Taken(True, b"ann", 5, 0.5, 4_000_000)])
+        self.assertEqual(receiver.answers, [Taken(True, b"ann", 5, 0.5, 4_000_000)])
         self.assertEqual(self.server.commands()[0][0], b"EVALSHA")
         self.assertEqual(self.store.script_calls, 3)
 
     def test_a_script_that_stays_missing_is_not_tried_for_ever(self) -> None:
-        """A NOSCRIPT to the text itself makes the store unavailable to its askers."""
-        asker = self.take("a")
+        """A NOSCRIPT to the text itself makes the store unavailable to its receivers."""
+        receiver = self.take("a")
         self.end_of_turn()
         self.server.reply(NOSCRIPT, NOSCRIPT)
-        self.assertEqual(asker.answers, ["NOSCRIPT No matching script. Please use EVAL."])
+        self.assertEqual(receiver.answers, ["NOSCRIPT No matching script. Please use EVAL."])
 
     def test_a_missing_account_script_is_sent_too(self) -> None:
         """After NOSCRIPT a creation goes out with its text, and succeeds."""

@@ -16,9 +16,9 @@ from zope.interface import implementer
 
 from tests.stores.fake_redis import FakeConnection, FakeEndpoint, array, bulk
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
-from twisted_lb.stores.redis_scripts import encode_command
-from twisted_lb.stores.redis_watched import IWatched
+from twisted_lb.stores.redis.connection import USUAL, ErrorReply, RedisConnection
+from twisted_lb.stores.redis.protocol import encode_command
+from twisted_lb.stores.redis.watched import IWatched
 
 PING = encode_command(b"PING")
 AUTH = encode_command(b"AUTH", b"hunter2")
@@ -154,6 +154,22 @@ class DeadlineTests(ConnectionOnClock):
         self.clock.advance(0.5)
         for call in calls:
             self.reason_of(call)
+
+    def test_since_when_nobody_is_served(self) -> None:
+        """After a loss Redis is silent from then on; after a deadline, from soon after the call that had no answer."""
+        server = self.connect()
+        self.clock.advance(3.0)
+        server.lose()
+        self.assertEqual(self.connection.silent_since, 3.0)
+        self.clock.advance(1.0)
+        self.connect()
+        self.assertEqual(self.connection.silent_since, 3.0)
+        self.clock.advance(1.0)
+        self.connection.call(PING).addErrback(lambda _: None)
+        self.clock.advance(DEADLINE)
+        self.clock.advance(DEADLINE)
+        self.assertFalse(self.connection.ready)
+        self.assertAlmostEqual(self.connection.silent_since, 5.0 + USUAL * DEADLINE)
 
     def test_the_greeting_has_five_deadlines(self) -> None:
         """A server that accepts and says nothing is given up after five deadlines, and tried again."""

@@ -10,11 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.certificates import Authority
 from tests.stores.contract import new_path
-from twisted_lb.stores.redis_connection import RedisConnection
-from twisted_lb.stores.redis_endpoints import check_redis, endpoint_of
-from twisted_lb.stores.redis_sentinel import SentinelEndpoint
-from twisted_lb.stores.redis_url import RedisSecurity, parse_redis_url
-from twisted_lb.stores.redis_watched import IWatched
+from twisted_lb.stores.redis.connection import RedisConnection
+from twisted_lb.stores.redis.endpoints import check_redis, endpoint_of
+from twisted_lb.stores.redis.sentinel import SentinelEndpoint
+from twisted_lb.stores.redis.url import RedisSecurity, parse_redis_url
+from twisted_lb.stores.redis.watched import IWatched
 
 
 class TcpTransport(StringTransport):

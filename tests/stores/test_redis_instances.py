@@ -6,30 +6,31 @@ from tests.stores.contract import digest_of
 from tests.stores.fake_redis import array
 from tests.stores.redis_on_clock import ANN, LIMITS, StoreOnClock, account
 from twisted_lb.interfaces import Taken
-from twisted_lb.stores.redis_batch import MAX_BATCH
-from twisted_lb.stores.redis_instances import ANNOUNCE_SECONDS
+from twisted_lb.stores.redis.batches import MAX_BATCH
+from twisted_lb.stores.redis.instances import ANNOUNCE_SECONDS
 
 LOCAL = Taken(True, b"ann", 5, 0.5, 1_000_000)
 ANNOUNCEMENT = [b"1", b"tokenlb:instances", b"id1", b"10000000"]
+RETURNING = [b"3", b"tokenlb:instances", b"tokenlb:returning", b"tokenlb:switch"]
 
 
 class AnnouncementTests(StoreOnClock):
     """An instance says that it lives."""
 
     def test_the_greeting_ends_with_an_announcement(self) -> None:
-        """A connection counts only after an announcement, which is called by its hash and counts the living."""
-        self.assertTrue(self.is_call_of("announce", self.greeted))
-        self.assertEqual(self.greeted[2:], ANNOUNCEMENT)
-        self.assertEqual(self.standby.instances, 1)
+        """A connection counts only when the others know of it; that is called by its hash and counts the living."""
+        self.assertTrue(self.is_call_of("rejoin", self.greeted))
+        self.assertEqual(self.greeted[2:], [*RETURNING, b"id1", b"10000000", b"new", b"750000"])
+        self.assertEqual(self.fallback.instances, 1)
 
     def test_it_is_repeated(self) -> None:
-        """Every two seconds the instance announces itself again, and hears how many live."""
+        """Twice a second the instance announces itself again, and hears how many live."""
         for alive in (3, 4):
             self.clock.advance(ANNOUNCE_SECONDS)
             [command] = self.server.commands()
             self.assertEqual(command[2:], ANNOUNCEMENT)
             self.server.reply(b"*3\r\n:%d\r\n:0\r\n:0\r\n" % alive)
-            self.assertEqual(self.standby.instances, alive)
+            self.assertEqual(self.fallback.instances, alive)
 
     def test_an_idle_connection_that_is_dead_is_noticed(self) -> None:
         """An announcement without an answer takes the store down, without a single request."""
@@ -57,7 +58,7 @@ class AnnouncementTests(StoreOnClock):
         self.assertIn("had forgotten this process", self.store.state().reason)
         self.clock.advance(0.5)
         self.server = self.connect()
-        self.assertEqual(self.greeted[4], b"id2")
+        self.assertEqual(self.greeted[6], b"id2")
         self.assertTrue(self.store.state().up)
 
     def test_nothing_is_announced_without_a_connection(self) -> None:
@@ -65,7 +66,7 @@ class AnnouncementTests(StoreOnClock):
         self.server.lose()
         self.clock.advance(ANNOUNCE_SECONDS)
         self.server = self.connect()
-        self.assertEqual(self.greeted[4:], [b"id2", b"10000000", b"id1"])
+        self.assertEqual(self.greeted[2:], [*RETURNING, b"id2", b"10000000", b"back", b"750000", b"id1"])
         self.clock.advance(ANNOUNCE_SECONDS)
         [command] = self.server.commands()
         self.assertEqual(command[4:], [b"id2", b"10000000"])
@@ -75,7 +76,7 @@ class AnnouncementTests(StoreOnClock):
         for former in (b"id1", b"id2"):
             self.server.lose()
             self.reconnect()
-            self.assertEqual(self.greeted[6:], [former])
+            self.assertEqual(self.greeted[10:], [former])
 
     def test_an_attempt_that_fails_takes_no_new_id(self) -> None:
         """The id changes once for each loss, not for each attempt."""
@@ -84,7 +85,7 @@ class AnnouncementTests(StoreOnClock):
             self.clock.advance(0.5)
             self.endpoint.refuse()
         self.reconnect()
-        self.assertEqual(self.greeted[4], b"id2")
+        self.assertEqual(self.greeted[6], b"id2")
 
 
 class LeaseTests(StoreOnClock):
@@ -156,8 +157,8 @@ class LeaseTests(StoreOnClock):
         self.assertEqual(self.batch().released, [account("a")])
 
     def test_the_standby_hears_the_count(self) -> None:
-        """In an outage the standby is told how many requests of the key this process has in flight."""
-        self.standby.answers = {digest_of("a"): LOCAL, digest_of("r"): LOCAL._replace(admitted=False)}
+        """In an outage the fallback is told how many requests of the key this process has in flight."""
+        self.fallback.answers = {digest_of("a"): LOCAL, digest_of("r"): LOCAL._replace(admitted=False)}
         self.admit("a", "a")
         self.server.lose()
         for name in ("a", "a", "r", "r"):
@@ -165,7 +166,7 @@ class LeaseTests(StoreOnClock):
         self.store.release(digest_of("a"), 0)
         self.take("a")
         asked = [(digest_of(name), 1, count) for name, count in (("a", 2), ("a", 3), ("r", 0), ("r", 0), ("a", 3))]
-        self.assertEqual(self.standby.asked, asked)
+        self.assertEqual(self.fallback.asked, asked)
         self.reconnect()
         self.assertEqual(list(self.restored()[1].values()), [4])
 

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tests.stores.fake_redis import FakeConnection, FakeEndpoint, array
-from twisted_lb.stores.redis_sentinel import ASK_SECONDS, SentinelEndpoint, SentinelTrouble
-from twisted_lb.stores.redis_watched import IWatched
+from twisted_lb.stores.redis.sentinel import ASK_SECONDS, SentinelEndpoint, SentinelTrouble
+from twisted_lb.stores.redis.watched import IWatched
 
 S1, S2, S3 = ("s1", 26379), ("s2", 26379), ("s3", 26380)
 QUESTION = [b"SENTINEL", b"get-master-addr-by-name", b"payments"]

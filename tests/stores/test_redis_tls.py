@@ -17,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.certificates import Authority
 from tests.stores.contract import new_path
-from twisted_lb.stores.redis_tls import RedisTls, tls_trouble
-from twisted_lb.stores.redis_url import RedisSecurity
+from twisted_lb.stores.redis.tls import RedisTls, tls_trouble
+from twisted_lb.stores.redis.url import RedisSecurity
 
 
 class Peer(Protocol):

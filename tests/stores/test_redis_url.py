@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.stores.redis_url import RedisAddress, parse_redis_url
+from twisted_lb.stores.redis.url import RedisAddress, parse_redis_url
 
 GOOD = [
     ("redis://redis", RedisAddress("redis", 6379, "", "", "", 0), "redis:6379"),

@@ -1,9 +1,8 @@
-"""The files of the embedded store: one process has them, and it finds out when somebody else lays hands on them.
+"""The files of the embedded store: locking, and detection of changes by other programs.
 
-SQLite goes on with the files that it has open, whatever becomes of their names.  What it commits after an `rm` is
-gone with the file, and what it commits to a file that was overwritten is beside what it believes to be there.  So the
-files are looked at before and after each use: their names still have to lead to the files that were opened, and these
-must not have been written by anybody else.
+SQLite keeps using its open files, whatever happens to their paths.  Commits after an `rm` are lost with the file, and
+commits to an overwritten file do not fit its contents.  So the files are checked before and after each use: the paths
+must still lead to the files that were opened, and no other program may have written to them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LOCK_FILE = "tokenlb.lock"
 
 
 class Stamp(NamedTuple):
-    """A file, and when it was last written."""
+    """The identity of a file, and the time of its last modification."""
 
     device: int
     inode: int
@@ -32,14 +31,14 @@ class Stamp(NamedTuple):
 
 
 class DataFiles:
-    """The files of one data directory.  Every method raises StoreUnavailable, naming the path."""
+    """The files of one data directory.  Every method raises StoreUnavailable with the path."""
 
     def __init__(self, data_dir: str) -> None:
-        """Make the directory if it is missing, and lock it for this process."""
+        """Create the directory if it is missing, and lock it for this process."""
         self._directory = data_dir
         self.database = os.path.join(data_dir, DATABASE_FILE)
         self.log = self.database + "-wal"
-        self.new = self.database + ".new"  # of what is to take the database's place
+        self.new = self.database + ".new"  # which is to replace the database
         self._lock_path = os.path.join(data_dir, LOCK_FILE)
         self._lock = -1
         self._known: dict[str, Stamp | None] = {}
@@ -47,7 +46,7 @@ class DataFiles:
         self.take()
 
     def take(self) -> None:
-        """Make the directory and lock it, as far as this process does not have them any more."""
+        """Create the directory and lock it, unless this process still has them."""
         try:
             os.makedirs(self._directory, exist_ok=True)
             if self._lock < 0 or not self._holds_lock():
@@ -65,26 +64,26 @@ class DataFiles:
             ) from None
 
     def close(self) -> None:
-        """Let the next process have the directory."""
+        """Release the directory."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    # What others do
+    # Detection of changes by other programs
 
     def opened(self) -> None:
-        """The files of now are open."""
+        """Record the present files as the open ones."""
         self._known = {path: self._stamp(path) for path in (self.database, self.log)}
 
     def used(self) -> None:
-        """This process has written to them: what it wrote is not somebody else's doing."""
+        """Record that this process has written to the files."""
         for path, before in self._known.items():
             now = self._stamp(path)
             if now is not None and (before is None or now.same_file(before)):
                 self._known[path] = now
 
     def fault(self) -> str:
-        """What has become of the files that were opened, if they cannot be used any more; otherwise nothing."""
+        """Why the files that were opened cannot be used any more, or ""."""
         for path, what in ((self.database, "the database"), (self.log, "the write-ahead log")):
             before, now = self._known[path], self._stamp(path)
             if before is None:
@@ -94,7 +93,7 @@ class DataFiles:
             if not now.same_file(before):
                 return f"{what} {path} was replaced by another file"
             if now.size < before.size:
-                return f"{what} {path} was cut from {before.size} to {now.size} bytes"
+                return f"{what} {path} was truncated from {before.size} to {now.size} bytes"
             if path == self.log and now != before:
                 return f"{what} {path} was written by another program"
         if not self._holds_lock():
@@ -102,13 +101,13 @@ class DataFiles:
         return ""
 
     def touched(self) -> bool:
-        """Whether somebody else has written to the database, or may have."""
+        """Whether another program has, or may have, written to the database."""
         return self._stamp(self.database) != self._known[self.database]
 
     # A new database
 
     def check_database(self) -> bool:
-        """Whether there is one.  Raises StoreUnavailable for what this program never leaves behind."""
+        """Whether it exists.  Raises StoreUnavailable for a state that this program never leaves behind."""
         stamp, log = self._stamp(self.database), self._stamp(self.log)
         if stamp is None and log is not None and log.size:
             raise StoreUnavailable(
@@ -123,7 +122,7 @@ class DataFiles:
         return stamp is not None
 
     def make_new(self) -> None:
-        """An empty file at the path `new`.  It has the names of all users, which are not everybody's business."""
+        """Create an empty file at the path `new`, private to its owner: it will contain the names of all users."""
         try:
             for path in (self.new, self.new + "-journal"):
                 _remove(path)
@@ -132,17 +131,17 @@ class DataFiles:
             raise StoreUnavailable(f"cannot write {self.new}: {error.strerror}") from None
 
     def drop_new(self) -> None:
-        """What was begun is of no use."""
+        """Remove an incomplete new database."""
         try:
             _remove(self.new)
         except OSError:
-            """It is overwritten the next time."""
+            """It will be overwritten the next time."""
 
     def put_in_place(self) -> str:
-        """Have `new` be the database; the path at which what was there is kept, or nothing when nothing was.
+        """Replace the database with `new`; return the path at which the old file is kept, or "".
 
-        At each moment there is a database at its path, if there was one before.  A write-ahead log must not stay
-        behind: SQLite would play it into the new one.
+        If there was a file at the path of the database, there is one at any time.  The old write-ahead log is removed,
+        since SQLite would apply it to the new database.
         """
         try:
             aside = self._set_aside()
@@ -160,7 +159,7 @@ class DataFiles:
     def _set_aside(self) -> str:
         found, log = self._stamp(self.database), self._stamp(self.log)
         keep = found is not None and found.size > 0 and found != self._placed
-        # The log of a database that is gone is this process's own, which knows all that is in it, or somebody else's.
+        # The log of a lost database is that of this process, which has its contents in memory, or is not ours.
         own_log = self._known.get(self.log)
         keep_log = log is not None and log.size > 0 and (keep or own_log is None or not log.same_file(own_log))
         kept = self._free_name() if keep or keep_log else ""
@@ -168,7 +167,7 @@ class DataFiles:
             try:
                 os.link(self.database, kept)
             except OSError:
-                # Not every file system has hard links.
+                # Not every file system supports hard links.
                 os.rename(self.database, kept)
         if keep_log:
             os.rename(self.log, f"{kept}-wal")
@@ -203,13 +202,13 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
-        """There is none."""
+        """It does not exist."""
 
 
 def _locked(path: str) -> int:
-    """The descriptor of the lock file, locked until it is closed or the process ends, however it ends.
+    """The descriptor of the lock file, locked until it is closed or the process ends in any way.
 
-    Raises BlockingIOError when another process has it.
+    Raises BlockingIOError when another process has locked it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

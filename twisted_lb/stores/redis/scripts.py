@@ -14,29 +14,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
-
-NAMES_KEY = b"tokenlb:names"  # all names of accounts, in order
-
-
-def encode_parts(*parts: bytes) -> bytes:
-    """Bulk strings one after another, as they stand in a command (the Redis protocol, RESP2)."""
-    return b"".join([b"$%d\r\n%s\r\n" % (len(part), part) for part in parts])
-
-
-def encode_command(*parts: bytes) -> bytes:
-    """One finished command."""
-    return b"*%d\r\n" % len(parts) + encode_parts(*parts)
-
-
-def account_key(digest: str) -> bytes:
-    """The key of an account's hash."""
-    return b"tokenlb:{%s}" % digest.encode()
+from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
+from twisted_lb.stores.redis.protocol import encode_command, encode_parts
 
 
 def script_text(name: str) -> bytes:
     """The text of a script: the bucket, and then what is done with it."""
-    folder = files("twisted_lb.stores")
+    folder = files("twisted_lb.stores.redis") / "lua"
     return folder.joinpath("bucket.lua").read_bytes() + b"\n" + folder.joinpath(f"{name}.lua").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Keys in Redis that are not what they should be: each concerns itself alone, and is told in the log."""
+"""Keys in Redis with an unexpected type or value: each affects only itself, and is logged."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ SHOWN = 100  # characters of a key
 
 
 class WrongKeys:
-    """Tells of them, one line a second at most."""
+    """Tells of them, one line a second at most for each."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._log = BoundedLog(Logger(), seconds)
 
     def found(self, key: bytes) -> None:
         """Redis has come across this key."""
+        name = key.decode("utf-8", "backslashreplace")[:SHOWN]
         self._log.error(
-            "key",
+            name,
             "Redis: what {key} holds is not of this program: a request that needs it is refused, or it is made anew"
             " when it is written",
-            key=key.decode("utf-8", "backslashreplace")[:SHOWN],
+            key=name,
         )

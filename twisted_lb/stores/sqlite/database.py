@@ -1,14 +1,14 @@
 """The accounts and bucket levels of the embedded store, on disk.
 
-One SQLite file in write-ahead mode.  Every commit is synced (synchronous=FULL), so that what was
-committed survives kill -9 and power loss.  A lock file keeps a second process out: buckets are held
-in memory, and two memories would each admit the whole capacity.
+One SQLite file in write-ahead mode.  Every commit is synced (synchronous=FULL), so that it survives kill -9 and power
+loss.  A lock file excludes a second process: buckets are in memory, and each of two processes would admit the whole
+capacity.
 
-The process that has it knows all that is in it.  So when the file is no longer what it was, DatabaseLost is raised
-from then on, until all accounts have been written to a new one: begin_anew, add_rows as often as needed, finish_anew.
-A new database is written beside its place and renamed, so that there is never a half of one.
+The process that has opened the database has all its contents in memory.  So when the file was lost or changed,
+DatabaseLost is raised until all accounts have been written to a new database: begin_anew, add_rows as often as needed,
+finish_anew.  A new database is written to another path and then renamed, so that it is never incomplete.
 
-Nothing here knows Twisted: the calls block, and the store makes them from one thread of its own.
+This module does not use Twisted: the calls block, and the store makes them in its own thread.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from twisted_lb.interfaces import NotStored, StoreUnavailable
 from twisted_lb.limits.bucket import check_policy
-from twisted_lb.stores.embedded_files import DataFiles
+from twisted_lb.stores.sqlite.files import DataFiles
 
-# Written into the file (PRAGMA user_version); another number is a file that this program does not know.
+# Stored in the file (PRAGMA user_version); files with another number are rejected.
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE account (
@@ -37,16 +37,16 @@ CREATE TABLE account (
 SELECT = "SELECT digest, name, capacity, rate_per_sec, level, stamp_us FROM account"
 INSERT = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)"
 
-# How long a write waits for another program, such as sqlite3 at a terminal, to let go of the database.
+# How long a write waits for the lock of another program, such as sqlite3 at a terminal.
 BUSY_SECONDS = 1.0
 
-# The file is not, or no longer, what this program has made of it.
+# The file is not, or no longer, the database of this program.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _MOVED = {sqlite3.SQLITE_READONLY_DBMOVED}
 
 
 class DatabaseLost(NotStored):
-    """The database that was opened is gone or damaged: it takes a new one, with all accounts, to go on."""
+    """The open database was removed or damaged: a new one with all accounts is needed."""
 
 
 class Row(NamedTuple):
@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 class AccountDatabase:
-    """The open database of one data directory.  Every method raises StoreUnavailable, naming the path."""
+    """The open database of one data directory.  Every method raises StoreUnavailable with the path."""
 
     def __init__(self, data_dir: str) -> None:
         """Open or create the database in `data_dir`, creating the directory too, and lock it for this process."""
@@ -72,7 +72,7 @@ class AccountDatabase:
         self._lost = ""
         self._accounts = 0
         try:
-            self.created = not self._files.check_database()  # whether there was none before
+            self.created = not self._files.check_database()  # whether it did not exist before
             if self.created:
                 self.begin_anew()
                 self.finish_anew()
@@ -95,10 +95,10 @@ class AccountDatabase:
         return rows
 
     def names(self, after: str, count: int) -> list[tuple[str, str]]:
-        """The first `count` names in their order as UTF-8, which come after `after`, and their digests."""
+        """The first `count` names after `after`, in UTF-8 order, and their digests."""
         connection = self._usable()
         try:
-            # The index of the unique column is in this order, so this reads `count` rows and no more.
+            # The index of the unique column has this order, so this reads only `count` rows.
             return connection.execute(
                 "SELECT name, digest FROM account WHERE name > ? ORDER BY name LIMIT ?", (after, count)
             ).fetchall()
@@ -113,7 +113,7 @@ class AccountDatabase:
     def change(
         self, digest: str, capacity: int | None, rate_per_sec: float | None, level: int, stamp_us: int
     ) -> None:
-        """Set what is not None of an account's policy, and the level from which the new policy counts, durably."""
+        """Set the policy of an account where not None, and the level at the time of the change, durably."""
         self._write(
             "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
             " level = ?, stamp_us = ? WHERE digest = ?",
@@ -125,11 +125,11 @@ class AccountDatabase:
         self._write("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels)
 
     def look(self) -> None:
-        """Find out whether it is still there, as it was left."""
+        """Check whether the file still exists, unchanged.  Raises DatabaseLost."""
         self._usable()
 
     def try_to_write(self) -> None:
-        """Find out whether it can be written, by writing what is there already."""
+        """Check whether it can be written, by writing the present format number again."""
         connection = self._usable()
         try:
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -139,7 +139,7 @@ class AccountDatabase:
             self._files.used()
 
     def close(self) -> None:
-        """Close the file and let the next process have the directory."""
+        """Close the file, and release the directory."""
         try:
             self._drop_new()
             self._close_connection()
@@ -149,9 +149,9 @@ class AccountDatabase:
     # A new one
 
     def begin_anew(self) -> None:
-        """Begin a database that is to take the place of this one."""
+        """Create a database that is to replace this one."""
         self._drop_new()
-        # The space of a file that was removed is free only then; and it could not be used any more.
+        # The old connection is useless, and the space of a removed file is freed only when it is closed.
         self._close_connection()
         self._lost = self._lost or f"the database {self.path} is being written anew"
         self._files.take()
@@ -167,7 +167,7 @@ class AccountDatabase:
             raise self._unavailable(error, self._files.new) from None
 
     def add_rows(self, rows: Sequence[Row]) -> None:
-        """Add accounts to what was begun."""
+        """Add accounts to the new database."""
         assert self._new is not None, "begun"
         try:
             self._new.executemany(INSERT, rows)
@@ -176,7 +176,7 @@ class AccountDatabase:
             raise self._unavailable(error, self._files.new) from None
 
     def finish_anew(self) -> str:
-        """Have it take the place of the database; the path at which that is kept, or nothing when there was none."""
+        """Replace the database with the new one; return the path at which the old file is kept, or ""."""
         assert self._new is not None, "begun"
         try:
             self._new.execute("COMMIT")
@@ -203,7 +203,7 @@ class AccountDatabase:
 
     def _open(self) -> None:
         try:
-            # SQLite would open what may only be read, and fail at the first write.
+            # SQLite would open a read-only file, and fail at the first write.
             os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             raise StoreUnavailable(f"cannot use the database {self.path}: {error.strerror}") from None
@@ -226,7 +226,7 @@ class AccountDatabase:
         self._connection = connection
 
     def _check_format(self, connection: sqlite3.Connection) -> None:
-        """Before anything is written: it may be anybody's file."""
+        """Check the format before anything is written: the file may belong to another program."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
@@ -235,7 +235,7 @@ class AccountDatabase:
                     f"the database {self.path} is not tokenlb's: it has the table {tables[0][0]};"
                     " move it away, or set DATA_DIR"
                 )
-            # A process of an earlier version was killed when it had just made it.
+            # A process of an earlier version was killed just after it had created the file.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(SCHEMA)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -252,7 +252,7 @@ class AccountDatabase:
         connection.execute(f"{SELECT} LIMIT 1").fetchall()
 
     def _usable(self) -> sqlite3.Connection:
-        """The connection, if what it leads to is what it was.  Raises DatabaseLost."""
+        """The connection, if the file is unchanged.  Raises DatabaseLost."""
         if self._lost:
             raise DatabaseLost(self._lost)
         self._check_files()
@@ -268,7 +268,7 @@ class AccountDatabase:
             raise self._gone(fault)
 
     def _intact(self) -> bool:
-        """Whether the file itself, and not what this process remembers of it, has all accounts."""
+        """Whether the file itself, not the cache of this process, has all accounts."""
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS)
             try:
@@ -284,9 +284,9 @@ class AccountDatabase:
         connection = self._usable()
         try:
             if connection.in_transaction:
-                # One that could not be ended.
+                # One that could not be completed.
                 connection.rollback()
-            # As a context manager a connection rolls back on an error.  That alone does not begin.
+            # As a context manager, a connection rolls back on an error; it does not begin a transaction.
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 changed = connection.executemany(statement, rows).rowcount
@@ -296,7 +296,7 @@ class AccountDatabase:
             self._files.used()
         if changed != len(rows):
             raise self._gone(f"the database {self.path} has lost accounts")
-        # It may have gone into a file that was removed meanwhile.
+        # The commit may have gone to a file that was removed meanwhile.
         self._check_files()
 
     def _close_connection(self) -> None:
@@ -313,9 +313,9 @@ class AccountDatabase:
         return DatabaseLost(why)
 
     def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
-        """What the error of a call means for the database."""
+        """The StoreUnavailable for an error of a call."""
         code = getattr(error, "sqlite_errorcode", 0)
-        # An account that is there already, and that this process does not know, is somebody else's.
+        # An existing account that this process does not know was written by another program.
         if code & 0xFF in _DAMAGED or code in _MOVED or isinstance(error, sqlite3.IntegrityError):
             return self._gone(str(self._unavailable(error)))
         return self._unavailable(error)
@@ -325,7 +325,7 @@ class AccountDatabase:
 
 
 def _makes_sense(row: Row) -> bool:
-    """Whether a row is one that this program may have written: a column of SQLite holds anything."""
+    """Whether this program can have written the row: SQLite columns accept values of any type."""
     digest, name, capacity, rate_per_sec, level, stamp_us = row
     if not (type(digest) is str and type(name) is str and type(level) is int and type(stamp_us) is int):
         return False

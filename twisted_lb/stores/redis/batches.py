@@ -1,21 +1,26 @@
-"""Many takings in one script call.
+"""Many requests for tokens in one script call.
 
-Strategy: while a call is under way, what comes in waits for the next one, which takes it all.  When
-none is under way, the call goes out at the end of this turn of the reactor, so that the requests
-that one turn brings share it.  Under load the batch grows with the load; alone, a request waits for
-nothing but the turn that it came in.
+While a call is in progress, requests wait for the next call, which includes all of them.  When none is in progress, a
+call is sent at the end of the present iteration of the event loop, so that the requests of one iteration share it.
+Under load the batches grow with the load; a single request waits only for the end of its iteration.
 
-Redis away: what is asked then, what waited, and what was under way is decided by the standby, each
-once.  A call whose reply was lost may have been carried out: it is kept until that is known (see
-`redis_lost_call`), and then nothing of it counts twice.
+There are three states:
 
-Keys of many users in one script call need one Redis; Redis Cluster would refuse them.
+1. On Redis (`use_redis`).
+2. On shares (`use_shares`): while Redis is unavailable, and until all balancers are back from an outage (see
+   `recovery`).  New requests, waiting requests and those in progress are each decided once, by the fallback.
+3. Held (`hold`): requests wait while the tokens that were spent on shares are charged.
+
+A call whose reply was lost may have been executed: it is kept until this is known (see `lost_call`), and then none of
+its tokens are counted twice.
+
+The keys of many users in one script call require a single Redis; Redis Cluster would refuse them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -23,25 +28,34 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, IAsker, Limits, Taken
+from twisted_lb.interfaces import (
+    ADDRESS,
+    GLOBAL,
+    IN_FLIGHT,
+    KEY,
+    MICROTOKENS,
+    ITokenReceiver,
+    Limits,
+    Profile,
+    Taken,
+)
 from twisted_lb.limits.bucket import MAX_COST
-from twisted_lb.limits.standby import Standby
-from twisted_lb.stores.redis_connection import ErrorReply, RedisConnection
-from twisted_lb.stores.redis_frame import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, Batch, BatchFrame, Extra, is_digest
-from twisted_lb.stores.redis_instances import Instance
-from twisted_lb.stores.redis_lost_call import LostCall, lost_call, still_due
-from twisted_lb.stores.redis_scripts import RedisScript
-from twisted_lb.stores.redis_wrong_keys import WrongKeys
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.batch_encoding import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, Batch, BatchFrame, Extra, is_digest
+from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
+from twisted_lb.stores.redis.instances import Instance
+from twisted_lb.stores.redis.local_decisions import LocalDecisions, answer
+from twisted_lb.stores.redis.lost_call import LostCall, lost_call, still_due
+from twisted_lb.stores.redis.scripts import RedisScript
+from twisted_lb.stores.redis.wrong_keys import WrongKeys
 
-MAX_BATCH = 256  # of each kind in one call: takings (some 600 us in Redis), releases, charges, addresses
+MAX_BATCH: Final = 256  # of each kind in one call: takings (some 600 us in Redis), releases, charges, addresses
 
 # The outcomes of take_tokens.lua: 0 and 1 are the key's own bucket.
-_OF_IN_FLIGHT, _OF_EVERYONE, _OF_ADDRESS, _DAMAGED = 2, 3, 4, 5
-
-_NO_EXTRA = Extra(0, 1, "")
+_OF_IN_FLIGHT, _OF_GLOBAL, _OF_ADDRESS, _DAMAGED = 2, 3, 4, 5
 
 _new_tuple = tuple.__new__
-_log = BoundedLog(Logger())
+_log = BoundedLog(Logger(__name__))
 
 
 class TokenBatches:
@@ -54,44 +68,52 @@ class TokenBatches:
         reactor: IReactorTime,
         frame: BatchFrame,
         instance: Instance,
-        standby: Standby,
+        fallback: Fallback,
         limits: Limits,
+        profile: Callable[[str], Deferred[Profile | None]] | None = None,
     ) -> None:
+        """It begins on shares.  `profile` asks Redis for an account."""
         self.takes = 0
+        self.waits_for = ""  # on shares, with a connection: what for
+        self.on_outage: Callable[[], None] = lambda: None  # Redis has said that others come back from an outage
         self._connection = connection
         self._script = script
         self._reactor = reactor
         self._frame = frame
-        self._standby = standby
+        self._fallback = fallback
         self._limits = limits
         self._counting = limits.in_flight > 0
+        self._instance = instance
         self._in_flight = instance.in_flight
         self._with_addresses = limits.address.capacity > 0
-        self._with_everyone = limits.everyone.capacity > 0
+        self._with_global = limits.global_bucket.capacity > 0
+        self._local = LocalDecisions(fallback, instance.in_flight, limits, profile)
+        self._on_shares = True
+        self._held = False
         self._under_way = False  # a call is under way, or is due at the end of this turn, or all is held
         self._due: IDelayedCall | None = None
         self._digests: list[str] = []
-        self._askers: list[IAsker] = []  # of the same place in _digests
+        self._receivers: list[ITokenReceiver] = []  # of the same place in _digests
         self._extras: list[Extra] = []  # of takings, by their places
         self._released: list[str] = []
         self._charged: list[str] = []
         self._tokens: list[int] = []  # of the same place in _charged
-        self._addresses: list[tuple[Extra, IAsker | None]] = []
+        self._addresses: list[tuple[Extra, ITokenReceiver | None]] = []
         self._on_idle: list[Deferred[None]] = []
         self._number = 0  # of the last call
         self._wrong_keys = WrongKeys(reactor.seconds)
         self._lost: LostCall | None = None  # there is one at most: no other call is made before it is resolved
 
-    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
         """See IBucketStore.  ValueError for a cost that is not from 0 to MAX_COST."""
-        if not self._connection.ready:
-            self._decide(digest, asker, cost, network, self._connection.reason)
+        if self._on_shares or not self._connection.ready:
+            self._local.decide(digest, receiver, cost, network, self._reason(), self._can_ask())
             return
         if not is_digest(digest):
-            asker.bucket_answered(None)
+            receiver.bucket_answered(None)
             return
         self._digests.append(digest)
-        self._askers.append(asker)
+        self._receivers.append(receiver)
         if cost != 1 or network:
             self._add_extra(cost, network)
         if not self._under_way:
@@ -109,26 +131,26 @@ class TokenBatches:
             return
         if not is_digest(digest):
             return
-        if not self._connection.ready:
+        if self._on_shares or not self._connection.ready:
             # Its place is free already: Redis will hear the count of this process.
             if tokens:
-                self._standby.release(digest, tokens)
+                self._fallback.release(digest, tokens)
             return
         if self._counting:
             self._released.append(digest)
         if tokens:
             self._charged.append(digest)
             self._tokens.append(tokens)
-            self._standby.settled(digest, tokens)
+            self._fallback.settled(digest, tokens)
         if not self._under_way:
             self._send_soon()
 
-    def take_address(self, network: str, asker: IAsker) -> None:
-        """See IBucketStore.  While Redis is away, this process has buckets of its own."""
-        if not self._with_addresses or not self._connection.ready:
-            asker.bucket_answered(self._standby.of_network(network, spend=True))
+    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+        """See IBucketStore.  On shares, this process has buckets of its own."""
+        if not self._with_addresses or self._on_shares or not self._connection.ready:
+            receiver.bucket_answered(self._fallback.of_network(network, spend=True))
             return
-        self._addresses.append((Extra(0, TAKE_OF_ADDRESS, network), asker))
+        self._addresses.append((Extra(0, TAKE_OF_ADDRESS, network), receiver))
         if not self._under_way:
             self._send_soon()
 
@@ -136,8 +158,8 @@ class TokenBatches:
         """See IBucketStore."""
         if not self._with_addresses:
             return
-        if not self._connection.ready:
-            self._standby.give_back_to_network(network)
+        if self._on_shares or not self._connection.ready:
+            self._fallback.give_back_to_network(network)
             return
         self._addresses.append((Extra(0, GIVE_TO_ADDRESS, network), None))
         if not self._under_way:
@@ -153,8 +175,8 @@ class TokenBatches:
         lost, self._lost = self._lost, None
         return ([], 0) if lost is None else still_due(lost, last)
 
-    def charge(self, debts: dict[str, int], everyone: int) -> Deferred[Any]:
-        """A call of its own, while all is held: charge microtokens to keys, and to the bucket of everyone.
+    def charge(self, debts: dict[str, int], global_bucket: int) -> Deferred[Any]:
+        """A call of its own, while all is held: charge microtokens to keys, and to the global bucket.
 
         When its reply is lost, what is due is told by `resolved`.
         """
@@ -166,25 +188,41 @@ class TokenBatches:
                 [],
                 charged=[digest for digest, _ in charges],
                 charges=[amount for _, amount in charges],
-                everyone=everyone,
+                global_bucket=global_bucket,
             )
         )
-        return called.addErrback(self._charge_lost, LostCall(number, [], charges, everyone))
+        return called.addErrback(self._charge_lost, LostCall(number, [], charges, global_bucket))
 
     def _charge_lost(self, failure: Failure, lost: LostCall) -> Failure:
         if failure.check(ErrorReply) is None:
             self._lost = lost
         return failure
 
+    def use_shares(self) -> None:
+        """From now on the fallback decides, also of what was held; a call that is under way is waited for."""
+        self._on_shares = True
+        if self._held:
+            self._held = False
+            self._next()
+
     def hold(self) -> None:
-        """Send nothing until `go_on`; what is asked for waits.  No call may be under way."""
-        self._under_way = True
+        """Send nothing, and decide nothing; what is asked for waits.  No call may be under way."""
+        self._on_shares = False
+        self._held = self._under_way = True
         if self._due is not None and self._due.active():
             self._due.cancel()
 
-    def go_on(self) -> None:
-        """Send what waits, or have the standby decide it, if the connection is away again."""
+    def use_redis(self) -> None:
+        """Send what was held, and what is asked for from now on."""
+        self._on_shares = self._held = False
         self._next()
+
+    def _reason(self) -> str:
+        return self._connection.reason or self.waits_for
+
+    def _can_ask(self) -> bool:
+        # A new instance has no share: those of the others are the whole bucket.
+        return self._connection.ready and not self._instance.new
 
     def idle(self) -> Deferred[None]:
         """Fires when all that was asked for so far is done or has failed; calls have deadlines, so it does fire."""
@@ -196,7 +234,7 @@ class TokenBatches:
 
     def _add_extra(self, cost: int, network: str) -> None:
         if not 0 <= cost <= MAX_COST:
-            del self._digests[-1], self._askers[-1]
+            del self._digests[-1], self._receivers[-1]
             raise ValueError(f"cost: expected a whole number from 0 to {MAX_COST}, not {cost!r}")
         if not self._with_addresses:
             network = ""
@@ -210,7 +248,7 @@ class TokenBatches:
     # Sending
 
     def _next(self) -> None:
-        if not self._connection.ready:
+        if self._on_shares or not self._connection.ready:
             self._fail_waiting()
         elif self._digests or self._released or self._charged or self._addresses:
             self._send()
@@ -224,8 +262,8 @@ class TokenBatches:
         addresses, self._addresses = self._addresses, []
         if len(addresses) > MAX_BATCH:
             addresses, self._addresses = addresses[:MAX_BATCH], addresses[MAX_BATCH:]
-        batch = self._take_out([(extra.network, asker) for extra, asker in addresses if asker is not None])
-        self.takes += len(batch.askers)
+        batch = self._take_out([(extra.network, receiver) for extra, receiver in addresses if receiver is not None])
+        self.takes += len(batch.receivers)
         number = self.next_number()
         count, encoded = self._frame.encode(
             number,
@@ -240,14 +278,14 @@ class TokenBatches:
             self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch, number)
         ).addErrback(_not_handed_out)
 
-    def _take_out(self, address_askers: list[tuple[str, IAsker]]) -> Batch:
+    def _take_out(self, address_askers: list[tuple[str, ITokenReceiver]]) -> Batch:
         """What goes with the next call, beside releases and addresses."""
         digests, self._digests = self._digests, []
-        askers, self._askers = self._askers, []
+        receivers, self._receivers = self._receivers, []
         extras, self._extras = self._extras, []
         if len(digests) > MAX_BATCH:
             digests, self._digests = digests[:MAX_BATCH], digests[MAX_BATCH:]
-            askers, self._askers = askers[:MAX_BATCH], askers[MAX_BATCH:]
+            receivers, self._receivers = receivers[:MAX_BATCH], receivers[MAX_BATCH:]
             later = [extra._replace(position=extra.position - MAX_BATCH) for extra in extras]
             extras = [extra for extra in extras if extra.position <= MAX_BATCH]
             self._extras = later[len(extras) :]
@@ -256,7 +294,7 @@ class TokenBatches:
         if len(charged) > MAX_BATCH:
             charged, self._charged = charged[:MAX_BATCH], charged[MAX_BATCH:]
             tokens, self._tokens = tokens[:MAX_BATCH], tokens[MAX_BATCH:]
-        return Batch(digests, askers, extras, charged, tokens, address_askers)
+        return Batch(digests, receivers, extras, charged, tokens, address_askers)
 
     def _rest(self) -> None:
         self._under_way = False
@@ -269,16 +307,16 @@ class TokenBatches:
     def _answered(self, reply: list[Any], batch: Batch) -> None:
         # First the next batch, so that Redis works while the answers are handed out.
         self._next()
-        standby, counting, in_flight = self._standby, self._counting, self._in_flight
-        standby.tidy()
-        recent, now = standby.recent, standby.now()
+        fallback, counting, in_flight = self._fallback, self._counting, self._in_flight
+        fallback.tidy()
+        recent, now = fallback.recent, fallback.now()
         element = iter(reply)
-        for digest, asker, name, capacity, rate, outcome, level in zip(
-            batch.digests, batch.askers, element, element, element, element, element
+        for digest, receiver, name, capacity, rate, outcome, level in zip(
+            batch.digests, batch.receivers, element, element, element, element, element
         ):
             if name is None and outcome == _DAMAGED:
                 try:
-                    asker.bucket_unavailable("what Redis holds for this key is not an account")
+                    receiver.bucket_unavailable("what Redis holds for this key is not an account")
                 except BaseException:
                     _log.failure("unavailable", "a request failed on its bucket being unavailable")
                 continue
@@ -292,13 +330,13 @@ class TokenBatches:
             else:
                 taken = self._refused(outcome, name, level)
             try:
-                asker.bucket_answered(taken)
+                receiver.bucket_answered(taken)
             except BaseException:
                 _log.failure("answer", "a request failed on its bucket's answer")
         if batch.address_askers:
             self._answer_addresses(batch.address_askers, element)
-        if self._with_everyone:
-            standby.seen_of_all(next(element, 0))
+        if self._with_global:
+            fallback.seen_of_all(next(element, 0))
         for key in element:
             self._wrong_keys.found(key)
 
@@ -306,82 +344,45 @@ class TokenBatches:
         """A refusal by another limit than the key's bucket."""
         if outcome == _OF_IN_FLIGHT:
             return Taken(False, name, self._limits.in_flight, 0.0, level, IN_FLIGHT)
-        limit, policy = (GLOBAL, self._limits.everyone) if outcome == _OF_EVERYONE else (ADDRESS, self._limits.address)
+        limits = self._limits
+        limit, policy = (GLOBAL, limits.global_bucket) if outcome == _OF_GLOBAL else (ADDRESS, limits.address)
         return Taken(False, name, policy.capacity, policy.rate_per_sec, level, limit)
 
-    def _answer_addresses(self, askers: list[tuple[str, IAsker]], element: Iterator[Any]) -> None:
+    def _answer_addresses(self, receivers: list[tuple[str, ITokenReceiver]], element: Iterator[Any]) -> None:
         policy = self._limits.address
-        for (_, asker), _, _, _, outcome, level in zip(askers, element, element, element, element, element):
+        for (_, receiver), _, _, _, outcome, level in zip(receivers, element, element, element, element, element):
             taken = Taken(outcome == 1, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
-            _answer(asker, taken)
+            answer(receiver, taken)
 
     # Redis away
 
     def _unanswered(self, failure: Failure, batch: Batch, number: int) -> None:
         reason = failure.getErrorMessage()
         refused = failure.check(ErrorReply) is not None
-        if refused:
+        if refused and reason.startswith("OUTAGE"):
+            self.on_outage()
+        elif refused:
             # A Redis that cannot be written to would refuse the next batch too.
             self._connection.give_up(reason)
         else:
             self._lost = lost_call(number, batch)
         self._next()
-        self._decide_batch(batch, reason, refused)
+        self._local.decide_batch(batch, reason, refused, self._can_ask())
 
     def _fail_waiting(self) -> None:
         batch = Batch(
             self._digests,
-            self._askers,
+            self._receivers,
             self._extras,
             self._charged,
             self._tokens,
-            [(extra.network, asker) for extra, asker in self._addresses if asker is not None],
+            [(extra.network, receiver) for extra, receiver in self._addresses if receiver is not None],
         )
-        self._digests, self._askers, self._extras = [], [], []
+        self._digests, self._receivers, self._extras = [], [], []
         self._released, self._charged, self._tokens, self._addresses = [], [], [], []
         self._rest()
-        self._decide_batch(batch, self._connection.reason, True)
-
-    def _decide_batch(self, batch: Batch, reason: str, unsent: bool) -> None:
-        """Without Redis.  `unsent`: it is certain that Redis has done nothing of this."""
-        if unsent:
-            for digest, tokens in zip(batch.charged, batch.tokens):
-                self._standby.release(digest, tokens)
-        extras = {extra.position: extra for extra in batch.extras}
-        for position, (digest, asker) in enumerate(zip(batch.digests, batch.askers), 1):
-            _, cost, network = extras.get(position, _NO_EXTRA)
-            try:
-                self._decide(digest, asker, cost, network, reason)
-            except BaseException:
-                _log.failure("unavailable", "a request failed on its bucket being unavailable")
-        for network, asker in batch.address_askers:
-            _answer(asker, self._standby.of_network(network, spend=True))
-
-    def _decide(self, digest: str, asker: IAsker, cost: int, network: str, reason: str) -> None:
-        if network and self._with_addresses and not self._standby.knows(digest):
-            refused = self._standby.of_network(network, spend=False)
-            if not refused.admitted:
-                asker.bucket_answered(refused)
-                return
-        in_flight = self._in_flight.get(digest, 0)
-        taken = self._standby.take(digest, cost, in_flight)
-        if taken is None:
-            if network:
-                # For all that is known, it was a guess.
-                self._standby.of_network(network, spend=True)
-            asker.bucket_unavailable(reason)
-            return
-        if self._counting and taken.admitted:
-            self._in_flight[digest] = in_flight + 1
-        asker.bucket_answered(taken)
+        self._local.decide_batch(batch, self._reason(), True, self._can_ask())
 
 
 def _not_handed_out(failure: Failure) -> None:
     _log.failure("batch", "a batch was not handed out", failure)
-
-
-def _answer(asker: IAsker, taken: Taken) -> None:
-    try:
-        asker.bucket_answered(taken)
-    except BaseException:
-        _log.failure("answer", "a request failed on its bucket's answer")

@@ -1,13 +1,12 @@
-"""An endpoint that asks Redis Sentinels where the master is, and connects to it.
+"""An endpoint that asks Redis Sentinels for the address of the master, and connects to it.
 
-Strategy: the sentinels are asked one after another, each with a deadline, and first the one that
-answered last.  One that was silent is asked after the others; one that named a master to which no
-connection could be made is too, because it may be cut off from what the others know.
+The sentinels are asked one after another, each with a deadline, beginning with the one that answered last.  Those that
+did not answer, and those whose master refused the connection, are asked after the others: they may be cut off.
 
-Nobody believes a sentinel blindly: it is behind the truth for some moments in each failover.  The
-greeting has a write in it, which a replica refuses, and then all is tried again.  A master that is
-being replaced in order goes on to take writes for some seconds, all of which will be lost: so while
-a connection lasts the sentinels are asked again, and a connection to a master of yesterday is left.
+A sentinel is never trusted alone, because during a failover it is outdated for a moment.  The greeting contains a
+write, which a replica refuses; then everything is tried again.  A master that is being replaced in an orderly failover
+continues to accept writes for some seconds, all of which will be lost.  Therefore the sentinels are asked repeatedly
+while a connection lasts, and a connection to a former master is closed.
 """
 
 from __future__ import annotations
@@ -15,18 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import hiredis
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from txredisapi import InvalidData  # type: ignore[import-untyped]
 from zope.interface import implementer
 
-from twisted_lb.stores.redis_tls import tls_trouble
-from twisted_lb.stores.redis_url import place_of
-from twisted_lb.stores.redis_watched import IWatched
+from twisted_lb.stores.redis.protocol import Wire, encode_command
+from twisted_lb.stores.redis.tls import tls_trouble
+from twisted_lb.stores.redis.url import place_of
+from twisted_lb.stores.redis.watched import IWatched
 
 ASK_SECONDS = 0.5  # for an answer, once a sentinel is connected
 
@@ -45,7 +45,7 @@ class _Sentinel(NamedTuple):
 class _Master(NamedTuple):
     host: str
     port: int
-    source: _Sentinel  # who says so
+    source: _Sentinel  # that has named it
 
     @property
     def place(self) -> str:
@@ -53,7 +53,7 @@ class _Master(NamedTuple):
 
 
 class SentinelTrouble(Exception):
-    """No sentinel gave an answer that is of use; the text says which were asked, and why it is not."""
+    """No sentinel gave a usable answer; the text names the sentinels, and the reason for each."""
 
 
 @implementer(IStreamClientEndpoint, IWatched)
@@ -76,9 +76,9 @@ class SentinelEndpoint:
         self._to_host = to_host
         self._reactor = reactor
         self._master: tuple[str, int] | None = None  # where the last connection went
-        self._question = _packed("SENTINEL", "get-master-addr-by-name", service)
+        self._question = encode_command(b"SENTINEL", b"get-master-addr-by-name", service.encode())
         if password:
-            self._question = _packed("AUTH", password) + self._question
+            self._question = encode_command(b"AUTH", password.encode()) + self._question
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """See IStreamClientEndpoint.  Fails with a text that names the sentinels asked, or the master."""
@@ -158,45 +158,39 @@ class SentinelEndpoint:
         self._sentinels.append(sentinel)
 
 
-class _Question(Protocol):
+class _Question(Wire):
     """One question on a connection of its own; `answer` fires with host and port."""
 
-    transport: Any
-
     def __init__(self, commands: bytes, replies: int) -> None:
-        self.answer: Deferred[tuple[str, int]] = Deferred(lambda _: self.transport.abortConnection())
+        super().__init__(lambda _, why: self._answer(why))
+        self.answer: Deferred[tuple[str, int]] = Deferred(lambda _: self.drop("the question was cancelled"))
         self._commands = commands
         self._replies_left = replies
-        self._reader = hiredis.Reader()
 
     def connectionMade(self) -> None:
+        super().connectionMade()
         self.transport.write(self._commands)
 
-    def dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         try:
-            self._reader.feed(data)
-            while not self.answer.called and (reply := self._reader.gets()) is not False:
-                self._replies_left -= 1
-                if isinstance(reply, Exception):
-                    raise SentinelTrouble(str(reply))
-                if self._replies_left == 0:
-                    self._answer(_address(reply))
-        except (SentinelTrouble, hiredis.HiredisError) as error:
+            super().dataReceived(data, unpause)
+        except InvalidData as error:
             self._answer(Failure(SentinelTrouble(str(error))))
 
-    def connectionLost(self, reason: Failure = Failure(CancelledError())) -> None:
-        self._answer(reason)
+    def replyReceived(self, reply: Any) -> None:
+        self._replies_left -= 1
+        if isinstance(reply, Exception):
+            self._answer(Failure(SentinelTrouble(str(reply))))
+        elif self._replies_left == 0:
+            try:
+                self._answer(_address(reply))
+            except SentinelTrouble:
+                self._answer(Failure())
 
     def _answer(self, answer: Any) -> None:
         if not self.answer.called:
-            self.transport.abortConnection()
+            self.drop("the question is answered")
             self.answer.callback(answer)
-
-
-def _packed(*words: str) -> bytes:
-    # Its declared type says that a command is one word.
-    command: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
-    return command
 
 
 def _address(reply: Any) -> tuple[str, int]:

@@ -52,6 +52,13 @@ end
 -- The bounds of what may be stored: see limits/bucket.py.
 local MOST_CAPACITY, MOST_RATE, MOST_LEVEL, LAST_STAMP = 1e9, 1e6, 1e15, 2 ^ 53
 
+-- Whether balancers are coming back from an outage, and one of them at least has not charged yet what it spent without
+-- Redis; `switch` is what tokenlb:switch holds (see rejoin.lua).  Until all have, nobody takes from a bucket, nor does one
+-- that has not noticed the outage.
+local function outage(switch)
+  return number(switch, 0, LAST_STAMP) ~= nil
+end
+
 -- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored.
 -- nil where there is no such key, false where what is there is not an account.  Changes nothing.
 local function refilled(key)
@@ -69,4 +76,19 @@ local function refilled(key)
   end
   local elapsed = now - stamp
   return fields[1], capacity, fields[3], refill(stored, elapsed, rate, capacity * MICROTOKENS), elapsed, stored
+end
+
+-- How many instances of tokenlb:instances live.
+local function living(key, silence)
+  return call('ZCOUNT', key, whole(now - silence), whole(now + silence))
+end
+
+-- Remove those that were silent for so long while others were heard of: in an outage all are silent.  An announcement
+-- of the future is from before the clock of Redis went back: it is no sign of life for ever.
+local function forget_silent(key, silence)
+  call('ZREMRANGEBYSCORE', key, '(' .. whole(now + silence), '+inf')
+  local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+  if newest[2] then
+    call('ZREMRANGEBYSCORE', key, '-inf', '(' .. whole(tonumber(newest[2]) - silence))
+  end
 end

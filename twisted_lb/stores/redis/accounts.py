@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Profile, StoreUnavailable
-from twisted_lb.limits.addresses import IN_USE_SECONDS
 from twisted_lb.limits.bucket import check_capacity, check_policy, check_rate
-from twisted_lb.stores.redis_connection import RedisConnection
-from twisted_lb.stores.redis_scripts import NAMES_KEY, RedisScript, account_key
+from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.stores.redis.connection import RedisConnection
+from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
+from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.user_names import equal_forms
 
 MAX_PAGE = 200  # accounts

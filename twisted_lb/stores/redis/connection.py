@@ -1,17 +1,16 @@
-"""One connection to Redis that is kept up.
+"""One connection to Redis, which is re-established whenever it is lost.
 
-Strategy: commands come in as finished bytes and go out only on a connection that has answered its
-greeting (password, database, scripts, and whatever else the owner asks first); at any other time
-they fail at once.  txredisapi frames the replies; its pool and factories are not used, because of
-what they do when something goes wrong:
+Commands are encoded by the callers, and are sent only on a connection whose greeting (password, database, scripts, and
+the first calls of the owner) was answered; at any other time they fail at once.  txredisapi parses the replies; its
+pool and factories are not used, because of their behaviour on failures:
 
-1. They keep commands while disconnected, and send them all on return.  Here: `call` fails at once.
-2. They wait for a reply for ever.  Here: every call has a deadline; when it passes, the connection
-   is dropped, because replies come in order and everything behind the late one is late too.
-3. One failure of AUTH or SELECT ends their reconnecting for good.  Here: the greeting is ours, and
-   its failure is one more reason to try again.
-4. They wait a second before the first attempt to reconnect.  Here: a tenth, doubling to a half.
-5. They turn replies that look like numbers into numbers.  Here: replies stay as hiredis reads them.
+1. They queue commands while disconnected, and send all of them after reconnecting.  Here `call` fails at once.
+2. They wait for a reply without a limit.  Here each call has a deadline; when it expires, the connection is closed,
+   because replies arrive in order, and all that follow the late one are late too.
+3. One failure of AUTH or SELECT ends their reconnecting.  Here the greeting is a part of each attempt, and after a
+   failure the next attempt follows.
+4. They wait for a second before the first attempt to reconnect.  Here it is 0.1 s, doubled up to 0.5 s.
+5. They convert replies that look like numbers.  Here replies remain as hiredis returns them.
 """
 
 from __future__ import annotations
@@ -28,13 +27,15 @@ from twisted.python.failure import Failure
 from txredisapi import ResponseError  # type: ignore[import-untyped]
 
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.stores.redis_tls import tls_trouble
-from twisted_lb.stores.redis_watched import IWatched
-from twisted_lb.stores.redis_wire import Wire
+from twisted_lb.stores.redis.protocol import Wire
+from twisted_lb.stores.redis.tls import tls_trouble
+from twisted_lb.stores.redis.watched import IWatched
 
 DEADLINE_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 0.5
+# A call usually takes less than this part of its deadline: others had answers for as long after it was sent.
+USUAL = 0.2
 # After a connection that was ready for so long, the next one is tried soon.  One that was not may be up and down for
 # ever, and then the waits go on growing.
 STEADY_SECONDS = 1.0
@@ -64,7 +65,7 @@ class RedisConnection:
     `ready` says whether calls can be made, and otherwise `reason` why not.  The owner may set, before `start`:
 
     on_ready(replies): a connection has answered its greeting and the first calls, with these replies.  It is `ready`
-        already, and this is called before anybody else can call on it.  May call `give_up`.
+        already, and this is called before any other caller can use it.  May call `give_up`.
     on_down(): a connection that was ready is not any more; `reason` says why.  Called once for each `on_ready`,
         before the calls under way fail; not called by `stop`.
 
@@ -82,6 +83,7 @@ class RedisConnection:
         """`place` names the server in messages, and `secret` never appears in one.  `deadline` is in seconds."""
         self.ready = False
         self.reason = f"Redis at {place} has not answered yet"
+        self.silent_since = reactor.seconds()  # when it is not `ready`: since when Redis may have served nobody
         self.on_ready: Callable[[list[Any]], None] = lambda replies: None
         self.on_down: Callable[[], None] = lambda: None
         self._endpoint = endpoint
@@ -205,7 +207,8 @@ class RedisConnection:
             seconds = self._allowed
             # A Redis without TLS takes the first bytes of a handshake for the beginning of a command, and waits.
             hint = "; does it speak TLS?" if self._wire.secure and not self.ready else ""
-            self._drop(f"Redis at {self._place} did not answer within {seconds:g} s{hint}")
+            reason = f"Redis at {self._place} did not answer within {seconds:g} s{hint}"
+            self._drop(reason, silent_since=oldest - seconds * (1 - USUAL))
 
     # Up
 
@@ -330,18 +333,20 @@ class RedisConnection:
             stopped, self._stopped = self._stopped, None
             stopped.callback(None)
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str, silent_since: float | None = None) -> None:
         if not self._running:
             return  # it is being closed anyway
         wire, self._wire = self._wire, None
         assert wire is not None
-        self._set_down(reason)
+        self._set_down(reason, silent_since)
         # Before the calls under way fail: one of them may be what a `stop` waits for.
         self._retry_later()
         wire.drop(reason)
 
-    def _set_down(self, reason: str) -> None:
+    def _set_down(self, reason: str, silent_since: float | None = None) -> None:
         was_ready, self.ready = self.ready, False
+        if was_ready:
+            self.silent_since = self._reactor.seconds() if silent_since is None else silent_since
         self.reason = reason.replace(self._secret, "***") if self._secret else reason
         _cancel(self._expiry_timer)
         _cancel(self._watch_timer)
@@ -355,6 +360,8 @@ class RedisConnection:
             self.on_down()
 
     def _retry_later(self) -> None:
+        if not self._running:
+            return  # `on_down` has stopped it
         self._report(self.reason)
         self._retry_timer = self._reactor.callLater(self._retry_seconds, self._connect)
         self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)

@@ -1,25 +1,25 @@
-"""A batch of takings as the arguments of one script call, encoded.
+"""A batch of requests for tokens, encoded as the arguments of one script call.
 
-Strategy: what is the same for every batch is encoded once, and the commonest batch (takings of one
-token, no client that is new) adds nothing but its keys, framed with one `join`, since every digest has
-the same length.  What is special about a taking is told in a sparse list behind the keys.
-The layout is described in take_tokens.lua.
+The arguments that are the same for every batch are encoded once.  The most frequent batch (requests of one token, from
+no new client) adds only its keys, framed by one `join`, since all digests have the same length.  The properties of
+other requests are in a sparse list behind the keys.  The layout is described in take_tokens.lua.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import IAsker, Limits
-from twisted_lb.limits.addresses import IN_USE_SECONDS
-from twisted_lb.stores.redis_scripts import account_key, encode_parts
+from twisted_lb.interfaces import ITokenReceiver, Limits
+from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.stores.redis.keys import account_key
+from twisted_lb.stores.redis.protocol import encode_parts
 
-DIGEST_LENGTH = 64  # SHA-256 in hexadecimal
+DIGEST_LENGTH: Final = 64  # SHA-256 in hexadecimal
 
 _FIRST_KEY, _AFTER_LAST = encode_parts(account_key("x" * DIGEST_LENGTH)).split(b"x" * DIGEST_LENGTH)
-_BETWEEN_KEYS = (_AFTER_LAST + _FIRST_KEY).decode()
-_NOTHING_SPECIAL = encode_parts(b"0", b"0", b"0", b"0")
+_BETWEEN_KEYS: Final = (_AFTER_LAST + _FIRST_KEY).decode()
+_NOTHING_SPECIAL: Final = encode_parts(b"0", b"0", b"0", b"0")
 
 TAKE_OF_ADDRESS, GIVE_TO_ADDRESS = 1, 0
 
@@ -36,11 +36,11 @@ class Batch(NamedTuple):
     """What one call asks for."""
 
     digests: list[str]
-    askers: list[IAsker]  # of the same place in digests
+    receivers: list[ITokenReceiver]  # of the same place in digests
     extras: list[Extra]
     charged: list[str]
     tokens: list[int]  # of the same place in charged
-    address_askers: list[tuple[str, IAsker]]  # with the network
+    address_askers: list[tuple[str, ITokenReceiver]]  # with the network
 
 
 def is_digest(text: str) -> bool:
@@ -56,12 +56,12 @@ class BatchFrame:
 
         `process` names this process for good, unlike the id of its instance.
         """
-        everyone, address = limits.everyone, limits.address
+        global_bucket, address = limits.global_bucket, limits.address
         self._in_flight = b"%d" % limits.in_flight
         self._rest = (
             b"%d" % round(silence_seconds * 1_000_000),
-            b"%d" % everyone.capacity,
-            repr(float(everyone.rate_per_sec)).encode(),
+            b"%d" % global_bucket.capacity,
+            repr(float(global_bucket.rate_per_sec)).encode(),
             b"%d" % address.capacity,
             repr(float(address.rate_per_sec)).encode(),
             b"%d" % (IN_USE_SECONDS * 1_000_000),
@@ -80,13 +80,13 @@ class BatchFrame:
         released: Sequence[str] = (),
         charged: Sequence[str] = (),
         charges: Sequence[int] = (),
-        everyone: int = 0,
+        global_bucket: int = 0,
         extras: Sequence[Extra] = (),
     ) -> tuple[int, bytes]:
         """How many parts, and the parts, for `RedisScript.call_encoded`.
 
         `number` is above those of all calls before.  All but `charges` and `extras` are digests; `charges` (of the
-        same place in `charged`) and `everyone` are microtokens, below zero to give back.
+        same place in `charged`) and `global_bucket` are microtokens, below zero to give back.
         """
         digests = [*released, *charged, *takings] if released or charged else takings
         keys = len(digests)
@@ -94,10 +94,11 @@ class BatchFrame:
         if keys:
             parts += _FIRST_KEY, _BETWEEN_KEYS.join(digests).encode("ascii"), _AFTER_LAST
         parts += self._constant, encode_parts(b"%d" % number)
-        if not (released or charged or extras or everyone):
+        if not (released or charged or extras or global_bucket):
             parts.append(_NOTHING_SPECIAL)
             return keys + 15, b"".join(parts)
-        parts.append(encode_parts(b"%d" % len(released), b"%d" % len(charged), b"%d" % len(extras), b"%d" % everyone))
+        counts = (len(released), len(charged), len(extras), global_bucket)
+        parts.append(encode_parts(*[b"%d" % count for count in counts]))
         parts += [encode_parts(b"%d" % charge) for charge in charges]
         for position, cost, network in extras:
             name = network.encode()

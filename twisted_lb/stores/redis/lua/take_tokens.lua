@@ -24,6 +24,9 @@
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
 -- digit for each of its takings, 1 where it was admitted (see resolve.lua).
 --
+-- A call that takes is refused with OUTAGE, and changes nothing, while balancers come back from an outage (rejoin.lua).
+-- One that only charges and frees is carried out.
+--
 -- A key that is not what it should be concerns that key alone.  An account like that is left as it is, for a person to
 -- look at; what the balancer can make anew (buckets without an account, counts) is replaced when it is written.
 --
@@ -35,9 +38,13 @@ local in_flight_limit, me, silence, in_use = tonumber(ARGV[1]), ARGV[2], tonumbe
 local releases, charges, extras = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 
 local last_key = 'tokenlb:last:' .. ARGV[9]
-local before = read('GET', last_key)
+local found = call('MGET', last_key, 'tokenlb:switch')
+local before, switch = found[1], found[2]
 if before and tonumber(ARGV[10]) <= (tonumber(before:match('^%d+') or '') or 0) then
   return redis.error_reply('STALE this call comes after a later connection of its process')
+end
+if (#KEYS > releases + charges or extras > 0) and outage(switch) then
+  return redis.error_reply('OUTAGE balancers are coming back from an outage, and have not charged what they spent')
 end
 
 local DEEPEST = -1e15 -- microtokens; no bucket goes below

@@ -1,27 +1,26 @@
-"""The store of a balancer that runs alone: buckets in memory, accounts and levels in SQLite.
+"""The embedded store, for a single process: buckets in memory, accounts and levels in SQLite.
 
 Strategy:
 
-1. All accounts are loaded at the start, so that a request is one look-up in a dict and an unknown
-   key costs no more than a known one.
-2. Everything that touches the disk happens in one thread (`embedded_writer`), which keeps the writes in order.
-3. Creating and changing an account is committed and synced before the Deferred fires.  A change is
-   stored with the level that it starts from, because a level is refilled under its row's policy.
-4. Levels that changed are written about once a second.
-5. While nothing can be written requests go on from memory, and accounts can be neither created nor changed, so that
-   none is lost that somebody was given.  What is in memory is written when that is possible again.
+1. All accounts are loaded at the start, so that a request is one dict lookup, and an unknown key costs no more than a
+   known one.
+2. All disk access is in one thread (`writer`), which keeps the writes in order.
+3. The creation or change of an account is committed and synced before the Deferred fires.  A change is stored with the
+   level at its time, because a level is refilled under the policy of its row.
+4. Changed levels are written about once a second.
+5. While nothing can be written, requests are served from memory, and accounts can be neither created nor changed, so
+   that no account is lost after it was returned.  The contents of memory are written when that is possible again.
 
-What kill -9 or a power cut can lose: no account, and the takings since a level was last written,
-about one second's.  A bucket may admit those tokens once again, so for each such death the bound
-of the law is passed by at most what the bucket admitted in that second, and by at most its
-capacity.  An orderly stop loses nothing.
+kill -9 or a power failure loses no account, and the tokens taken since a level was last written, in about one second.
+A bucket may admit these tokens again, so each such event exceeds the guarantee by at most what the bucket admitted in
+that second, and by at most its capacity.  An orderly stop loses nothing.
 
-The buckets of everyone and of networks, and the requests in flight, are in memory only: after a restart the
-former are full and there are none of the latter.
+The global bucket, the buckets of networks, and the requests in flight are in memory only: after a restart the buckets
+are full and no requests are in flight.
 
-What the clock can do: a wall clock put back across a restart pauses nothing, because a stamp from
-the future is taken for now; one put forward refills, up to the capacity.  While the store runs
-nothing of this matters with `steady_clock`, which is why it is the one to use.
+The wall clock: setting it back across a restart pauses nothing, because a time stamp in the future is replaced by the
+present time; setting it forward refills buckets, up to the capacity.  With `steady_clock`, which should be used,
+setting the wall clock has no effect while the store runs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from __future__ import annotations
 import time
 from heapq import nsmallest
 from operator import attrgetter
-from typing import Any, Callable
+from typing import Any, Callable, Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
@@ -45,9 +44,9 @@ from twisted_lb.interfaces import (
     Account,
     AccountPage,
     IAccountStore,
-    IAsker,
     IBucketStore,
     IStoreReport,
+    ITokenReceiver,
     Limits,
     NameTaken,
     Profile,
@@ -55,34 +54,34 @@ from twisted_lb.interfaces import (
     StoreUnavailable,
     Taken,
 )
-from twisted_lb.limits.addresses import IN_USE_SECONDS, NetworkBuckets
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket, check_capacity, check_cost, check_policy, check_rate
-from twisted_lb.stores.embedded_database import AccountDatabase, Row
-from twisted_lb.stores.embedded_writer import DatabaseWriter, RunBlocking
+from twisted_lb.limits.client_networks import IN_USE_SECONDS, NetworkBuckets
+from twisted_lb.stores.sqlite.database import AccountDatabase, Row
+from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
 from twisted_lb.user_names import normalized
 
-MAX_PAGE = 200  # accounts
-# The numbers that the store gives.
-COUNTS = ("store_up", "store_outages", "store_write_errors")
+MAX_PAGE: Final = 200  # accounts
+# The counters of the store.
+COUNTS: Final = ("store_up", "store_outages", "store_write_errors")
 
 _new_tuple = tuple.__new__
-_log = Logger()
+_log = Logger(__name__)
 
 
 def steady_clock() -> Callable[[], int]:
-    """A clock in microseconds that starts at the wall clock and from then on only runs forward, at its own pace."""
+    """A clock in microseconds that starts at the wall clock's time, and then follows the monotonic clock."""
     start_ns = time.time_ns() - time.monotonic_ns()
     monotonic_ns = time.monotonic_ns
     return lambda: (start_ns + monotonic_ns()) // 1000
 
 
 class _HeldBucket(Bucket):
-    """A bucket with the account that it belongs to."""
+    """A bucket with its account."""
 
     __slots__ = ("digest", "name", "name_bytes", "in_flight")
 
     def __init__(self, row: Row, now_us: int) -> None:
-        # A stamp from the future comes from a clock that was put back: the bucket must not stand still until then.
+        # A time stamp in the future is from before the clock was set back: the bucket must not pause until then.
         super().__init__(row.capacity, row.rate_per_sec, row.level, min(row.stamp_us, now_us))
         self.digest = row.digest
         self.name = row.name
@@ -109,12 +108,14 @@ class EmbeddedStore:
 
         `run_blocking` replaces the thread of the store, for tests.
         """
-        everyone, address, self._most_in_flight = limits
+        global_bucket, address, self._most_in_flight = limits
         self.counts_in_flight = self._most_in_flight > 0
-        self._everyone = Bucket(*everyone, everyone.capacity * MICROTOKENS, now_us()) if everyone.capacity else None
+        self._global_bucket = (
+            Bucket(*global_bucket, global_bucket.capacity * MICROTOKENS, now_us()) if global_bucket.capacity else None
+        )
         self._networks = NetworkBuckets(address) if address.capacity else None
-        # Whether more than the key's own bucket has to be asked.
-        self._more = self._everyone is not None or self.counts_in_flight
+        # Whether there are limits other than the bucket of the key.
+        self._more = self._global_bucket is not None or self.counts_in_flight
         self._data_dir = data_dir
         self._now_us = now_us
         self._reactor = reactor
@@ -125,10 +126,10 @@ class EmbeddedStore:
         self._names: set[str] = set()  # normalized
         self._dirty: set[_HeldBucket] = set()
 
-    # What the service calls.
+    # Called by the service.
 
     def start(self) -> None:
-        """Open the database and load every account.  Raises StoreUnavailable with a text that names the path."""
+        """Open the database and load all accounts.  Raises StoreUnavailable with the path."""
         database = AccountDatabase(self._data_dir)
         try:
             rows = database.rows()
@@ -138,16 +139,16 @@ class EmbeddedStore:
         now_us = self._now_us()
         for row in rows:
             self._buckets[row.digest] = _HeldBucket(row, now_us)
-            # Who created it may not have normalized it.
+            # An earlier version may not have normalized it.
             self._names.add(normalized(row.name))
         if database.created:
-            _log.info("There was no database; {path} begins without users", path=database.path)
+            _log.info("No database was found; {path} was created without users", path=database.path)
         self._database = database
         self._writer = DatabaseWriter(database, self._buckets, self._dirty, self._reactor, self._given_run_blocking)
         self._writer.start()
 
     def stop(self) -> Deferred[None]:
-        """Write every level and close the database.  To be called last, when nothing is taken any more."""
+        """Write all levels and close the database.  Called last, when no more tokens are taken."""
         writer, self._writer = self._writer, None
         if writer is None:
             return succeed(None)
@@ -161,7 +162,7 @@ class EmbeddedStore:
 
     # IBucketStore
 
-    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
         """See IBucketStore.  Answers within the call.  ValueError for a cost that is not from 0 to MAX_COST."""
         if cost != 1:
             check_cost(cost)
@@ -169,21 +170,21 @@ class EmbeddedStore:
         if bucket is None or (network and self._networks is not None):
             refused = self._refused_network(network, spend=bucket is None) if not self._in_use(bucket) else None
             if bucket is None or refused is not None:
-                asker.bucket_answered(refused)
+                receiver.bucket_answered(refused)
                 return
         now_us = self._now_us()
         before = (bucket.level, bucket.stamp_us) if self._more else None
         admitted, level = bucket.take(cost, now_us)
         if admitted:
             if before is not None and (refused := self._refused_otherwise(bucket, cost, now_us)) is not None:
-                # Nothing is taken then; and giving it back would not undo the refill.
+                # Nothing is taken then; a refund would not undo the refill.
                 bucket.level, bucket.stamp_us = before
-                asker.bucket_answered(refused)
+                receiver.bucket_answered(refused)
                 return
             self._dirty.add(bucket)
-        # Taken(...) without the call of its Python-level __new__: this runs once a request.
+        # Taken(...) without the call of its Python-level __new__: this runs once per request.
         answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY)
-        asker.bucket_answered(_new_tuple(Taken, answer))
+        receiver.bucket_answered(_new_tuple(Taken, answer))
 
     def _in_use(self, bucket: _HeldBucket | None) -> bool:
         if bucket is None or bucket.stamp_us <= NEVER_USED_US:
@@ -191,20 +192,21 @@ class EmbeddedStore:
         return self._now_us() - bucket.stamp_us <= IN_USE_SECONDS * 1_000_000
 
     def _refused_otherwise(self, bucket: _HeldBucket, cost: int, now_us: int) -> Taken | None:
-        """Ask the limits beside the key's bucket: the first refusal, or None, and they have taken it."""
+        """The first refusal of the limits other than the key's bucket; None: they have admitted the request."""
         if self.counts_in_flight and bucket.in_flight >= self._most_in_flight:
             return Taken(False, bucket.name_bytes, self._most_in_flight, 0.0, 0, IN_FLIGHT)
-        everyone = self._everyone
-        if everyone is not None:
-            admitted, level = everyone.take(cost, now_us)
+        global_bucket = self._global_bucket
+        if global_bucket is not None:
+            admitted, level = global_bucket.take(cost, now_us)
             if not admitted:
-                return Taken(False, bucket.name_bytes, everyone.capacity, everyone.rate_per_sec, level, GLOBAL)
+                capacity, rate_per_sec = global_bucket.capacity, global_bucket.rate_per_sec
+                return Taken(False, bucket.name_bytes, capacity, rate_per_sec, level, GLOBAL)
         if self.counts_in_flight:
             bucket.in_flight += 1
         return None
 
     def _refused_network(self, network: str, spend: bool) -> Taken | None:
-        """The refusal of a network's bucket that has no token; otherwise None, and the token is spent if asked for."""
+        """The refusal of a network's bucket without tokens; otherwise None, and a token is taken if `spend`."""
         networks = self._networks
         if networks is None or not network:
             return None
@@ -227,27 +229,27 @@ class EmbeddedStore:
             now_us = self._now_us()
             bucket.settle(tokens, now_us)
             self._dirty.add(bucket)
-            if self._everyone is not None:
-                self._everyone.settle(tokens, now_us)
+            if self._global_bucket is not None:
+                self._global_bucket.settle(tokens, now_us)
 
-    def take_address(self, network: str, asker: IAsker) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
         """See IBucketStore.  Answers within the call."""
         networks = self._networks
         if networks is None:
-            asker.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
+            receiver.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
             return
         admitted, level = networks.take(network, self._now_us())
-        asker.bucket_answered(Taken(admitted, b"", *networks.policy, level, ADDRESS))
+        receiver.bucket_answered(Taken(admitted, b"", *networks.policy, level, ADDRESS))
 
     def give_back_address(self, network: str) -> None:
         """See IBucketStore."""
         if self._networks is not None:
-            self._networks.give_back(network)
+            self._networks.refund(network)
 
     # IStoreReport
 
     def state(self) -> StoreState:
-        """See IStoreReport.  It is up while what has to be written can be."""
+        """See IStoreReport.  The store is up while it can write."""
         return StoreState(True, "") if self._writer is None else self._writer.state()
 
     def counts(self) -> dict[str, float]:
@@ -260,8 +262,10 @@ class EmbeddedStore:
     # IAccountStore
 
     def create(self, digest: str, account: Account) -> Deferred[None]:
-        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, or a digest in use."""
-        name, capacity, rate_per_sec = account
+        """See IAccountStore.  Fails with ValueError for an invalid policy, or a digest in use."""
+        # Nothing was checked yet: where this is compiled, what has a type must be of it.
+        given: tuple[Any, ...] = account
+        name, capacity, rate_per_sec = given
         name = normalized(name)
         try:
             check_policy(capacity, rate_per_sec)
@@ -277,7 +281,7 @@ class EmbeddedStore:
         writer, database = self._writer, self._database
         if writer is None or database is None:
             return fail(_not_running())
-        # The name is taken from here on, so that of two creations under way only one gets it.
+        # The name is taken from here on, so that only one of two concurrent creations gets it.
         self._names.add(name)
         stored = writer.write(database.insert, row)
         stored.addCallbacks(self._created, self._not_created, callbackArgs=(row,), errbackArgs=(name,))
@@ -299,8 +303,8 @@ class EmbeddedStore:
         """See IAccountStore."""
         return succeed(self._in_use(self._buckets.get(digest)))
 
-    def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
-        """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""
+    def change(self, digest: str, capacity: Any, rate_per_sec: Any) -> Deferred[Profile | None]:
+        """See IAccountStore, also for the types.  Fails with ValueError for an invalid policy."""
         try:
             if capacity is not None:
                 check_capacity(capacity)
@@ -314,8 +318,8 @@ class EmbeddedStore:
         writer, database = self._writer, self._database
         if writer is None or database is None:
             return fail(_not_running())
-        # From now on every level of this bucket, stored or in memory, is stamped no earlier than the
-        # change: however the process ends, time before it is never refilled under the new policy.
+        # From now on every level of this bucket, stored or in memory, has a time stamp no earlier than the
+        # change: however the process ends, the time before it is never refilled under the new policy.
         bucket.refill(self._now_us())
         stored = writer.write(database.change, digest, capacity, rate_per_sec, bucket.level, bucket.stamp_us)
         return writer.answer(stored.addCallback(self._changed, bucket, capacity, rate_per_sec))
@@ -324,7 +328,7 @@ class EmbeddedStore:
         self, _: object, bucket: _HeldBucket, capacity: int | None, rate_per_sec: float | None
     ) -> Profile:
         now_us = self._now_us()
-        # What is None is read here, not when the change was asked for: another may have come first.
+        # Values for None are read here, not when the change was requested: another change may have come first.
         bucket.change(
             bucket.capacity if capacity is None else capacity,
             bucket.rate_per_sec if rate_per_sec is None else float(rate_per_sec),
@@ -334,7 +338,7 @@ class EmbeddedStore:
         return bucket.profile(now_us)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
-        """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
+        """See IAccountStore.  Fails with ValueError for a count that is not from 1 to 200, or an invalid name."""
         try:
             if not 1 <= count <= MAX_PAGE:
                 raise ValueError(f"count: expected a whole number from 1 to {MAX_PAGE}, not {count!r}")
@@ -349,14 +353,14 @@ class EmbeddedStore:
         return found.addCallback(self._page, count)
 
     def _names_in_memory(self, failure: Failure, after: bytes, count: int) -> list[tuple[str, str]]:
-        """The names without the index of the database, which takes the time of all accounts."""
+        """The page without the index of the database, in time proportional to the number of all accounts."""
         failure.trap(StoreUnavailable)
         later = (bucket for bucket in self._buckets.values() if bucket.name_bytes > after)
         return [(bucket.name, bucket.digest) for bucket in nsmallest(count, later, key=attrgetter("name_bytes"))]
 
     def _page(self, names: list[tuple[str, str]], count: int) -> AccountPage:
         now_us = self._now_us()
-        # One that was stored a moment ago may not be here yet.
+        # An account that was stored a moment ago may not be in memory yet.
         buckets = [self._buckets[digest] for _, digest in names[:count] if digest in self._buckets]
         more_after = names[count - 1][0] if len(names) > count else None
         return AccountPage([bucket.profile(now_us) for bucket in buckets], more_after)

@@ -1,7 +1,7 @@
-"""TLS to Redis: whom we trust, who we are, and what went wrong, in words.
+"""TLS to Redis: the certificates to trust, the client certificate, and messages for failures.
 
-Strategy: the files are read and checked when the program starts; a fault names the setting and the
-file.  The names below are those that the operator knows, so that a message can be acted on.
+The files are read and checked when the program starts; an error names the setting and the file.  Messages use the names
+that the operator knows, so that they can be acted on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from twisted.internet.ssl import (
 )
 from twisted.python.failure import Failure
 
-from twisted_lb.stores.redis_url import RedisSecurity
+from twisted_lb.stores.redis.url import RedisSecurity
 
 CA_FILE = "REDIS_TLS_CA_FILE"
 CERT_FILE = "REDIS_TLS_CERT_FILE"

@@ -1,4 +1,7 @@
-"""Commands out and replies in, on txredisapi's protocol: framing, and nothing of when or why."""
+"""The Redis protocol (RESP2), to Redis and to Sentinel: commands out and replies in, and nothing of when or why.
+
+Commands are encoded here; replies are framed by txredisapi's protocol, on hiredis.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 from twisted.python.failure import Failure
 from txredisapi import HiredisProtocol  # type: ignore[import-untyped]
+
+
+def encode_parts(*parts: bytes) -> bytes:
+    """Bulk strings one after another, as they stand in a command."""
+    return b"".join([b"$%d\r\n%s\r\n" % (len(part), part) for part in parts])
+
+
+def encode_command(*parts: bytes) -> bytes:
+    """One finished command."""
+    return b"*%d\r\n" % len(parts) + encode_parts(*parts)
 
 
 class Wire(HiredisProtocol):  # type: ignore[misc]

@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from twisted_lb.stores.redis_sentinel import SentinelEndpoint
-from twisted_lb.stores.redis_tls import CA_FILE, CERT_FILE, KEY_FILE, RedisTls
-from twisted_lb.stores.redis_url import RedisAddress, RedisSecurity, parse_redis_url
+from twisted_lb.stores.redis.sentinel import SentinelEndpoint
+from twisted_lb.stores.redis.tls import CA_FILE, CERT_FILE, KEY_FILE, RedisTls
+from twisted_lb.stores.redis.url import RedisAddress, RedisSecurity, parse_redis_url
 
 # For each address of a host.  A host that drops packets must not keep an attempt from finding it when it is back.
 CONNECT_SECONDS = 0.5

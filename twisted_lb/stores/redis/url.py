@@ -1,9 +1,9 @@
-"""REDIS_URL: where Redis is, and as whom to speak to it.
+"""REDIS_URL: the address of Redis, and the credentials for it.
 
     redis://[user:password@]host[:port][/db]
     rediss://...  the same over TLS
     unix://[user:password@]/path/to/socket
-    redis+sentinel://[user:password@]host[:port],host[:port]...[/service[/db]]  the sentinels that know where it is
+    redis+sentinel://[user:password@]host[:port],host[:port]...[/service[/db]]  sentinels that know its address
     rediss+sentinel://...  the same, with TLS to the sentinels and to Redis
 
 No message ever repeats a part of the URL: any part may hold a password in the wrong place.

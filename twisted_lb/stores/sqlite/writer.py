@@ -1,45 +1,48 @@
-"""What is to reach the disk: one thread does it, and somebody is told when it does not.
+"""Writes to the disk in one thread, and reports when that fails.
 
-1. All calls that touch the disk go to one thread, in order: a synced commit takes milliseconds, which is too long for
+1. All calls that access the disk run in one thread, in order: a synced commit takes milliseconds, which is too long for
    the reactor.
 2. Each second there is a round.  It writes the levels that have changed, in slices, so that neither the reactor nor a
-   waiting account is held up for long.  Where none has, it looks whether the files are still there, and now and then
-   writes what is there already: a disk that cannot be written is known before an account is.
-3. When a call fails the store is *down*: one line in the log, and requests go on from memory.  A level that could not
-   be written stays dirty.  Accounts are refused at once while another call is under way, so that none waits for many.
-4. Each round tries again.  A database that is lost (see `embedded_database`) is written anew, with all accounts, after
-   some seconds: whoever replaces a file does so in more than one step.
-5. A call that does not return makes the store down as well, and those who wait for it are told that nobody knows.
+   waiting account is delayed for long.  If no level has changed, it checks whether the files still exist, and
+   occasionally makes a test write, so that a disk that cannot be written is detected before an account is created.
+3. When a call fails the store is *down*: one message in the log, and requests are served from memory.  A level that
+   could not be written stays dirty.  Accounts are refused immediately while another call is running, so that none waits
+   for many.
+4. Each round retries.  A lost database (see `database`) is replaced by a new one with all accounts after some seconds,
+   since a file may be replaced in more than one step.
+5. A call that does not return makes the store down as well; pending calls fail without saying whether they were
+   stored.  At the end the thread is abandoned: the process does not wait for a disk that hangs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
-from twisted_lb.stores.embedded_database import AccountDatabase, DatabaseLost, Row
+from twisted_lb.repeated import Repeated
+from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost, Row
 
 FLUSH_SECONDS = 1.0
-# Levels that go into one transaction: gathering them takes the reactor about 2 ms.
+# Levels per transaction: collecting them takes the reactor about 2 ms.
 FLUSH_SLICE = 4096
-IDLE_ROUNDS = 10  # without a write, until one is tried
-STUCK_ROUNDS = 5  # in which no call has returned
+IDLE_ROUNDS = 10  # without a write, until a test write
+STUCK_ROUNDS = 5  # without the return of a call
 MAX_WAITING = 1000  # accounts that wait for the thread
-# Until a lost database is written anew; doubled as long as that fails.
+# Until a lost database is replaced; doubled while that fails.
 ANEW_SECONDS = 3.0
 LONGEST_ANEW_SECONDS = 60.0
 
 MEANWHILE = "requests are served from memory, and no user can be created or changed"
 
-# Runs a blocking call elsewhere: (callable, arguments...) -> Deferred of its result.
+# Runs a blocking call in another thread: (callable, arguments...) -> Deferred of its result.
 RunBlocking = Callable[..., "Deferred[Any]"]
 
 _Result = TypeVar("_Result")
@@ -47,7 +50,7 @@ _log = Logger()
 
 
 class Held(Protocol):
-    """A bucket with the account that it belongs to."""
+    """A bucket with its account."""
 
     digest: str
     name: str
@@ -57,8 +60,13 @@ class Held(Protocol):
     stamp_us: int
 
 
+class _DaemonThread(Thread):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "daemon": True})
+
+
 class DatabaseWriter:
-    """The thread of one database, and how that does."""
+    """The thread of one database, and its state."""
 
     def __init__(
         self,
@@ -68,7 +76,7 @@ class DatabaseWriter:
         reactor: Any,
         run_blocking: RunBlocking | None = None,
     ) -> None:
-        """`buckets` are those of all accounts, `dirty` those of them whose level has changed; both go on changing.
+        """`buckets` are those of all accounts, `dirty` those whose level has changed; both keep changing.
 
         `run_blocking` replaces the thread, for tests.
         """
@@ -82,33 +90,34 @@ class DatabaseWriter:
         self._run_blocking = run_blocking or self._in_thread
         if run_blocking is None:
             self._pool = ThreadPool(1, 1, "tokenlb-database")
+            # A thread that hangs in a disk access must not keep the process alive.
+            self._pool.threadFactory = _DaemonThread
             self._pool.start()
-        self._rounds = LoopingCall(self._begin_round)
-        self._rounds.clock = reactor
+        self._rounds = Repeated(reactor, self._begin_round, "the round of the embedded store")
         self._round: Deferred[None] | None = None
-        self._down = ""  # why, while it is
+        self._down = ""  # the reason, while it is down
         self._lost = False
         self._anew_at = 0.0
         self._anew_seconds = ANEW_SECONDS
-        self._under_way = 0  # calls with the thread
+        self._under_way = 0  # calls in the thread
         self._returned = self._returned_then = 0  # calls so far, and at the last round
         self._still_rounds = 0
         self._idle_rounds = 0
-        self._waiting = 0  # accounts with the thread
+        self._waiting = 0  # calls of accounts in the thread
         self._answers: set[Deferred[Any]] = set()
 
     def start(self) -> None:
         """Begin the rounds."""
-        self._rounds.start(FLUSH_SECONDS, now=False)
+        self._rounds.start(FLUSH_SECONDS)
 
     def state(self) -> StoreState:
-        """Whether what is to be written is written."""
+        """Whether the store can write."""
         return StoreState(False, f"{self._down}; {MEANWHILE}") if self._down else StoreState(True, "")
 
     # Accounts
 
     def write(self, call: Callable[..., None], *arguments: object) -> Deferred[Any]:
-        """Carry out a write of an account.  Fails with StoreUnavailable."""
+        """Write an account.  Fails with StoreUnavailable."""
         if self._waiting >= MAX_WAITING or self._lost or (self._down and self._under_way):
             return fail(NotStored(self._down or "too many accounts wait to be written"))
         self._waiting += 1
@@ -123,7 +132,7 @@ class DatabaseWriter:
         return result
 
     def answer(self, outcome: Deferred[_Result]) -> Deferred[_Result]:
-        """What to tell of `outcome`: it, or StoreUnavailable when it does not come."""
+        """The result of `outcome`, or StoreUnavailable when the disk does not respond in time."""
         answer: Deferred[_Result] = Deferred()
 
         def tell(result: Any) -> None:
@@ -138,7 +147,7 @@ class DatabaseWriter:
     # The thread
 
     def run(self, call: Callable[..., object], *arguments: object) -> Deferred[Any]:
-        """Have the thread make a blocking call, after those before."""
+        """Run a blocking call in the thread, after the earlier ones."""
         self._under_way += 1
         return self._run_blocking(call, *arguments).addBoth(self._call_returned)
 
@@ -165,15 +174,18 @@ class DatabaseWriter:
             _log.failure("A round of the embedded store failed", failure=result)
 
     def _look_for_stuck_call(self) -> None:
-        still = self._under_way > 0 and self._returned == self._returned_then
-        self._returned_then = self._returned
-        self._still_rounds = self._still_rounds + 1 if still else 0
-        if self._still_rounds >= STUCK_ROUNDS:
+        if self._is_stuck():
             seconds = self._still_rounds * FLUSH_SECONDS
-            self._goes_down(f"the disk of {self._database.path} has not answered for {seconds:g} s")
+            self._goes_down(f"the disk of {self._database.path} has not responded for {seconds:g} s")
             answers, self._answers = self._answers, set()
             for answer in answers:
                 answer.errback(StoreUnavailable(self._down))
+
+    def _is_stuck(self) -> bool:
+        still = self._under_way > 0 and self._returned == self._returned_then
+        self._returned_then = self._returned
+        self._still_rounds = self._still_rounds + 1 if still else 0
+        return self._still_rounds >= STUCK_ROUNDS
 
     async def _one_round(self) -> None:
         try:
@@ -190,14 +202,14 @@ class DatabaseWriter:
                 await self.run(self._database.try_to_write)
                 self._works()
             else:
-                # That it is there says nothing of whether it can be written.
+                # A file that exists need not be writable.
                 await self.run(self._database.look)
                 self._idle_rounds += 1
         except StoreUnavailable as error:
             self._failed(error)
 
     async def _write_dirty(self) -> bool:
-        """Write the levels that have changed so far; whether there were any.  What could not be written stays dirty."""
+        """Write the changed levels; return whether there were any.  Levels that could not be written stay dirty."""
         dirty = list(self._dirty)
         self._dirty.clear()
         written = 0
@@ -214,7 +226,7 @@ class DatabaseWriter:
     async def _write_anew(self) -> None:
         """Write all accounts, as they are in memory, to a new database."""
         database, buckets = self._database, list(self._buckets.values())
-        # A level that changes while it is at work is written again afterwards.
+        # A level that changes during this is written again afterwards.
         dirty = set(self._dirty)
         self._dirty.clear()
         try:
@@ -228,13 +240,13 @@ class DatabaseWriter:
         self._lost = False
         self._anew_seconds = ANEW_SECONDS
         _log.info(
-            "All {count} accounts are written to a new database at {path}{kept}",
+            "All {count} accounts were written to a new database at {path}{kept}",
             count=len(buckets),
             path=database.path,
-            kept=f"; what was found there is kept at {aside}" if aside else "",
+            kept=f"; the previous file is kept at {aside}" if aside else "",
         )
 
-    # How it does
+    # The state
 
     def _failed(self, error: Any) -> None:
         self.errors += 1
@@ -248,7 +260,7 @@ class DatabaseWriter:
         self._down = reason
         if was_up:
             self.outages += 1
-            then = "all accounts are written to a new database soon" if self._lost else "it is tried again every second"
+            then = "all accounts will be written to a new database soon" if self._lost else "it is retried every second"
             _log.error(
                 "Accounts and levels cannot be written: {reason}; {meanwhile}; {then}",
                 reason=reason,
@@ -257,32 +269,46 @@ class DatabaseWriter:
             )
 
     def _works(self) -> None:
-        """Something was written."""
+        """A write has succeeded."""
         self._idle_rounds = 0
         if self._down and not self._lost:
             self._down = ""
-            _log.info("Accounts and levels are written again")
+            _log.info("Accounts and levels can be written again")
 
     # The end
 
     def stop(self) -> Deferred[None]:
-        """Write what is to be written, and close the database.  Says what is lost where that cannot be done."""
+        """Write all changes and close the database.  If that fails, the log says what is lost."""
         self._rounds.stop()
-        return Deferred.fromCoroutine(self._stop())
+        ended = Deferred.fromCoroutine(self._stop())
+
+        def look() -> None:
+            if self._is_stuck():
+                ended.cancel()
+
+        looking = Repeated(self._reactor, look, "the look at the disk")
+        looking.start(FLUSH_SECONDS, now=True)
+        return ended.addBoth(self._stopped, looking)
+
+    def _stopped(self, result: object, looking: Repeated) -> object:
+        looking.stop()
+        if isinstance(result, Failure) and result.check(CancelledError):
+            _log.critical(
+                "The last changes could not be written: the disk of {path} does not respond; {lost}",
+                path=self._database.path,
+                lost=self._what_is_lost(),
+            )
+            return None
+        if self._pool is not None:
+            self._pool.stop()
+        return result
 
     async def _stop(self) -> None:
         if self._round is not None:
-            # Its later slices are not yet with the thread.
+            # Later slices of the round are not in the thread yet.
             over: Deferred[None] = Deferred()
             self._round.addBoth(lambda _: over.callback(None))
             await over
-        try:
-            await self._last_round()
-        finally:
-            if self._pool is not None:
-                self._pool.stop()
-
-    async def _last_round(self) -> None:
         try:
             try:
                 await self._last_write()
@@ -290,15 +316,18 @@ class DatabaseWriter:
                 self._lost = True
                 await self._last_write()
         except StoreUnavailable as error:
-            if self._lost:
-                lost = f"the {len(self._buckets)} accounts, which only this process had, are lost"
-            else:
-                lost = f"what {len(self._dirty)} buckets have spent since they were last written is forgotten"
-            _log.critical("The end could not be written: {reason}; {lost}", reason=str(error), lost=lost)
+            _log.critical(
+                "The last changes could not be written: {reason}; {lost}", reason=str(error), lost=self._what_is_lost()
+            )
         try:
             await self.run(self._database.close)
         except StoreUnavailable as error:
-            _log.error("The database did not close in good order: {reason}", reason=str(error))
+            _log.error("The database was not closed cleanly: {reason}", reason=str(error))
+
+    def _what_is_lost(self) -> str:
+        if self._lost:
+            return f"the {len(self._buckets)} accounts, which only this process had, are lost"
+        return f"the tokens taken from {len(self._dirty)} buckets since they were last written are forgotten"
 
     async def _last_write(self) -> None:
         if self._lost:

@@ -1,0 +1,44 @@
+"""All keys in Redis: contents, type, and when each is removed.
+
+`tokenlb:{<digest>}`, a hash: an account: `name`, `capacity`, `rate`, `level`, `stamp` (bucket.lua).  Never removed.
+`tokenlb:names`, a sorted set, scores 0: `<name> NUL <digest>` of each account (create_account.lua).  Never removed.
+`tokenlb:global`, a hash: the bucket of all users, with `level` and `stamp`.  Never removed.
+`tokenlb:address:<network>`, a hash: the bucket of a client's network, likewise.  Expires when it is full.
+`tokenlb:in_flight:{<digest>}`, a hash: id of an instance -> how many requests of the account it has in flight.
+    Members of dead instances go with the next change (take_tokens.lua); it expires PLACES_SECONDS after its last use.
+`tokenlb:instances`, a sorted set: id of an instance -> when it was announced last (announce.lua, rejoin.lua).
+    A member is removed by its instance when it stops, and by another one when it was silent for the lease.
+`tokenlb:returning`, a sorted set: id of an instance that comes back from an outage -> its last call of rejoin.lua.
+    A member is removed by its instance when it has charged; the set expires a lease after the last call.
+`tokenlb:switch`, a string: the moment at which they charge, or 0; meanwhile no tokens are taken (rejoin.lua).
+    Removed by the last one that has charged; it expires a lease after the last call.
+`tokenlb:last:<process>`, a string: the last call of a process, and what became of it (take_tokens.lua, resolve.lua).
+    Expires a week after the last call.
+
+A digest is the SHA-256 of an API key in hexadecimal.  Times are microseconds of Redis, levels microtokens.  Scripts
+that work on many keys have these names in their own text.
+"""
+
+from __future__ import annotations
+
+NAMES_KEY = b"tokenlb:names"
+INSTANCES_KEY = b"tokenlb:instances"
+RETURNING_KEY = b"tokenlb:returning"
+SWITCH_KEY = b"tokenlb:switch"
+
+PLACES_SECONDS = 86_400  # after which the counts of an unused key are dropped
+
+
+def account_key(digest: str) -> bytes:
+    """The key of an account."""
+    return b"tokenlb:{%s}" % digest.encode()
+
+
+def places_key(digest: str) -> bytes:
+    """The key that holds how many requests each instance has in flight for an account."""
+    return b"tokenlb:in_flight:{%s}" % digest.encode()
+
+
+def last_call_key(process: bytes) -> bytes:
+    """The key of what is known of the last call of a process."""
+    return b"tokenlb:last:" + process

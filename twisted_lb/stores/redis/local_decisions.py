@@ -1,0 +1,126 @@
+"""Requests for tokens that are decided in this process, by the fallback: while Redis is unavailable, and until all
+instances are back from an outage.
+
+While Redis is unavailable, a key that the fallback does not know cannot be distinguished from a guess.  While this
+process waits for other instances to come back, it looks the key up in Redis; the account is known from then on, with
+the same share as if it had been known throughout the outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.interfaces import KEY, ITokenReceiver, Limits, Profile, Taken
+from twisted_lb.limits.fallback import DENY, Fallback
+from twisted_lb.stores.redis.batch_encoding import Batch, Extra, is_digest
+
+_NO_EXTRA = Extra(0, 1, "")
+
+_log = BoundedLog(Logger())
+
+
+class LocalDecisions:
+    """Answers receivers without a taking in Redis."""
+
+    def __init__(
+        self,
+        fallback: Fallback,
+        in_flight: dict[str, int],
+        limits: Limits,
+        profile: Callable[[str], Deferred[Profile | None]] | None,
+    ) -> None:
+        """`in_flight`: digest -> requests that this process admitted and that are not over; kept up here.
+
+        `profile` asks Redis for an account, and fails with StoreUnavailable.
+        """
+        self._fallback = fallback
+        self._in_flight = in_flight
+        self._counting = limits.in_flight > 0
+        self._with_addresses = limits.address.capacity > 0
+        self._profile = profile
+
+    def decide(
+        self, digest: str, receiver: ITokenReceiver, cost: int, network: str, reason: str, can_ask: bool
+    ) -> None:
+        """Answer one taking, within the call unless Redis is asked; `reason` is why Redis does not decide it.
+
+        `can_ask`: Redis may be asked for a key that is not known.
+        """
+        fallback = self._fallback
+        known = fallback.knows(digest)
+        if network and self._with_addresses and not known:
+            refused = fallback.of_network(network, spend=False)
+            if not refused.admitted:
+                receiver.bucket_answered(refused)
+                return
+        if known or not can_ask or self._profile is None or fallback.mode == DENY or not is_digest(digest):
+            self._take(digest, receiver, cost, network, reason)
+            return
+        asked = self._profile(digest)
+        asked.addCallback(self._learn, digest, receiver, cost, network, reason)
+        asked.addErrback(self._not_learned, receiver)
+        asked.addErrback(lambda failure: _log.failure("answer", "a request failed on its bucket's answer", failure))
+
+    def decide_batch(self, batch: Batch, reason: str, unsent: bool, can_ask: bool) -> None:
+        """Answer all of a batch.  `unsent`: it is certain that Redis has done nothing of this."""
+        if unsent:
+            for digest, tokens in zip(batch.charged, batch.tokens):
+                self._fallback.release(digest, tokens)
+        extras = {extra.position: extra for extra in batch.extras}
+        for position, (digest, receiver) in enumerate(zip(batch.digests, batch.receivers), 1):
+            _, cost, network = extras.get(position, _NO_EXTRA)
+            try:
+                self.decide(digest, receiver, cost, network, reason, can_ask)
+            except BaseException:
+                _log.failure("unavailable", "a request failed on its bucket being unavailable")
+        for network, receiver in batch.address_askers:
+            answer(receiver, self._fallback.of_network(network, spend=True))
+
+    def _learn(
+        self,
+        profile: Profile | None,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int,
+        network: str,
+        reason: str,
+    ) -> None:
+        fallback = self._fallback
+        if profile is None:
+            if network:
+                fallback.of_network(network, spend=True)
+            receiver.bucket_answered(None)
+            return
+        if not fallback.knows(digest):
+            (name, capacity, rate_per_sec), level = profile
+            fallback.recent[digest] = Taken(True, name.encode(), capacity, rate_per_sec, level, KEY), fallback.now()
+        self._take(digest, receiver, cost, network, reason)
+
+    def _not_learned(self, failure: Failure, receiver: ITokenReceiver) -> None:
+        receiver.bucket_unavailable(failure.getErrorMessage())
+
+    def _take(self, digest: str, receiver: ITokenReceiver, cost: int, network: str, reason: str) -> None:
+        in_flight = self._in_flight.get(digest, 0)
+        taken = self._fallback.take(digest, cost, in_flight)
+        if taken is None:
+            if network:
+                # For all that is known, it was a guess.
+                self._fallback.of_network(network, spend=True)
+            receiver.bucket_unavailable(reason)
+            return
+        if self._counting and taken.admitted:
+            self._in_flight[digest] = in_flight + 1
+        receiver.bucket_answered(taken)
+
+
+def answer(receiver: ITokenReceiver, taken: Taken) -> None:
+    """Hand it out; what the receiver raises is told in the log."""
+    try:
+        receiver.bucket_answered(taken)
+    except BaseException:
+        _log.failure("answer", "a request failed on its bucket's answer")

@@ -1,0 +1,271 @@
+"""The store that any number of balancers share: accounts and buckets in Redis.
+
+Every access that reads and writes a bucket is one Lua script, which Redis executes atomically, with its own clock.
+Requests for tokens are sent in batches (`batches`), calls for accounts one by one (`accounts`), all over one connection
+(`connection`).  While Redis is unavailable, requests for tokens are decided by the fallback, and calls for accounts
+fail at once; afterwards Redis is charged for what was spent meanwhile (`recovery`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from zope.interface import implementer
+
+from twisted_lb.interfaces import (
+    Account,
+    AccountPage,
+    IAccountStore,
+    IBucketStore,
+    IStoreReport,
+    ITokenReceiver,
+    Limits,
+    Profile,
+    StoreState,
+)
+from twisted_lb.limits.fallback import LOCAL, Fallback
+from twisted_lb.stores.redis.accounts import RedisAccounts
+from twisted_lb.stores.redis.batch_encoding import BatchFrame
+from twisted_lb.stores.redis.batches import TokenBatches
+from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, RedisConnection
+from twisted_lb.stores.redis.endpoints import endpoint_of
+from twisted_lb.stores.redis.eviction import EvictionAdvice
+from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
+from twisted_lb.stores.redis.keys import last_call_key
+from twisted_lb.stores.redis.protocol import encode_command
+from twisted_lb.stores.redis.recovery import Recovery
+from twisted_lb.stores.redis.scripts import RedisScript
+from twisted_lb.stores.redis.url import RedisAddress, RedisSecurity, parse_redis_url
+
+# What becomes of requests while Redis is away, by the mode of the fallback.
+# Longer than a new instance looks for others that come back, which takes NEW_SECONDS of `recovery`.
+START_SECONDS = 2.0
+_MEANWHILE = {
+    "local": "keys seen recently go on with their share of tokens in this process, other requests are answered 503",
+    "allow": "keys seen recently pass without spending tokens, other requests are answered 503",
+    "deny": "requests are answered 503",
+}
+
+
+def _random_id() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
+@implementer(IBucketStore, IAccountStore, IStoreReport)
+class RedisStore:
+    """Buckets and accounts in the Redis that `url` names."""
+
+    def __init__(
+        self,
+        url: str,
+        reactor: Any,
+        limits: Limits = Limits(),
+        fallback: Fallback | None = None,
+        deadline: float = DEADLINE_SECONDS,
+        endpoint: IStreamClientEndpoint | None = None,
+        security: RedisSecurity = RedisSecurity(),
+        new_id: Callable[[], bytes] = _random_id,
+        lease_seconds: float = LEASE_SECONDS,
+        advise: bool = False,
+    ) -> None:
+        """`deadline` is in seconds, for every call.  Without a `fallback`, nothing is admitted while Redis is away.
+        `advise`: the log says when the Redis that was reached may throw keys away.
+
+        For tests: `endpoint` replaces the one that `url` names, `new_id` gives ids of instances, and one that is
+        silent for `lease_seconds` is no more.  Raises ValueError, with a text that names REDIS_URL, for a URL that
+        cannot be used, and naming the setting and the file for a certificate or a key that cannot be.
+        """
+        address = parse_redis_url(url)
+        self.counts_in_flight = limits.in_flight > 0
+        self._fallback = fallback or Fallback("deny", reactor.seconds, 1, limits)
+        self._outages = 0
+        self._reactor = reactor
+        self._starting: Deferred[None] | None = None  # the start waits for this
+        self._reached = False  # since this process began
+        self._connection = connection = RedisConnection(
+            endpoint or endpoint_of(address, reactor, security), address.place, reactor, deadline, address.password
+        )
+        self._eviction = EvictionAdvice(connection, address.place) if advise else None
+        connection.on_ready = self._up
+        connection.on_down = self._down
+        self._first_commands = _greeting(address)
+        self._take = RedisScript("take_tokens", connection)
+        announce, restore = RedisScript("announce", connection), RedisScript("restore_in_flight", connection)
+        rejoin = RedisScript("rejoin", connection)
+        self._accounts = RedisAccounts(connection)
+        self._resolve = RedisScript("resolve", connection)
+        self._scripts = (self._take, announce, rejoin, restore, self._resolve, *self._accounts.scripts)
+        if self._fallback.mode != LOCAL:
+            # It has no shares: no other instance has to wait for it after an outage (rejoin.lua).
+            random_id, mode = new_id, self._fallback.mode.encode()
+            new_id = lambda: b"%b.%b" % (random_id(), mode)  # noqa: E731
+        self._instance = Instance(connection, announce, rejoin, self._fallback, reactor, new_id, lease_seconds)
+        self._instance.on_outage = self._others_return
+        # The first id of the instance is that of the process for good.
+        self._last_key = last_call_key(self._instance.id)
+        self._frame = BatchFrame(limits, lease_seconds, self._instance.id)
+        self._frame.set_instance(self._instance.id)
+        self._batches = TokenBatches(
+            connection,
+            self._take,
+            reactor,
+            self._frame,
+            self._instance,
+            self._fallback,
+            limits,
+            self._accounts.profile,
+        )
+        self._batches.on_outage = self._others_return
+        self._recovery = Recovery(connection, restore, self._batches, self._instance, self._fallback, reactor)
+        self._recovery.on_over = self._over
+
+    @property
+    def script_calls(self) -> int:
+        """How many calls of the script that takes tokens were sent."""
+        return self._take.calls
+
+    @property
+    def takes(self) -> int:
+        """How many takings went with them."""
+        return self._batches.takes
+
+    def start(self) -> Deferred[None]:
+        """Begin to connect.  Fires when the first attempt has ended; one that is away is tried again until `stop`.
+
+        A new instance that looks whether silent ones come back (see `recovery`) has not started before that is over,
+        or after START_SECONDS: requests wait for it, or go to other processes, and are not refused.
+        """
+        self._instance.start()
+        return self._connection.start(self._greeting, self._first_calls).addCallback(self._wait_until_up)
+
+    def _wait_until_up(self, _: None) -> Deferred[None] | None:
+        if self._is_up() or not self._connection.ready:
+            return None
+        self._starting = Deferred()
+        return self._starting.addTimeout(START_SECONDS, self._reactor, lambda result, seconds: None)
+
+    def _started(self) -> None:
+        starting, self._starting = self._starting, None
+        if starting is not None and not starting.called:
+            starting.callback(None)
+
+    def stop(self) -> Deferred[None]:
+        """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
+        self._started()
+        stopped = self._recovery.finish().addCallback(lambda _: self._batches.idle())
+        stopped.addCallback(lambda _: self._instance.leave())
+        return stopped.addCallback(lambda _: self._connection.stop())
+
+    def _greeting(self) -> list[bytes]:
+        """The commands that a connection must answer before any other is sent."""
+        return [*self._first_commands, *(script.load for script in self._scripts)]
+
+    def _first_calls(self) -> list[bytes]:
+        """What it must answer in the time of any call before it counts.  Both write, and both may be repeated."""
+        fence = b"%d" % self._batches.next_number()
+        return [self._resolve.command(self._last_key, fence), self._recovery.greeting()]
+
+    def _up(self, replies: list[Any]) -> None:
+        *_, last, rejoined = replies
+        self._recovery.begin(last, rejoined)
+        if self._eviction is not None:
+            self._eviction.look()
+
+    def _over(self) -> None:
+        self._reached = True
+        self._started()
+
+    def _down(self) -> None:
+        self._outages += 1
+        self._started()
+        self._renew()
+
+    def _others_return(self) -> None:
+        if not self._instance.returning:
+            self._renew()
+            self._recovery.rejoin()
+
+    def _renew(self) -> None:
+        """Leave Redis to come back under another id: what it has of this instance is not certain any more."""
+        self._recovery.lost()
+        self._instance.renew()
+        self._frame.set_instance(self._instance.id)
+
+    # IBucketStore
+
+    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+        """See IBucketStore.  Answers later, or within the call while the fallback decides."""
+        self._batches.take(digest, receiver, cost, network)
+
+    def release(self, digest: str, tokens: int) -> None:
+        """See IBucketStore.  While Redis is unavailable, the fallback charges it, and Redis is charged afterwards."""
+        self._batches.release(digest, tokens)
+
+    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+        """See IBucketStore.  While Redis is away, this process has buckets of its own for networks."""
+        self._batches.take_address(network, receiver)
+
+    def give_back_address(self, network: str) -> None:
+        """See IBucketStore.  While Redis is away, it goes into the bucket of this process for the network."""
+        self._batches.give_back_address(network)
+
+    # IStoreReport
+
+    def state(self) -> StoreState:
+        """See IStoreReport.  A store whose balancers come back from an outage is not up yet."""
+        if self._is_up():
+            return StoreState(True, "")
+        reason = self._connection.reason or self._batches.waits_for
+        if not self._reached:
+            return StoreState(False, f"{reason}; it was not reached yet, and no key is known", False)
+        return StoreState(False, f"{reason}; {_MEANWHILE[self._fallback.mode]}")
+
+    def counts(self) -> dict[str, float]:
+        """See IStoreReport."""
+        return {
+            "store_up": float(self._is_up()),
+            "store_outages": self._outages,
+            **self._fallback.counts,
+            "script_calls": self.script_calls,
+            "takes": self.takes,
+            "instances": self._fallback.instances,
+        }
+
+    def _is_up(self) -> bool:
+        return self._connection.ready and not self._instance.returning
+
+    # IAccountStore
+
+    def create(self, digest: str, account: Account) -> Deferred[None]:
+        """See RedisAccounts."""
+        return self._accounts.create(digest, account)
+
+    def profile(self, digest: str) -> Deferred[Profile | None]:
+        """See RedisAccounts."""
+        return self._accounts.profile(digest)
+
+    def in_use(self, digest: str) -> Deferred[bool]:
+        """See RedisAccounts."""
+        return self._accounts.in_use(digest)
+
+    def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
+        """See RedisAccounts."""
+        return self._accounts.change(digest, capacity, rate_per_sec)
+
+    def page(self, after: str, count: int) -> Deferred[AccountPage]:
+        """See RedisAccounts."""
+        return self._accounts.page(after, count)
+
+
+def _greeting(address: RedisAddress) -> list[bytes]:
+    """The commands that make a new connection ours: password and database."""
+    commands = []
+    if address.password:
+        user = [address.username.encode()] if address.username else []
+        commands.append(encode_command(b"AUTH", *user, address.password.encode()))
+    if address.db:
+        commands.append(encode_command(b"SELECT", b"%d" % address.db))
+    return commands
