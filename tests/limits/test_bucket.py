@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.limits.seconds import seconds_to_full, seconds_to_next
 from twisted_lb.interfaces import MICROTOKENS
 from twisted_lb.limits.bucket import (
     LOWEST_LEVEL,
@@ -18,8 +19,6 @@ from twisted_lb.limits.bucket import (
     Bucket,
     check_cost,
     check_policy,
-    seconds_to_full,
-    seconds_to_next,
     seconds_to_refill,
 )
 
@@ -101,9 +100,9 @@ class TakingTests(SynchronousTestCase):
         """A token given back before some time has passed and one given back after it leave the same level."""
         for level in (0, M, 3 * M, 5 * M):
             early, late = Bucket(5, 1.0, level, START), Bucket(5, 1.0, level, START)
-            early.give_back(1)
+            early.refund(1)
             late.refill(START + 1_500_000)
-            late.give_back(1)
+            late.refund(1)
             self.assertEqual(early.level_at(START + 1_500_000), late.level)
 
     def test_a_change_refills_under_the_old_policy_first(self) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.limits.seconds import seconds_to_full, seconds_to_next
 from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
-from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC, seconds_to_full, seconds_to_next
-from twisted_lb.limits.headers import FAMILIES, RATELIMIT, X_RATELIMIT, rate_limit_fields, retry_after
+from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.limits.response_headers import FAMILIES, RATELIMIT, X_RATELIMIT, rate_limit_fields, retry_after
 
 M = MICROTOKENS
 
@@ -69,8 +70,8 @@ class FieldsTests(SynchronousTestCase):
         fields = rate_limit_fields([RATELIMIT])
         own = b'\r\nRateLimit-Policy: "default";q=5;w=5\r\nRateLimit: "default";r=0;t=1'
         self.assertEqual(fields(taken(5, 1.0, 0)), own)
-        of_all = taken(5, 1.0, 0)._replace(limit=GLOBAL)
-        self.assertEqual(fields(of_all), b'\r\nRateLimit-Policy: "global";q=5;w=5\r\nRateLimit: "global";r=0;t=1')
+        refused = taken(5, 1.0, 0)._replace(limit=GLOBAL)
+        self.assertEqual(fields(refused), b'\r\nRateLimit-Policy: "global";q=5;w=5\r\nRateLimit: "global";r=0;t=1')
         flying = Taken(False, b"ann", 5, 0.0, 0, IN_FLIGHT)
         policy = b'\r\nRateLimit-Policy: "in-flight";q=5;qu="concurrent-requests"'
         self.assertEqual(fields(flying), policy + b'\r\nRateLimit: "in-flight";r=0')

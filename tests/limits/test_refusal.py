@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
-from twisted_lb.limits.refusal import refusal
+from twisted_lb.limits.rejection import refusal
 
 M = MICROTOKENS
 

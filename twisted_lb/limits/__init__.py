@@ -1,1 +1,1 @@
-"""The token bucket: its law in whole numbers, and what its answers look like in HTTP header fields."""
+"""Limits: token buckets in integer arithmetic, their header fields, waiting for tokens, costs, and store outages."""

@@ -1,66 +1,66 @@
-"""What requests cost: the user's pricing class, held to its contract (IPricing).
+"""The cost of requests: validates the user's pricing class and its results (IPricing).
 
-1. At the start the class is made, and what it says is looked at: `cost`, `settle` or both, which take what
-   they will be given.  A class that cannot work stops the start, not the first request.
-2. Each answer is checked before anything is taken: it is a whole number from 0 to MAX_COST.
-3. A failure is logged with its traceback, but at most once a second for each method: the class runs for
-   every request, and a log that grows with the traffic is a second fault.
+1. At start-up the class is instantiated and its methods are checked: `cost`, `settle` or both must exist and accept
+   their arguments.  A class that cannot work prevents the start, instead of failing with the first request.
+2. Each result is checked before any tokens are taken: it must be a whole number from 0 to MAX_COST.
+3. Failures are logged with a traceback, at most once per second for each method, because the class is called for every
+   request.
 
-A server may name a cost too, in the field X-Token-Cost:
+A server may report a cost too, in the field X-Token-Cost:
 
     X-Token-Cost = 1*DIGIT
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog, shown
 from twisted_lb.interfaces import IRequest, IResponse
 from twisted_lb.limits.bucket import MAX_COST
-from twisted_lb.named_class import NamedClassError, load_class, make_object
+from twisted_lb.plugins import NamedClassError, load_class, make_object, method_of
 
-DEFAULT_COST = 1  # tokens, of a request that nobody prices
+DEFAULT_COST: Final = 1  # tokens, for a request without a pricing class
 
-# At most ten digits count, behind any number of zeros: MAX_COST has no more.
-_COST = re.compile(rb"0*([0-9]{1,10})")
+# At most ten digits after any number of zeros, as many as MAX_COST has.
+_COST: Final = re.compile(rb"0*([0-9]{1,10})")
 
 
 class PricingError(Exception):
-    """There is no such pricing class, or it cannot work; the text says what failed."""
+    """The pricing class does not exist, or cannot work; the text says what failed."""
 
 
 class PricingFailed(Exception):
-    """The pricing class could not tell what a request costs; why has been logged."""
+    """The pricing class failed to price a request; the reason has been logged."""
 
 
 class Pricing:
-    """The user's object behind checks; what the proxy asks."""
+    """The user's pricing object with validation of its results, as the proxy uses it."""
 
-    def __init__(self, word: str = "", priced: object = None, now: Callable[[], float] = time.monotonic) -> None:
-        """`priced` has `cost`, `settle` or both; None: nobody prices.  Raises PricingError.
+    def __init__(self, class_name: str = "", priced: object = None, now: Callable[[], float] = time.monotonic) -> None:
+        """`priced` is the user's object, with `cost`, `settle` or both, or None.  Raises PricingError.
 
-        `word` names it in errors and in the log; `now` is a clock in seconds.
+        `class_name` names it in errors and in the log; `now` is a clock in seconds.
         """
-        self._word = word
+        self._class_name = class_name
         self._priced = priced
-        self._log = BoundedLog(Logger(), now)
-        self._cost = _method(word, priced, "cost", ("request",))
-        self._settle = _method(word, priced, "settle", ("request", "response"))
+        self._log = BoundedLog(Logger(__name__), now)
+        self._cost = _method(class_name, priced, "cost", ("request",))
+        self._settle = _method(class_name, priced, "settle", ("request", "response"))
         self.asks = self._cost is not None
         self.settles = self._settle is not None
         if priced is not None and not self.asks and not self.settles:
-            raise PricingError(f"{word}: the class has neither a method cost(request) nor settle(request, response)")
+            missing = "neither a method cost(request) nor settle(request, response)"
+            raise PricingError(f"{class_name}: the class has {missing}")
 
     def cost(self, request: IRequest) -> int:
-        """What has to be there before the request is sent, in tokens.  Raises PricingFailed, which is logged."""
+        """The tokens to take before the request is sent.  Raises PricingFailed, after logging the reason."""
         if self._cost is None:
             return DEFAULT_COST
         try:
@@ -77,10 +77,10 @@ class Pricing:
         return int(tokens)
 
     def settle(self, request: IRequest, response: IResponse, cost: int) -> int:
-        """What the request has cost in all, in tokens.  Does not raise.
+        """The total cost of the request, in tokens.  Does not raise.
 
-        `cost` is what it costs when the class fails.  Where the class returns None, or has no such method, that
-        is what the server says, or else `cost`.
+        `cost` is the result if the class fails.  If the class returns None, or has no such method, the result is the
+        cost that the server reported, or else `cost`.
         """
         tokens = None
         if self._settle is not None:
@@ -99,14 +99,18 @@ class Pricing:
 
     def _raised(self, method: str, then: str) -> None:
         self._log.failure(
-            f"{method} raised", "pricing: {word} raised in {method}, {then}", word=self._word, method=method, then=then
+            f"{method} raised",
+            "pricing: {class_name} raised in {method}, {then}",
+            class_name=self._class_name,
+            method=method,
+            then=then,
         )
 
     def _returned(self, method: str, then: str, tokens: object) -> None:
         self._log.error(
             f"{method} returned",
-            "pricing: {word} returned {tokens} from {method}, {then}; expected {expected}",
-            word=self._word,
+            "pricing: {class_name} returned {tokens} from {method}, {then}; expected {expected}",
+            class_name=self._class_name,
             tokens=shown(tokens),
             method=method,
             then=then,
@@ -118,28 +122,28 @@ class Pricing:
 
 
 def make_pricing(
-    word: str,
+    class_name: str,
     options: Mapping[str, object],
     now: Callable[[], float] = time.monotonic,
     chance: Random | None = None,
 ) -> Pricing:
-    """The pricing that servers.yaml asks for with `package.module:Class`; "" is NO_PRICING.  Raises PricingError.
+    """The pricing that servers.yaml names as `package.module:Class`; "" is NO_PRICING.  Raises PricingError.
 
-    `now` is the reactor's clock in seconds, and `chance` gives random numbers, for a class that names them.
+    `now` is the reactor's clock in seconds, and `chance` a source of random numbers, for classes with these parameters.
     """
-    if not word:
+    if not class_name:
         return NO_PRICING
     try:
-        priced = make_object(word, load_class(word), options, now, chance)
+        priced = make_object(class_name, load_class(class_name), options, now, chance)
     except NamedClassError as error:
         raise PricingError(str(error)) from error.__cause__
-    return Pricing(word, priced, now)
+    return Pricing(class_name, priced, now)
 
 
 def token_cost(values: Sequence[bytes]) -> int | None:
-    """What a server says a request cost, in tokens, of the values of all its X-Token-Cost fields.
+    """The cost in tokens that a server reported; `values` are those of all its X-Token-Cost fields.
 
-    None when it says nothing that can be used: no value or several, no whole number, or more than MAX_COST.
+    None unless there is exactly one, and it is a whole number up to MAX_COST.
     """
     if len(values) != 1:
         return None
@@ -148,34 +152,18 @@ def token_cost(values: Sequence[bytes]) -> int | None:
     return tokens if tokens <= MAX_COST else None
 
 
-def _method(word: str, priced: object, name: str, parameters: tuple[str, ...]) -> Callable[..., Any] | None:
-    """The method of this name, which takes these arguments; None where there is none.  Raises PricingError."""
-    form = f"{name}({', '.join(parameters)})"
+def _method(class_name: str, priced: object, name: str, parameters: tuple[str, ...]) -> Callable[..., Any] | None:
+    """See `method_of`.  Raises PricingError."""
     try:
-        method = getattr(priced, name)
-    except AttributeError:
-        return None
-    except BaseException as error:
-        raise PricingError(f"{word}: {name} cannot be looked up: {type(error).__name__}: {error}") from error
-    if not callable(method):
-        raise PricingError(f"{word}: {name} is no method; expected {form}")
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(is_kind(method) for is_kind in kinds):
-        raise PricingError(f"{word}: {name} is a coroutine or a generator; expected {form} that returns at once")
-    try:
-        inspect.signature(method).bind(*parameters)
-    except TypeError as error:
-        raise PricingError(f"{word}: {name} cannot be called as {form}: {error}") from None
-    except ValueError:
-        # Some that are written in C do not say what they take.
-        pass
-    return method  # type: ignore[no-any-return]
+        return method_of(class_name, priced, name, parameters)
+    except NamedClassError as error:
+        raise PricingError(str(error)) from error.__cause__
 
 
 def is_cost(tokens: object) -> TypeGuard[int]:
-    """Whether it is a whole number of tokens from 0 to MAX_COST; True and False are none."""
+    """Whether it is a whole number of tokens from 0 to MAX_COST; True and False are not numbers."""
     return isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MAX_COST
 
 
-# Each request costs one token, or what the server says.
-NO_PRICING = Pricing()
+# A request costs one token, or what the server reports.
+NO_PRICING: Final = Pricing()

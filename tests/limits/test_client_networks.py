@@ -5,7 +5,14 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.interfaces import MICROTOKENS, Policy
-from twisted_lb.limits.addresses import LOCAL_NETWORK, MAX_NETWORKS_OF_A_KEY, FamiliarKeys, NetworkBuckets, network_of
+from twisted_lb.limits.client_networks import (
+    LOCAL_NETWORK,
+    MAX_NETWORKS_OF_A_KEY,
+    KnownKeys,
+    NetworkBuckets,
+    network_of,
+    plain_address,
+)
 
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
@@ -37,12 +44,54 @@ class NetworkTests(SynchronousTestCase):
             self.assertEqual(network_of(address), network, repr(address))
 
 
-class FamiliarKeysTests(SynchronousTestCase):
+class PlainAddressTests(SynchronousTestCase):
+    """`plain_address`."""
+
+    def test_ipv4_within_ipv6(self) -> None:
+        """However IPv6 writes an address of IPv4, it is the same client, in the same network."""
+        for address in (
+            "192.0.2.7",
+            "::ffff:192.0.2.7",
+            "::FFFF:192.0.2.7",
+            "::ffff:c000:207",
+            "::ffff:c000:0207",
+            "0:0:0:0:0:ffff:192.0.2.7",
+            "0000:0000:0000:0000:0000:ffff:c000:0207",
+            "::ffff:192.0.2.7%eth0",
+            "::192.0.2.7",
+            "::c000:207",
+        ):
+            self.assertEqual(plain_address(address), "192.0.2.7", address)
+            self.assertEqual(network_of(address), "192.0.2.7", address)
+
+    def test_others(self) -> None:
+        """All other addresses, and what is none, stay as they are: also what a translator has made of IPv4."""
+        for address in (
+            "::",
+            "::1",
+            "::ff:ffff",
+            "::1:0:0:0",
+            "2001:db8::ffff:192.0.2.7",
+            "64:ff9b::192.0.2.7",
+            "64:ff9b:1::c000:207",
+            "::ffff:0:192.0.2.7",
+            "2002:c000:207::1",
+            "fe80::1%eth0",
+            "::ffff:192.0.2",
+            "::ffff:192.0.2.256",
+            "::ffff:0x7f.1.1.1",
+            "/run/a:b.sock",
+            "",
+        ):
+            self.assertEqual(plain_address(address), address)
+
+
+class KnownKeysTests(SynchronousTestCase):
     """Which keys were seen from where."""
 
     def test_a_key_is_known_from_where_it_was_seen(self) -> None:
         """A key that was learned from one network is not known from another, nor is another key from there."""
-        keys = FamiliarKeys(100)
+        keys = KnownKeys(100)
         self.assertFalse(keys.knows("k", "here"))
         keys.learn("k", "here")
         self.assertTrue(keys.knows("k", "here"))
@@ -53,7 +102,7 @@ class FamiliarKeysTests(SynchronousTestCase):
 
     def test_a_key_has_a_bounded_number_of_networks(self) -> None:
         """Of more networks than are kept, the last ones are known, and learning one again does not push out others."""
-        keys = FamiliarKeys(100)
+        keys = KnownKeys(100)
         networks = [f"network {number}" for number in range(MAX_NETWORKS_OF_A_KEY + 3)]
         for network in networks:
             keys.learn("k", network)
@@ -62,7 +111,7 @@ class FamiliarKeysTests(SynchronousTestCase):
 
     def test_the_number_of_keys_is_bounded(self) -> None:
         """Of 1,000 keys at most 100 are known, and these are the last ones, 50 at least."""
-        keys = FamiliarKeys(100)
+        keys = KnownKeys(100)
         for number in range(1000):
             keys.learn(f"k{number}", "here")
         # The last first, so that asking keeps the younger ones.
@@ -74,7 +123,7 @@ class FamiliarKeysTests(SynchronousTestCase):
 
     def test_a_key_in_use_is_not_forgotten(self) -> None:
         """A key that is asked for once in each generation stays with its networks, whatever else comes."""
-        keys = FamiliarKeys(100)
+        keys = KnownKeys(100)
         keys.learn("k", "here")
         keys.learn("k", "there")
         for number in range(1000):
@@ -86,7 +135,7 @@ class FamiliarKeysTests(SynchronousTestCase):
     def test_the_smallest_memory_works(self) -> None:
         """With room for one key the last one is known."""
         for room in (0, 1, 2):
-            keys = FamiliarKeys(room)
+            keys = KnownKeys(room)
             for number in range(10):
                 keys.learn(f"k{number}", "here")
                 self.assertTrue(keys.knows(f"k{number}", "here"))
@@ -116,8 +165,8 @@ class NetworkBucketsTests(SynchronousTestCase):
         buckets = NetworkBuckets(Policy(2, 0.0))
         buckets.take("a", START)
         for _ in range(3):
-            buckets.give_back("a")
-            buckets.give_back("b")
+            buckets.refund("a")
+            buckets.refund("b")
         self.assertEqual((buckets.level("a", START), buckets.level("b", START)), (2 * M, 2 * M))
 
     def test_full_buckets_are_forgotten(self) -> None:

@@ -1,48 +1,47 @@
-"""What a bucket's answer looks like in the header of a response.
+"""The rate-limit fields of a response, derived from the decision of the limits.
 
-Two families of fields, either of which can be switched off:
+Two families of fields, each of which can be disabled:
 
-    X-RateLimit-Limit, -Remaining, -Reset    as GitHub and many others send them; Reset in seconds until full
+    X-RateLimit-Limit, -Remaining, -Reset    as used by many APIs; Reset is the seconds until the bucket is full
     RateLimit-Policy, RateLimit              draft-ietf-httpapi-ratelimit-headers-10
 
-Each names the limit that it speaks of: "default" is the key's own bucket, and on a refusal it is the limit
-that refused.
+The fields name the limit that they describe: "default", the key's own bucket, or, in a refusal, the limit that refused.
 
-Strategy: all that follows from the policy alone is formatted once a policy and kept in a small
-memo; a response then costs two divisions and one `%` of bytes.
+Text that depends only on the policy is formatted once per policy and cached; a response then takes two divisions and
+one `%` of bytes.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, NamedTuple
+from typing import Callable, Final, Iterable, NamedTuple
 
 from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, Taken
 from twisted_lb.limits.bucket import seconds_to_refill
 
-X_RATELIMIT = "x-ratelimit"
-RATELIMIT = "ratelimit"
-FAMILIES = (X_RATELIMIT, RATELIMIT)
+X_RATELIMIT: Final = "x-ratelimit"
+RATELIMIT: Final = "ratelimit"
+FAMILIES: Final = (X_RATELIMIT, RATELIMIT)
 
-# Policies whose text is kept; most systems have a handful.
-_MEMO_SIZE = 1024
+# Policies whose text is cached; most systems have few.
+_MEMO_SIZE: Final = 1024
 
 
 class _PolicyText(NamedTuple):
-    """What the fields of one policy have in common."""
+    """The constant text of the fields of one policy."""
 
     full: int  # microtokens
-    at_full: bytes  # the finished lines of a full bucket
-    # Below that, templates: arguments are whole tokens and seconds to full, whole tokens and seconds to the next.
+    at_full: bytes  # the complete lines for a full bucket
+    # Templates otherwise; their arguments are: whole tokens, seconds until full; whole tokens, seconds to the next.
     x_below: bytes
     ietf_below: bytes
 
 
 def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
-    """A function from a bucket's answer to header lines, each beginning with CRLF (b"" for no family).
+    """A function that formats a decision as header lines, each preceded by CRLF (b"" for no family).
 
-    `families` are of FAMILIES; any other name raises ValueError.  Seconds are whole and rounded up.
-    Where the rate is 0 there is no `w`, no `t`, and no X-RateLimit-Reset below a full bucket.  A level below
-    zero counts as no token.
+    `families` are names of FAMILIES; any other name raises ValueError.  Seconds are rounded up to integers.  If the
+    rate is 0, there is no `w` and no `t`, and X-RateLimit-Reset only for a full bucket.  A negative level counts as 0
+    tokens.
     """
     chosen = frozenset(families)
     for family in sorted(chosen):
@@ -85,23 +84,23 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
 
 
 def retry_after(taken: Taken, cost: int = 1, ahead: int = 0) -> int | None:
-    """Seconds for Retry-After (RFC 9110 section 10.2.3) of a refusal: rounded up, at least 1, never before `t`.
+    """The seconds of Retry-After (RFC 9110 section 10.2.3) for a refusal: rounded up, at least 1, and at least `t`.
 
-    The request costs `cost` tokens, and others that cost `ahead` come before it.  None, which means no such
-    field, where the tokens never come: the rate is 0, or the bucket does not hold as many.
+    The request costs `cost` tokens, and others before it need `ahead` tokens.  None, for no such field, if the tokens
+    will never be available: the rate is 0, or the cost is above the capacity.
     """
     if taken.limit == IN_FLIGHT:
-        # Nobody knows when one of the others ends.
+        # It is unknown when one of the others ends.
         return 1
     if cost > taken.capacity:
         return None
-    # A debt has to be paid off also for what costs nothing, and `t` is the time to a whole token.
+    # A request of cost 0 has to wait while there is a debt; and `t` is the time to a whole token.
     seconds = seconds_to_refill((max(cost, 1) + ahead) * MICROTOKENS - taken.level, taken.rate_per_sec)
     return None if seconds is None else max(1, seconds)
 
 
 def _policy_text(capacity: int, rate_per_sec: float, limit: str, families: frozenset[str]) -> _PolicyText:
-    """The templates of one policy; an empty one for a family that is not sent."""
+    """The templates of one policy; empty for a family that is not sent."""
     window = seconds_to_refill(capacity * MICROTOKENS, rate_per_sec)
     name = limit.encode()
     x_below = ietf_below = at_full = b""
@@ -114,7 +113,7 @@ def _policy_text(capacity: int, rate_per_sec: float, limit: str, families: froze
     if RATELIMIT in families:
         policy = b'\r\nRateLimit-Policy: "%b";q=%d' % (name, capacity)
         if limit == IN_FLIGHT:
-            # The quota unit: what is counted, where it is not requests over time.
+            # The quota unit, since this limit does not count requests over time.
             policy += b';qu="concurrent-requests"'
         if window is not None:
             policy += b";w=%d" % window

@@ -1,22 +1,22 @@
-"""What the answer to a refused request says: which limit it was, what to do, and when to come back.
+"""The response to a refused request: which limit refused it, and when to try again.
 
-The status is 429 (RFC 6585 section 4) whichever limit it was.  The problem has the member "violated-policies" of
+The status is 429 (RFC 6585 section 4) for every limit.  The problem document has the member "violated-policies" of
 draft-ietf-httpapi-ratelimit-headers-10, with the name of the limit as in the RateLimit fields.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
-from twisted_lb.limits.headers import retry_after
+from twisted_lb.limits.response_headers import retry_after
 
-STATUS = 429
-MEMBER = "violated-policies"
+STATUS: Final = 429
+MEMBER: Final = "violated-policies"
 
 
 class Refusal(NamedTuple):
-    """The parts of an answer that depend on the limit."""
+    """The parts of the response that depend on the limit."""
 
     detail: str
     retry_after: int | None  # seconds
@@ -24,14 +24,14 @@ class Refusal(NamedTuple):
 
     @property
     def fields(self) -> bytes:
-        """The header line of Retry-After with CRLF before it, or nothing."""
+        """The Retry-After header line preceded by CRLF, or b""."""
         return b"" if self.retry_after is None else b"\r\nRetry-After: %d" % self.retry_after
 
 
 def refusal(taken: Taken, cost: int = 1, ahead: int = 0) -> Refusal:
-    """What to say for `taken`, which was refused.
+    """The response to a request that was refused by `taken`.
 
-    The request costs `cost` tokens; requests of the same key that cost `ahead` wait already.
+    The request costs `cost` tokens; waiting requests of the same key need `ahead` tokens before it.
     """
     seconds = retry_after(taken, cost, ahead)
     detail = f"{_what(taken, cost, ahead)} {_when(taken, cost, ahead, seconds)}"
@@ -49,7 +49,7 @@ def _what(taken: Taken, cost: int, ahead: int) -> str:
     if ahead:
         return f"{bucket} is empty, and other requests of this key wait for its tokens."
     if cost > 1:
-        # A debt is no tokens.
+        # A debt is shown as 0 tokens.
         return f"{bucket} has {max(taken.level, 0) // MICROTOKENS}, and this request costs {cost}."
     return f"{bucket} is empty."
 

@@ -1,0 +1,153 @@
+"""Clients without a valid key: their networks, the keys known from each network, and the buckets of the networks.
+
+A network is what one customer of an access provider gets: an IPv4 address, or a /64 of IPv6 (RFC 6177), within which a
+client can choose any address.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from twisted_lb.interfaces import Policy
+from twisted_lb.limits.bucket import Bucket
+
+# Connections without an IP address are those over a Unix socket of this machine.
+LOCAL_NETWORK: Final = "local"
+
+# A key is in use if tokens were taken from its bucket within this time; it is admitted while its network's bucket is
+# empty.
+IN_USE_SECONDS: Final = 30 * 86_400
+
+# For a key used from more networks than these, the network's bucket is checked again occasionally.
+MAX_NETWORKS_OF_A_KEY: Final = 8
+
+MAX_NETWORKS: Final = 100_000
+
+
+# An IPv4-compatible address has an IPv4 address in its last 32 bits, and zeros before them.  Those of 0.0.0.0/8 ("this
+# network") are excluded: :: and ::1 are IPv6 addresses.
+_LOWEST_COMPATIBLE: Final = 1 << 24
+
+
+def plain_address(address: str) -> str:
+    """The canonical form of an IP address: an IPv4 address that is written as an IPv6 address becomes IPv4.
+
+    RFC 4291 section 2.5.5: "::ffff:192.0.2.7", the form of IPv4 clients on a listener on `::`, also in hexadecimal, and
+    "::192.0.2.7".  Other embedded addresses, such as those of 64:ff9b::/96 (RFC 6052), are treated as IPv6.  Any other
+    text is returned unchanged.
+    """
+    if ":" not in address:
+        return address
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    number = int(parsed)
+    return str(IPv4Address(number)) if _LOWEST_COMPATIBLE <= number < 1 << 32 else address
+
+
+@lru_cache(maxsize=65_536)
+def network_of(address: str) -> str:
+    """The network of a client's IP address, as text such as "192.0.2.7" or "2001:db8:1:2::/64"."""
+    try:
+        parsed = ip_address(plain_address(address).partition("%")[0])
+    except ValueError:
+        return LOCAL_NETWORK
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    return str(IPv6Network((parsed, 64), strict=False))
+
+
+class KnownKeys:
+    """Which valid keys were used from which networks.
+
+    A bounded number of keys is kept in two generations: when the younger one is full, the older one is dropped.  For a
+    dropped key, the network's bucket is checked once more.
+    """
+
+    def __init__(self, keys: int) -> None:
+        """`keys` is the maximum number of keys."""
+        self._half = max(1, keys // 2)
+        self._young: dict[str, tuple[str, ...]] = {}  # digest -> networks
+        self._old: dict[str, tuple[str, ...]] = {}
+
+    def knows(self, digest: str, network: str) -> bool:
+        """Whether this key was used from this network and is valid."""
+        networks = self._young.get(digest)
+        if networks is None:
+            networks = self._old.get(digest)
+            if networks is None:
+                return False
+            # It is in use, so it moves to the younger generation.
+            self._keep(digest, networks)
+        return network in networks
+
+    def learn(self, digest: str, network: str) -> None:
+        """This key was used from this network, and is valid."""
+        networks = self._young.get(digest) or self._old.get(digest, ())
+        if network not in networks:
+            self._keep(digest, (network, *networks)[:MAX_NETWORKS_OF_A_KEY])
+
+    def _keep(self, digest: str, networks: tuple[str, ...]) -> None:
+        if len(self._young) >= self._half and digest not in self._young:
+            self._old = self._young
+            self._young = {}
+        self._young[digest] = networks
+
+
+class NetworkBuckets:
+    """The buckets of networks, in memory.
+
+    A full bucket is equivalent to none, so buckets that have become full are dropped, the least recently used first.
+    At MAX_NETWORKS the least recently used one is dropped even if it is not full: a client that uses more networks than
+    that gets a new bucket each time, but it could empty MAX_NETWORKS buckets anyway, and must not lock out others.
+    """
+
+    def __init__(self, policy: Policy, most: int = MAX_NETWORKS) -> None:
+        self.policy = policy
+        self._most = most
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def level(self, network: str, now_us: int) -> int:
+        """The level in microtokens at `now_us`.  Changes nothing."""
+        return self._bucket(network, now_us).level_at(now_us)
+
+    def take(self, network: str, now_us: int) -> tuple[bool, int]:
+        """Take one token; return whether there was one, and the level (microtokens) afterwards."""
+        self._forget_full(now_us)
+        bucket = self._bucket(network, now_us)
+        admitted, level = bucket.take(1, now_us)
+        if admitted:
+            self._buckets[network] = bucket
+            self._buckets.move_to_end(network)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        return admitted, level
+
+    def refund(self, network: str) -> None:
+        """Refund one token."""
+        bucket = self._buckets.get(network)
+        if bucket is not None:
+            bucket.refund(1)
+
+    def _bucket(self, network: str, now_us: int) -> Bucket:
+        bucket = self._buckets.get(network)
+        if bucket is None:
+            capacity, rate_per_sec = self.policy
+            bucket = Bucket(capacity, rate_per_sec, capacity * 1_000_000, now_us)
+        return bucket
+
+    def _forget_full(self, now_us: int) -> None:
+        """Drop the two least recently used if they are full.  A take adds at most one, so full ones do not pile up."""
+        full = self.policy.capacity * 1_000_000
+        for network in [network for network, _ in zip(self._buckets, range(2))]:
+            if self._buckets[network].level_at(now_us) >= full:
+                del self._buckets[network]

@@ -1,0 +1,317 @@
+"""Decisions while the store is unavailable: each process has a share of each bucket that it has seen recently.
+
+Each decision of the store is recorded (`recent`).  During an outage the first request of a key creates a share: the
+last policy and level, refilled since then, divided by the number of live instances.
+
+The guarantee across an outage.  A bucket has capacity c and rate r; there are n instances, each with a share (c/n,
+r/n), and all know the same level L.  Times are relative to the time of L.
+
+1. During the outage each share is a separate bucket, which admits at most L/n + r/n * t; all shares together admit
+   L + r * t, as the bucket itself would have.
+2. The bucket in the store, from which nothing is taken meanwhile, is refilled to R = min(L + r * t, c).  Each instance
+   knows its part of this: R/n = min(L/n + r/n * t, c/n), the level of its share if no tokens had been taken.  The level
+   of its share is l.  It charges R/n - l, so the store continues with R - sum(R/n - l) = sum(l): the sum of what is
+   left in the shares.
+
+   All instances charge before any of them takes from the store again (see stores/redis/recovery.py).
+
+   The charge is never more than was taken, because a share that becomes full no longer depends on what was taken
+   before, like any bucket; and the refill of a long outage never counts twice, in the share and in the store.
+   A refund to a full share is lost, as it would be for a full bucket.
+3. What is left in a share is recorded as the key's level, until the store decides for the key again.  So another outage
+   soon afterwards, or before the charge has succeeded, does not begin with L again.
+
+Deviations, which are documented in docs/limits.md:
+
+- An instance may know an outdated L, from which others have taken since.  All shares together hold at most c, so one
+  outage admits at most c more than the guarantee, or c plus one instance's part of the rate if the others still have
+  the store.
+- A share holds at least one whole token, so n instances have max(c, n) tokens.
+- A request whose cost leaves a debt delays only the share of its own instance.
+- Rounding: the store may continue with up to n microtokens more than is left in the shares, which are rounded down to
+  whole microtokens; and each take from a share drops less than one microtoken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, Limits, Taken
+from twisted_lb.limits.bucket import Bucket
+from twisted_lb.limits.client_networks import NetworkBuckets
+
+LOCAL: Final = "local"
+DENY: Final = "deny"
+ALLOW: Final = "allow"
+
+# A key that was not seen for this time, or for between half of it and this time, is dropped.
+FORGET_SECONDS: Final = 600.0
+
+MAX_NEWS: Final = 1000  # keys per call
+
+# Tokens refilled in this time before an outage may have been taken by other instances, so shares do not include them.
+OTHERS_SECONDS: Final = 0.25
+
+ADMITTED: Final = "standby_admitted"
+REFUSED: Final = "standby_refused"
+UNKNOWN: Final = "standby_unknown"
+# The names in IStoreReport.counts of a store with a fallback.
+COUNTS: Final = ("store_up", "store_outages", ADMITTED, REFUSED, UNKNOWN, "script_calls", "takes", "instances")
+
+
+class _Share(Bucket):
+    """One of `parts` equal parts of a bucket.  Its capacity is at least one token, and may be a fraction."""
+
+    __slots__ = ("parts", "_unspent")
+
+    def __init__(self, whole: Bucket, parts: int, now_us: int) -> None:
+        """The level is that of `whole` at `now_us`, divided by `parts`."""
+        rate = whole.rate_per_sec / parts
+        super().__init__(whole.capacity, rate, whole.level_at(now_us) // parts, now_us)
+        self._full = max(whole.capacity * MICROTOKENS // parts, MICROTOKENS)
+        self.level = min(self.level, self._full)
+        self.parts = parts
+        self._unspent = Bucket(whole.capacity, rate, self.level, now_us)
+        self._unspent._full = self._full
+
+    def debt(self, now_us: int) -> int:
+        """Microtokens to charge to the store, so that what is left here is left there; negative: to refund."""
+        return self._unspent.level_at(now_us) - self.level_at(now_us)
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+class Fallback:
+    """Decides about requests during an outage."""
+
+    def __init__(self, mode: str, now: Callable[[], float], keys: int, limits: Limits) -> None:
+        """`mode` is LOCAL, DENY or ALLOW; `now` is a monotonic clock in seconds; `keys` is the maximum of keys."""
+        self.mode = mode
+        self.now = now
+        # Set by the store with each decision of a key's own bucket: the decision, and its time.
+        self.recent: dict[str, tuple[Taken, float]] = {}
+        self.instances = 1  # live ones, as last known
+        self.away_since = now()  # since when the store may have served no instance; set when an outage begins
+        self.counts: dict[str, float] = {ADMITTED: 0, REFUSED: 0, UNKNOWN: 0}
+        self._keys = keys
+        self._limits = limits
+        self._older: dict[str, tuple[Taken, float]] = {}
+        self._told = 0  # the number of keys in `recent`, which has the order of insertion, that `news` has returned
+        self._turned_at = now()
+        self._shares: dict[str, _Share] = {}
+        self._networks = NetworkBuckets(limits.address)
+        self._pending: dict[str, int] = {}  # microtokens to charge to keys without a share
+        # The global bucket as last known, this process's share of it, and further microtokens to charge to it.
+        global_bucket = limits.global_bucket
+        capacity, rate = global_bucket
+        self._whole_of_all = (
+            Bucket(capacity, rate, capacity * MICROTOKENS, _us(self._turned_at)) if capacity else None
+        )
+        self._share_of_all: _Share | None = None
+        self._pending_of_all = 0
+
+    def tidy(self) -> None:
+        """Drop old keys; must be called periodically while the store is available."""
+        now = self.now()
+        age = now - self._turned_at
+        if len(self.recent) > self._keys // 2 or age > FORGET_SECONDS / 2:
+            self._older = self.recent if age <= FORGET_SECONDS else {}
+            self.recent = {}
+            self._told = 0
+            self._turned_at = now
+
+    def seen_of_all(self, level: int) -> None:
+        """The store has reported the level of the global bucket, in microtokens."""
+        whole = self._whole_of_all
+        if whole is not None:
+            self._whole_of_all = Bucket(whole.capacity, whole.rate_per_sec, level, _us(self.now()))
+
+    def settled(self, digest: str, tokens: int) -> None:
+        """A request cost `tokens` more (or less, if negative) than was taken, which the store is being told."""
+        known = self._known(digest)
+        if known is not None:
+            taken, seen_at = known
+            now = self.now()
+            whole = _whole(taken, seen_at)
+            whole.refill(_us(now))
+            whole.settle(tokens, _us(now))
+            self.recent[digest] = taken._replace(level=whole.level), now
+
+    def news(self, most: int = MAX_NEWS) -> list[tuple[str, str, int, float, int]]:
+        """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
+
+        Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens.
+        """
+        new = list(islice(self.recent.items(), self._told, self._told + most))
+        self._told += len(new)
+        return [
+            (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
+            for digest, (taken, _) in new
+        ]
+
+    def learn(self, news: Iterable[Sequence[Any]]) -> None:
+        """The `news` of another process that shares the store."""
+        now = self.now()
+        for digest, name, capacity, rate_per_sec, level in news:
+            if digest not in self.recent and len(self._older) < self._keys:
+                self._older[digest] = Taken(True, name.encode("latin-1"), capacity, rate_per_sec, level), now
+
+    def take(self, digest: str, cost: int, in_flight: int) -> Taken | None:
+        """Decide about a request that costs `cost` tokens; None if that is not possible.
+
+        `in_flight` is the number of requests of this key that this process has admitted and that have not ended.
+        """
+        known = self._known(digest)
+        if known is None or self.mode == DENY:
+            self.counts[UNKNOWN] += 1
+            return None
+        if self.mode == ALLOW:
+            self.counts[ADMITTED] += 1
+            return known[0]._replace(admitted=True, limit=KEY)
+        taken = self._decide(digest, known, cost, in_flight)
+        self.counts[ADMITTED if taken.admitted else REFUSED] += 1
+        return taken
+
+    def knows(self, digest: str) -> bool:
+        """Whether the store has decided for this key recently."""
+        return self._known(digest) is not None
+
+    def _known(self, digest: str) -> tuple[Taken, float] | None:
+        return self.recent.get(digest) or self._older.get(digest)
+
+    def _decide(self, digest: str, known: tuple[Taken, float], cost: int, in_flight: int) -> Taken:
+        now_us = _us(self.now())
+        share = self._share(digest, known, now_us)
+        name, capacity = known[0].name, known[0].capacity
+        # A refusal stores nothing, not even the refill: frequent requests must not lose fractions of a microtoken.
+        level = share.level_at(now_us)
+        if level < cost * MICROTOKENS:
+            return Taken(False, name, capacity, share.rate_per_sec, level)
+        if self._limits.in_flight:
+            most = max(1, self._limits.in_flight // self.instances)
+            if in_flight >= most:
+                return Taken(False, name, most, 0.0, 0, IN_FLIGHT)
+        global_bucket = self._global_bucket(now_us)
+        if global_bucket is not None:
+            admitted, left = global_bucket.take(cost, now_us)
+            if not admitted:
+                policy = self._limits.global_bucket
+                return Taken(False, name, policy.capacity, global_bucket.rate_per_sec, left, GLOBAL)
+        _, level = share.take(cost, now_us)
+        return Taken(True, name, capacity, share.rate_per_sec, level)
+
+    def _share(self, digest: str, known: tuple[Taken, float], now_us: int) -> _Share:
+        """The share of a key's bucket; it is created from the last known state of the bucket."""
+        share = self._shares.get(digest)
+        if share is None:
+            share = self._shares[digest] = self._divided(_whole(*known), now_us)
+        return share
+
+    def _global_bucket(self, now_us: int) -> _Share | None:
+        """The share of the global bucket, if there is one."""
+        if self._share_of_all is None and self._whole_of_all is not None:
+            self._share_of_all = self._divided(self._whole_of_all, now_us)
+        return self._share_of_all
+
+    def _divided(self, whole: Bucket, now_us: int) -> _Share:
+        parts, stamp_us = self.instances, whole.stamp_us
+        if parts > 1:
+            # Other instances may have taken the tokens refilled in this time.
+            stamp_us += max(0, min(_us(self.away_since) - stamp_us, _us(OTHERS_SECONDS)))
+        return _Share(Bucket(whole.capacity, whole.rate_per_sec, whole.level, stamp_us), parts, now_us)
+
+    def of_network(self, network: str, spend: bool) -> Taken:
+        """The decision of a network's bucket during an outage, so that keys cannot be guessed faster then.
+
+        Each process has its own bucket, which is full at first.  Always admitted where this limit is disabled.  With
+        `spend`, a token is taken if there is one.
+        """
+        policy = self._limits.address
+        if not policy.capacity:
+            return Taken(True, b"", 0, 0.0, 0, ADDRESS)
+        now_us = _us(self.now())
+        if spend:
+            admitted, level = self._networks.take(network, now_us)
+        else:
+            level = self._networks.level(network, now_us)
+            admitted = level >= MICROTOKENS
+        return Taken(admitted, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
+
+    def give_back_to_network(self, network: str) -> None:
+        """Refund that token."""
+        self._networks.refund(network)
+
+    def release(self, digest: str, tokens: int) -> None:
+        """A request has ended during the outage, whether it was admitted here or by the store.
+
+        It costs `tokens` more than was taken for it; negative: less.
+        """
+        if not tokens or self.mode == ALLOW:
+            return
+        now_us = _us(self.now())
+        amount = tokens * MICROTOKENS
+        known = self._known(digest)
+        if known is not None and self.mode == LOCAL:
+            self._share(digest, known, now_us).settle(tokens, now_us)
+        elif digest in self._pending or len(self._pending) < self._keys:
+            self._pending[digest] = self._pending.get(digest, 0) + amount
+        global_bucket = self._global_bucket(now_us)
+        if global_bucket is not None and self.mode == LOCAL:
+            global_bucket.settle(tokens, now_us)
+        elif global_bucket is not None:
+            self._pending_of_all += amount
+
+    def still_missing(self, digest: str, amount: int) -> int:
+        """The charge that replaces one of `amount` microtokens that was late or was undone; negative: a refund.
+
+        A refund to a bucket that has become full since is lost, as it would have been at the time.
+        """
+        known = self._known(digest)
+        if amount >= 0 or known is None:
+            return amount
+        return self._gift(_whole(*known), amount)
+
+    def still_missing_of_all(self, amount: int) -> int:
+        """The same for the global bucket."""
+        whole = self._whole_of_all
+        if amount >= 0 or whole is None:
+            return amount
+        return self._gift(whole, amount)
+
+    def _gift(self, whole: Bucket, amount: int) -> int:
+        # As if it had been refunded before the refill.  Together, the refunds of all instances with the same knowledge
+        # are not more than this.
+        elapsed_us = max(0, _us(self.now()) - whole.stamp_us)
+        beyond = whole.level + int(elapsed_us * whole.rate_per_sec) - whole.capacity * MICROTOKENS
+        return min(0, amount + max(0, beyond))
+
+    def debts(self) -> tuple[list[tuple[str, int]], int]:
+        """The microtokens to charge to each digest, and to the global bucket, after an outage; negative: to refund.
+
+        Must be called once at the end of each outage.  What is left in the shares is recorded as the last known levels.
+        """
+        now = self.now()
+        now_us = _us(now)
+        charges, of_global_bucket = self._pending, self._pending_of_all
+        for digest, share in self._shares.items():
+            charges[digest] = charges.get(digest, 0) + share.debt(now_us)
+            known = self._known(digest)
+            if known is not None:
+                level = min(share.level_at(now_us) * share.parts, known[0].capacity * MICROTOKENS)
+                self.recent[digest] = known[0]._replace(level=level), now
+        if self._share_of_all is not None and self._whole_of_all is not None:
+            share, whole = self._share_of_all, self._whole_of_all
+            of_global_bucket += share.debt(now_us)
+            level = share.level_at(now_us) * share.parts
+            self._whole_of_all = Bucket(whole.capacity, whole.rate_per_sec, level, now_us)
+        self._shares, self._pending, self._share_of_all, self._pending_of_all = {}, {}, None, 0
+        return [(digest, amount) for digest, amount in charges.items() if amount], of_global_bucket
+
+
+def _whole(taken: Taken, seen_at: float) -> Bucket:
+    """The bucket as the store reported it, at the time `seen_at` in seconds."""
+    return Bucket(taken.capacity, taken.rate_per_sec, taken.level, _us(seen_at))
