@@ -8,7 +8,7 @@ from random import Random
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.balancers.fleets import counts, first, many, names
+from tests.balancers.pools import counts, first, many, names
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.ewma import PeakEwma
 from twisted_lb.balancers.p2c import TwoChoices

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.balancers.fleets import counts, many, names
+from tests.balancers.pools import counts, many, names
 from twisted_lb.backend import Backend
+from twisted_lb.balancers import hash_ring
 from twisted_lb.balancers.consistent_hash import SPARE, ConsistentHash
-from twisted_lb.balancers.hash_ring import MAX_POINTS, POINTS, HashRing, point_counts, points_of
+from twisted_lb.balancers.hash_ring import MAX_POINTS, POINTS, RING, HashRing, merged, point_counts, points_of
+from twisted_lb.steps import finish
 from twisted_lb.testing import FakeRequest, servers
 
 KEYS = 5000
@@ -136,7 +139,7 @@ class BoundTests(SynchronousTestCase):
                 most = max(backend.in_flight for backend in backends)
                 self.assertLessEqual(most, max(SPARE, bound * (number + 1) / count + 2))
 
-    def test_quiet_fleet_keeps_keys_together(self) -> None:
+    def test_quiet_pool_keeps_keys_together(self) -> None:
         """A few requests of one user at once stay together when nothing else is in flight."""
         balancer = hash_of(many(10))
         chosen = set()
@@ -198,3 +201,57 @@ class RingTests(SynchronousTestCase):
             self.assertEqual((ring.points, ring.owners), (fresh.points, fresh.owners))
             self.assertEqual(ring.points, sorted(ring.points))
             self.assertEqual(Counter(ring.owners.values()), dict.fromkeys(left, POINTS))
+
+    def test_ring_that_is_made_in_steps(self) -> None:
+        """A ring that is changed in steps is as if made anew, and the one it is made of stays as it was."""
+        backends = servers(*(1 + number % 3 for number in range(399)))
+        for before, after in ((0, 399), (399, 0), (100, 399), (399, 100), (399, 398), (399, 399)):
+            ring = HashRing()
+            ring.change(backends[:before])
+            points, owners = list(ring.points), dict(ring.owners)
+            fresh = HashRing()
+            fresh.change(backends[-after:] if after else [])
+            made = finish(ring.changed({one: one.effective_weight for one in backends[-after:]} if after else {}))
+            self.assertEqual((made.points, made.owners), (fresh.points, fresh.owners))
+            self.assertEqual((ring.points, ring.owners), (points, owners))
+            made.change(backends[:7])
+            fresh.change(backends[:7])
+            self.assertEqual((made.points, made.owners), (fresh.points, fresh.owners))
+
+    def test_prepared_change(self) -> None:
+        """A prepared change, and one that turns out different from what was prepared, choose as an unprepared one."""
+        backends = servers(*[1] * 20)
+        for told in (backends[:15], backends[3:18], backends[:1]):
+            prepared, plain = ConsistentHash(by="path"), ConsistentHash(by="path")
+            for balancer in (prepared, plain):
+                balancer.backends_changed(backends[10:])
+            finish(prepared.prepare({one: 1.0 for one in backends[:15]}))
+            self.assertEqual(first_choices(prepared), first_choices(plain))
+            for balancer in (prepared, plain):
+                balancer.backends_changed(list(told))
+            self.assertEqual(first_choices(prepared), first_choices(plain))
+
+
+def first_choices(balancer: ConsistentHash) -> list[str]:
+    """For many paths."""
+    return [next(balancer.choices(FakeRequest(number))).name for number in range(50)]
+
+
+class MergeTests(SynchronousTestCase):
+    def test_merged(self) -> None:
+        """Sorted points of any number of lists become one list, a part of the ring in each step."""
+        self.patch(hash_ring, "POINTS_IN_A_STEP", 100)
+        chance = Random(1)
+        runs = [sorted(chance.getrandbits(64) for _ in range(size)) for size in (0, 1, 700, 399, 100)]
+        runs.append([0, RING - 1])
+        steps = merged(runs)
+        sizes = 0
+        while True:
+            try:
+                next(steps)
+                sizes += 1
+            except StopIteration as end:
+                points = end.value
+                break
+        self.assertEqual(points, sorted(point for run in runs for point in run))
+        self.assertEqual(sizes, 12)

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.balancers.backups import Backups
+from twisted_lb.balancers.failover import Failover
 from twisted_lb.balancers.registry import BALANCERS, make_balancer
 from twisted_lb.testing import BalancerContract
 
@@ -27,9 +27,9 @@ def _contract_tests(word: str, behind: bool) -> type[SynchronousTestCase]:
         fair = word not in UNFAIR
 
         def make(self) -> Any:
-            return Backups(make(word), make(word)) if behind else make(word)
+            return Failover(make(word), make(word)) if behind else make(word)
 
-    Tests.__name__ = Tests.__qualname__ = f"{word.title().replace('_', '')}{'Backups' * behind}ContractTests"
+    Tests.__name__ = Tests.__qualname__ = f"{word.title().replace('_', '')}{'Failover' * behind}ContractTests"
     Tests.__module__ = __name__
     return Tests
 

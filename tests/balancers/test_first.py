@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.balancers.fleets import names
+from tests.balancers.pools import names
 from twisted_lb.balancers.first import First
 from twisted_lb.testing import servers
 

@@ -7,7 +7,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.balancers.fleets import counts, first, many, names
+from tests.balancers.pools import counts, first, many, names
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.least_conn import SWEEP, LeastConn
 from twisted_lb.testing import FakeRequest, servers
@@ -59,7 +59,7 @@ class LeastConnTests(SynchronousTestCase):
             backend.in_flight = in_flight
         self.assertEqual(names(least_conn(backends)), "cbda")
 
-    def test_notices_at_once_in_a_small_fleet(self) -> None:
+    def test_notices_at_once_in_a_small_pool(self) -> None:
         """Among up to SWEEP servers each choice is exact, whatever began and ended since the last one."""
         chance = Random(3)
         backends = servers(*[1] * SWEEP)
@@ -92,7 +92,7 @@ class LeastConnTests(SynchronousTestCase):
         round_of_choices = range(len(backends) // SWEEP + 1)
         self.assertIn(backends[7000], [first(balancer) for _ in round_of_choices])
 
-    def test_idle_fleet_is_shared_by_weight(self) -> None:
+    def test_idle_pool_is_shared_by_weight(self) -> None:
         """When nothing is in flight the servers take turns by weight."""
         self.assertEqual(counts(least_conn(servers(3, 2, 1)), 600), {"a": 300, "b": 200, "c": 100})
 

@@ -127,3 +127,10 @@ class RoundRobinTests(SynchronousTestCase):
         balancer = ring_of(servers(1, 1))
         firsts(balancer, 1)
         self.assertEqual(repr(balancer), "<RoundRobin next=1 of ['a', 'b']>")
+
+    def test_places_of_turns(self) -> None:
+        """The k-th of a server's w turns is (k + 1/2) / w of the way round; at one place servers are in order."""
+        for weights in ((1, 2), (5, 1, 1), (3, 3, 2, 2), (7, 2, 4, 1, 7), tuple(range(1, 30))):
+            backends = servers(*weights)
+            places = sorted(((k + 0.5) / weight, order) for order, weight in enumerate(weights) for k in range(weight))
+            self.assertEqual(turns(backends), [backends[order] for _, order in places])

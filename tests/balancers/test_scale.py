@@ -20,11 +20,17 @@ SERVERS = 10_000
 MOST_LOOKS = 24
 
 
-class WatchedBackend(Backend):
-    """Counts how often its load is looked at."""
+class WatchedBackend:
+    """A backend to balancers.  Counts how often its load is looked at."""
 
     looks = 0
-    load = 0
+
+    def __init__(self, *given: Any) -> None:
+        self.load = 0
+        self._backend = Backend(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
     @property
     def in_flight(self) -> int:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tests.balancers.fleets import names
+from tests.balancers.pools import names
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.first import First
 from twisted_lb.balancers.sticky import Sticky
@@ -24,8 +24,8 @@ SECRET = "a secret of the tests"
 class Speaking(First):
     """A balancer that has something to say to the client."""
 
-    def response_fields(self, request: IRequest, backend: Backend) -> bytes:
-        return b"\r\nX-Server: " + backend.name.encode()
+    def response_fields(self, request: IRequest, backend: Backend) -> list[tuple[bytes, bytes]]:
+        return [(b"X-Server", backend.name.encode())]
 
 
 def sticky(backends: list[Backend], **options: Any) -> Sticky:
@@ -40,7 +40,8 @@ def carrying(cookies: bytes) -> FakeRequest:
 
 def cookie_of(balancer: Sticky, backend: Backend) -> bytes:
     """The cookie, name=value, of the first response of `backend`."""
-    return balancer.response_fields(FakeRequest(), backend).partition(b": ")[2].partition(b";")[0]
+    [(_, value)] = balancer.response_fields(FakeRequest(), backend)
+    return value.partition(b";")[0]
 
 
 class StickyTests(SynchronousTestCase):
@@ -54,18 +55,19 @@ class StickyTests(SynchronousTestCase):
 
     def test_cookie(self) -> None:
         """The response of a client's first server sets a signed cookie for the whole site that scripts cannot read."""
-        fields = self.balancer.response_fields(FakeRequest(), self.backends[1])
-        self.assertRegex(fields, rb"\A\r\nSet-Cookie: lb=b\.[\w-]{24}; Path=/; HttpOnly; SameSite=Lax\Z")
+        [(name, value)] = self.balancer.response_fields(FakeRequest(), self.backends[1])
+        self.assertEqual(name, b"Set-Cookie")
+        self.assertRegex(value, rb"\Alb=b\.[\w-]{24}; Path=/; HttpOnly; SameSite=Lax\Z")
         secure = sticky(self.backends, secure=True, cookie="route")
-        fields = secure.response_fields(FakeRequest(), self.backends[1])
-        self.assertRegex(fields, rb"\A\r\nSet-Cookie: route=b\.[\w-]{24}; Path=/; HttpOnly; SameSite=Lax; Secure\Z")
+        [(_, value)] = secure.response_fields(FakeRequest(), self.backends[1])
+        self.assertRegex(value, rb"\Aroute=b\.[\w-]{24}; Path=/; HttpOnly; SameSite=Lax; Secure\Z")
 
     def test_stays(self) -> None:
         """A request with the cookie goes to its server, then as the other balancer chooses, and sets no cookie."""
         for backend, expected in zip(self.backends, ("abc", "bac", "cab"), strict=True):
             request = carrying(b"theme=dark; %b; x" % cookie_of(self.balancer, backend))
             self.assertEqual(names(self.balancer, request), expected)
-            self.assertEqual(self.balancer.response_fields(request, backend), b"")
+            self.assertEqual(self.balancer.response_fields(request, backend), [])
 
     def test_stays_with_a_full_server(self) -> None:
         """A client's server stays its first choice when it is full."""
@@ -77,7 +79,7 @@ class StickyTests(SynchronousTestCase):
         request = carrying(cookie_of(self.balancer, self.backends[2]))
         self.balancer.backends_changed(self.backends[:2])
         self.assertEqual(names(self.balancer, request), "ab")
-        self.assertIn(b"lb=a.", self.balancer.response_fields(request, self.backends[0]))
+        self.assertIn(b"lb=a.", self.balancer.response_fields(request, self.backends[0])[0][1])
         self.balancer.backends_changed(list(self.backends))
         self.assertEqual(names(self.balancer, request), "cab")
 
@@ -99,7 +101,8 @@ class StickyTests(SynchronousTestCase):
         ]
         for cookie in forged:
             self.assertEqual(names(self.balancer, carrying(cookie)), "abc", cookie)
-            self.assertIn(b"Set-Cookie: lb=a.", self.balancer.response_fields(carrying(cookie), self.backends[0]))
+            [(_, value)] = self.balancer.response_fields(carrying(cookie), self.backends[0])
+            self.assertIn(b"lb=a.", value)
 
     def test_workers_agree(self) -> None:
         """A cookie of one instance counts at another that has the same secret."""
@@ -115,6 +118,6 @@ class StickyTests(SynchronousTestCase):
         """What the other balancer has to say to the client is said, with and without a new cookie."""
         balancer = sticky(self.backends, over=f"{__name__}:Speaking")
         request = carrying(cookie_of(self.balancer, self.backends[0]))
-        self.assertEqual(balancer.response_fields(request, self.backends[0]), b"\r\nX-Server: a")
+        self.assertEqual(balancer.response_fields(request, self.backends[0]), [(b"X-Server", b"a")])
         fields = balancer.response_fields(FakeRequest(), self.backends[0])
-        self.assertIn(b"\r\nX-Server: a\r\nSet-Cookie: lb=a.", fields)
+        self.assertEqual([name for name, _ in fields], [b"X-Server", b"Set-Cookie"])

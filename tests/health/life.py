@@ -1,12 +1,14 @@
-"""A fleet whose life a test tells: what happens to its servers, and what is said of it."""
+"""A pool fault life a test tells: what happens to its servers, and what is said of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from twisted_lb.backend import Backend
-from twisted_lb.fleet_spec import Ejection, HealthCheck
-from twisted_lb.health.fleet import Health
+from twisted_lb.config.pool import Ejection, HealthCheck
+from twisted_lb.health.news import News
+from twisted_lb.health.tracker import Health
+from twisted_lb.pool.retry_policy import Blame
 
 REFUSED = "connection refused"
 
@@ -35,8 +37,8 @@ class Life:
         self.health = Health(Ejection(**ejection), panic_threshold, self._changed)
         self.follow()
 
-    def _changed(self, backend: Backend | None, text: str) -> None:
-        self.news.append(text)
+    def _changed(self, news: News) -> None:
+        self.news.append(news.text)
         self.seen_up.append(self.up)
 
     def __getitem__(self, index: int) -> Backend:
@@ -56,10 +58,10 @@ class Life:
         """Tell Health of the servers."""
         self.health.follow([(backend, self.check) for backend in self.backends], self.now)
 
-    def fail(self, index: int, times: int = 1) -> None:
+    def fail(self, index: int, times: int = 1, fault: Blame = Blame.FAILED) -> None:
         """Requests to this server fail."""
         for _ in range(times):
-            self.health.seen(self[index], False, self.now, REFUSED)
+            self.health.seen(self[index], False, self.now, REFUSED, fault)
 
     def serve(self, index: int, times: int = 1, status: int = 200) -> None:
         """This server answers requests."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.health.life import Life
-from twisted_lb.fleet_spec import HealthCheck
+from twisted_lb.config.pool import HealthCheck
 
 CHECK = HealthCheck(passes=2, fails=3)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.health.life import Life
-from twisted_lb.fleet_spec import Ejection, HealthCheck
+from twisted_lb.config.pool import Ejection, HealthCheck
+from twisted_lb.pool.retry_policy import Blame
 
 
 class ConsecutiveTests(SynchronousTestCase):
@@ -189,3 +190,134 @@ class BothTests(SynchronousTestCase):
         self.assertEqual(life.up, "s1 s2")
         life.fail(1)
         self.assertEqual(life.up, "s2")
+
+
+class RevivalTests(SynchronousTestCase):
+    """A server that was ejected because it had died."""
+
+    def setUp(self) -> None:
+        self.life = Life(check=HealthCheck("/", passes=2, fails=3))
+        for index in range(3):
+            self.life.probe(index, "+")
+
+    def test_checks_pass_again(self) -> None:
+        """Where nothing listened it is used as soon as so many checks in a row have passed since, on probation."""
+        self.life.fail(0, 5, Blame.REFUSED)
+        self.life.wait(1)
+        self.life.probe(0, "+")
+        self.assertEqual(self.life.up, "s1 s2")
+        self.life.take_news()
+        self.life.probe(0, "+")
+        self.assertEqual(self.life.up, "s0 s1 s2")
+        self.assertEqual(self.life.take_news(), ["server s0 is up: 2 checks in a row passed since it had died"])
+        self.life.fail(0, fault=Blame.DIED)
+        self.assertEqual(self.life.up, "s1 s2")
+        self.life.wait(20)
+        self.assertEqual(self.life.up, "s0 s1 s2")
+
+    def test_checks_pass_all_along(self) -> None:
+        """One that ends the connections of requests, and passes each check, was never away: its whole time counts."""
+        self.life.fail(0, 5, Blame.DIED)
+        for _ in range(39):
+            self.life.probe(0, "+")
+            self.life.wait(0.25)
+        self.assertEqual(self.life.up, "s1 s2")
+        self.life.wait(0.25)
+        self.assertEqual(self.life.up, "s0 s1 s2")
+
+    def test_failures_in_all(self) -> None:
+        """A server that cuts each request and passes each check costs seven requests in the first minute."""
+        failed = 0
+        for _ in range(240):
+            self.life.probe(0, "+")
+            if self.life[0].up:
+                self.life.fail(0, fault=Blame.DIED)
+                failed += 1
+            self.life.wait(0.25)
+        self.assertEqual(failed, 7)
+
+    def test_a_check_fails_between(self) -> None:
+        """A check that fails, during the failures in a row or after them, shows that it was away."""
+        self.life.fail(0, 5, Blame.DIED)
+        self.life.probe(0, "++-+")
+        self.assertEqual(self.life.up, "s1 s2")
+        self.life.probe(0, "+")
+        self.assertEqual(self.life.up, "s0 s1 s2")
+        self.life.fail(1, 2, Blame.DIED)
+        self.life.probe(1, "-")
+        self.life.fail(1, 3, Blame.DIED)
+        self.life.probe(1, "++")
+        self.assertEqual(self.life.up, "s0 s1 s2")
+
+    def test_refused_between(self) -> None:
+        """So does one refused connection, among the failures in a row or after the ejection."""
+        for refused in (0, 2, 4, 5):
+            self.setUp()
+            for number in range(6):
+                self.life.fail(0, fault=Blame.REFUSED if number == refused else Blame.DIED)
+            self.life.probe(0, "++")
+            self.assertEqual(self.life.up, "s0 s1 s2", refused)
+
+    def test_away_before(self) -> None:
+        """What was away before its requests began to fail is not away for that."""
+        self.life.probe(0, "---")
+        self.life.fail(0, fault=Blame.REFUSED)
+        self.life.probe(0, "++")
+        self.life.fail(0, fault=Blame.REFUSED)
+        self.life.serve(0)
+        self.life.probe(0, "-+")
+        self.life.fail(0, 5, Blame.DIED)
+        self.life.probe(0, "++++")
+        self.assertEqual(self.life.up, "s1 s2")
+
+    def test_only_once(self) -> None:
+        """One that fails again after such a return, before it has answered a request, stays away for the whole time."""
+        self.life.fail(0, 5, Blame.REFUSED)
+        self.life.probe(0, "++")
+        self.life.fail(0, fault=Blame.DIED)
+        self.life.probe(0, "-++++")
+        self.life.wait(19.5)
+        self.assertEqual(self.life.up, "s1 s2")
+        self.life.wait(0.5)
+        self.assertEqual(self.life.up, "s0 s1 s2")
+        # Its first request after that is answered: it may return at once the next time.
+        self.life.serve(0)
+        self.life.fail(0, 5, Blame.REFUSED)
+        self.life.probe(0, "++")
+        self.assertEqual(self.life.up, "s0 s1 s2")
+
+    def test_checks_had_failed_too(self) -> None:
+        """It may have been down for its checks as well: what makes it up ends both."""
+        self.life.fail(0, 5, Blame.DIED)
+        self.life.probe(0, "---")
+        self.life.probe(0, "+")
+        self.assertEqual(self.life.up, "s1 s2")
+        self.life.probe(0, "+")
+        self.assertEqual(self.life.up, "s0 s1 s2")
+
+    def test_slow_or_failing(self) -> None:
+        """One that was slow among the failures stays away for the whole time, whatever its checks say."""
+        for slow in (range(5), (0,), (4,)):
+            self.setUp()
+            for number in range(5):
+                self.life.fail(0, fault=Blame.FAILED if number in slow else Blame.REFUSED)
+            self.life.probe(0, "-" + "+" * 10)
+            self.assertEqual(self.life.up, "s1 s2", slow)
+            self.life.wait(10)
+            self.assertEqual(self.life.up, "s0 s1 s2")
+
+    def test_server_errors(self) -> None:
+        """Answers with errors are no death, also when a request before them met one."""
+        self.life = Life(check=HealthCheck("/", passes=1), server_errors=True, minimum_requests=4, failure_share=0.5)
+        self.life.probe(0, "+")
+        self.life.fail(0, 1, Blame.REFUSED)
+        self.life.serve(0, 3, status=500)
+        self.life.probe(0, "-+++")
+        self.assertEqual(self.life.up, "s1 s2")
+
+    def test_without_checks(self) -> None:
+        """Without checks it waits for the end of its time."""
+        life = Life()
+        life.fail(0, 5, Blame.REFUSED)
+        life.wait(9)
+        self.assertEqual(life.up, "s1 s2")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.health.life import Life
-from twisted_lb.fleet_spec import HealthCheck
+from twisted_lb.config.pool import HealthCheck
 
 CHECK = HealthCheck(passes=1, fails=1)
 

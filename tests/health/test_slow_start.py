@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.health.life import Life
 from twisted_lb.backend import Backend
-from twisted_lb.fleet_spec import HealthCheck
+from twisted_lb.config.pool import HealthCheck
 
 CHECK = HealthCheck(passes=1, fails=1)
 

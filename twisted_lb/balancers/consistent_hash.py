@@ -1,13 +1,13 @@
-"""Hash: requests of one key go to one server, and bounded load keeps a popular key from drowning it.
+"""Hash: requests of one key go to one server, and bounded load keeps a popular key from overloading it.
 
 1. The key is the user, the client's address, a header, a cookie or the path; a request without that
-   header or cookie counts by its user.  `hash_ring` tells the key's server.
+   header or cookie counts by its user.  `hash_ring` maps the key to its server.
 2. When that server has more than `bound` times its fair share of all exchanges in flight, or is full, the
-   next server on the ring is taken.  Up to SPARE exchanges are never too many: on a quiet fleet the
-   fair share is so small that two requests at once would be parted.
-3. When a server goes, its keys, about 1/n of all, move to the servers after its points; others stay.
+   next server on the ring is taken.  Up to SPARE exchanges are always allowed: in a pool with little traffic
+   the fair share is so small that two requests at once would go to different servers.
+3. When a server is removed, its keys, about 1/n of all, move to the servers after its points; others stay.
 
-What is in flight everywhere is known from a sweep: each choice looks at SWEEP servers in turn, so that the
+The exchanges in flight are summed by a sweep: each choice reads SWEEP servers in turn, so that the
 sum is out of date by what changed in n / SWEEP choices.
 O(SWEEP + log points) per choice, and a few steps on the ring where servers are overloaded; O(points) when
 servers change.
@@ -16,7 +16,7 @@ Source: V. Mirrokni et al., Consistent Hashing with Bounded Loads, 2016.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from zope.interface import implementer
@@ -24,18 +24,18 @@ from zope.interface import implementer
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.hash_ring import HashRing
 from twisted_lb.balancers.options import OptionError, number, token, word
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IPreparing, IRequest
 
 SWEEP = 4
 SPARE = 4
 DEFAULT_BOUND = 1.25
-# Overloaded servers that are passed over before the key's own server is taken all the same.
+# After so many overloaded servers, the key's own server is taken although it is overloaded.
 MOST_PASSED_OVER = 64
 
 _Key = Callable[[IRequest], bytes]
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPreparing)
 class ConsistentHash:
     """One server for one key.
 
@@ -60,6 +60,8 @@ class ConsistentHash:
         else:
             self._key = {"consumer": consumer_key, "address": address_key, "path": path_key}[self._by]
         self._ring = HashRing()
+        self._prepared: HashRing | None = None
+        self._before: HashRing | None = None  # the one that was prepared has taken its place
         self._backends: list[Backend] = []
         self._shares: dict[Backend, float] = {}  # the most that a server may have, as a part of all that is in flight
         self._seen: list[int] = []  # what each has in flight, as last seen
@@ -68,6 +70,8 @@ class ConsistentHash:
 
     def backends_changed(self, backends: list[Backend]) -> None:
         """From now on choose among these."""
+        if self._prepared is not None:
+            self._before, self._ring, self._prepared = self._ring, self._prepared, None
         self._ring.change(backends)
         self._backends = backends
         total = sum(backend.effective_weight for backend in backends)
@@ -75,6 +79,13 @@ class ConsistentHash:
         self._seen = [backend.in_flight for backend in backends]
         self._total = sum(self._seen)
         self._next = 0
+
+    def prepare(self, weights: Mapping[Backend, float]) -> Iterator[None]:
+        """See IPreparing: makes another ring."""
+        # To free a large one takes time, too.
+        self._before = None
+        yield
+        self._prepared = yield from (self._prepared or self._ring).changed(weights)
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """The key's server, then those after it on the ring; overloaded ones come last."""

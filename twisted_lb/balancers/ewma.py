@@ -1,13 +1,13 @@
-"""Peak EWMA: two servers are drawn by weight, and the one is taken that will probably answer sooner.
+"""Peak EWMA: two servers are drawn by weight, and the one with the lower estimated latency is taken.
 
 1. `Backend.answered` keeps each server's latency: it jumps up to a slow answer at once, and comes down
    by an exponentially weighted moving average (EWMA).
 2. The cost of a server is its latency, times one and what it has in flight for its weight.
-3. A latency is believed less the older it is: it decays with its age.  So a server that was slow
-   once costs less and less until it is asked again, and none starves.  What is in flight slows the
-   decay: a server that hangs does not look better and better while its requests wait.
-4. A server that has not answered yet costs nothing while it is idle, and is taken for a slow one
-   while its first requests are in flight.
+3. A latency decays with its age.  So the cost of a server that was slow once falls until it is chosen
+   again, and none starves.  Exchanges in flight slow the decay: the cost of a server that hangs does
+   not fall while its requests wait.
+4. A server that has not answered yet costs nothing while it is idle, and ASSUMED_SECONDS for each of
+   its first requests in flight.
 
 O(log n) per choice.
 Source: the peak EWMA load metric of Twitter's Finagle.
@@ -21,9 +21,9 @@ from random import Random
 
 from zope.interface import implementer
 
-from twisted_lb.balancers.lots import UNBOUNDED, Lots
 from twisted_lb.balancers.options import number
 from twisted_lb.balancers.p2c import TwoChoices
+from twisted_lb.balancers.weighted_sampler import UNBOUNDED, WeightedSampler
 from twisted_lb.interfaces import IBalancer
 
 DECAY_SECONDS = 10.0
@@ -44,13 +44,13 @@ class PeakEwma(TwoChoices):
         self._decay = number("decay", decay, 0.1, 3600, "a number of seconds")
         self._now = now
 
-    def cost(self, lots: Lots, index: int) -> float:
+    def cost(self, sampler: WeightedSampler, index: int) -> float:
         """The seconds that an answer will probably take."""
-        backend = lots.backends[index]
+        backend = sampler.backends[index]
         in_flight = backend.in_flight
-        if in_flight >= lots.bounds[index]:
+        if in_flight >= sampler.bounds[index]:
             return UNBOUNDED
-        busy = in_flight * lots.per_weight[index]
+        busy = in_flight * sampler.per_weight[index]
         latency = backend.latency
         if not latency:
             return ASSUMED_SECONDS * busy

@@ -1,4 +1,4 @@
-"""First: the first server of the file that is up and not full; the others wait for its failure.
+"""First: the first server of the file that is up and not full; the others are in reserve.
 
 O(1) per choice while the first one has room, else O(number of full servers before the one chosen).
 """

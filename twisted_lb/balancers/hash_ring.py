@@ -1,31 +1,34 @@
 """A ring of points for consistent hashing: each server owns points, in proportion to its weight.
 
-A key belongs to the server that owns the first point at or after the key's hash.  A server that goes
-takes its points with it, and only the keys before them move.  The points follow from the server's name
-alone, so all workers and all instances agree.
+A key belongs to the server that owns the first point at or after the key's hash.  When a server is removed,
+so are its points, and only the keys before them move.  The points depend on the server's name alone, so all
+workers and all instances agree.
 
 A server has POINTS points for each unit of its weight; where that would make a ring of more than
-MAX_POINTS, all have half as many, or a quarter, and so on.  Fewer points of a server are a part of its
-more points, so keys move little then, too.
+MAX_POINTS, all have half as many, or a quarter, and so on.  The fewer points of a server are a subset of
+the more, so few keys move then, too.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
 from struct import unpack
 
 from twisted_lb.backend import Backend
+from twisted_lb.steps import Steps, chunks
 
+RING = 1 << 64  # points are below this
 POINTS = 160
 MAX_POINTS = 200_000
 POINTS_IN_A_BLOCK = 8
+POINTS_IN_A_STEP = 20_000  # some milliseconds
 
 
 def place_of(key: bytes) -> int:
-    """The place of a key on the ring.  BLAKE2b, because clients must not be able to aim with little effort."""
+    """The place of a key on the ring.  BLAKE2b, so that clients cannot easily make keys for one server."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
 
@@ -40,10 +43,10 @@ def points_of(name: str, start: int, stop: int) -> list[int]:
 
 
 class HashRing:
-    """The points in order, and who owns them.
+    """The points in order, and their owners.
 
-    A change makes a new list of points and leaves the old one as it was, so that whoever goes round the old one
-    can end; a point of it may then have no owner any more.
+    A change makes a new list of points and leaves the old one as it was, so that iterators over the old one
+    stay valid; a point of it may have no owner then.
     """
 
     def __init__(self) -> None:
@@ -77,15 +80,80 @@ class HashRing:
             # Two sorted runs: the sort merges them.
             self.points = sorted(chain(self.points, sorted(come)))
 
+    def changed(self, weights: Mapping[Backend, float]) -> Steps[HashRing]:
+        """A new ring of servers with these effective weights; this one stays as it is, and may change meanwhile."""
+        ring = HashRing()
+        ring.points, ring.owners, counts = self.points, self.owners.copy(), self._counts
+        yield
+        wanted = ring._counts = counts_of(weights)
+        removed: set[int] = set()
+        for some in chunks(list(counts)):
+            gone: list[int] = []
+            for backend in some:
+                left = wanted.get(backend, 0)
+                if left < counts[backend]:
+                    gone.extend(points_of(backend.name, left, counts[backend]))
+            if gone:
+                removed.update(gone)
+                yield
+        if removed:
+            points, ring.points = ring.points, []
+            for start in range(0, len(points), POINTS_IN_A_STEP):
+                ring.points += [point for point in points[start : start + POINTS_IN_A_STEP] if point not in removed]
+                yield
+            for number, point in enumerate(removed):
+                ring.owners.pop(point, None)
+                if not number % POINTS_IN_A_STEP:
+                    yield
+        runs = [ring.points]
+        for some in chunks(list(wanted)):
+            come: list[int] = []
+            for backend in some:
+                had = counts.get(backend, 0)
+                if had < wanted[backend]:
+                    points = points_of(backend.name, had, wanted[backend])
+                    come.extend(points)
+                    ring.owners.update(dict.fromkeys(points, backend))
+            if come:
+                come.sort()
+                runs.append(come)
+                yield
+        if len(runs) > 1:
+            ring.points = yield from merged(runs)
+        return ring
+
     def index(self, key: bytes) -> int:
         """The index of the first point that the key belongs to.  There must be points."""
         index = bisect_left(self.points, place_of(key))
         return index if index < len(self.points) else 0
 
 
+def merged(runs: Sequence[list[int]]) -> Steps[list[int]]:
+    """The points of sorted lists in order, an arc of the ring in each step."""
+    arcs = max(1, sum(map(len, runs)) // POINTS_IN_A_STEP)
+    points: list[int] = []
+    starts = [0] * len(runs)
+    for arc in range(1, arcs + 1):
+        end = arc * RING // arcs
+        part: list[int] = []
+        for index, run in enumerate(runs):
+            stop = bisect_left(run, end, starts[index])
+            part += run[starts[index] : stop]
+            starts[index] = stop
+        # Sorted runs: the sort merges them.
+        part.sort()
+        points += part
+        yield
+    return points
+
+
 def point_counts(backends: Iterable[Backend]) -> dict[Backend, int]:
     """How many points each server has."""
-    weights = {backend: backend.effective_weight for backend in backends}
+    return counts_of({backend: backend.effective_weight for backend in backends})
+
+
+def counts_of(weights: Mapping[Backend, float]) -> dict[Backend, int]:
+    """The same for servers with these weights."""
     scale = float(POINTS)
     total = sum(weights.values())
     while total * scale > MAX_POINTS:

@@ -2,15 +2,15 @@
 
 1. A heap holds one valid entry for each server: (load, turn, index).  The load is what it has in flight
    divided by its weight; full servers come after all others.  Servers of equal load take turns by
-   weight, so that an idle fleet is shared by weight.
-2. Nobody tells when an exchange ends, so a load in the heap may be out of date.  One that is too low
-   comes to the top, where it is looked at and corrected.  One that is too high would stay below, so each
-   choice first looks at two kinds of servers:
+   weight, so that an idle pool is shared by weight.
+2. The balancer is not notified when an exchange ends, so a load in the heap may be out of date.  One that is too
+   low comes to the top, where it is checked and corrected.  One that is too high would stay below, so each
+   choice first checks two kinds of servers:
    a. those whose requests' iterators have been dropped since the last choice.  The proxy keeps an iterator as
-      long as the exchange, so that its end tells that a server has one less.  With that, choices are exact.
-   b. the next SWEEP servers in turn, in case that iterators are dropped early or exchanges live on.  This alone
+      long as the exchange, so that its end means that a server has one less.  With that, choices are exact.
+   b. the next SWEEP servers in turn, in case iterators are dropped early or exchanges outlive them.  This alone
       keeps the choice exact among up to SWEEP servers; among n, a load is out of date for at most
-      n / SWEEP choices, and a busy fleet's choice has mostly no more than one exchange more than the best.
+      n / SWEEP choices, and a busy pool's choice has mostly no more than one exchange more than the best.
 
 O(SWEEP + log n) per choice, amortised over the removal of outdated entries; O(n) when servers change.
 """
@@ -117,7 +117,7 @@ class _Loads:
                 aside.append(heappop(heap))
             else:
                 break
-        # A server that waited long for its turn has no more than one in hand.
+        # A server that was not chosen for long has saved up no more than one turn.
         turn = self.turn = max(self.turn, entry[1])
         # The chosen one is about to have one more in flight; if not, the sweep will see that.
         entries[index] = entry = (self._load(index, in_flight + 1), turn + self._steps[index], index)

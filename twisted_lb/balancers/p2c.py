@@ -2,7 +2,7 @@
 
 1. Two different servers are drawn, each with a probability in proportion to its weight.
 2. The one with fewer exchanges in flight for its weight is chosen; the first one when they are equal,
-   so that an idle fleet is shared by weight.  A full server loses to one that is not.
+   so that an idle pool is shared by weight.  A full server loses to one that is not.
 3. The other one is the second choice; after it further servers are drawn.
 
 It reads two counters at each choice and remembers nothing, so workers that do not know of each
@@ -18,7 +18,7 @@ from random import Random
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.balancers.lots import UNBOUNDED, Lots
+from twisted_lb.balancers.weighted_sampler import UNBOUNDED, WeightedSampler
 from twisted_lb.interfaces import IBalancer, IRequest
 
 
@@ -28,31 +28,31 @@ class TwoChoices:
 
     def __init__(self, *, chance: Random) -> None:
         self._chance = chance
-        self._lots = Lots([], chance)
+        self._sampler = WeightedSampler([], chance)
 
     def backends_changed(self, backends: list[Backend]) -> None:
         """From now on draw among these."""
-        self._lots = Lots(backends, self._chance)
+        self._sampler = WeightedSampler(backends, self._chance)
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """The better of two, the other one, and then further ones."""
-        lots = self._lots
-        backends = lots.backends
+        sampler = self._sampler
+        backends = sampler.backends
         if not backends:
             return
-        one = lots.draw()
-        other = lots.draw_other(one)
-        if self.cost(lots, other) < self.cost(lots, one):
+        one = sampler.draw()
+        other = sampler.draw_other(one)
+        if self.cost(sampler, other) < self.cost(sampler, one):
             one, other = other, one
         yield backends[one]
         if other != one:
             yield backends[other]
-            yield from lots.rest({one, other})
+            yield from sampler.rest({one, other})
 
-    def cost(self, lots: Lots, index: int) -> float:
+    def cost(self, sampler: WeightedSampler, index: int) -> float:
         """How bad it is to choose the server at `index`: what it has in flight for its weight."""
-        in_flight = lots.backends[index].in_flight
-        return in_flight * lots.per_weight[index] if in_flight < lots.bounds[index] else UNBOUNDED
+        in_flight = sampler.backends[index].in_flight
+        return in_flight * sampler.per_weight[index] if in_flight < sampler.bounds[index] else UNBOUNDED
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} among {[backend.name for backend in self._lots.backends]}>"
+        return f"<{type(self).__name__} among {[backend.name for backend in self._sampler.backends]}>"

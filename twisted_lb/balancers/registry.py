@@ -1,4 +1,4 @@
-"""Finds a balancer by the word in servers.yaml: a name of ours, or `package.module:Class` of the user's own.
+"""Finds a balancer by the name in servers.yaml: a name of ours, or `package.module:Class` of the user's own.
 
 The names lead to strings, so that a balancer's module is imported only where it is used.  A new
 balancer of ours is its class and one line here.
@@ -12,12 +12,9 @@ from difflib import get_close_matches
 from random import Random
 from typing import Any
 
-from zope.interface.exceptions import Invalid
-from zope.interface.verify import verifyClass
-
 from twisted_lb.balancers.options import OptionError
-from twisted_lb.interfaces import IBalancer
-from twisted_lb.named_class import NamedClassError, load_class, make_object
+from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer
+from twisted_lb.plugins import NamedClassError, load_plugin, make_object, method_of
 
 BALANCERS: dict[str, str] = {
     "round_robin": "twisted_lb.balancers.round_robin:RoundRobin",
@@ -36,7 +33,7 @@ class BalancerError(Exception):
 
 
 def make_balancer(
-    word: str,
+    name: str,
     options: Mapping[str, object] | None = None,
     now: Callable[[], float] = time.monotonic,
     chance: Random | None = None,
@@ -45,33 +42,29 @@ def make_balancer(
 
     `now` is the clock in seconds of `Backend.latency_at`, which is the reactor's; `chance` gives random numbers.
     """
-    kind = find_balancer(word)
+    kind = find_balancer(name)
     try:
-        return make_object(word, kind, options or {}, now, chance, (OptionError, BalancerError))
+        balancer = make_object(name, kind, options or {}, now, chance, (OptionError, BalancerError))
+        for method, parameters in OPTIONAL_METHODS.items():
+            method_of(name, balancer, method, parameters)
+        return balancer
     except NamedClassError as error:
         raise BalancerError(str(error)) from error.__cause__
 
 
-def find_balancer(word: str) -> type[Any]:
-    """The class behind `word`.  Raises BalancerError."""
-    if ":" in word:
-        return _load(word)
-    if word not in BALANCERS:
-        close = get_close_matches(word, BALANCERS, 1)
+def find_balancer(name: str) -> type[Any]:
+    """The class behind `name`.  Raises BalancerError."""
+    if ":" in name:
+        return _load(name)
+    if name not in BALANCERS:
+        close = get_close_matches(name, BALANCERS, 1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(BALANCERS))}"
-        raise BalancerError(f"there is no balancer {word!r}; {hint} (or name your own as package.module:Class)")
-    return _load(BALANCERS[word])
+        raise BalancerError(f"there is no balancer {name!r}; {hint} (or name your own as package.module:Class)")
+    return _load(BALANCERS[name])
 
 
 def _load(path: str) -> type[Any]:
     try:
-        found = load_class(path)
+        return load_plugin(path, IBalancer)
     except NamedClassError as error:
         raise BalancerError(str(error)) from error.__cause__
-    if not IBalancer.implementedBy(found):
-        raise BalancerError(f"{path}: the class does not provide IBalancer; is it marked with @implementer(IBalancer)?")
-    try:
-        verifyClass(IBalancer, found)
-    except Invalid as error:
-        raise BalancerError(f"{path}: the class does not keep IBalancer: {' '.join(str(error).split())}") from error
-    return found

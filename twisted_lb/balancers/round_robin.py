@@ -4,8 +4,8 @@
    server of weight 2 among servers of weight 1 has two, spread over the ring: a b c a.
 2. A request takes the next turn of the ring.  When that server could not be used, the ring goes on
    to the next one that this request has not tried, so that no server gets the failed one's share alone.
-3. When the servers change, the ring is made anew and goes on with the server whose turn was next, as far
-   round as it was.  A server in slow start has turns in steps of a twentieth of its weight.
+3. When the servers change, a new ring is made, and goes on with the server whose turn was next, as far
+   round as before.  A server in slow start has turns in steps of a twentieth of its weight.
 
 O(1) per choice; O(turns) when servers change.
 """
@@ -24,7 +24,7 @@ from twisted_lb.interfaces import IBalancer, IRequest
 # A ring of more turns (many servers with weights of no common divisor) is made coarser: it is built
 # within the reactor's time.
 MAX_TURNS = 50_000
-# Slow start is told apart in this many steps.
+# The steps of a slow start that are told apart.
 RAMP_STEPS = 20
 
 
@@ -93,7 +93,12 @@ def turns(backends: list[Backend]) -> list[Backend]:
     total = sum(weights)
     if total > MAX_TURNS:
         weights = [max(1, weight * MAX_TURNS // total) for weight in weights]
-    places = sorted(
-        ((turn + 0.5) / weight, order) for order, weight in enumerate(weights) for turn in range(weight)
-    )
-    return [backends[order] for _, order in places]
+    # Servers of one weight have their turns at the same places: there are far fewer places than turns to be sorted.
+    of_weight: dict[int, list[int]] = {}
+    for order, weight in enumerate(weights):
+        of_weight.setdefault(weight, []).append(order)
+    at_place: dict[float, list[int]] = {}
+    for weight, orders in of_weight.items():
+        for turn in range(weight):
+            at_place.setdefault((turn + 0.5) / weight, []).extend(orders)
+    return [backends[order] for place in sorted(at_place) for order in sorted(at_place[place])]

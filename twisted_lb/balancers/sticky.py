@@ -7,13 +7,13 @@
 3. A cookie that was forged, or whose server is not available, is ignored: the other balancer chooses, and the
    response sets a new cookie.
 
-The values of the servers there are are made when they change, so that a request costs one look into a dict.
+The cookie values are made when the servers change, so that a request costs one dictionary lookup.
 """
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hmac import digest
 from random import Random
 
@@ -23,13 +23,14 @@ from twisted_lb.backend import Backend
 from twisted_lb.balancers.consistent_hash import cookie_value
 from twisted_lb.balancers.options import OptionError, flag, token
 from twisted_lb.balancers.registry import BalancerError, make_balancer
-from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
+from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPreparing, IRequest, IResponseFields
+from twisted_lb.steps import chunks
 
 LEAST_SECRET = 16  # characters
 SIGNATURE_BYTES = 18  # of the 32 of SHA-256; 24 characters of base64
 
 
-@implementer(IBalancer, IResponseFields)
+@implementer(IBalancer, IPreparing, IResponseFields)
 class Sticky:
     """One server for one client.
 
@@ -48,7 +49,7 @@ class Sticky:
         chance: Random,
     ) -> None:
         if not isinstance(secret, str) or len(secret) < LEAST_SECRET:
-            # What was given is not told: it may be in use elsewhere.
+            # The given value is not shown: it may be in use elsewhere.
             what = "nothing" if secret is None else "the one given"
             raise OptionError("secret", f"a text of at least {LEAST_SECRET} characters", _Hidden(what))
         self._secret = secret.encode()
@@ -59,6 +60,9 @@ class Sticky:
             self._over = make_balancer(name, options, now, chance)
         except BalancerError as error:
             raise BalancerError(f"over: {error}") from error
+        for method in OPTIONAL_METHODS:
+            if callable(getattr(self._over, method, None)):
+                setattr(self, method, getattr(self._over, method))
         self._values: dict[str, bytes] = {}  # by the server's name
         self._backends: dict[bytes, Backend] = {}  # by the cookie's value
 
@@ -67,6 +71,14 @@ class Sticky:
         self._values = {backend.name: self._values.get(backend.name) or self._value(backend) for backend in backends}
         self._backends = {self._values[backend.name]: backend for backend in backends}
         self._over.backends_changed(backends)
+
+    def prepare(self, weights: Mapping[Backend, float]) -> Iterator[None]:
+        """See IPreparing: signs the names, and has the other balancer prepare."""
+        for some in chunks(list(weights)):
+            self._values.update({one.name: self._value(one) for one in some if one.name not in self._values})
+            yield
+        if IPreparing.providedBy(self._over):
+            yield from self._over.prepare(weights)
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """The cookie's server, then as the other balancer chooses."""
@@ -80,15 +92,15 @@ class Sticky:
             if other is not backend:
                 yield other
 
-    def response_fields(self, request: IRequest, backend: Backend) -> bytes:
-        """The cookie, unless the client has sent it, after what the other balancer has to say."""
-        fields: bytes = b""
+    def response_fields(self, request: IRequest, backend: Backend) -> list[tuple[bytes, bytes]]:
+        """The fields of the other balancer, and the cookie, unless the client has sent it."""
+        fields: list[tuple[bytes, bytes]] = []
         if IResponseFields.providedBy(self._over):
-            fields = self._over.response_fields(request, backend)
+            fields += self._over.response_fields(request, backend)
         value = self._values.get(backend.name) or self._value(backend)
         if cookie_value(request, self._cookie) == value:
             return fields
-        return b"%b\r\nSet-Cookie: %b=%b%b" % (fields, self._cookie, value, self._attributes)
+        return [*fields, (b"Set-Cookie", b"%b=%b%b" % (self._cookie, value, self._attributes))]
 
     def _value(self, backend: Backend) -> bytes:
         name = backend.name.encode()

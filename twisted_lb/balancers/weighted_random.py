@@ -12,7 +12,7 @@ from random import Random
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.balancers.lots import Lots
+from twisted_lb.balancers.weighted_sampler import WeightedSampler
 from twisted_lb.interfaces import IBalancer, IRequest
 
 # Further draws for a server that is not full.
@@ -25,28 +25,28 @@ class WeightedRandom:
 
     def __init__(self, *, chance: Random) -> None:
         self._chance = chance
-        self._lots = Lots([], chance)
+        self._sampler = WeightedSampler([], chance)
 
     def backends_changed(self, backends: list[Backend]) -> None:
         """From now on draw among these."""
-        self._lots = Lots(backends, self._chance)
+        self._sampler = WeightedSampler(backends, self._chance)
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """Servers as they are drawn."""
-        lots = self._lots
-        backends = lots.backends
+        sampler = self._sampler
+        backends = sampler.backends
         if not backends:
             return
-        index = first = lots.draw()
+        index = first = sampler.draw()
         if backends[index].full:
             for _ in range(REDRAWS):
-                index = lots.draw()
+                index = sampler.draw()
                 if not backends[index].full:
                     break
             else:
                 index = first
         yield backends[index]
-        yield from lots.rest({index})
+        yield from sampler.rest({index})
 
     def __repr__(self) -> str:
-        return f"<WeightedRandom among {[backend.name for backend in self._lots.backends]}>"
+        return f"<WeightedRandom among {[backend.name for backend in self._sampler.backends]}>"

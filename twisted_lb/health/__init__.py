@@ -1,1 +1,1 @@
-"""Which servers are well, as checks and requests tell, and what may follow from it.  Pure: time is an argument."""
+"""Which servers are healthy, by active checks and by requests.  Pure, but for `active_checks`: time is an argument."""

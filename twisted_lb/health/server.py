@@ -1,21 +1,32 @@
-"""What is known of one server: its checks, its requests, its ejections, its slow start.
+"""The health of one server: its checks, its requests, its ejections, its slow start.
 
-It decides nothing about other servers; whether an ejection is allowed is for `fleet` to say.
+It decides nothing about other servers; `tracker` decides whether an ejection is allowed.
 
     healthy = checked_up and not ejected
 
     checked_up:  up -- `fails` checks in a row failed --> down -- `passes` in a row passed --> up
-    ejected:     no -- the requests say so, and it is allowed --> yes -- the time is over --> on probation
+    ejected:     no -- requests failed, and it is allowed --> yes -- the time is over --> on probation
                  on probation -- first request passes --> no;  first request fails --> yes
+
+A server that was away and has come back is on probation as soon as `passes` checks in a row have passed since: there is
+nothing to wait for.  It was away when
+
+1. all the failures in the row that ejected it were refused, lost or impossible connections, and
+2. since the first of them a connection was refused, or a check failed, and
+3. it is not for the second time that it returns like this, with no request answered in between.
+
+One that was slow, or answered with errors, or ended the connections of requests while its checks went on passing, stays
+ejected for the whole time: its checks do not show what is wrong with it.
 """
 
 from __future__ import annotations
 
 from twisted_lb.backend import Backend
-from twisted_lb.fleet_spec import Ejection, HealthCheck
+from twisted_lb.config.pool import Ejection, HealthCheck
 from twisted_lb.health.window import Window
+from twisted_lb.pool.retry_policy import Blame
 
-# A slow start goes up in tenths, so that the balancer hears of it at most nine times.
+# A slow start goes up in tenths, so that the balancer is notified at most nine times.
 RAMP_STEPS = 10
 
 
@@ -39,6 +50,11 @@ class ServerHealth:
         "_ramp_since",
         "_passes",
         "_fails",
+        "_died_in_a_row",
+        "_away",
+        "_returned_early",
+        "_may_return_early",
+        "_passes_ejected",
     )
 
     def __init__(self, backend: Backend, check: HealthCheck | None, ejection: Ejection) -> None:
@@ -46,8 +62,8 @@ class ServerHealth:
         self.check = check
         self.checked_up = True
         self.reason = backend.reason
-        self.counted = True  # whether it takes part in the shares: it does not while it is drained
-        self.spared = False  # whether it was said that it ought to be ejected, and is not
+        self.counted = True  # in the totals for panic and ejection: a drained server is not
+        self.spared = False  # it reached a limit for ejection, was not ejected, and that was logged
         self.probation = False
         self.ejected_until: float | None = None
         self.ejection_seconds = 0.0  # the latest ejection's; 0: there was none
@@ -57,17 +73,22 @@ class ServerHealth:
         self._ramp_since: float | None = None
         self._passes = 0
         self._fails = 0
+        self._died_in_a_row = 0  # of the requests that failed in a row: without a connection, or by its end
+        self._away = False  # since the first of them a connection was refused, or a check failed
+        self._returned_early = False  # from its latest ejection, and no request was answered since
+        self._may_return_early = False  # from the present one, if it was away
+        self._passes_ejected = 0  # checks in a row, since it was ejected
         self.never_passed = True  # no check so far
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether its checks pass and it is not ejected."""
         return self.checked_up and self.ejected_until is None
 
     # Checks
 
     def use_check(self, check: HealthCheck | None) -> bool:
-        """From now on checked like this.  Whether that alone made it up."""
+        """Check it like this from now on; whether that alone made it up."""
         if self.check is None:
             self.never_passed = True
             self._fails = self._passes = 0
@@ -77,8 +98,19 @@ class ServerHealth:
             self.checked_up = True
         return changed
 
+    def revived(self) -> bool:
+        """A check has passed: whether that ends an ejection early.  To be called before `check_passed`."""
+        if self.ejected_until is None or self.check is None or not (self._may_return_early and self._away):
+            return False
+        self._passes_ejected += 1
+        if self._passes_ejected < self.check.passes:
+            return False
+        self.check_passed()
+        self._returned_early = self.checked_up
+        return self.checked_up
+
     def check_passed(self) -> bool:
-        """Whether that made it up."""
+        """A check has passed: whether that made it up."""
         self._fails = 0
         self.never_passed = False
         if self.checked_up or self.check is None:
@@ -88,39 +120,53 @@ class ServerHealth:
         return self.checked_up
 
     def check_failed(self) -> bool:
-        """Whether that made it down."""
-        self._passes = 0
+        """A check has failed: whether that made it down."""
+        self._passes = self._passes_ejected = 0
+        if self.failed_in_a_row:
+            self.was_away()
         if not self.checked_up or self.check is None:
             return False
         self._fails += 1
-        # As in HAProxy: before anything is known of it, the first check decides alone.
+        # As in HAProxy: while no check has passed yet, the first failed one is enough.
         self.checked_up = not self.never_passed and self._fails < self.check.fails
         return not self.checked_up
 
     # Requests
 
     def request_passed(self, now: float) -> bool:
-        """Whether it has had no failure for a whole window."""
-        self.failed_in_a_row = 0
-        self.probation = False
+        """A request was answered: whether there was no failure in the whole window."""
+        self._request_answered()
         self.window.count(1, 0, now)
         return not self.window.failed
 
-    def request_failed(self, answered: bool, now: float) -> None:
-        """`answered`: there was a response, but it reports an error of the server."""
+    def request_failed(self, answered: bool, now: float, fault: Blame = Blame.FAILED) -> None:
+        """A request failed.  `answered`: there was a response, and it reports an error of the server."""
         self.window.count(0, 1, now)
         if answered:
-            self.failed_in_a_row = 0
-            self.probation = False
-        else:
-            self.failed_in_a_row += 1
+            self._request_answered()
+            return
+        if not self.failed_in_a_row:
+            self._away = False
+        self.failed_in_a_row += 1
+        if fault is Blame.REFUSED:
+            self.was_away()
+        if fault is not Blame.FAILED:
+            self._died_in_a_row += 1
+
+    def _request_answered(self) -> None:
+        self.failed_in_a_row = self._died_in_a_row = 0
+        self.probation = self._away = self._returned_early = False
+
+    def was_away(self) -> None:
+        """A connection was refused, or a check has failed, since its requests began to fail."""
+        self._away = True
 
     def forget_requests(self, window_seconds: float) -> None:
-        """Count anew, in a window of this length."""
+        """Reset the window, to one of this length in seconds."""
         self.window = Window(window_seconds)
 
     def why_eject(self, ejection: Ejection, why: str) -> str | None:
-        """What speaks for an ejection, if anything does; `why` is what happened to the latest request."""
+        """The reason to eject it, or None; `why` is what happened to the latest request."""
         failed, total = self.window.failed, self.window.total
         if self.probation and self.failed_in_a_row:
             return f"the first request after its ejection failed: {why}"
@@ -133,7 +179,7 @@ class ServerHealth:
     # Ejection
 
     def eject(self, ejection: Ejection, now: float) -> None:
-        """Leave it alone for a time.
+        """Take it out of use for a time.
 
         The time doubles with each ejection, and halves for each time of its own length that the
         server was in use since the one before: base_time * 2^n, at most max_time.
@@ -145,20 +191,24 @@ class ServerHealth:
         else:
             self.ejection_seconds = ejection.base_time
         self.ejected_until = now + self.ejection_seconds
+        self._may_return_early = 0 < self.failed_in_a_row == self._died_in_a_row and not self._returned_early
+        self._returned_early = False
+        self._passes_ejected = 0
         self.spared = self.probation = False
 
     def end_ejection(self, now: float) -> None:
-        """Use it again.  Until a request passes, the first failure ejects it anew."""
+        """Use it again, on probation: until a request passes, the first failure ejects it again."""
         self.ejected_until = None
         self._returned_at = now
         self.probation = True
-        self.failed_in_a_row = 0
+        self.failed_in_a_row = self._died_in_a_row = 0
+        self._away = False
         self.window.clear()
 
     # Slow start
 
     def start_ramp(self, now: float) -> bool:
-        """Begin with a small share of its weight; whether it has a slow start at all."""
+        """Begin a slow start; whether one is configured."""
         if self.backend.slowstart <= 0:
             return False
         self._ramp_since = now
@@ -178,7 +228,7 @@ class ServerHealth:
         return self.backend.ramp != before
 
     def end_ramp(self) -> None:
-        """Its whole weight at once."""
+        """Give it its whole weight at once."""
         self._ramp_since = None
         self.backend.ramp = 1.0
 

@@ -1,7 +1,7 @@
-"""How many requests went well and how many failed in the last seconds.
+"""How many requests passed and how many failed within a sliding window.
 
-The window slides in tenths: a count leaves it between nine tenths of the window and the whole of it
-after it came.  Each count costs the same, however many there are.
+The window slides in tenths: a request leaves it between nine tenths of the window and the whole of it
+after it was counted.  The cost of counting is constant.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ SLICES = 10
 
 
 class Window:
-    """Two counters that forget."""
+    """Two counters over a sliding window."""
 
     __slots__ = ("passed", "failed", "_slice_seconds", "_number", "_slices")
 
@@ -19,7 +19,7 @@ class Window:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Reset both counters."""
         self.passed = 0
         self.failed = 0
         self._number = 0  # of the slice that counts now, from the clock's zero
@@ -31,7 +31,7 @@ class Window:
         return self.passed + self.failed
 
     def count(self, passed: int, failed: int, now: float) -> None:
-        """Count these; `now` in seconds.  A clock that goes backwards counts for the latest slice."""
+        """Count these; `now` in seconds.  When the clock goes backwards, they count for the latest slice."""
         number = int(now / self._slice_seconds)
         steps = number - self._number
         if steps >= SLICES:

@@ -1,7 +1,7 @@
-"""Draws servers by chance, each as often as its weight says.
+"""Draws servers at random, each with a probability in proportion to its weight.
 
 A draw is one random number and one binary search over the running sums of the weights: O(log n).
-Making the sums anew when the servers change is O(n).
+Making new sums when the servers change is O(n).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from random import Random
 
 from twisted_lb.backend import Backend
 
-# Draws for a server other than those drawn already, before the list is gone through instead.
+# Draws for a server other than those drawn already, before the list is searched instead.
 TRIES = 8
 UNBOUNDED = float("inf")
 
 
-class Lots:
+class WeightedSampler:
     """The servers of one moment, by index, with what a draw and a comparison of loads need."""
 
     __slots__ = ("backends", "per_weight", "bounds", "_sums", "_last", "_random")

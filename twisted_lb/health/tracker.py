@@ -1,16 +1,16 @@
-"""The health of all servers together: what may follow from the failures of one.
+"""The health of all servers of a pool, and the limits on taking servers out of use.
 
-Checks and requests report here.  A report changes one server's state, and then, before anybody is
-told, the safety rails are looked at:
+Checks and requests are reported here.  A report changes the state of one server.  Before the change is
+announced, two limits apply:
 
-1. An ejection (the requests' verdict) is not carried out when the server is the last healthy one, or
-   when as many as may be are ejected already.  The checks' verdict always holds.
-2. Panic: when too small a share of the servers is healthy, all of them are used, because the few
-   would break down under the load of all, and because checks can be wrong.  Backups are judged by
-   themselves, and only while no other server is healthy.
+1. A server is not ejected (by failed requests) when it is the last healthy one, or when `max_share` of
+   the servers are ejected already.  Failed checks always count.
+2. Panic: when less than `panic_threshold` of the servers is healthy, all of them are used, because the few
+   would break down under the whole load, and because checks can be wrong.  Backups are counted
+   separately, and only while no other server is healthy.
 
-Nobody is ever ejected for being slow: only a request without a whole response head counts, and,
-where it is so configured, a response that says that the server has failed.
+Slowness alone never ejects a server: only a request without a whole response head counts, and,
+if so configured, a response with a server error.
 
 This is the only place that writes `up`, `reason` and `ramp` of a Backend.
 """
@@ -20,17 +20,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from twisted_lb.backend import Backend
-from twisted_lb.fleet_spec import Ejection, HealthCheck
+from twisted_lb.config.pool import Ejection, HealthCheck
+from twisted_lb.health.news import News, ejected, panic, panic_is_over, server_news, spared, with_slow_start
 from twisted_lb.health.server import ServerHealth
+from twisted_lb.pool.retry_policy import Blame
+from twisted_lb.steps import STEP, Steps, finish
 
-# These say that a request is beyond the server, and not that the server has failed.
+# Server errors that are about the request, and do not mean that the server has failed.
 ABOUT_THE_REQUEST = frozenset((501, 505))
-
-News = tuple[Backend | None, str]
 
 
 class _Tier:
-    """The servers, or the backups: how many there are, and how many of them are healthy."""
+    """The servers, or the backups: how many there are, and how many are healthy."""
 
     __slots__ = ("total", "healthy", "panic")
 
@@ -41,15 +42,12 @@ class _Tier:
 
 
 class Health:
-    """Time is in seconds on any clock that does not go back by much; all calls use the same clock."""
+    """The health of one pool.  Time is in seconds on a steady clock, the same one in all calls."""
 
-    def __init__(
-        self, ejection: Ejection, panic_threshold: float, changed: Callable[[Backend | None, str], None]
-    ) -> None:
-        """`changed` is told of each change of state, once, after all of it has been written.
+    def __init__(self, ejection: Ejection, panic_threshold: float, changed: Callable[[News], None]) -> None:
+        """`changed` is called once for each change of state, after all of it has been written.
 
-        Its text is a sentence for the log.  The backend is None when it is about all of them.  A
-        balancer has to be told of the change as well.
+        The balancer has to be notified of the change as well.
         """
         self._ejection = ejection
         self._panic_threshold = panic_threshold
@@ -57,15 +55,15 @@ class Health:
         self._servers: dict[Backend, ServerHealth] = {}
         self._begun = False
         self._tiers = {False: _Tier(), True: _Tier()}  # by Backend.backup
-        # Those in transition; all others cost nothing.
-        self._troubled: dict[Backend, ServerHealth] = {}  # failed in the window, or on probation
+        # The servers in transition; others cost nothing.
+        self._troubled: dict[Backend, ServerHealth] = {}  # with a failure in the window, or on probation
         self._ejected: dict[Backend, ServerHealth] = {}
         self._ramping: dict[Backend, ServerHealth] = {}
 
-    # The fleet
+    # The pool
 
     def configure(self, ejection: Ejection, panic_threshold: float) -> None:
-        """Other rules from now on; `follow` has to be called next."""
+        """Change the settings; `follow` has to be called next."""
         if ejection.window != self._ejection.window:
             for server in self._servers.values():
                 server.forget_requests(ejection.window)
@@ -73,23 +71,32 @@ class Health:
         self._panic_threshold = panic_threshold
 
     def follow(self, servers: Iterable[tuple[Backend, HealthCheck | None]], now: float) -> None:
-        """These are the servers and their checks, and their weights may have changed.
+        """Set the servers and their checks; their weights may have changed.
 
-        A server that is here already keeps its state.  The first servers of all have their whole
-        weight; those that come later start slowly.
+        A server that is known already keeps its state.  The servers of the first call have their whole
+        weight; those added later have a slow start.
         """
-        before, self._servers = self._servers, {}
+        finish(self.follow_in_steps(servers, now))
+
+    def follow_in_steps(self, servers: Iterable[tuple[Backend, HealthCheck | None]], now: float) -> Steps[None]:
+        """The same in steps; until the last one, new servers have no state."""
+        before = dict(self._servers)
+        following: dict[Backend, ServerHealth] = {}
         news: list[News] = []
-        for backend, check in servers:
+        for count, (backend, check) in enumerate(servers):
+            if count % STEP == STEP - 1:
+                yield
             server = before.pop(backend, None)
             if server is None:
                 server = ServerHealth(backend, check, self._ejection)
                 if self._begun and server.start_ramp(now):
                     self._ramping[backend] = server
             elif server.use_check(check):
-                server.reason = "up: it is not checked any more"
-                news.append((backend, f"server {backend.name} is {server.reason}"))
-            self._servers[backend] = server
+                one = server_news(backend, "up", "it is not checked any more")
+                server.reason = one.state
+                news.append(one)
+            following[backend] = server
+        self._servers = following
         self._begun = True
         for backend in before:
             for those in (self._troubled, self._ejected, self._ramping):
@@ -108,7 +115,7 @@ class Health:
                 tier.healthy += server.healthy
 
     def check_of(self, backend: Backend) -> HealthCheck | None:
-        """How it is checked; None: not at all, or there is no such server."""
+        """How a server is checked; None when it is not, or is unknown."""
         server = self._servers.get(backend)
         return server.check if server else None
 
@@ -120,37 +127,43 @@ class Health:
         if server is None or server.check is None:
             return
         was = server.healthy
-        if server.check_passed():
+        if server.revived():
+            self._return(server, now, f"{_times(server.check.passes, 'check')} passed since it had died")
+        elif server.check_passed():
             passes = _times(server.check.passes, "check")
             if server.ejected_until is None:
-                self._settle(server, was, "up", f"{passes} passed", now)
+                self._settle(server, was, server_news(backend, "up", f"{passes} passed"), now)
             else:
-                self._settle(server, was, "still ejected", f"{passes} passed, but its requests had failed", now)
+                reason = f"{passes} passed, but its requests had failed"
+                self._settle(server, was, server_news(backend, "still ejected", reason), now)
 
     def probe_failed(self, backend: Backend, now: float, why: str) -> None:
-        """A check failed; `why` in words, such as "connection refused"."""
+        """A check failed; `why` is a text such as "connection refused"."""
         server = self._servers.get(backend)
         if server is None or server.check is None:
             return
         was = server.healthy
         if server.check_failed():
             checks = "its first check" if server.never_passed else _times(server.check.fails, "check")
-            self._settle(server, was, "down", f"{checks} failed: {why}", now)
+            self._settle(server, was, server_news(backend, "down", f"{checks} failed: {why}"), now)
 
     # Requests
 
-    def seen(self, backend: Backend, ok: bool, now: float, why: str = "") -> None:
-        """An exchange: a whole response head came (`ok`), or it did not and `why` tells in words.
+    def seen(
+        self, backend: Backend, ok: bool, now: float, why: str = "", fault: Blame = Blame.FAILED
+    ) -> None:
+        """An exchange has got a whole response head (`ok`), or none, and `why` is the reason as a text.
 
-        Not for a client that left, and not for a kept connection that the server had closed.
+        `fault` is REFUSED, DIED or FAILED.  Failures that are not the server's, such as a client that left, or a kept
+        connection that the server had closed, are not reported (see `pool.retry_policy`).
         """
         if not ok:
-            self._failed(backend, False, now, why)
+            self._failed(backend, False, now, why, fault)
         elif backend in self._troubled:
             self._passed(backend, now)
 
     def answered(self, backend: Backend, status: int, now: float) -> None:
-        """A whole response head of this final status came."""
+        """An exchange has got a whole response head with this final status."""
         if status >= 500 and self._ejection.server_errors and status not in ABOUT_THE_REQUEST:
             self._failed(backend, True, now, f"status {status}")
         elif backend in self._troubled:
@@ -164,12 +177,18 @@ class Health:
                 server.spared = False
                 server.reason = backend.reason = "up: its requests pass again"
 
-    def _failed(self, backend: Backend, answered: bool, now: float, why: str) -> None:
+    def _failed(
+        self, backend: Backend, answered: bool, now: float, why: str, fault: Blame = Blame.FAILED
+    ) -> None:
         server = self._servers.get(backend)
-        # What was under way when it was taken out of use says nothing new.
-        if server is None or not server.healthy or not server.counted:
+        if server is None or not server.counted:
             return
-        server.request_failed(answered, now)
+        if not server.healthy:
+            # Requests that were under way when it was taken out of use add nothing, except evidence that it was away.
+            if fault is Blame.REFUSED:
+                server.was_away()
+            return
+        server.request_failed(answered, now, fault)
         self._troubled[backend] = server
         reason = server.why_eject(self._ejection, why)
         if reason is None:
@@ -179,19 +198,20 @@ class Health:
             server.eject(self._ejection, now)
             del self._troubled[backend]
             self._ejected[backend] = server
-            self._settle(server, True, f"ejected for {server.ejection_seconds:g} s", reason, now)
+            self._settle(server, True, ejected(backend, server.ejection_seconds, reason), now)
         elif not server.spared:
             server.spared = True
-            server.reason = backend.reason = f"used although {reason}; {rail}"
-            self._changed(backend, f"server {backend.name} is {server.reason}")
+            news = spared(backend, reason, rail)
+            server.reason = backend.reason = news.state
+            self._changed(news)
 
     def _rail(self) -> str | None:
-        """Why no server may be ejected now, if that is so."""
+        """The limit that prevents an ejection now, or None."""
         total = sum(tier.total for tier in self._tiers.values())
         if sum(tier.healthy for tier in self._tiers.values()) <= 1:
             return "the last healthy server is never ejected"
         share = self._ejection.max_share
-        # The margin is for products such as 0.29 * 100.
+        # The margin is for rounding, as in 0.29 * 100.
         allowed = max(int(share * total + 1e-9), 1) if share else 0
         ejected = sum(server.counted for server in self._ejected.values())
         if ejected >= allowed:
@@ -201,13 +221,13 @@ class Health:
     # Time
 
     def tick(self, now: float) -> bool:
-        """To be called some times a second: ends ejections, moves slow starts.
+        """To be called several times a second: ends ejections, advances slow starts.
 
-        Whether a balancer has to be told of other weights (of all else `changed` has been told).
+        Returns whether weights have changed, of which the balancer has to be notified.
         """
         for server in list(self._ejected.values()):
             if server.ejected_until is not None and server.ejected_until <= now:
-                self._return(server, now)
+                self._return(server, now, f"its ejection of {server.ejection_seconds:g} s is over")
         moved = False
         for server in list(self._ramping.values()):
             moved |= server.move_ramp(now)
@@ -215,52 +235,50 @@ class Health:
                 del self._ramping[server.backend]
         return moved
 
-    def _return(self, server: ServerHealth, now: float) -> None:
+    def _return(self, server: ServerHealth, now: float, over: str) -> None:
         was = server.healthy
         server.end_ejection(now)
         del self._ejected[server.backend]
         self._troubled[server.backend] = server
-        over = f"its ejection of {server.ejection_seconds:g} s is over"
         if server.checked_up:
-            self._settle(server, was, "up", over, now)
+            self._settle(server, was, server_news(server.backend, "up", over), now)
         else:
-            self._settle(server, was, "down", f"{over}, but its checks fail", now)
+            self._settle(server, was, server_news(server.backend, "down", f"{over}, but its checks fail"), now)
 
-    # What follows
+    # Consequences
 
-    def _settle(self, server: ServerHealth, was_healthy: bool, state: str, why: str, now: float) -> None:
-        """A server's state has changed."""
+    def _settle(self, server: ServerHealth, was_healthy: bool, news: News, now: float) -> None:
+        """Count and announce the new state of a server."""
         backend = server.backend
         if server.counted:
             self._tiers[backend.backup].healthy += server.healthy - was_healthy
-        server.reason = f"{state}: {why}"
-        text = f"server {backend.name} is {server.reason}"
-        # In panic it was used all along, and is warm.
+        server.reason = news.state
+        # One that was used in panic needs no slow start.
         if server.healthy and not backend.up and server.start_ramp(now):
             self._ramping[backend] = server
-            text += f"; slow start of {backend.slowstart:g} s"
-        self._tell([(backend, text)], now)
+            news = with_slow_start(news, backend.slowstart)
+        self._tell([news], now)
 
     def _tell(self, news: list[News], now: float) -> None:
-        """Write down what follows for `up`, and tell."""
-        writing = [self._servers[backend] for backend, _ in news if backend is not None]
+        """Write the state of the backends, and announce the changes."""
+        writing = [self._servers[one.backend] for one in news if one.backend is not None]
         for backups, tier in self._tiers.items():
-            panic = self._wants_panic(backups)
-            if panic != tier.panic:
-                tier.panic = panic
+            wanted = self._wants_panic(backups)
+            if wanted != tier.panic:
+                tier.panic = wanted
                 writing = list(self._servers.values())
-                count = f"{tier.healthy} of {tier.total} {'backup servers' if backups else 'servers'} healthy"
-                least = f"{self._panic_threshold:.0%}"
-                told = f"panic: {count}, less than {least}; all are used" if panic else f"panic is over: {count}"
-                news.append((None, told))
+                if wanted:
+                    news.append(panic(backups, tier.healthy, tier.total, self._panic_threshold))
+                else:
+                    news.append(panic_is_over(backups, tier.healthy, tier.total))
         for server in writing:
             self._write(server)
-        for backend, text in news:
-            self._changed(backend, text)
+        for one in news:
+            self._changed(one)
 
     def _wants_panic(self, backups: bool) -> bool:
         servers, spares = self._tiers[False], self._tiers[True]
-        # Only a healthy server makes the other tier needless.
+        # A tier is not needed while the other one has a healthy server.
         if backups:
             tier = spares
             needed = not servers.healthy

@@ -8,8 +8,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from tests.balancers.fleets import counts, names
-from twisted_lb.balancers.backups import Backups
+from tests.balancers.pools import counts, names
+from twisted_lb.balancers.failover import Failover
 from twisted_lb.balancers.first import First
 from twisted_lb.balancers.registry import make_balancer
 from twisted_lb.balancers.round_robin import RoundRobin
@@ -22,7 +22,7 @@ class BackupsTests(SynchronousTestCase):
         self.backends = servers(1, 1, 1, 1)
         for backend in self.backends[2:]:
             backend.backup = True
-        self.balancer = Backups(RoundRobin(), RoundRobin())
+        self.balancer = Failover(RoundRobin(), RoundRobin())
 
     def test_a_life(self) -> None:
         """Backups get traffic when the last other server has gone, share it as the balancer does, and lose it again."""
@@ -56,14 +56,14 @@ class BackupsTests(SynchronousTestCase):
         self.assertFalse(IResponseFields.providedBy(self.balancer))
         options = {"secret": "sixteen letters!"}
         one, other = (make_balancer("sticky", options, Clock().seconds, Random(1)) for _ in range(2))
-        balancer = Backups(one, other)
+        balancer = Failover(one, other)
         verifyObject(IResponseFields, balancer)
         balancer.backends_changed(self.backends[2:])
-        cookie = balancer.response_fields(FakeRequest(), self.backends[3]).split(b" ")[1]
+        [(_, cookie)] = balancer.response_fields(FakeRequest(), self.backends[3])
         self.assertEqual(names(balancer, FakeRequest(headers={b"cookie": cookie}), 1), "d")
 
     def test_repr_tells_the_state(self) -> None:
         """The repr says which are the backups, and of whom."""
-        balancer = Backups(First(), First())
+        balancer = Failover(First(), First())
         balancer.backends_changed(list(self.backends))
         self.assertEqual(repr(balancer), "<Backups ['c', 'd'] behind <First of ['a', 'b']>>")

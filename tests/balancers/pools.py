@@ -1,4 +1,4 @@
-"""Fleets for the tests of balancers."""
+"""Pools for the tests of balancers."""
 
 from __future__ import annotations
 
