@@ -1,0 +1,1 @@
+"""What an operator writes: .env, the environment and servers.yaml, read and checked, as plain values."""

@@ -1,0 +1,321 @@
+"""Reads the settings.  Options take precedence over the environment, then .env, then the defaults.
+
+1. Each setting is a text at first, taken from the first of the three sources that has it.
+2. An empty text means the default, so that `REDIS_URL=` before a command unsets the value in .env.
+3. The reader of the setting converts the text to a value, or says what was expected.
+4. Nothing is raised: all problems are returned together, and a setting with a problem has its default.
+
+No I/O: the environment and the text of .env are arguments.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twisted_lb.config.address_ranges import EXPECTED, NotRanges, read_ranges
+from twisted_lb.config.env_file import EnvFile, Given, read_env_file
+from twisted_lb.config.settings import Settings
+from twisted_lb.config.unknown_names import is_slip, notices
+from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.own_fields import NO_KEY_FIELDS
+from twisted_lb.wire.hsts import read_policy
+
+LONGEST_SECONDS = 24 * 3600.0
+SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+BYTES_IN = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+HEADER_FAMILIES = ("x-ratelimit", "ratelimit")
+UNUSUAL_NAMES = ("drop", "pass")
+REQUEST_IDS = ("off", "id", "on")
+REDIRECTS = ("off", "https")
+TLS_VERSIONS = ("1.2", "1.3")
+TLS_CLIENT_AUTH = ("optional", "required")
+STORE_ERROR_MODES = ("local", "deny", "allow")
+
+# number = 1*DIGIT [ "." 1*DIGIT ]
+_NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]*)")
+_KEY_FIELD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+# RFC 3986 section 2.3: these are never percent-encoded for a reason.
+_PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
+
+class Reader(NamedTuple):
+    """How one setting is read: `read` raises ValueError for a text that is not `expected`."""
+
+    expected: str
+    read: Callable[[str], object]
+
+
+def duration(lowest: float = 0.001) -> Reader:
+    """Seconds as a float, from a number with or without a unit."""
+
+    def read(text: str) -> float:
+        match = _NUMBER_AND_UNIT.fullmatch(text.lower())
+        if match is None or match[2] not in SECONDS_IN:
+            raise ValueError
+        seconds = float(match[1]) * SECONDS_IN[match[2]]
+        if not lowest <= seconds <= LONGEST_SECONDS:
+            raise ValueError
+        return seconds
+
+    return Reader(f"a time from {lowest:g}s to 24h, in seconds or with a unit, such as 5, 500ms, 10s or 1m", read)
+
+
+def size(lowest: int, highest: int) -> Reader:
+    """Bytes as an int, from a number with or without a unit (1k is 1024 bytes)."""
+
+    def read(text: str) -> int:
+        match = _NUMBER_AND_UNIT.fullmatch(text.lower())
+        if match is None or match[2] not in BYTES_IN:
+            raise ValueError
+        octets = float(match[1]) * BYTES_IN[match[2]]
+        if not octets.is_integer() or not lowest <= octets <= highest:
+            raise ValueError
+        return int(octets)
+
+    return Reader(f"a size from {lowest} to {highest}, in bytes or with a unit, such as 65536, 64k or 10m", read)
+
+
+def whole(lowest: int, highest: int) -> Reader:
+    """An int within these bounds."""
+
+    def read(text: str) -> int:
+        if _WHOLE.fullmatch(text) is None or not lowest <= int(text) <= highest:
+            raise ValueError
+        return int(text)
+
+    return Reader(f"a whole number from {lowest} to {highest}", read)
+
+
+def number(lowest: float, highest: float) -> Reader:
+    """A finite float within these bounds."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or not lowest <= value <= highest:
+            raise ValueError
+        return value
+
+    return Reader(f"a number from {lowest} to {highest}", read)
+
+
+def one_of(*words: str) -> Reader:
+    """One of these words, case-insensitive."""
+
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError
+        return text.lower()
+
+    return Reader(f"{', '.join(words[:-1])} or {words[-1]}", read)
+
+
+def _endpoint(text: str) -> str:
+    kind, colon, rest = text.partition(":")
+    if not (kind.isidentifier() and colon and rest):
+        raise ValueError
+    return text
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    return tuple(_endpoint(word) for word in text.split())
+
+
+def _header_families(text: str) -> tuple[str, ...]:
+    words = text.lower().split()
+    if words == ["none"]:
+        return ()
+    if not set(words) <= set(HEADER_FAMILIES):
+        raise ValueError
+    return tuple(family for family in HEADER_FAMILIES if family in words)
+
+
+def _key_fields(text: str) -> tuple[str, ...]:
+    names = text.lower().replace(",", " ").split()
+    if not names or not all(_KEY_FIELD.fullmatch(name) for name in names) or not NO_KEY_FIELDS.isdisjoint(
+        name.encode() for name in names
+    ):
+        raise ValueError
+    return tuple(dict.fromkeys(names))
+
+
+def _parameter(text: str) -> str:
+    if _PARAMETER.fullmatch(text) is None:
+        raise ValueError
+    return text
+
+
+READERS: dict[str, Reader] = {
+    "listen": Reader("a list of endpoints such as tcp:80 or tcp6:8080, separated by spaces", _endpoints),
+    "admin_listen": Reader("one server endpoint such as tcp:9090:interface=127.0.0.1", _endpoint),
+    "health_listen": Reader("a list of endpoints such as tcp:9091, separated by spaces", _endpoints),
+    "tls_listen": Reader("a list of endpoints such as tcp:443 or tcp6:443, separated by spaces", _endpoints),
+    "tls_min_version": one_of(*TLS_VERSIONS),
+    # OpenSSL validates it.
+    "tls_ciphers": Reader("any text", str),
+    "tls_handshake_timeout": duration(),
+    "tls_max_handshakes": whole(1, 1_000_000),
+    "tls_client_ca_file": Reader("a file name", str),
+    "tls_client_auth": one_of(*TLS_CLIENT_AUTH),
+    "tls_cert_file": Reader("a file name", str),
+    "tls_key_file": Reader("a file name", str),
+    "tls_cert_dir": Reader("a directory", str),
+    "http_redirect": one_of(*REDIRECTS),
+    "https_port": whole(0, 65535),
+    "hsts": Reader(
+        "seconds such as 31536000, or a value such as max-age=31536000; includeSubDomains; preload", read_policy
+    ),
+    "servers_file": Reader("a file name", str),
+    # The store validates it.
+    "redis_url": Reader("any text", str),
+    "redis_tls_ca_file": Reader("a file name", str),
+    "redis_tls_cert_file": Reader("a file name", str),
+    "redis_tls_key_file": Reader("a file name", str),
+    "redis_sentinel_password": Reader("any text", str),
+    "redis_deadline": duration(),
+    "on_store_error": one_of(*STORE_ERROR_MODES),
+    "local_keys": whole(1, 100_000_000),
+    "data_dir": Reader("a directory", str),
+    "workers": whole(1, 256),
+    "worker_timeout": duration(lowest=0),
+    "key_fields": Reader(
+        "a list of field names of letters, digits and '-', separated by spaces, such as authorization x-api-key "
+        "apikey, except those with another meaning, such as Host, Cookie, Origin, Connection or X-Forwarded-For",
+        _key_fields,
+    ),
+    "key_query_parameter": Reader("the name of a query parameter: 1 to 64 letters, digits and . _ - ~", _parameter),
+    # It is loaded when everything else is valid.
+    "authenticator": Reader("a class as package.module:Class", str),
+    "default_capacity": whole(1, MAX_CAPACITY),
+    "default_rate_per_sec": number(0, MAX_RATE_PER_SEC),
+    "global_capacity": whole(0, MAX_CAPACITY),
+    "global_rate_per_sec": number(0, MAX_RATE_PER_SEC),
+    "address_capacity": whole(0, MAX_CAPACITY),
+    # With a rate of 0 the bucket of a network could never be discarded.
+    "address_rate_per_sec": number(0.001, MAX_RATE_PER_SEC),
+    "max_in_flight_per_key": whole(0, 1_000_000),
+    "max_wait": duration(lowest=0),
+    "max_waiting": whole(0, 1_000_000),
+    "admin_token": Reader("any text", str),
+    "admin_max_connections": whole(1, 1_000_000),
+    "rate_limit_headers": Reader("x-ratelimit, ratelimit, both separated by a space, or none", _header_families),
+    # The access log validates them.
+    "access_log": Reader("any text", str),
+    "access_log_format": Reader("any text", str),
+    "request_id": one_of(*REQUEST_IDS),
+    "connect_timeout": duration(),
+    "upstream_timeout": duration(),
+    "upstream_idle_timeout": duration(),
+    "upstream_idle_connections": whole(0, 1_000_000),
+    "upstream_max_age": duration(lowest=0),
+    # The resolver validates it.
+    "resolver": Reader("any text", lambda text: tuple(text.split())),
+    "tunnel_timeout": duration(lowest=0),
+    "head_timeout": duration(),
+    "body_timeout": duration(),
+    "min_body_rate": whole(0, 1024**3),
+    "send_timeout": duration(),
+    "half_close_timeout": duration(),
+    "lingering_time": duration(lowest=0),
+    "lingering_timeout": duration(),
+    "lingering_connections": whole(0, 1_000_000),
+    "keepalive_timeout": duration(),
+    "keepalive_requests": whole(1, 1_000_000_000),
+    "max_refusals": whole(0, 1_000_000_000),
+    "max_head_bytes": size(1024, 1024**2),
+    "max_target_bytes": size(64, 1024**2),
+    "max_header_fields": whole(1, 10_000),
+    "unusual_field_names": one_of(*UNUSUAL_NAMES),
+    "max_body_bytes": size(0, 1024**5),
+    "max_connections": whole(0, 10_000_000),
+    "max_connections_per_address": whole(0, 10_000_000),
+    "trusted_proxies": Reader(EXPECTED, read_ranges),
+    "proxy_protocol_from": Reader(EXPECTED, read_ranges),
+    "drain_seconds": duration(lowest=0),
+}
+
+
+def read_settings(
+    options: Mapping[str, str | Sequence[str]],
+    environment: Mapping[str, str],
+    env_file: str = "",
+    env_file_name: str = ".env",
+) -> tuple[Settings, list[str]]:
+    """The settings, and a line for each problem.
+
+    `options` uses the names of the settings (`connect_timeout`); `environment` and `env_file` (the
+    text of .env) use them in upper case.
+    """
+    values: dict[str, Any] = {}
+    from_file = _from_file(env_file, env_file_name)
+    problems = from_file.problems
+    given: dict[str, Given] = {}
+    for name, reader in READERS.items():
+        found = _given(name, options, environment, from_file.values)
+        if found is None or not found.text.strip():
+            continue
+        given[name] = found
+        try:
+            values[name] = reader.read(found.text.strip())
+        except NotRanges as error:
+            problems.append(_problem(name, found, str(error)))
+        except ValueError:
+            problems.append(_problem(name, found, f"{found.text!r} is not {reader.expected}"))
+    settings = Settings(**values)
+    if settings.workers > 1 and not settings.redis_url:
+        need = "more than one worker needs REDIS_URL: the embedded store cannot be shared by several processes"
+        problems.append(_problem("workers", given["workers"], need))
+    if "tls_client_auth" in given and not settings.tls_client_ca_file:
+        need = "it needs TLS_CLIENT_CA_FILE: without it, no client is asked for a certificate"
+        problems.append(_problem("tls_client_auth", given["tls_client_auth"], need))
+    if settings.global_capacity and not settings.global_rate_per_sec:
+        need = "GLOBAL_RATE_PER_SEC must be greater than 0: the bucket would never be refilled"
+        problems.append(_problem("global_capacity", given["global_capacity"], need))
+    return settings, problems
+
+
+def read_notices(environment: Mapping[str, str], env_file: str = "", env_file_name: str = ".env") -> list[str]:
+    """A message for everything in .env and the environment that is valid, but may not be what the operator meant."""
+    from_file = read_env_file(env_file, env_file_name, _names())
+    return [*from_file.notices, *notices(from_file.values, environment, _names())]
+
+
+def _problem(name: str, found: Given, text: str) -> str:
+    return f"{name.upper()} ({found.source}): {text}"
+
+
+def _given(
+    name: str,
+    options: Mapping[str, str | Sequence[str]],
+    environment: Mapping[str, str],
+    from_file: Mapping[str, Given],
+) -> Given | None:
+    option = options.get(name)
+    if option is not None:
+        text = option if isinstance(option, str) else " ".join(option)
+        return Given(text, f"option --{name.replace('_', '-')}")
+    if name.upper() in environment:
+        return Given(environment[name.upper()], "environment")
+    return from_file.get(name.upper())
+
+
+def _names() -> list[str]:
+    return [name.upper() for name in READERS]
+
+
+def _from_file(text: str, file_name: str) -> EnvFile:
+    """Parse .env; a name that is similar to a setting is a problem as well."""
+    names = _names()
+    file = read_env_file(text, file_name, names)
+    for name, given in file.values.items():
+        if name not in names and (meant := is_slip(name, names)):
+            file.problems.append(f"{given.source}: {name} is not a setting; did you mean {meant}?")
+    file.problems.sort(key=_line_of)
+    return file
+
+
+def _line_of(problem: str) -> int:
+    return int(problem.partition(": ")[0].rpartition(" ")[2])

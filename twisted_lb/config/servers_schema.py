@@ -1,0 +1,332 @@
+"""The schema of servers.yaml as pydantic models: names, types and bounds of its keys.
+
+The descriptions are used in error messages, after "expected".  Absent keys have the defaults of `config.pool`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from twisted_lb.config.cors_values import header_names, methods, origins
+from twisted_lb.config.environment import duration
+from twisted_lb.config.pool import Cors, Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.server_url import SERVER_NAME, URL_FORM, checked_server_name, location, shortened
+
+MAX_WEIGHT = 1000  # a larger one would make the ring of round robin long; nginx and HAProxy allow 65535 and 256
+MAX_SERVERS = 10_000
+MAX_CONNECTIONS = 1_000_000
+DEFAULT_BALANCER = "round_robin"
+CLASS_FORM = "package.module:Class"
+
+# A name and its options.
+Named = tuple[str, dict[str, Any]]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+# Visible ASCII without '#': RFC 9112 section 3.2.1, with the query.
+_PATH = r"^/[!\"$-~]{0,1023}$"
+# Final statuses only (RFC 9110 section 15.2).
+_STATUS = re.compile(r"(?P<low>[2-5][0-9]{2})(?: ?- ?(?P<high>[2-5][0-9]{2}))?")
+_STATUSES = "a status such as 200, a range such as '200-399', or a list of them, from 200 to 599"
+
+
+def _checked_url(url: str) -> str:
+    location(url)
+    return url
+
+
+def _named(name: str, whose: str) -> BeforeValidator:
+    """Parse a name, or a mapping of name and options; error messages expect `name`, or the key 'name' with `whose`."""
+
+    def read(value: object) -> object:
+        if isinstance(value, str) and value:
+            return value, {}
+        if not isinstance(value, dict):
+            raise ValueError(f"expected {name}, or {{name: ..., and its options}}, not {shortened.repr(value)}")
+        options = dict(value)
+        word = options.pop("name", None)
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"expected the key 'name' with {whose}")
+        for key in options:
+            if not isinstance(key, str) or not key.isidentifier():
+                raise ValueError(f"expected names as the keys of options, not {shortened.repr(key)}")
+        return word, options
+
+    return BeforeValidator(read)
+
+
+def _seconds(lowest: float) -> BeforeValidator:
+    """A time as in .env, or a number of seconds."""
+    reader = duration(lowest)
+
+    def read(value: object) -> object:
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            try:
+                return reader.read(str(value).strip())
+            except ValueError:
+                pass
+        raise ValueError(f"expected {reader.expected}, not {shortened.repr(value)}")
+
+    return BeforeValidator(read)
+
+
+def _statuses(value: object) -> object:
+    """Statuses and ranges of statuses as pairs of lowest and highest."""
+    ranges = []
+    for one in value if isinstance(value, list) else [value]:
+        match = None if isinstance(one, bool) else _STATUS.fullmatch(str(one).strip())
+        low, high = (int(match["low"]), int(match["high"] or match["low"])) if match else (1, 0)
+        if low > high:
+            raise ValueError(f"expected {_STATUSES}, not {shortened.repr(one)}")
+        ranges.append((low, high))
+    if not ranges:
+        raise ValueError(f"expected {_STATUSES}, not {shortened.repr(value)}")
+    return tuple(ranges)
+
+
+def _whole(lowest: int, highest: int, default: int) -> Any:
+    return Field(default, ge=lowest, le=highest, description=f"a whole number from {lowest} to {highest}")
+
+
+def _share(default: float) -> Any:
+    return Field(default, ge=0, le=1, description="a number from 0 to 1")
+
+
+class Section(BaseModel):
+    """A mapping in the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class HealthCheckModel(Section):
+    """health_check: for all servers, or for one."""
+
+    path: str = Field(
+        default=HealthCheck.path,
+        pattern=_PATH,
+        description="a path such as /healthz, at most 1024 visible ASCII characters",
+    )
+    interval: Annotated[float, _seconds(0.1)] = HealthCheck.interval
+    timeout: Annotated[float, _seconds(0.01)] = HealthCheck.timeout
+    passes: int = _whole(1, 1000, HealthCheck.passes)
+    fails: int = _whole(1, 1000, HealthCheck.fails)
+    status: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_statuses)] = HealthCheck.status
+
+
+class EjectionModel(Section):
+    """ejection:"""
+
+    consecutive_failures: int = _whole(0, 1_000_000, Ejection.consecutive_failures)
+    failure_share: float = _share(Ejection.failure_share)
+    window: Annotated[float, _seconds(0.1)] = Ejection.window
+    minimum_requests: int = _whole(1, 1_000_000, Ejection.minimum_requests)
+    server_errors: bool = Field(default=Ejection.server_errors, description="true or false")
+    base_time: Annotated[float, _seconds(0.1)] = Ejection.base_time
+    max_time: Annotated[float, _seconds(0.1)] = Ejection.max_time
+    max_share: float = _share(Ejection.max_share)
+
+
+class RetriesModel(Section):
+    """retries:"""
+
+    attempts: int = _whole(1, 100, Retries.attempts)
+    budget: float = _share(Retries.budget)
+    min_per_second: float = Field(
+        default=Retries.min_per_second, ge=0, le=1_000_000, description="a number from 0 to 1000000"
+    )
+
+
+class QueueModel(Section):
+    """queue:"""
+
+    size: int = _whole(0, 1_000_000, Queue.size)
+    timeout: Annotated[float, _seconds(0.001)] = Queue.timeout
+
+
+class CorsModel(Section):
+    """cors:"""
+
+    allowed_origins: Annotated[tuple[str, ...], BeforeValidator(origins)] = Field(
+        description="a list of origins such as https://app.example.com, or '*'"
+    )
+    allowed_methods: Annotated[tuple[str, ...], BeforeValidator(methods)] = Cors.allowed_methods
+    allowed_headers: Annotated[tuple[str, ...], BeforeValidator(header_names)] = Cors.allowed_headers
+    exposed_headers: Annotated[tuple[str, ...], BeforeValidator(header_names)] = Cors.exposed_headers
+    allow_credentials: bool = Field(default=Cors.allow_credentials, description="true or false")
+    max_age: Annotated[float, _seconds(0)] = Cors.max_age
+
+
+class TlsModel(Section):
+    """tls: for all https:// servers, or for one."""
+
+    ca_file: str = Field(default="", description="the path of a file of authorities in PEM, or '' for the system's")
+    cert_file: str = Field(default="", description="the path of a certificate with its chain in PEM, or '' for none")
+    key_file: str = Field(default="", description="the path of a private key in PEM")
+    server_name: Annotated[str, AfterValidator(checked_server_name)] = Field(default="", description=SERVER_NAME)
+    verify: bool = Field(default=True, description="true or false")
+
+
+def _pass_or_keys(value: object) -> object:
+    if value == "pass":
+        return None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"expected pass, or the keys of cors, not {shortened.repr(value)}")
+    return value
+
+
+# What `false` becomes.
+NO_CHECK = HealthCheckModel()
+NO_EJECTION = EjectionModel(consecutive_failures=0, failure_share=0)
+
+
+def _false_is(nothing: Section) -> BeforeValidator:
+    def read(value: object) -> object:
+        return nothing if value is False else value
+
+    return BeforeValidator(read)
+
+
+def keys_of(section: type[Section]) -> str:
+    """What error messages expect in place of a section."""
+    return f"a mapping with any of the keys {', '.join(section.model_fields)}"
+
+
+def _switched(section: type[Section]) -> Any:
+    return Field(default=None, description=f"{keys_of(section)}, or false for none")
+
+
+# The versions of the PROXY protocol.
+_PROXY_VERSIONS = {"v1": 1, "v2": 2, False: 0}
+_SEND_PROXY = "v1, v2, or false for none"
+
+
+def _proxy_version(value: object) -> object:
+    if not isinstance(value, (str, bool)) or value not in _PROXY_VERSIONS:
+        raise ValueError(f"expected {_SEND_PROXY}, not {shortened.repr(value)}")
+    return _PROXY_VERSIONS[value]
+
+
+SendProxy = Annotated[int | None, BeforeValidator(_proxy_version)]
+HealthCheckOrFalse = Annotated[HealthCheckModel | None, _false_is(NO_CHECK)]
+
+
+class ServerModel(Section):
+    """One of the servers."""
+
+    name: str = Field(
+        pattern=_NAME,
+        description="a text of 1 to 64 letters, digits and . _ : -, such as server1",
+    )
+    url: Annotated[str, AfterValidator(_checked_url)] = Field(description=f"a text of the form {URL_FORM}")
+    weight: int = Field(1, ge=0, le=MAX_WEIGHT, description=f"a whole number from 0 (drain) to {MAX_WEIGHT}")
+    maxconn: int = Field(
+        ServerSpec.maxconn,
+        ge=0,
+        le=MAX_CONNECTIONS,
+        description=f"a whole number from 0 (any number) to {MAX_CONNECTIONS}",
+    )
+    backup: bool = Field(ServerSpec.backup, description="true or false")
+    slowstart: Annotated[float, _seconds(0)] = ServerSpec.slowstart
+    send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
+    health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
+    tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
+
+
+class FileModel(Section):
+    """The whole file."""
+
+    balancer: Annotated[Named, _named("a name", "the name of a balancer")] = Field(
+        (DEFAULT_BALANCER, {}), description="a name, or {name: ..., and its options}"
+    )
+    pricing: Annotated[Named, _named(CLASS_FORM, f"{CLASS_FORM} of your own")] = Field(
+        ("", {}), description=f"{CLASS_FORM}, or {{name: ..., and its options}}"
+    )
+    servers: list[ServerModel] = Field(
+        min_length=1,
+        max_length=MAX_SERVERS,
+        description=f"a list of 1 to {MAX_SERVERS} servers, each as {{name: ..., url: ...}}",
+    )
+    send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
+    health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
+    ejection: Annotated[EjectionModel | None, _false_is(NO_EJECTION)] = _switched(EjectionModel)
+    panic_threshold: float = _share(PoolSpec.panic_threshold)
+    retries: RetriesModel = Field(default=RetriesModel(), description=keys_of(RetriesModel))
+    queue: QueueModel = Field(default=QueueModel(), description=keys_of(QueueModel))
+    cors: Annotated[CorsModel | None, BeforeValidator(_pass_or_keys)] = Field(
+        default=None, description="pass, or the keys of cors"
+    )
+    tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
+
+
+_INNER: dict[tuple[type[Section], str], type[Section]] = {
+    (FileModel, "servers"): ServerModel,
+    (FileModel, "health_check"): HealthCheckModel,
+    (FileModel, "ejection"): EjectionModel,
+    (FileModel, "retries"): RetriesModel,
+    (FileModel, "queue"): QueueModel,
+    (FileModel, "cors"): CorsModel,
+    (FileModel, "tls"): TlsModel,
+    (ServerModel, "health_check"): HealthCheckModel,
+    (ServerModel, "tls"): TlsModel,
+}
+
+
+def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
+    """The section that contains `path`, and its key there; "" when the section itself is invalid."""
+    model: type[Section] = FileModel
+    rest = list(path)
+    while len(rest) > 1:
+        inner = _INNER.get((model, str(rest[0])))
+        if inner is None:
+            break
+        # A server is an element of a list.
+        rest = rest[2:] if inner is ServerModel else rest[1:]
+        model = inner
+    return model, str(rest[0]) if rest else ""
+
+
+def _plain(section: Section, kind: Callable[..., Any]) -> Any:
+    return kind(**{one.name: getattr(section, one.name) for one in fields(kind)})  # type: ignore[arg-type]
+
+
+def pool_parts(file: FileModel) -> dict[str, Any]:
+    """Everything but the balancer, the pricing and the servers, by the names of PoolSpec's fields."""
+    return {
+        "ejection": _plain(file.ejection or EjectionModel(), Ejection),
+        "panic_threshold": file.panic_threshold,
+        "retries": _plain(file.retries, Retries),
+        "queue": _plain(file.queue, Queue),
+        "cors": _plain(file.cors, Cors) if file.cors is not None else None,
+    }
+
+
+def server_spec(server: ServerModel, file: FileModel, tls: ServerTls | None) -> ServerSpec:
+    """The server; what it does not say of its health check and of `send_proxy` is taken from the file's own keys."""
+    host, port = location(server.url)
+    return ServerSpec(
+        server.name,
+        server.url,
+        host,
+        port,
+        server.weight,
+        server.maxconn,
+        server.backup,
+        server.slowstart,
+        _check(server.health_check, file.health_check),
+        (server.send_proxy if server.send_proxy is not None else file.send_proxy) or 0,
+        tls,
+    )
+
+
+def _check(own: HealthCheckModel | None, general: HealthCheckModel | None) -> HealthCheck | None:
+    if own is NO_CHECK:
+        return None
+    keys: dict[str, Any] = {}
+    present = [section for section in (general, own) if section is not None and section is not NO_CHECK]
+    for section in present:
+        keys.update({name: getattr(section, name) for name in section.model_fields_set})
+    return HealthCheck(**keys) if present else None
