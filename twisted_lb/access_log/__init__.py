@@ -1,0 +1,1 @@
+"""The access log: a line for each request, made of its record and written by a thread of its own."""

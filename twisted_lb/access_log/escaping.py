@@ -1,0 +1,58 @@
+"""Values as text in a line, from which nobody can make a second line, another column, or a command of the terminal.
+
+Clients choose targets, hosts, names of users, and fields; servers and operators choose the names of servers.
+"""
+
+from __future__ import annotations
+
+import re
+from json.encoder import encode_basestring_ascii
+from typing import Final
+
+# What nginx writes as \xXX in its access log ("escape=default"): quotes, backslashes, and all but printable ASCII.
+_UNSAFE: Final = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
+# The same for a value that stands without quotes.
+_UNSAFE_OR_SPACE: Final = re.compile(rb'["\\\x00- \x7f-\xff]')
+
+
+def json_text(text: str) -> str:
+    """A JSON string with its quotes (RFC 8259 section 7); all that is not printable ASCII is escaped."""
+    quoted: str = encode_basestring_ascii(text)
+    return quoted
+
+
+def json_bytes(value: bytes) -> str:
+    """The same of ASCII, or else UTF-8; what is neither has U+FFFD in its place."""
+    return json_text(value.decode("utf-8", "replace"))
+
+
+def quoted(value: bytes) -> str:
+    """A value that stands between quotes, without these; "-" for an empty one."""
+    if not value:
+        return "-"
+    if _UNSAFE.search(value):
+        value = _UNSAFE.sub(_hexadecimal, value)
+    return value.decode("ascii")
+
+
+def word(value: bytes) -> str:
+    """A value that stands without quotes; "-" for an empty one."""
+    if not value:
+        return "-"
+    if _UNSAFE_OR_SPACE.search(value):
+        value = _UNSAFE_OR_SPACE.sub(_hexadecimal, value)
+    return value.decode("ascii")
+
+
+def _hexadecimal(found: re.Match[bytes]) -> bytes:
+    return b"\\x%02X" % found[0][0]
+
+
+def field_value(lines: bytes, mark: bytes) -> bytes:
+    """The value of the first field in field lines; `mark` is CRLF, its name in lower case, and a colon."""
+    at = lines.lower().find(mark)
+    if at < 0:
+        return b""
+    start = at + len(mark)
+    end = lines.find(b"\r\n", start)
+    return (lines[start:end] if end >= 0 else lines[start:]).strip(b" \t")

@@ -1,0 +1,122 @@
+"""Collects records, makes lines of them in batches, and passes these to the writer.
+
+1. A record waits for others for FLUSH_SECONDS at most.  Lines are made of BATCH records at a time, so that no iteration
+   of the event loop has much of it; a thread that made them would keep the event loop waiting for the interpreter.
+2. The writer, a thread, has a bound for the bytes that wait; lines beyond it are dropped, and counted.
+3. A problem of the writer, and its end, are reported in the program's log.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.logger import Logger
+
+from twisted_lb.access_log.formats import Format
+from twisted_lb.access_log.stamps import Stamps
+from twisted_lb.access_log.writer import Writer
+from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.request_record import RequestRecord
+
+FLUSH_SECONDS: Final = 0.1
+BATCH: Final = 128
+REPORT_SECONDS: Final = 10.0
+
+_log = Logger(__name__)
+_errors = BoundedLog(_log)
+
+
+class AccessLog:
+    """The access log of one process."""
+
+    __slots__ = ("_reactor", "_format", "_stamps", "_writer", "_records", "_lines", "_count", "_flush", "_reported")
+
+    def __init__(self, reactor: Any, format: Format, stamps: Stamps, writer: Writer) -> None:
+        """`reactor` provides IReactorTime."""
+        self._reactor = reactor
+        self._format = format
+        self._stamps = stamps
+        self._writer = writer
+        self._records: list[RequestRecord] = []
+        self._lines: list[str] = []  # that wait for the end of the time
+        self._count = 0  # of them
+        self._flush: Any = None  # the call at that end
+        self._reported = _Reported()
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Write a line about this request, soon."""
+        records = self._records
+        records.append(record)
+        if self._flush is None:
+            self._flush = self._reactor.callLater(FLUSH_SECONDS, self._time_is_up)
+        if len(records) >= BATCH:
+            self._make_lines()
+
+    def _make_lines(self) -> None:
+        records, self._records = self._records, []
+        lines = self._lines
+        line = self._format.line
+        for record in records:
+            try:
+                lines.append(line(record))
+                self._count += 1
+            except Exception:
+                _errors.failure("line", "A line of the access log could not be made")
+
+    def _time_is_up(self) -> None:
+        self._flush = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Pass on what was collected, without waiting for more."""
+        if self._records:
+            self._make_lines()
+        if self._lines:
+            lines, self._lines = self._lines, []
+            count, self._count = self._count, 0
+            self._writer.put("".join(lines).encode("ascii", "replace"), count)
+        self._stamps.set_clock()
+        self._report()
+
+    def stop(self) -> None:
+        """Pass on what was collected; no more records come."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        self.flush()
+
+    def _report(self) -> None:
+        """Say when lines are lost, or cannot be written, and when that is over."""
+        writer, reported = self._writer, self._reported
+        dropped = writer.dropped
+        problem = writer.problem
+        now = self._reactor.seconds()
+        if dropped == reported.dropped and problem == reported.problem:
+            return
+        if now < reported.quiet_until:
+            # It is said a little later; until then there may be more.
+            return
+        reported.quiet_until = now + REPORT_SECONDS
+        lost, reported.dropped = dropped - reported.dropped, dropped
+        reported.problem = problem
+        if problem:
+            text = "The access log cannot be written: {problem}; {lost} lines were dropped since the last such message"
+            _log.error(text, problem=problem, lost=lost)
+        elif lost:
+            text = "{lost} lines of the access log were dropped: they could not be written in time"
+            _log.error(text, lost=lost)
+        else:
+            _log.info("The access log is written again")
+
+    def counts(self) -> dict[str, float]:
+        """Counters since the start, by the names of the metrics."""
+        return {"access_log_lines": self._writer.written, "access_log_dropped": self._writer.dropped}
+
+
+class _Reported:
+    """What the program's log has said."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.problem = ""
+        self.quiet_until = 0.0

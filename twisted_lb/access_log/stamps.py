@@ -1,0 +1,52 @@
+"""Times of the reactor's clock as time stamps.  Most lines have the second of the line before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import gmtime
+from typing import Final
+
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MILLISECONDS: Final = tuple(f".{number:03d}Z" for number in range(1000))
+
+
+class Stamps:
+    """Time stamps in UTC."""
+
+    __slots__ = ("_seconds", "_wall_clock", "_offset", "_second", "_rfc3339", "_common")
+
+    def __init__(self, seconds: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+        """`seconds` is the reactor's clock, which the times are of; `wall_clock` gives the seconds since 1970."""
+        self._seconds = seconds
+        self._wall_clock = wall_clock
+        self._offset = 0.0
+        self._second = -1
+        self._rfc3339 = ""
+        self._common = ""
+        self.set_clock()
+
+    def set_clock(self) -> None:
+        """Compare the clocks again: the wall clock may have been set."""
+        self._offset = self._wall_clock() - self._seconds()
+
+    def rfc3339(self, at: float) -> str:
+        """RFC 3339 with milliseconds, such as 2026-11-27T14:16:51.042Z."""
+        wall = at + self._offset
+        second = int(wall)
+        if second != self._second:
+            self._read(second)
+        return self._rfc3339 + _MILLISECONDS[int((wall - second) * 1000)]
+
+    def common(self, at: float) -> str:
+        """As in the Common Log Format: 27/Nov/2026:14:16:51 +0000."""
+        second = int(at + self._offset)
+        if second != self._second:
+            self._read(second)
+        return self._common
+
+    def _read(self, second: int) -> None:
+        self._second = second
+        year, month, day, hour, minute, whole, _, _, _ = gmtime(second)
+        clock = f"{hour:02d}:{minute:02d}:{whole:02d}"
+        self._rfc3339 = f"{year:04d}-{month:02d}-{day:02d}T{clock}"
+        self._common = f"{day:02d}/{_MONTHS[month - 1]}/{year:04d}:{clock} +0000"
