@@ -10,9 +10,9 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 _CODE = (type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
-def kept_bytes(root: object, shared: Iterable[object]) -> int:
+def kept_bytes(root: object, context: Iterable[object]) -> int:
     """Bytes of all that `root` refers to, directly or not, without code and what is reached through `shared` only."""
-    known = {id(one) for one in shared}
+    known = {id(one) for one in context}
     total = 0
     found = [root]
     while found:

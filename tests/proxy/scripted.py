@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionRefusedError
-from twisted.internet.interfaces import IAddress, IResolutionReceiver
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.proxy.transports import FakeTransport
-from twisted_lb.api_key import digest
 from twisted_lb.backend import Backend
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import (
     ADDRESS,
     MICROTOKENS,
-    IAsker,
     IBalancer,
     IBucketStore,
     IDoor,
     IReply,
     IRequest,
     IServing,
+    ITokenReceiver,
     Taken,
 )
 from twisted_lb.limits.bucket import Bucket
+from twisted_lb.network.names import Follower, Unresolved, Waiter
 
 KEY = b"01234567-89ab-cdef-0123-456789abcdef"
 # The answer about a bucket of 5 tokens at 1 token per second, of which one was just taken.
@@ -56,30 +57,30 @@ class ScriptedBuckets:
         self.costs: list[int] = []
         self.networks: list[str] = []  # as given with keys
         self.addresses: list[str] = []  # asked for without a key
-        self.given_back: list[str] = []
+        self.refunded: list[str] = []
         self.released: list[tuple[str, int]] = []
         self.unreleased = 0
-        self._waiting: list[tuple[str, IAsker]] = []
+        self._waiting: list[tuple[str, ITokenReceiver]] = []
 
-    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
         self.asked.append(digest)
         self.costs.append(cost)
         self.networks.append(network)
         if self.later:
-            self._waiting.append((digest, asker))
+            self._waiting.append((digest, receiver))
         else:
-            self._tell(digest, asker)
+            self._tell(digest, receiver)
 
     def release(self, digest: str, tokens: int) -> None:
         assert digest in self.asked and self.unreleased > 0
         self.unreleased -= 1
         self.released.append((digest, tokens))
         if tokens < 0:
-            self.given_back.append(digest)
+            self.refunded.append(digest)
 
-    def take_address(self, network: str, asker: IAsker) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
         self.addresses.append(network)
-        asker.bucket_answered(self.of_address)
+        receiver.bucket_answered(self.of_address)
 
     def give_back_address(self, network: str) -> None:
         raise AssertionError("the proxy has no reason to")
@@ -87,17 +88,17 @@ class ScriptedBuckets:
     def answer_now(self) -> None:
         """Answer all who wait."""
         waiting, self._waiting = self._waiting, []
-        for key, asker in waiting:
-            self._tell(key, asker)
+        for key, receiver in waiting:
+            self._tell(key, receiver)
 
-    def _tell(self, key: str, asker: IAsker) -> None:
+    def _tell(self, key: str, receiver: ITokenReceiver) -> None:
         if isinstance(self.answer, str):
-            asker.bucket_unavailable(self.answer)
+            receiver.bucket_unavailable(self.answer)
         elif key not in self.others and (key != digest(KEY) or self.forgets):
-            asker.bucket_answered(None)
+            receiver.bucket_answered(None)
         else:
             self.unreleased += self.answer.admitted
-            asker.bucket_answered(self.answer)
+            receiver.bucket_answered(self.answer)
 
 
 @implementer(IBucketStore)
@@ -116,12 +117,12 @@ class ClockedBuckets(ScriptedBuckets):
     def _now_us(self) -> int:
         return round(self._clock.seconds() * 1_000_000)
 
-    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
+    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
         self.asked.append(digest)
         bucket = self.bucket(digest)
         admitted, level = bucket.take(cost, self._now_us())
         self.unreleased += admitted
-        asker.bucket_answered(Taken(admitted, b"user1", bucket.capacity, bucket.rate_per_sec, level))
+        receiver.bucket_answered(Taken(admitted, b"user1", bucket.capacity, bucket.rate_per_sec, level))
 
 
 @implementer(IServing)
@@ -166,8 +167,8 @@ class ScriptedDoor:
 
 
 @implementer(IBalancer)
-class InOrder:
-    """Always the same order: that of the fleet.  Keeps the requests it was asked about."""
+class OrderedServices:
+    """Always the same order: that of the pool.  Keeps the requests it was asked about."""
 
     def __init__(self) -> None:
         self.requests: list[IRequest] = []
@@ -211,14 +212,23 @@ class ServerSide:
         self.transport.finish()
         self._clock.advance(0)
 
-    def reset(self) -> None:
-        self.transport.reset()
+    def reset(self, reason: Exception = ConnectionLost()) -> None:
+        self.transport.reset(reason)
         self._clock.advance(0)
 
     @property
     def ended(self) -> bool:
         """Whether the proxy's end of the connection is over."""
         return self.transport.ended
+
+
+class ScriptedConnector:
+    """An attempt to connect, which may be given up."""
+
+    stopped = False
+
+    def stopConnecting(self) -> None:
+        self.stopped = True
 
 
 class ScriptedServer:
@@ -242,13 +252,15 @@ class ScriptedServer:
     def pending(self) -> int:
         return len(self._pending)
 
-    def dialled(self, factory: ClientFactory, timeout: float) -> None:
+    def dialled(self, factory: ClientFactory, timeout: float) -> ScriptedConnector:
         """The proxy opens a connection."""
         self.timeouts.append(timeout)
+        connector = ScriptedConnector()
         if self.waits:
             self._pending.append(factory)
         else:
             self._clock.callLater(0, self._decide, factory)
+        return connector
 
     def decide(self) -> None:
         """Take, or refuse, those who wait."""
@@ -265,7 +277,7 @@ class ScriptedServer:
         transport = FakeTransport(self._clock, address)
         self.connections.append(ServerSide(transport, self._clock))
         protocol = factory.buildProtocol(address)
-        assert isinstance(protocol, Protocol)
+        assert protocol is not None
         transport.connect(protocol)
 
 
@@ -273,21 +285,32 @@ class Names:
     """A resolver that knows the names that the test has told it."""
 
     def __init__(self, clock: Clock) -> None:
-        self.addresses: dict[str, list[IAddress]] = {}
+        self.addresses: dict[str, list[str]] = {}
+        self.followers: dict[str, list[Follower]] = {}
+        self.doubted: list[str] = []
+        self.late: set[str] = set()  # names with addresses that come late, by `rest`
+        self.rest: Waiter = lambda found: None
         self._clock = clock
 
-    def resolveHostName(
-        self,
-        receiver: IResolutionReceiver,
-        name: str,
-        port: int = 0,
-        types: Iterable[type[IAddress]] | None = None,
-        transport: str = "TCP",
-    ) -> None:
-        def answer() -> None:
-            for address in self.addresses.get(name, ()):
-                receiver.addressResolved(address)
-            receiver.resolutionComplete()
+    def ask(self, name: str, waiter: Waiter, timeout: float) -> IDelayedCall:
+        found = tuple(self.addresses.get(name, ())) or Unresolved("its name has no address")
+        return self._clock.callLater(0, waiter, found)
 
-        receiver.resolutionBegan(None)  # type: ignore[arg-type]
-        self._clock.callLater(0, answer)
+    def ask_rest(self, name: str, waiter: Waiter, timeout: float) -> IDelayedCall | None:
+        self.rest = waiter
+        return self._clock.callLater(timeout, waiter, Unresolved("late")) if name in self.late else None
+
+    def doubt(self, name: str) -> None:
+        self.doubted.append(name)
+
+    def follow(self, name: str, follower: Follower) -> None:
+        self.followers.setdefault(name, []).append(follower)
+
+    def unfollow(self, name: str, follower: Follower) -> None:
+        self.followers[name].remove(follower)
+
+    def move(self, name: str, *addresses: str) -> None:
+        """From now on the name has other addresses."""
+        self.addresses[name] = list(addresses)
+        for follower in list(self.followers.get(name, ())):
+            follower(addresses)

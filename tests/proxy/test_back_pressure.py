@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.proxy.scripted import REFUSED
+from tests.proxy.scripted import REFUSED, ServerSide
 from tests.proxy.transports import BUFFER_BYTES
 from tests.proxy.world import Client, World, request, response
 
@@ -106,6 +109,114 @@ class ResponseTests(SynchronousTestCase):
         self.assertEqual(len(client.response().body), 100_000)
 
 
+class CutTests(SynchronousTestCase):
+    """Servers that end a response which is not whole yet, while the client takes nothing of it, or later."""
+
+    def setUp(self) -> None:
+        self.world = World(upstream_timeout=5.0, send_timeout=60.0)
+
+    def begun(self, head: bytes = b"Content-Length: 300000") -> tuple[Client, ServerSide]:
+        """A response of which more has come than the client takes."""
+        client, upstream = self.world.asked()
+        client.stop_taking()
+        content = b"x" * 200_000
+        data = b"%x\r\n%b" % (250_000, content) if b"chunked" in head else content
+        upstream.send(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (head, data))
+        self.assertFalse(upstream.transport.reading)
+        return client, upstream
+
+    def assert_blamed(self, times: int) -> None:
+        self.assertEqual([status for _, status, _ in self.world.seen].count(0), times, self.world.seen)
+        self.assertEqual(self.world.backends[0].failures, times)
+        self.assertEqual(self.world.in_flight, [0])
+
+    def test_the_clients_doing(self) -> None:
+        """A server that gives up on a client that takes nothing is not blamed, however it ends and is noticed."""
+        framings = [b"Content-Length: 300000", b"Transfer-Encoding: chunked", b"Connection: close"]
+        for framing, end, seen_at_once in product(framings, ("finish", "reset"), (True, False)):
+            if end == "finish" and framing == b"Connection: close":
+                # It looks like the end of the response.
+                continue
+            self.setUp()
+            client, upstream = self.begun(framing)
+            self.world.wait(1)
+            with capturedLogs() as log:
+                if end == "finish":
+                    upstream.finish()
+                if seen_at_once:
+                    upstream.reset()
+                client.take()
+                if not seen_at_once:
+                    self.assertEqual(client.ended, end == "finish")
+                    upstream.reset()
+            self.assertTrue(client.ended)
+            self.assert_blamed(0)
+            [event] = [event for event in log if event.get("server") == "s1"]
+            self.assertIn("the client was too slow to take the response", event["cause"])
+
+    def test_a_client_that_reads(self) -> None:
+        """A server that ends the response of a client that takes all of it is blamed, also when a buffer was full."""
+        for full in (False, True):
+            self.setUp()
+            client, upstream = self.begun()
+            client.take()
+            if full:
+                client.stop_taking()
+                upstream.send(b"x" * 70_000)
+                client.take()
+            upstream.reset()
+            self.assert_blamed(1)
+
+    def test_long_ago(self) -> None:
+        """A client that was slow once and has read for the server's whole time since is no excuse."""
+        client, upstream = self.begun()
+        self.world.wait(1)
+        client.take()
+        for _ in range(3):
+            self.world.wait(2)
+            upstream.send(b"x")
+        upstream.reset()
+        self.assert_blamed(1)
+
+    def test_the_next_request(self) -> None:
+        """What the client did to one response is no excuse in the next one on that connection."""
+        client, upstream = self.begun()
+        self.world.wait(1)
+        client.take()
+        upstream.send(b"x" * 100_000)
+        client.send(request("GET", "/2"))
+        upstream.send(response(b"whole")[:-1])
+        upstream.reset()
+        self.assert_blamed(1)
+
+    def test_time_counts_from_the_reading(self) -> None:
+        """A server has its whole time from when it is read again, and is blamed when it says nothing in it."""
+        client, upstream = self.world.asked()
+        client.stop_taking()
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"
+        upstream.send(head + b"x" * (BUFFER_BYTES - len(head)))
+        self.assertEqual((upstream.transport.reading, upstream.transport.unread), (False, 0))
+        self.world.wait(4.75)
+        client.take()
+        self.world.wait(4.5)
+        self.assertFalse(client.ended)
+        self.world.wait(1)
+        self.assertTrue(client.ended)
+        self.assert_blamed(1)
+
+    def test_client_that_leaves(self) -> None:
+        """A client that takes nothing and leaves, before its server gives up or after that, leaves nobody to blame."""
+        for first in ("server", "client"):
+            self.setUp()
+            client, upstream = self.begun()
+            self.world.wait(1)
+            if first == "server":
+                upstream.finish()
+            client.leave()
+            self.assertTrue(upstream.ended)
+            self.assert_blamed(0)
+
+
 class RequestTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
@@ -165,7 +276,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(client.received, b"")
         world.wait(2)
         self.assertEqual(client.response().status, 504)
-        self.assertEqual(len(world.buckets.given_back), 1)
+        self.assertEqual(len(world.buckets.refunded), 1)
 
     def test_client_is_not_blamed(self) -> None:
         """A client that is stopped for its server's sake is not timed out."""
@@ -290,7 +401,7 @@ class ClientThatDoesNotReadTests(SynchronousTestCase):
         self.assertFalse(client.ended)
         self.world.wait(1)
         self.assertTrue(client.ended and upstream.ended)
-        self.assertEqual((self.world.in_flight, self.world.buckets.given_back), ([0], []))
+        self.assertEqual((self.world.in_flight, self.world.buckets.refunded), ([0], []))
 
     def test_taking_in_time(self) -> None:
         """A client that takes what there is within its time has its whole time again."""

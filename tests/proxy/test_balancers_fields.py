@@ -5,22 +5,22 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from tests.proxy.scripted import InOrder
+from tests.proxy.scripted import OrderedServices
 from tests.proxy.world import World, request, response
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IRequest, IResponseFields
 
 
 @implementer(IResponseFields)
-class Baker(InOrder):
+class Baker(OrderedServices):
     """Sets a cookie that names the server, or fails."""
 
     fails = False
 
-    def response_fields(self, request: IRequest, backend: Backend) -> bytes:
+    def response_fields(self, request: IRequest, backend: Backend) -> list[tuple[bytes, bytes]]:
         if self.fails:
             raise ZeroDivisionError
-        return b"\r\nSet-Cookie: at=%b%b" % (backend.name.encode(), request.target.replace(b"/", b"-"))
+        return [(b"Set-Cookie", b"at=%b%b" % (backend.name.encode(), request.target.replace(b"/", b"-")))]
 
 
 class FieldTests(SynchronousTestCase):

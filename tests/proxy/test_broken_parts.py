@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
-from tests.proxy.scripted import REFUSED, InOrder
+from tests.proxy.scripted import REFUSED, OrderedServices
 from tests.proxy.world import Client, World, request, response
+from twisted_lb import BUILD
 from twisted_lb.backend import Backend
+from twisted_lb.build_info import COMPILED_BUILD
 from twisted_lb.interfaces import IBalancer, IRequest, IResponseFields
 from twisted_lb.limits.pricing import Pricing
+from twisted_lb.pool.pool import BalancerRaised, Pool
 from twisted_lb.proxy.exchange import Exchange
-from twisted_lb.proxy.fleet import BalancerRaised, Fleet
+from twisted_lb.proxy.token_grant import TokenGrant
 
 
 class OwnBase(BaseException):
@@ -44,8 +49,8 @@ class BrokenWorld(SynchronousTestCase):
     def assert_at_rest(self, world: World) -> None:
         """Nobody has anything any more, and what was admitted has been settled."""
         self.assertEqual(world.in_flight, [0] * len(world.backends))
-        self.assertEqual((world.buckets.unreleased, len(world.factory.queue)), (0, 0))
-        self.assertEqual(len(world.factory.doorstep.shared.waiting), 0)
+        self.assertEqual((world.buckets.unreleased, len(world.factory.pool.queue)), (0, 0))
+        self.assertEqual(len(world.factory.limits.context.waiting), 0)
 
     def assert_still_serves(self, world: World) -> None:
         """The next client is served as ever."""
@@ -69,24 +74,27 @@ class SeamTests(BrokenWorld):
 
     def test_each(self) -> None:
         """The client is answered or cut, the server's connection ended, counters and tokens settled."""
-        for method, begun in (
-            ("_admitted", False),
-            ("_choose", False),
-            ("_priced", False),
-            ("_finish", True),
-            ("_part", True),
+        if BUILD == COMPILED_BUILD:
+            raise SkipTest("Methods of compiled classes cannot be replaced; the other tests here break what they meet.")
+        for owner, method, begun in (
+            (Exchange, "_admitted", False),
+            (Exchange, "_choose", False),
+            (TokenGrant, "response_started", False),
+            (TokenGrant, "settle", True),
+            (Exchange, "_finish", True),
+            (Exchange, "_part", True),
         ):
             for kind in KINDS:
                 world = World(counts_in_flight=True)
-                original = getattr(Exchange, method)
-                setattr(Exchange, method, raising(kind))
+                original = getattr(owner, method)
+                setattr(owner, method, raising(kind))
                 try:
                     client = world.client()
                     client.send(request("GET", "/", b"Prefer: wait=1"))
                     if world.server.connections:
                         world.server.last.send(response(b"x" * 10, b"X-Token-Cost: 1"))
                 finally:
-                    setattr(Exchange, method, original)
+                    setattr(owner, method, original)
                 self.assert_told(client, begun)
                 self.flushLoggedErrors()
                 if method != "_part":
@@ -97,12 +105,13 @@ class SeamTests(BrokenWorld):
         for name, begun in (("limit_fields", False), ("seen", False), ("seconds", False)):
             for kind in KINDS:
                 world = World(counts_in_flight=True)
-                shared = world.factory.doorstep.shared
+                context: Any = world.factory.limits.context
+                owner = context.route if name == "seen" else context
                 client, upstream = world.asked()
-                original = getattr(shared, name)
-                setattr(shared, name, raising(kind))
+                original = getattr(owner, name)
+                setattr(owner, name, raising(kind))
                 upstream.send(response(b"hello"))
-                setattr(shared, name, original)
+                setattr(owner, name, original)
                 self.assert_told(client, begun)
                 self.assertTrue(upstream.ended, name)
                 self.assert_at_rest(world)
@@ -130,16 +139,7 @@ class SeamTests(BrokenWorld):
         waiting, behind = world.client(), world.client()
         waiting.send(request("GET", "/waiting"))
         behind.send(request("GET", "/behind"))
-        calls: list[Exchange] = []
-        original = Exchange.connected
-
-        def fail_once(exchange: Exchange, connection: Any) -> None:
-            calls.append(exchange)
-            if len(calls) == 1:
-                exchange._key = None  # type: ignore[assignment]
-            original(exchange, connection)
-
-        self.patch(Exchange, "connected", fail_once)
+        upstream.transport.write = raising(TypeError)
         upstream.send(response())
         self.assertEqual(waiting.response().status, 500)
         world.server.last.send(response(b"behind"))
@@ -149,7 +149,7 @@ class SeamTests(BrokenWorld):
 
 
 @implementer(IBalancer, IResponseFields)
-class Saying(InOrder):
+class Saying(OrderedServices):
     """Says to each client what the test wants."""
 
     def __init__(self, fields: Any) -> None:
@@ -167,10 +167,13 @@ class PlugInTests(BrokenWorld):
 
     def test_response_fields(self) -> None:
         """What is no field line, or frames the response, is left out, and the response is whole."""
-        wrong: list[Any] = [None, "\r\nX-A: b", 7, [], bytearray(b"\r\nX-A: b"), *KINDS]
-        wrong += [b"X-A: b", b"\r\nX-A: b\r\n", b"\r\nX-A: b\r\n\r\n", b"\r\nX-A", b"\r\n X", b"\r\nX-A: \x00"]
-        wrong += [b"\r\nX-A: b\nX-B: c", b"\r\nX-A: b\rX", b"\r\nContent-Length: 0", b"\r\nconnection: close"]
-        wrong += [b"\r\nX-A: b\r\nTransfer-Encoding: chunked"]
+        wrong: list[Any] = [None, "X-A: b", 7, b"\r\nX-A: b", bytearray(b"\r\nX-A: b"), {b"x-a": b"b"}, *KINDS]
+        wrong += [[b"X-A"], [(b"X-A",)], [(b"X-A", b"b", b"c")], [(b"X-A", 7)], [("X-A", "b")]]
+        wrong += [[(bytearray(b"X-A"), b"b")]]
+        wrong += [[(name, b"b")] for name in (b"", b"X A", b"X-A:", b"X-A: b\r\nX-B", b" X-A")]
+        wrong += [[(b"X-A", value)] for value in (b"\x00", b"b\nX-B: c", b"b\rX", b"b\r\nX-B: c", b"b\r\n c")]
+        wrong += [[(b"Content-Length", b"0")], [(b"connection", b"close")]]
+        wrong += [[(b"X-A", b"b"), (b"Transfer-Encoding", b"chunked")]]
         for fields in wrong:
             world = World(balancer=Saying(fields), counts_in_flight=True)
             client, upstream = world.asked()
@@ -179,7 +182,7 @@ class PlugInTests(BrokenWorld):
             self.assertEqual((answer.body, answer.fields.get("x-a")), (b"hello", None), fields)
             self.assert_at_rest(world)
             self.flushLoggedErrors()
-        world = World(balancer=Saying(b"\r\nX-A: b\r\nSet-Cookie: a=b; Path=/"))
+        world = World(balancer=Saying([(b"X-A", b"b"), (b"Set-Cookie", b"a=b; Path=/")]))
         client, upstream = world.asked()
         upstream.send(response(b"hello"))
         self.assertEqual(client.response().fields["x-a"], ["b"])
@@ -189,7 +192,7 @@ class PlugInTests(BrokenWorld):
         stranger = Backend("other", "127.0.0.1", 9999)
         kinds: list[Any] = list(KINDS)
         for what in [*kinds, "text", None, 7, stranger, object(), [[]]]:
-            balancer = InOrder()
+            balancer = OrderedServices()
 
             def choices(request: IRequest, what: Any = what) -> Iterator[Any]:
                 if isinstance(what, type):
@@ -201,13 +204,13 @@ class PlugInTests(BrokenWorld):
             client = world.client()
             client.send(request())
             self.assertIn(client.response().status, (500, 503), what)
-            self.assertEqual(len(world.buckets.given_back), 1)
+            self.assertEqual(len(world.buckets.refunded), 1)
             self.assert_at_rest(world)
             self.flushLoggedErrors()
 
     def test_choices_without_end(self) -> None:
         """A balancer that yields the same full server for ever is stopped."""
-        balancer = InOrder()
+        balancer = OrderedServices()
         world = World(servers=2, balancer=balancer, maxconn=1)
 
         def for_ever(request: IRequest) -> Iterator[Backend]:
@@ -223,8 +226,11 @@ class PlugInTests(BrokenWorld):
 
     def test_generators_that_will_not_end(self) -> None:
         """A generator that raises when it is closed, or goes on, harms nobody."""
+        # What a generator raises when it is collected goes here, and pytest would warn of it.
+        raised: list[Any] = []
+        self.patch(sys, "unraisablehook", lambda told: raised.append(told.exc_type))
         for kind in KINDS:
-            balancer = InOrder()
+            balancer = OrderedServices()
             world = World(balancer=balancer, counts_in_flight=True)
 
             def choices(request: IRequest, kind: Any = kind, world: World = world) -> Iterator[Backend]:
@@ -238,6 +244,9 @@ class PlugInTests(BrokenWorld):
             upstream.send(response(b"hello"))
             self.assertEqual(client.response().body, b"hello")
             self.assert_at_rest(world)
+            del client, upstream, choices, world, balancer
+            gc.collect()
+        self.assertLessEqual(set(raised), set(KINDS))
 
     def test_pricing(self) -> None:
         """What a pricing class raises is answered 500 before the request, and costs what it cost after it."""
@@ -264,11 +273,11 @@ class PlugInTests(BrokenWorld):
 
     def test_backends_changed(self) -> None:
         """What it raises when it hears of servers is an Exception for whoever told it."""
-        balancer = InOrder()
-        fleet = Fleet(balancer, [Backend("s1", "127.0.0.1", 9001)])
+        balancer = OrderedServices()
+        pool = Pool(balancer, [Backend("s1", "127.0.0.1", 9001)])
         balancer.backends_changed = raising(SystemExit)  # type: ignore[method-assign]
-        self.assertRaises(BalancerRaised, fleet.refresh)
-        self.assertRaises(BalancerRaised, fleet.change, balancer, [])
+        self.assertRaises(BalancerRaised, pool.refresh)
+        self.assertRaises(BalancerRaised, pool.change, balancer, [])
 
 
 class DeadlineTests(BrokenWorld):
@@ -277,8 +286,8 @@ class DeadlineTests(BrokenWorld):
         for kind in KINDS:
             world = World(keepalive_timeout=1.0, head_timeout=1.0)
             bad, good = world.client(), world.client()
-            protocol: Any = bad.transport.protocol
-            protocol.deadline_passed = raising(kind)
+            transport: Any = bad.transport
+            transport.loseConnection = raising(kind)
             world.wait(3.0)
             self.assertTrue(bad.ended and good.ended)
             self.flushLoggedErrors()
@@ -289,8 +298,8 @@ class RefusedTests(BrokenWorld):
         """A refusal that cannot be said is answered 500."""
         world = World()
         world.buckets.answer = REFUSED
-        shared = world.factory.doorstep.shared
-        shared.limit_fields = raising(SystemExit)
+        context = world.factory.limits.context
+        context.limit_fields = raising(SystemExit)
         client = world.client()
         client.send(request())
         self.assertEqual(client.response().status, 500)

@@ -35,7 +35,7 @@ class MalformedResponseTests(SynchronousTestCase):
             self.assertEqual((answer.status, answer.closes), (502, False), head[:80])
             self.assertIn("server", answer.detail)
             self.assertTrue(upstream.ended)
-            self.assertEqual((world.in_flight, len(world.buckets.given_back)), ([0], 1))
+            self.assertEqual((world.in_flight, len(world.buckets.refunded)), ([0], 1))
             client.send(request())
             self.assertEqual(len(world.server.connections), 2)
             world.server.last.send(response(b"well"))
@@ -53,7 +53,7 @@ class MalformedResponseTests(SynchronousTestCase):
         client, upstream = world.asked()
         upstream.send(b"HTTP/1.1 103 Early Hints\r\n\r\nnonsense\r\n\r\n")
         self.assertEqual([answer.status for answer in client.responses()], [103, 502])
-        self.assertEqual(len(world.buckets.given_back), 1)
+        self.assertEqual(len(world.buckets.refunded), 1)
 
     def test_malformed_first_chunk(self) -> None:
         """A body that is malformed as it comes with its head is 502 still."""
@@ -68,7 +68,7 @@ class MalformedResponseTests(SynchronousTestCase):
         upstream.send(CHUNKED_HEAD + b"3\r\nabc\r\n", b"zz\r\n")
         self.assertTrue(client.ended and upstream.ended)
         self.assertTrue(client.received.endswith(b"\r\n\r\n3\r\nabc\r\n"))
-        self.assertEqual((world.in_flight, world.buckets.given_back), ([0], []))
+        self.assertEqual((world.in_flight, world.buckets.refunded), ([0], []))
 
 
 class CutShortTests(SynchronousTestCase):
@@ -86,7 +86,7 @@ class CutShortTests(SynchronousTestCase):
                 answer = client.response()
                 self.assertEqual((answer.status, answer.closes), (502, False))
                 self.assertIn("closed the connection", answer.detail)
-                self.assertEqual((world.in_flight, len(world.buckets.given_back)), ([0], 1))
+                self.assertEqual((world.in_flight, len(world.buckets.refunded)), ([0], 1))
 
     def test_amid_a_length(self) -> None:
         """A body that is shorter than its length is passed on, and the connection ended, so the client can count."""
@@ -95,7 +95,7 @@ class CutShortTests(SynchronousTestCase):
         upstream.finish()
         self.assertTrue(client.received.endswith(b"\r\n\r\nhell"))
         self.assertTrue(client.ended)
-        self.assertEqual((self.world.in_flight, self.world.buckets.given_back), ([0], []))
+        self.assertEqual((self.world.in_flight, self.world.buckets.refunded), ([0], []))
 
     def test_amid_chunks(self) -> None:
         """A chunked body without its end reaches the client without an end, and the connection ends."""

@@ -8,10 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import ADMITTED, KEY, REFUSED
 from tests.proxy.world import World, request, response
-from twisted_lb.api_key import digest
+from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import MICROTOKENS, IRequest, IResponse
 from twisted_lb.limits.pricing import Pricing
-from twisted_lb.proxy.listening import Queue, Retries
 
 MINE = digest(KEY)
 

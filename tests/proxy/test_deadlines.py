@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.proxy.deadlines import NEVER, SHARE_SECONDS, TICK_SECONDS, Sweeper
+from twisted_lb.deadlines import NEVER, SHARE_SECONDS, TICK_SECONDS, Sweeper
 
 
 class Watch:

@@ -118,7 +118,10 @@ class RoomTests(SynchronousTestCase):
         answer = client.response()
         self.assertEqual((answer.status, answer.closes, answer.field("retry-after")), (503, True, "1"))
         self.assertIn(detail, answer.detail)
-        self.assertTrue(client.ended)
+        # It may still be sending.
+        self.assertEqual((client.transport.half_closed, client.ended), (True, False))
+        client.finish()
+        self.assertTrue(client.ended and not client.transport.aborted)
 
     def busy(self, world: World) -> Client:
         """A client whose request is under way."""
@@ -154,7 +157,7 @@ class RoomTests(SynchronousTestCase):
         for _ in range(3):
             self.assertFalse(self.busy(world).ended)
             self.assert_turned_away(world.client(), "too many connections")
-            next(iter(world.factory.doorstep.connections)).transport.reset()
+            next(iter(world.factory.limits.connections)).transport.reset()
 
     def test_no_limits(self) -> None:
         """0 is no limit."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.internet.address import IPv6Address
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.proxy.scripted import KEY, InOrder
+from tests.proxy.scripted import KEY, OrderedServices, ServerSide
 from tests.proxy.world import World, request, response
+from twisted_lb.balancers.registry import make_balancer
 
 
 class ForwardingTests(SynchronousTestCase):
@@ -25,7 +26,7 @@ class ForwardingTests(SynchronousTestCase):
             self.world.server.last.received,
             b"POST /foo?x=%201&y HTTP/1.1\r\nHost: api.example:8080\r\naccept:  */*\r\nX-Odd:\tvalue \r\n"
             b"Cookie: a=1\r\nX-Consumer-Username: user1\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n"
-            b"X-Forwarded-Host: api.example:8080\r\n"
+            b"X-Forwarded-Host: api.example:8080\r\nX-Forwarded-Port: 8080\r\nX-Real-IP: 192.0.2.7\r\n"
             b'Forwarded: for=192.0.2.7;host="api.example:8080";proto=http\r\nVia: 1.1 twisted_lb\r\n'
             b"Content-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello",
         )
@@ -97,13 +98,28 @@ class ForwardingTests(SynchronousTestCase):
         self.assertIn(b"\r\nX-Forwarded-For: 2001:db8::7\r\n", self.world.server.last.received)
         self.assertIn(b'\r\nForwarded: for="[2001:db8::7]";', self.world.server.last.received)
 
+    def test_ipv4_client_of_an_ipv6_listener(self) -> None:
+        """A client of IPv4 has the same address on a listener for both families, and one network with itself."""
+        for address in ("::ffff:192.0.2.7", "::ffff:c000:207", "::192.0.2.7"):
+            world = World(max_connections_per_address=2)
+            first = world.client(IPv6Address("TCP", address, 50_000))
+            first.send(request())
+            received = world.server.last.received
+            self.assertIn(b"\r\nX-Forwarded-For: 192.0.2.7\r\n", received)
+            self.assertIn(b"\r\nForwarded: for=192.0.2.7;host=", received)
+            assert isinstance(world.balancer, OrderedServices)
+            self.assertEqual(world.balancer.requests[0].client_address, "192.0.2.7")
+            world.client().send(request())
+            third = world.client(IPv6Address("TCP", address, 50_001))
+            self.assertEqual(third.response().status, 503)
+
 
 class BalancersViewTests(SynchronousTestCase):
     def test_request(self) -> None:
         """A balancer can ask for the method, target, user, address and any field of the request."""
         world = World()
         world.asked(request("PUT", "/t?q", b"X-Session:  abc ", b"Content-Type: text/plain", body=b""))
-        assert isinstance(world.balancer, InOrder)
+        assert isinstance(world.balancer, OrderedServices)
         [seen] = world.balancer.requests
         self.assertEqual(
             (seen.method, seen.target, seen.consumer, seen.client_address), (b"PUT", b"/t?q", b"user1", "192.0.2.7")
@@ -112,3 +128,48 @@ class BalancersViewTests(SynchronousTestCase):
         self.assertEqual(seen.header(b"HOST"), b"api.example")
         self.assertEqual(seen.header(b"content-type"), b"text/plain")
         self.assertIsNone(seen.header(b"X-Other"))
+
+    def test_several_fields(self) -> None:
+        """Several fields of one name are one list to a balancer, those of Cookie one cookie string; the server gets
+        them as they came."""
+        world = World()
+        sent = b"Cookie: a=1", b"X-Tenant: t1", b"cookie:  lb=2 ", b"X-Tenant:", b"COOKIE: c=3", b"x-tenant: t2, t3"
+        sent += b"X-Forwarded-For: 10.0.0.1", b"Accept: a/b", b"X-Forwarded-For: 10.0.0.2", b"X-Tenants: no"
+        _, upstream = world.asked(request("GET", "/", *sent))
+        assert isinstance(world.balancer, OrderedServices)
+        [seen] = world.balancer.requests
+        self.assertEqual(seen.header(b"Cookie"), b"a=1; lb=2; c=3")
+        self.assertEqual(seen.header(b"x-tenant"), b"t1, , t2, t3")
+        self.assertEqual(seen.header(b"X-Forwarded-For"), b"192.0.2.7")
+        self.assertEqual(seen.header(b"accept"), b"a/b")
+        self.assertEqual(seen.header(b"x-tenants"), b"no")
+        self.assertIsNone(seen.header(b"x-tenan"))
+        self.assertIn(b"\r\n" + b"\r\n".join(sent[:6]) + b"\r\n", upstream.received)
+
+    def test_cookies_choose(self) -> None:
+        """The cookie counts in whichever Cookie field it is, for sticky and for hash."""
+        sticky = make_balancer("sticky", {"secret": "a secret of the tests"})
+        hashed = make_balancer("hash", {"by": "cookie", "cookie": "id"})
+        for balancer, name in ((sticky, b"lb"), (hashed, b"id")):
+            world = World(servers=8, balancer=balancer)
+            values = [b"user7"]
+            if balancer is sticky:
+                client = world.client()
+                client.send(request())
+                self.serving(world).send(response())
+                values = [client.response().field("set-cookie").partition(";")[0].partition("=")[2].encode()]
+            chosen = []
+            for cookies in ((b"Cookie: %b=%b; x=1",), (b"Cookie: x=1", b"Cookie: y=2", b"Cookie: %b=%b")):
+                lines = [line % (name, values[0]) if b"%b" in line else line for line in cookies]
+                client = world.client()
+                client.send(request("GET", "/", *lines))
+                side = self.serving(world)
+                side.send(response())
+                self.assertIsNone(client.response().field("set-cookie"))
+                chosen.append(side.transport.getPeer().port)
+            self.assertEqual(len(set(chosen)), 1, name)
+
+    def serving(self, world: World) -> ServerSide:
+        """The server's connection that has the request that is under way."""
+        [side] = [server.last for server in world.servers if server.backend.in_flight]
+        return side

@@ -8,10 +8,10 @@ from tests.api.memory_accounts import MemoryAccounts
 from tests.proxy.kept import kept_bytes
 from tests.proxy.scripted import KEY, REFUSED
 from tests.proxy.world import Client, World, request, response
-from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
-from twisted_lb.proxy.downstream import DownstreamConnection
-from twisted_lb.proxy.upstream import UpstreamConnection
+from twisted_lb.proxy.client_connection import ClientConnection
+from twisted_lb.proxy.server_connection import ServerConnection
 from twisted_lb.wire.grammar import MAX_HOST_BYTES
 
 LONG = b"x" * 25_000
@@ -44,21 +44,21 @@ class IdleTests(SynchronousTestCase):
     def kept_of_client(self) -> int:
         transport = self.client.transport
         connection = transport.protocol
-        assert isinstance(connection, DownstreamConnection)
+        assert isinstance(connection, ClientConnection)
         world = self.world
-        return kept_bytes(
-            connection, [transport, world.factory.doorstep, world.factory.sweeper, world.settings, world.clock]
-        )
+        factory = world.factory
+        shared = [factory.limits, factory.sweeper, factory.data_path, world.settings, world.clock]
+        return kept_bytes(connection, [transport, *shared])
 
     def kept_of_server(self) -> int:
         transport = self.world.server.last.transport
         connection = transport.protocol
-        assert isinstance(connection, UpstreamConnection)
+        assert isinstance(connection, ServerConnection)
         world = self.world
-        return kept_bytes(
-            connection,
-            [transport, world.backends[0], world.factory.pools[world.backends[0]], world.factory.sweeper],
-        )
+        factory = world.factory
+        backend = world.backends[0]
+        shared = [backend, factory.pool.connections[backend], factory.sweeper, factory.data_path]
+        return kept_bytes(connection, [transport, *shared])
 
     def assert_idle(self, *statuses: int, at_most: int = MAX_MORE_BYTES) -> None:
         """The client has these answers, and both connections are idle and as small as before."""
@@ -131,7 +131,7 @@ class IdleTests(SynchronousTestCase):
 
     def test_user_api(self) -> None:
         """Calls of the user API, with the longest body that it takes."""
-        self.world.factory.doorstep.door = ApiDoor(UserApi(MemoryAccounts(), 5, 1.0).resource())
+        self.world.factory.limits.door = ApiDoor(UserApi(MemoryAccounts(), 5, 1.0).resource())
         for body in (b'{"name":"user1"}', b'{"name":"%b"}' % (b"n" * 60_000)):
             data = request("POST", "/user/create", b"Content-Type: application/json", b"Cookie: " + LONG, body=body)
             self.client.send(data)
@@ -145,15 +145,17 @@ class NotIdleTests(SynchronousTestCase):
             transport.protocol,
             [
                 transport,
-                world.factory.doorstep,
-                world.factory.doorstep.shared,
-                world.factory.doorstep.shared.pricing,
+                world.factory.limits,
+                world.factory.limits.context,
+                world.factory.limits.context.route.pricing,
+                world.factory.pool,
                 world.factory.sweeper,
+                world.factory.data_path,
                 world.settings,
                 world.clock,
                 world.balancer,
                 world.backends[0],
-                world.factory.pools[world.backends[0]],
+                world.factory.pool.connections[world.backends[0]],
                 *(server.transport for server in world.server.connections),
                 *(server.transport.protocol for server in world.server.connections),
             ],

@@ -35,9 +35,9 @@ class InterimTests(SynchronousTestCase):
 
     def test_other_protocol(self) -> None:
         """A server that switches protocols, which nobody asked for, is 502, and its connection ends."""
-        client, upstream = self.world.asked(request("GET", "/", b"Upgrade: websocket", b"Connection: Upgrade"))
+        client, upstream = self.world.asked(request("GET", "/", b"Upgrade: websocket"))
         self.assertNotIn(b"pgrade", upstream.received)
-        upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+        upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         self.assertEqual((client.response().status, upstream.ended), (502, True))
 
     def test_without_end(self) -> None:
@@ -46,7 +46,7 @@ class InterimTests(SynchronousTestCase):
         upstream.send(HINTS * 33)
         *interims, final = client.responses()
         self.assertEqual(({answer.status for answer in interims}, final.status), ({103}, 502))
-        self.assertEqual(len(self.world.buckets.given_back), 1)
+        self.assertEqual(len(self.world.buckets.refunded), 1)
 
     def test_are_progress(self) -> None:
         """A server that speaks within its time has its whole time again."""
@@ -107,6 +107,38 @@ class ExpectTests(SynchronousTestCase):
             _, upstream = self.world.asked(request("POST", "/", expectation, body=b"hello", version="1.0"))
             self.assertNotIn(b"Expect", upstream.received)
 
+    def test_server_that_says_nothing(self) -> None:
+        """While the client waits for the server's word it is the server that is late: 504, and its failure."""
+        world = World(upstream_timeout=5.0, body_timeout=2.0)
+        client, _ = world.asked(request("POST", "/", EXPECT, b"Content-Length: 5"))
+        world.wait(4.5)
+        self.assertEqual(client.received, b"")
+        world.wait(1)
+        self.assertEqual(client.response().status, 504)
+        self.assertEqual(world.seen, [("s1", 0, "The server did not answer in time.")])
+        self.assertEqual(len(world.buckets.refunded), 1)
+
+    def test_client_that_says_nothing_then(self) -> None:
+        """After the server's word it is the client's turn, with all its time: 408, and nobody's failure."""
+        world = World(upstream_timeout=5.0, body_timeout=2.0)
+        client, upstream = world.asked(request("POST", "/", EXPECT, b"Content-Length: 5"))
+        world.wait(4)
+        upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.read()
+        world.wait(1.5)
+        self.assertEqual(client.received.count(b"HTTP/1.1"), 1)
+        world.wait(1)
+        self.assertEqual((client.response().status, world.seen), (408, []))
+
+    def test_client_that_does_not_wait(self) -> None:
+        """A client that begins to send all the same is the one that is waited for."""
+        world = World(upstream_timeout=5.0, body_timeout=2.0)
+        client, upstream = world.asked(request("POST", "/", EXPECT, b"Content-Length: 5"))
+        world.wait(1)
+        client.send(b"h")
+        world.wait(2.5)
+        self.assertEqual((client.response().status, world.seen), (408, []))
+
     def test_at_the_door(self) -> None:
         """The door's requests are told to go on, once, and an HTTP/1.0 one is not."""
         client = self.world.client()
@@ -130,7 +162,7 @@ class EarlyResponseTests(SynchronousTestCase):
         answer = self.client.response()
         self.assertEqual((answer.status, answer.body, answer.closes), (403, b"enough", True))
         self.assertTrue(self.upstream.ended)
-        self.assertEqual((self.world.in_flight, self.world.buckets.given_back), ([0], []))
+        self.assertEqual((self.world.in_flight, self.world.buckets.refunded), ([0], []))
 
     def test_lingering(self) -> None:
         """The rest of the request is read and dropped, for a while, so that the client can read its answer."""
@@ -139,7 +171,7 @@ class EarlyResponseTests(SynchronousTestCase):
         self.client.send(b"x" * 91, request("GET", "/next"))
         self.assertEqual(len(self.world.buckets.asked), 1)
         self.assertFalse(self.client.ended)
-        self.world.wait(3)
+        self.world.wait(6)
         self.assertTrue(self.client.ended)
 
     def test_lingering_ends_with_the_client(self) -> None:
@@ -147,12 +179,6 @@ class EarlyResponseTests(SynchronousTestCase):
         self.upstream.send(response(b"enough"))
         self.client.finish()
         self.assertTrue(self.client.ended and not self.client.transport.aborted)
-
-    def test_lingering_is_bounded(self) -> None:
-        """A client that goes on and on after its answer is cut off."""
-        self.upstream.send(response(b"enough"))
-        self.client.send(*[b"x" * 60_000] * 20)
-        self.assertTrue(self.client.ended and self.client.transport.aborted)
 
     def test_requests_behind_the_last_one(self) -> None:
         """A client that sends more than its connection may carry is not reset under its last response."""
@@ -182,7 +208,7 @@ class EarlyResponseTests(SynchronousTestCase):
         self.assertEqual((answer.status, answer.closes), (502, True))
         self.client.finish()
         self.assertTrue(self.client.ended)
-        self.assertEqual(len(self.world.buckets.given_back), 1)
+        self.assertEqual(len(self.world.buckets.refunded), 1)
 
     def test_body_that_turns_out_malformed(self) -> None:
         """A request that turns out malformed while its response is coming is cut off: two answers would be one."""

@@ -6,11 +6,11 @@ from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.reading import Response
-from tests.proxy.scripted import ADMITTED, KEY, REFUSED, InOrder
+from tests.proxy.scripted import ADMITTED, KEY, REFUSED, OrderedServices
 from tests.proxy.world import World, request, response
-from twisted_lb.api_key import digest
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
-from twisted_lb.limits.addresses import FamiliarKeys
+from twisted_lb.limits.client_networks import KnownKeys
 
 
 def keyed(*fields: bytes) -> bytes:
@@ -97,7 +97,7 @@ class KeyTests(SynchronousTestCase):
     def test_plug_ins(self) -> None:
         """A balancer that asks for X-Consumer-Username gets the user's name, not what the client says."""
         self.world.asked(request("GET", "/", b"X-Consumer-Username: root", b"X.Consumer.Username: root"))
-        assert isinstance(self.world.balancer, InOrder)
+        assert isinstance(self.world.balancer, OrderedServices)
         [seen] = self.world.balancer.requests
         self.assertEqual(seen.header(b"X-Consumer-Username"), b"user1")
         self.assertIsNone(seen.header(b"X.Consumer.Username"))
@@ -137,7 +137,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(answer.detail, "The bucket of 5 tokens is empty. The next token is there in 3 s.")
         self.assertEqual(answer.field("retry-after"), "3")
         self.assertEqual(answer.field("x-ratelimit-remaining"), "0")
-        self.assertEqual((self.world.dialled, self.world.buckets.given_back), ([], []))
+        self.assertEqual((self.world.dialled, self.world.buckets.refunded), ([], []))
         self.assertFalse(client.ended or answer.closes)
 
     def test_never_refilled(self) -> None:
@@ -159,7 +159,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(answer.detail, "The rate limit of this key cannot be checked now. Try again soon.")
         self.assertEqual(answer.field("retry-after"), "1")
         self.assertIsNone(answer.field("x-ratelimit-limit"))
-        self.assertEqual((self.world.dialled, self.world.buckets.given_back), ([], []))
+        self.assertEqual((self.world.dialled, self.world.buckets.refunded), ([], []))
 
     def test_answer_later(self) -> None:
         """A bucket may answer later: until then no server is dialled, and afterwards all goes on as ever."""
@@ -179,7 +179,7 @@ class LimitTests(SynchronousTestCase):
             client.send(request())
             self.world.server.last.send(response())
         self.assertEqual(self.world.buckets.asked, [digest(KEY)] * 3)
-        self.assertEqual(self.world.buckets.given_back, [])
+        self.assertEqual(self.world.buckets.refunded, [])
 
     def test_problem_to_head(self) -> None:
         """A refusal of HEAD has the length of its document and not the document."""
@@ -200,7 +200,7 @@ class LimitTests(SynchronousTestCase):
             client.send(request())
             answer = client.response()
             self.assertEqual((answer.status, answer.field("x-ratelimit-remaining")), (503, remaining))
-            self.assertEqual(world.buckets.given_back, [digest(KEY)])
+            self.assertEqual(world.buckets.refunded, [digest(KEY)])
 
 
 class OtherLimitTests(SynchronousTestCase):
@@ -236,7 +236,7 @@ class OtherLimitTests(SynchronousTestCase):
 
     def test_no_key(self) -> None:
         """Where addresses have a bucket, a request without a key takes from its network's, and then gets its 401."""
-        world = World(familiar=FamiliarKeys(10))
+        world = World(known_keys=KnownKeys(10))
         client = world.client()
         client.send(keyed())
         self.assertEqual((client.response().status, world.buckets.addresses), (401, ["192.0.2.7"]))
@@ -247,7 +247,7 @@ class OtherLimitTests(SynchronousTestCase):
 
     def test_familiar(self) -> None:
         """The network goes along until the key was seen valid from there, and again from another network."""
-        world = World(familiar=FamiliarKeys(10))
+        world = World(known_keys=KnownKeys(10))
         for address, network in (
             ("192.0.2.7", "192.0.2.7"),
             ("192.0.2.7", ""),
@@ -262,8 +262,8 @@ class OtherLimitTests(SynchronousTestCase):
             self.assertEqual(world.buckets.networks.pop(), network, address)
 
     def test_never_familiar(self) -> None:
-        """A key that is unknown, or refused for its network, does not become familiar."""
-        world = World(familiar=FamiliarKeys(10))
+        """A key that is unknown, or refused for its network, does not become known_keys."""
+        world = World(known_keys=KnownKeys(10))
         client = world.client()
         world.buckets.answer = Taken(False, b"", 20, 2.0, 0, ADDRESS)
         client.send(request())

@@ -15,8 +15,8 @@ class LeavingTests(SynchronousTestCase):
     def assert_forgotten(self) -> None:
         """Nothing is counted, kept open, or given back for a client that is gone."""
         self.assertEqual(self.world.in_flight, [0])
-        self.assertEqual(len(self.world.factory.doorstep.connections), 0)
-        self.assertEqual(self.world.buckets.given_back, [])
+        self.assertEqual(len(self.world.factory.limits.connections), 0)
+        self.assertEqual(self.world.buckets.refunded, [])
 
     def test_waiting_for_the_response(self) -> None:
         """The server's connection is dropped when the client leaves before the response."""
@@ -90,7 +90,7 @@ class LeavingTests(SynchronousTestCase):
         world.server.refuses = True
         world.server.decide()
         self.assertEqual((world.dialled, world.in_flight), ([("127.0.0.1", 9001)], [0, 0]))
-        self.assertEqual(world.buckets.given_back, [])
+        self.assertEqual(world.buckets.refunded, [])
 
     def test_with_requests_waiting(self) -> None:
         """Pipelined requests of a client that has left are not served."""
@@ -164,7 +164,7 @@ class LeavingUnreadTests(SynchronousTestCase):
         self.leave_waiting(world, request("GET", "/", b"Prefer: wait=30"))
         world.wait(5.0)
         self.assertEqual((world.dialled, world.in_flight), ([], [0]))
-        self.assertEqual(len(world.factory.doorstep.shared.waiting), 0)
+        self.assertEqual(len(world.factory.limits.context.waiting), 0)
 
     def test_waiting_with_a_body(self) -> None:
         """The same for one whose body is read no further until there is a token."""
@@ -182,7 +182,7 @@ class LeavingUnreadTests(SynchronousTestCase):
         world.asked()
         self.leave_waiting(world, request("GET", "/"))
         self.assertEqual(world.in_flight, [1])
-        self.assertEqual(len(world.buckets.given_back), 1)
+        self.assertEqual(len(world.buckets.refunded), 1)
         world.server.last.send(response())
         self.assertEqual(world.in_flight, [0])
 

@@ -138,4 +138,4 @@ class LivesTests(SynchronousTestCase):
             self.assertTrue(life.client.transport.reading and upstream.transport.reading, f"held, seed {seed}")
             self.assertEqual((len(life.world.server.connections), life.world.in_flight), (1, [0]), f"seed {seed}")
             self.assertEqual(len(life.world.buckets.asked), len(life.bodies), f"seed {seed}")
-            self.assertEqual(life.world.buckets.given_back, [], f"seed {seed}")
+            self.assertEqual(life.world.buckets.refunded, [], f"seed {seed}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.protocol import Protocol
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.transports import FakeTransport
 from tests.proxy.world import CLIENT, Client, World, request, response
-from twisted_lb.settings import Settings
+from twisted_lb.config.settings import Settings
 
 OTHER = IPv4Address("TCP", "192.0.2.8", 1)
 NO_KEY = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -40,7 +39,10 @@ class RoomTestCase(SynchronousTestCase):
         answer = client.response()
         self.assertEqual((answer.status, answer.closes, answer.field("retry-after")), (503, True, "1"))
         self.assertIn(detail, answer.detail)
-        self.assertTrue(client.ended)
+        # It may still be sending.
+        self.assertEqual((client.transport.half_closed, client.ended), (True, False))
+        client.finish()
+        self.assertTrue(client.ended and not client.transport.aborted)
 
     def ended(self, *clients: Client) -> list[bool]:
         return [client.ended for client in clients]
@@ -58,7 +60,7 @@ class RoomTests(RoomTestCase):
             self.assertEqual(self.ended(*clients), expected)
         self.assertEqual([client.read() for client in clients], [b""] * 3)
         self.assertFalse(any(client.transport.aborted for client in clients))
-        self.assertEqual(len(world.factory.doorstep.connections), 3)
+        self.assertEqual(len(world.factory.limits.connections), 3)
 
     def test_after_a_refusal(self) -> None:
         """Any number of connections that are kept open after a 401 keep nobody out."""
@@ -90,10 +92,11 @@ class RoomTests(RoomTestCase):
         for _ in range(5):
             second.send(b"a")
         self.serve(world, world.client())
-        self.assertEqual(self.ended(first, second, third), [False, True, False])
         self.assert_turned_away(second)
+        self.assertEqual(self.ended(first, third), [False, False])
         self.serve(world, world.client())
-        self.assertEqual(self.ended(first, third), [False, True])
+        self.assert_turned_away(third)
+        self.assertFalse(first.ended)
 
     def test_body_for_the_user_api_that_drips(self) -> None:
         """A request for the user API that is not whole is nobody's yet: it is told, and the door never hears of it."""
@@ -104,14 +107,14 @@ class RoomTests(RoomTestCase):
         self.assert_turned_away(client)
         self.assertEqual(world.door.calls, [])
 
-    def test_last_words(self) -> None:
-        """A connection that has been refused, and only has to end, makes room."""
+    def test_lingering(self) -> None:
+        """A connection that has been refused, and only has to end, takes no place."""
         world = self.make(1)
         client = world.client()
         client.send(b"GET  / HTTP/1.1\r\n\r\n")
         self.assertEqual((client.response().status, client.ended), (400, False))
         self.serve(world, world.client())
-        self.assertTrue(client.ended)
+        self.assertFalse(client.ended)
 
     def test_busy(self) -> None:
         """Requests that wait for a server, bodies for a server, and answers of the API under way are left alone."""
@@ -119,16 +122,16 @@ class RoomTests(RoomTestCase):
         waiting = self.busy(world)
         uploading = world.client()
         uploading.send(request("POST", "/", b"Content-Length: 100"))
-        asking = world.client()
+        receiver = world.client()
         world.door.during = None
-        asking.send(BODY_FOR_THE_DOOR + b"a" * 900)
+        receiver.send(BODY_FOR_THE_DOOR + b"a" * 900)
         for _ in range(3):
             self.assert_turned_away(world.client())
-        self.assertEqual(self.ended(waiting, uploading, asking), [False] * 3)
+        self.assertEqual(self.ended(waiting, uploading, receiver), [False] * 3)
         world.door.calls[0].answer()
-        self.assertEqual(asking.response().status, 200)
+        self.assertEqual(receiver.response().status, 200)
         self.serve(world, world.client())
-        self.assertEqual(self.ended(waiting, uploading, asking), [False, False, True])
+        self.assertEqual(self.ended(waiting, uploading, receiver), [False, False, True])
 
     def test_waiting_for_tokens(self) -> None:
         """A request that waits for its tokens, as its client prefers, is not idle."""
@@ -172,7 +175,7 @@ class RoomTests(RoomTestCase):
         world.server.last.transport.reset()
         new = world.factory.buildProtocol(CLIENT)
         self.assertTrue(client.transport.aborted and client.ended)
-        self.assertEqual(len(world.factory.doorstep.connections), 0)
+        self.assertEqual(len(world.factory.limits.connections), 0)
         self.assertIsNotNone(new)
 
     def test_place_is_free_at_once(self) -> None:
@@ -181,10 +184,10 @@ class RoomTests(RoomTestCase):
         clients = [world.client() for _ in range(5)]
         for _ in range(20):
             protocol = world.factory.buildProtocol(CLIENT)
-            self.assertEqual(len(world.factory.doorstep.connections), 4)
-            assert isinstance(protocol, Protocol)
+            self.assertEqual(len(world.factory.limits.connections), 4)
+            assert protocol is not None
             FakeTransport(world.clock, CLIENT).connect(protocol)
-        self.assertEqual(len(world.factory.doorstep.connections), 5)
+        self.assertEqual(len(world.factory.limits.connections), 5)
         self.assertEqual(self.ended(*clients), [True] * 5)
 
     def test_log(self) -> None:
@@ -192,7 +195,7 @@ class RoomTests(RoomTestCase):
         world = self.make(2)
         lines: list[str] = []
         def observe(event: dict[str, object]) -> None:
-            if event.get("log_namespace") == "twisted_lb.proxy.doorstep":
+            if event.get("log_namespace") == "twisted_lb.proxy.connection_limits":
                 lines.append(formatEvent(event))
 
         globalLogPublisher.addObserver(observe)
@@ -282,5 +285,16 @@ class FilesTests(RoomTestCase):
         world = self.make(0)
         world.factory._files = 4
         busy = [self.busy(world) for _ in range(2)]
-        self.assert_turned_away(world.client())
+        turned_away = world.client()
+        self.assertEqual((turned_away.response().status, turned_away.ended), (503, True))
         self.assertEqual(self.ended(*busy), [False, False])
+
+    def test_lingering_connections_count(self) -> None:
+        """Connections that linger have open files as well, and nobody lingers who would take the last ones."""
+        world = self.make(0)
+        world.factory._files = 4
+        for _ in range(4):
+            world.client().send(b"GET  / HTTP/1.1\r\n\r\n")
+        self.assertEqual(len(world.factory.limits.lingering), 4)
+        turned_away = world.client()
+        self.assertEqual((turned_away.response().status, turned_away.ended), (503, True))

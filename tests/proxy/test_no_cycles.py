@@ -39,4 +39,6 @@ class CycleTests(SynchronousTestCase):
             world.server.refuses = False
             other, _ = world.asked()
             other.leave()
-            self.assertEqual((self.alive() - self.before, world.in_flight), (0, [0]), name)
+            # Fewer than before: what another test has left has gone by itself.
+            self.assertLessEqual(self.alive(), self.before, name)
+            self.assertEqual(world.in_flight, [0], name)

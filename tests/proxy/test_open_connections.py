@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.limits.addresses import LOCAL_NETWORK
+from twisted_lb.limits.client_networks import LOCAL_NETWORK
 from twisted_lb.proxy.open_connections import MAX_LOOKS, OpenConnections, Use
 
 

@@ -6,29 +6,29 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.world import Client, World, request, response
-from twisted_lb.proxy.deadlines import Sweeper
-from twisted_lb.proxy.listening import Queue
-from twisted_lb.proxy.queue import FairQueue
+from twisted_lb.config.pool import Queue
+from twisted_lb.deadlines import Sweeper
+from twisted_lb.pool.fair_queue import FairQueue
 
 
 class Asker:
     """Waits, and notes when its turn came."""
 
-    choosy = False
+    excludes_servers = False
 
     def __init__(self, name: str, order: list[str], room: list[int]) -> None:
         self.name = name
         self._order = order
         self._room = room  # one number: for how many there is room
 
-    def turn_came(self) -> bool:
+    def slot_available(self) -> bool:
         if not self._room[0]:
             return False
         self._room[0] -= 1
         self._order.append(self.name)
         return True
 
-    def waited_too_long(self) -> None:
+    def queue_timed_out(self) -> None:
         self._order.append(self.name + " gave up")
 
 
@@ -43,9 +43,9 @@ class FairnessTests(SynchronousTestCase):
 
     def join(self, name: str, weight: int = 1) -> Asker:
         """`name` is that of the user and a digit."""
-        asker = Asker(name, self.order, self.room)
-        self.assertTrue(self.queue.join(asker, name[0].encode(), weight))
-        return asker
+        receiver = Asker(name, self.order, self.room)
+        self.assertTrue(self.queue.join(receiver, name[0].encode(), weight))
+        return receiver
 
     def serve(self, room: int) -> str:
         self.room[0] = room
@@ -75,9 +75,9 @@ class FairnessTests(SynchronousTestCase):
 
     def test_leave(self) -> None:
         """Who has left is not served, wherever in the line, and twice leaving is once."""
-        askers = {name: self.join(name) for name in ("a1", "a2", "b1", "c1")}
+        receivers = {name: self.join(name) for name in ("a1", "a2", "b1", "c1")}
         for name in ("a1", "b1", "b1"):
-            self.queue.leave(askers[name])
+            self.queue.leave(receivers[name])
         self.assertEqual(len(self.queue), 2)
         self.assertEqual(self.serve(9), "a2 c1")
 
@@ -147,7 +147,7 @@ class MaxconnTests(SynchronousTestCase):
         client.send(request())
         answer = client.response()
         self.assertEqual((answer.status, answer.field("Retry-After")), (503, "1"))
-        self.assertEqual(len(self.world.buckets.given_back), 1)
+        self.assertEqual(len(self.world.buckets.refunded), 1)
 
     def test_too_long(self) -> None:
         """Who has waited for the queue's time gets 503 with Retry-After, and the token is given back."""
@@ -155,7 +155,7 @@ class MaxconnTests(SynchronousTestCase):
         self.world.wait(6)
         answer = second.response()
         self.assertEqual((answer.status, answer.field("Retry-After")), (503, "1"))
-        self.assertEqual(len(self.world.buckets.given_back), 1)
+        self.assertEqual(len(self.world.buckets.refunded), 1)
 
     def test_leaves(self) -> None:
         """A client that leaves leaves the queue, whether it resets the connection or just ends it."""
@@ -164,19 +164,19 @@ class MaxconnTests(SynchronousTestCase):
         third.finish()
         self.upstream.send(response(b"one"))
         self.assertEqual((len(self.world.dialled), self.world.in_flight), (1, [0]))
-        self.assertEqual(len(self.world.factory.queue), 0)
+        self.assertEqual(len(self.world.factory.pool.queue), 0)
 
     def test_server_comes_back(self) -> None:
         """Requests that wait see servers that come back."""
         world = World(servers=2, maxconn=1)
         world.backends[1].up = False
-        world.fleet.refresh()
+        world.pool.refresh()
         world.asked()
         client = world.client()
         client.send(request())
         self.assertEqual(client.received, b"")
         world.backends[1].up = True
-        world.fleet.refresh()
+        world.pool.refresh()
         world.settle()
         world.servers[1].last.send(response(b"two"))
         self.assertEqual(client.response().body, b"two")
@@ -188,4 +188,4 @@ class MaxconnTests(SynchronousTestCase):
         self.upstream.finish()
         self.assertEqual(second.response().status, 503)
         self.assertEqual(third.response().status, 503)
-        self.assertEqual((self.world.in_flight, len(self.world.factory.queue)), ([0], 0))
+        self.assertEqual((self.world.in_flight, len(self.world.factory.pool.queue)), ([0], 0))

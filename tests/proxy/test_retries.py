@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import log
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.world import World, request, response
-from twisted_lb.proxy.listening import Retries
-from twisted_lb.proxy.retry import RetryBudget
+from twisted_lb.config.pool import Retries
+from twisted_lb.pool.retry_budget import WINDOW_SECONDS, RetryBudget
 
 
 class RetryTests(SynchronousTestCase):
@@ -19,7 +21,7 @@ class RetryTests(SynchronousTestCase):
         """The answer of this server reaches the client, and everything is counted and clean."""
         self.world.servers[number - 1].last.send(response(b"%d" % number))
         self.assertEqual(self.client.response().body, b"%d" % number)
-        self.assertEqual((self.world.in_flight, self.world.buckets.given_back), ([0, 0, 0], []))
+        self.assertEqual((self.world.in_flight, self.world.buckets.refunded), ([0, 0, 0], []))
 
     def test_server_dies(self) -> None:
         """A server that dies over an idempotent request costs the client nothing: the next one is asked."""
@@ -48,7 +50,7 @@ class RetryTests(SynchronousTestCase):
         self.client.send(request("POST", body=b"hello"))
         self.world.servers[0].last.reset()
         self.assertEqual(self.client.response().status, 502)
-        self.assertEqual(len(self.world.buckets.given_back), 1)
+        self.assertEqual(len(self.world.buckets.refunded), 1)
         self.assertEqual(len(self.world.dialled), 1)
 
     def test_answer_has_begun(self) -> None:
@@ -74,7 +76,7 @@ class RetryTests(SynchronousTestCase):
         self.world.servers[0].last.reset()
         self.world.wait(11)
         self.assertEqual(self.client.response().status, 504)
-        self.assertEqual((len(self.world.dialled), len(self.world.buckets.given_back)), (2, 1))
+        self.assertEqual((len(self.world.dialled), len(self.world.buckets.refunded)), (2, 1))
 
     def test_no_server_left(self) -> None:
         """When every server has failed, the answer is that of the last failure, and no server is asked twice."""
@@ -86,7 +88,7 @@ class RetryTests(SynchronousTestCase):
 
     def test_refused_is_no_retry(self) -> None:
         """A refused connection is neither an attempt nor out of the budget."""
-        world = World(servers=5, retries=Retries(1, 0.0, 0))
+        world = World(servers=5, retries=Retries(1, 0.0, 0.0))
         for server in world.servers[:4]:
             server.refuses = True
         client = world.client()
@@ -120,6 +122,10 @@ class RetryTests(SynchronousTestCase):
         self.assertAlmostEqual(backend.latency, 2.0 * 2.718281828**-1, places=3)
 
 
+# So many a second are one in the window, as the past fades.
+ONE_FREE = log(2) / WINDOW_SECONDS
+
+
 class BudgetTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
@@ -129,17 +135,17 @@ class BudgetTests(SynchronousTestCase):
 
     def test_reserve(self) -> None:
         """Without traffic the reserve is all there is."""
-        self.assertEqual(self.spent(RetryBudget(3, 0.2, 10, self.clock.seconds)), 10)
+        self.assertEqual(self.spent(RetryBudget(Retries(3, 0.2, 10 * ONE_FREE), self.clock.seconds)), 10)
 
     def test_share(self) -> None:
         """Of a hundred requests, twenty may be retried at a share of a fifth."""
-        budget = RetryBudget(3, 0.2, 0, self.clock.seconds)
+        budget = RetryBudget(Retries(3, 0.2, 0.0), self.clock.seconds)
         budget.requests += 100
         self.assertEqual(self.spent(budget), 20)
 
     def test_past(self) -> None:
         """Past retries count by half after the window, and so does past traffic."""
-        budget = RetryBudget(3, 0.2, 10, self.clock.seconds)
+        budget = RetryBudget(Retries(3, 0.2, 10 * ONE_FREE), self.clock.seconds)
         self.assertEqual(self.spent(budget), 10)
         self.clock.advance(10)
         self.assertEqual(self.spent(budget), 5)
@@ -148,7 +154,7 @@ class BudgetTests(SynchronousTestCase):
 
     def test_storm(self) -> None:
         """While every request fails, what the servers get grows by the share and the reserve, not by the attempts."""
-        world = World(servers=3, retries=Retries(3, 0.1, 2))
+        world = World(servers=3, retries=Retries(3, 0.1, 2 * ONE_FREE))
         for _ in range(100):
             client = world.client()
             client.send(request())

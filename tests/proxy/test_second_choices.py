@@ -7,8 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.proxy.scripted import ScriptedServer
 from tests.proxy.world import World, request, response
 from twisted_lb.backend import Backend
-from twisted_lb.fleet_spec import ServerSpec
-from twisted_lb.proxy.listening import Queue, Retries
+from twisted_lb.config.pool import Queue, Retries, ServerSpec
 
 
 def spec(name: str, port: int) -> ServerSpec:
@@ -21,7 +20,7 @@ class NowTests(SynchronousTestCase):
         world = World(servers=2)
         client, upstream = world.asked()
         world.servers.append(ScriptedServer(Backend("s3", "127.0.0.1", 9003), world.clock))
-        world.fleet.change(world.balancer, [spec("s1", 9001), spec("s3", 9003)])
+        world.pool.change(world.balancer, [spec("s1", 9001), spec("s3", 9003)])
         upstream.finish()
         world.servers[2].last.send(response(b"three"))
         self.assertEqual(client.response().body, b"three")
@@ -31,7 +30,7 @@ class NowTests(SynchronousTestCase):
         world = World(servers=3)
         _, upstream = world.asked()
         world.backends[1].up = False
-        world.fleet.refresh()
+        world.pool.refresh()
         upstream.finish()
         self.assertEqual([port for _, port in world.dialled], [9001, 9003])
 
@@ -53,7 +52,7 @@ class NowTests(SynchronousTestCase):
         client = world.client()
         client.send(request())
         world.servers[1].last.finish()
-        self.assertEqual((client.received, len(world.factory.queue)), (b"", 1))
+        self.assertEqual((client.received, len(world.factory.pool.queue)), (b"", 1))
         world.servers[0].last.send(response(b"first"))
         world.servers[0].last.send(response(b"one"))
         self.assertEqual(client.response().body, b"one")
@@ -68,23 +67,23 @@ class QueueTests(SynchronousTestCase):
 
         def up(value: bool) -> None:
             two.up = value
-            world.fleet.refresh()
+            world.pool.refresh()
 
         up(False)
         world.client().send(request())
-        world.fleet.backends.reverse()
+        world.pool.backends.reverse()
         up(True)
-        choosy = world.client()
-        choosy.send(request())
+        excludes_servers = world.client()
+        excludes_servers.send(request())
         world.servers[1].last.finish()
         up(False)
         behind = world.client()
         behind.send(request())
-        self.assertEqual(len(world.factory.queue), 2)
+        self.assertEqual(len(world.factory.pool.queue), 2)
         up(True)
         world.settle()
         world.servers[1].last.send(response(b"two"))
-        self.assertEqual((behind.response().body, choosy.received), (b"two", b""))
+        self.assertEqual((behind.response().body, excludes_servers.received), (b"two", b""))
 
     def test_shorter_timeout(self) -> None:
         """A shorter time to wait holds for all from now on, also behind one who was promised more."""
@@ -101,7 +100,7 @@ class QueueTests(SynchronousTestCase):
 class BudgetTests(SynchronousTestCase):
     def test_long_quiet(self) -> None:
         """After an hour without a failure, the traffic of the last seconds counts."""
-        world = World(servers=2, retries=Retries(3, 0.2, 0))
+        world = World(servers=2, retries=Retries(3, 0.2, 0.0))
         world.wait(3600)
         for _ in range(40):
             client, upstream = world.asked()

@@ -7,9 +7,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import ADMITTED, KEY, ClockedBuckets
 from tests.proxy.world import Client, World, request, response
-from twisted_lb.api_key import digest
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, IAsker, Taken
-from twisted_lb.limits.addresses import FamiliarKeys
+from twisted_lb.credentials import digest
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, ITokenReceiver, Taken
+from twisted_lb.limits.client_networks import KnownKeys
 
 WAIT_3 = b"Prefer: wait=3"
 MINE = digest(KEY)
@@ -18,8 +18,8 @@ MINE = digest(KEY)
 class Later(ClockedBuckets):
     """Answers in the next turn."""
 
-    def take(self, digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
-        self._clock.callLater(0.01, super().take, digest, asker, cost, network)
+    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+        self._clock.callLater(0.01, super().take, digest, receiver, cost, network)
 
 
 class ExchangeTests(SynchronousTestCase):
@@ -101,11 +101,11 @@ class ExchangeTests(SynchronousTestCase):
             leave(gone)
             self.world.wait(1.5)
             self.assertEqual(self.reached(), [b"/next"], leave)
-            self.assertEqual(len(self.world.factory.doorstep.connections), 1)
+            self.assertEqual(len(self.world.factory.limits.connections), 1)
 
     def test_client_left_before(self) -> None:
         """A client that ends its side before the store has answered does not wait, and spends nothing."""
-        self.world.buckets = self.world.factory.doorstep.shared.buckets = Later(self.world.clock)
+        self.world.buckets = self.world.factory.limits.context.buckets = Later(self.world.clock)
         client = self.ask(WAIT_3)
         client.finish()
         self.world.wait(1.5)
@@ -136,7 +136,7 @@ class ExchangeTests(SynchronousTestCase):
                 world.buckets.answer = told
             world.wait(1.5)
             self.assertEqual(client.response().status, status)
-            self.assertEqual(world.factory.doorstep.shared.waiting.lines, {})
+            self.assertEqual(world.factory.limits.context.waiting.key_queues, {})
 
     def test_late_answer(self) -> None:
         """A token that comes when all waiting was in vain goes back."""
@@ -152,7 +152,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_unfamiliar_network(self) -> None:
         """A key that may be a guess is asked for with its network first, also while others of the key wait."""
-        world = self.world = World(familiar=FamiliarKeys(10))
+        world = self.world = World(known_keys=KnownKeys(10))
         world.buckets.answer = Taken(False, b"user1", 5, 1.0, 0)
         first = self.ask(WAIT_3)
         world.buckets.answer = Taken(False, b"", 20, 0.25, 0, ADDRESS)

@@ -6,7 +6,6 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
-    IHostnameResolver,
     IPushProducer,
     ITCPTransport,
 )
@@ -18,7 +17,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.proxy.reading import read_responses
-from tests.proxy.scripted import DoorCall, InOrder, Names, ScriptedBuckets, ScriptedDoor
+from tests.proxy.scripted import DoorCall, OrderedServices, ScriptedBuckets, ScriptedDoor
 from tests.proxy.transports import BUFFER_BYTES, FakeTransport
 from tests.proxy.world import CLIENT, World, request, response
 from twisted_lb.interfaces import IBalancer, IBucketStore, IDoor, IServing
@@ -61,10 +60,8 @@ class FakesTests(SynchronousTestCase):
         """Every fake has the methods of the interface that the proxy knows it by."""
         verifyObject(IBucketStore, ScriptedBuckets())
         verifyObject(IDoor, ScriptedDoor())
-        verifyObject(IBalancer, InOrder())
+        verifyObject(IBalancer, OrderedServices())
         verifyObject(IServing, DoorCall(b"", b"", CLIENT, None))  # type: ignore[arg-type]
-        names = Names(Clock())
-        self.assertTrue(all(hasattr(names, name) for name in IHostnameResolver.names()))
         transport = FakeTransport(Clock(), CLIENT)
         for interface in (ITCPTransport, IConsumer, IPushProducer):
             verifyObject(interface, transport)

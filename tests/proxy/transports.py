@@ -28,6 +28,7 @@ class FakeTransport:
 
     def __init__(self, clock: Clock, peer: Address) -> None:
         self.connected = True
+        self.TLS = False
         self.disconnecting = False
         self.reading = True
         self.aborted = False
@@ -87,9 +88,9 @@ class FakeTransport:
         if self._fin and self._paused and self.connected and not self._fin_read and ending is not None:
             ending()
 
-    def reset(self) -> None:
+    def reset(self, reason: Exception = ConnectionLost()) -> None:
         """The peer, or the network, ends the connection at once."""
-        self._lose(Failure(ConnectionLost()))
+        self._lose(Failure(reason))
 
     def stop_taking(self) -> None:
         """The peer's kernel takes no more."""

@@ -9,29 +9,33 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import Clock
 
+from tests.proxy.memory_reactor import MemoryReactor
 from tests.proxy.reading import Response, read_response, read_responses
 from tests.proxy.scripted import (
     KEY,
     ClockedBuckets,
-    InOrder,
     Names,
+    OrderedServices,
     ScriptedBuckets,
+    ScriptedConnector,
     ScriptedDoor,
     ScriptedServer,
     ServerSide,
 )
 from tests.proxy.transports import Address, FakeTransport
 from twisted_lb.backend import Backend
+from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.settings import ProxySettings
+from twisted_lb.deadlines import TICK_SECONDS
 from twisted_lb.interfaces import IBalancer
-from twisted_lb.limits.addresses import FamiliarKeys
+from twisted_lb.limits.authentication import Authentication
+from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
-from twisted_lb.proxy.deadlines import TICK_SECONDS
-from twisted_lb.proxy.fleet import Fleet
-from twisted_lb.proxy.listening import ProxyFactory, Queue, Retries
-from twisted_lb.settings import Settings
+from twisted_lb.pool.pool import Pool
+from twisted_lb.proxy.factory import ProxyFactory
 
 CLIENT = IPv4Address("TCP", "192.0.2.7", 50_000)
 
@@ -107,14 +111,6 @@ class Client:
         return self.transport.ended
 
 
-class ReactorClock(Clock):
-    """A clock that resolves names too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nameResolver = Names(self)
-
-
 class World:
     """A started proxy in front of `servers` scripted servers, named s1, s2, ..."""
 
@@ -127,41 +123,44 @@ class World:
         queue: Queue = Queue(),
         maxconn: int = 0,
         pricing: Pricing = NO_PRICING,
-        familiar: FamiliarKeys | None = None,
+        known_keys: KnownKeys | None = None,
         counts_in_flight: bool = False,
         rate_per_sec: float | None = None,
+        authentication: Authentication | None = None,
         **settings: Any,
     ) -> None:
-        """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of Settings.
+        """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of ProxySettings.
 
         With a `rate_per_sec` each key has a real bucket of 5 tokens, empty at first.
         """
         self.seen: list[tuple[str, int, str]] = []
-        self.clock = ReactorClock()
-        self.settings = Settings(**settings)
+        self.clock = Clock()
+        self.names = Names(self.clock)
+        self.settings = ProxySettings(**settings)
         self.buckets = (
             ScriptedBuckets() if rate_per_sec is None else ClockedBuckets(self.clock, 5, rate_per_sec)
         )
         self.buckets.counts_in_flight = counts_in_flight
         self.door = ScriptedDoor()
-        self.balancer = balancer or InOrder()
+        self.balancer = balancer or OrderedServices()
         self.dialled: list[tuple[str, int]] = []
         names = hosts or ("127.0.0.1",) * servers
         self.backends = [Backend(f"s{n}", host, 9000 + n, maxconn=maxconn) for n, host in enumerate(names, 1)]
         self.servers = [ScriptedServer(backend, self.clock) for backend in self.backends]
-        self.fleet = Fleet(self.balancer, self.backends)
+        self.pool = Pool(self.balancer, self.backends)
         self.factory = ProxyFactory(
-            self.clock,
+            MemoryReactor(self.clock, self._dial),
             self.settings,
             self.buckets,
-            self.fleet,
+            self.pool,
             self.door,
-            self._dial,
-            lambda backend, status, now, why: self.seen.append((backend.name, status, why)),
+            self.names,
+            lambda backend, status, now, why, fault: self.seen.append((backend.name, status, why)),
             retries,
             queue,
             pricing,
-            familiar,
+            known_keys,
+            authentication=authentication,
         )
         self.factory.doStart()
 
@@ -174,11 +173,12 @@ class World:
     def in_flight(self) -> list[int]:
         return [backend.in_flight for backend in self.backends]
 
-    def client(self, address: Address = CLIENT) -> Client:
+    def client(self, address: Address = CLIENT, tls: bool = False) -> Client:
         """A client connects."""
         transport = FakeTransport(self.clock, address)
+        transport.TLS = tls
         protocol = self.factory.buildProtocol(address)
-        assert isinstance(protocol, Protocol)
+        assert protocol is not None
         transport.connect(protocol)
         self.settle()
         return Client(transport, self.clock)
@@ -200,10 +200,9 @@ class World:
         steps, rest = divmod(seconds, TICK_SECONDS)
         self.clock.pump([TICK_SECONDS] * int(steps) + [rest])
 
-    def _dial(self, host: str, port: int, factory: ClientFactory, timeout: float) -> None:
+    def _dial(self, host: str, port: int, factory: ClientFactory, timeout: float) -> ScriptedConnector:
         self.dialled.append((host, port))
         for server in self.servers:
             if server.backend.port == port:
-                server.dialled(factory, timeout)
-                return
+                return server.dialled(factory, timeout)
         raise AssertionError(f"nobody lives at {host}:{port}")

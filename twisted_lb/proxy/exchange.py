@@ -1,8 +1,12 @@
 """One request's life: limits, balancer, server, response.
 
-    start -> _ask -> _admitted -> _next_server -> connected -> response_begun -> response_went_on -> _finish
+    start -> _ask -> _admitted -> _next_server -> connected -> response_started -> response_content_received -> _finish
                |                    | ^ |  ^          |              |
-         (`admission`)           queue 503 +- retried +    502, 504 (tokens back) or cut
+         (`admission`)           queue 503 +- retried +    502, 504 (tokens back) or reset
+
+A server that switches to another protocol ends it so:
+
+    connected -> protocols_switched -> tunnel_ended
 
 Each arrow is a method that the bucket, the pool or the server's connection calls, most of them within
 the one before, so that a request on warm connections runs in two turns of the loop.  An exchange ends
@@ -12,26 +16,60 @@ once, by `_end`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Final
 
 from twisted.logger import Logger
+from zope.interface import implementer
 
-from twisted_lb.api_key import REDACTED
 from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.credentials import REDACTED
+from twisted_lb.network.dialer import Unreachable
+from twisted_lb.network.flow_control import NOT_NOW
+from twisted_lb.own_fields import consumer_line
+from twisted_lb.pool.retry_budget import IDEMPOTENT
+from twisted_lb.pool.retry_policy import Attempt, Blame, Step, blame, next_step
 from twisted_lb.proxy.admission import RETRY_SOON, Admission
-from twisted_lb.proxy.content import RequestContent
-from twisted_lb.proxy.guard import guarded, take_steps
-from twisted_lb.proxy.relay import NOT_NOW
-from twisted_lb.proxy.retry import IDEMPOTENT
-from twisted_lb.proxy.surroundings import Client, Shared
-from twisted_lb.proxy.upstream import UpstreamConnection, UpstreamFailure
-from twisted_lb.wire.body import chunk, last_chunk
-from twisted_lb.wire.forwarding import interim_head, response_head
-from twisted_lb.wire.head import RequestHead, ResponseHead
+from twisted_lb.proxy.connection_pool import ConnectionPool
+from twisted_lb.proxy.context import ProxyContext
+from twisted_lb.proxy.guard import guarded, guarded_done, take_steps
+from twisted_lb.proxy.request_body import RequestContent
+from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream, IResponseReceiver, IServerStream, ServerFailure
+from twisted_lb.proxy.tunnel import Ending
+from twisted_lb.request_record import (
+    CLIENT_LEFT,
+    COMPLETE,
+    INTERNAL_ERROR,
+    SERVER_CLOSED,
+    SERVER_MALFORMED,
+    SERVER_TIMEOUT,
+    SERVER_UNREACHABLE,
+    SERVERS_FULL,
+    TUNNEL_CUT,
+    TUNNEL_IDLE,
+)
+from twisted_lb.request_record import NO_SERVER as NONE_AVAILABLE
+from twisted_lb.wire.head import RequestHead, ResponseHead, nominated
+from twisted_lb.wire.upgrade import switched_to
 
-_log = BoundedLog(Logger())
+NO_SERVER: Final = "No available servers"
+ALL_FULL: Final = "all servers have as many requests as they may"
+# A request that has reached no server for so many times CONNECT_TIMEOUT is answered, whatever servers are left.
+REACH_TIMEOUTS: Final = 3
+
+_REASONS_OF_TUNNELS: Final = {
+    Ending.COMPLETE: COMPLETE,
+    Ending.CLIENT_LOST: CLIENT_LEFT,
+    Ending.SERVER_LOST: SERVER_CLOSED,
+    Ending.IDLE: TUNNEL_IDLE,
+    Ending.CUT: TUNNEL_CUT,
+}
+
+_log = BoundedLog(Logger(__name__))
 
 
+@implementer(IResponseReceiver)
 class Exchange(Admission):
     """A request to a server and its response."""
 
@@ -39,30 +77,33 @@ class Exchange(Admission):
         "_choices",
         "_tried",
         "_backend",
-        "_upstream",
+        "_server",
         "_content",
         "_attempts",
         "_failure",
         "_begun_at",
+        "_reach_until",
+        "_connecting",
         "queued",
-        "replied",
-        "_chunking",
-        "_until_close",
-        "_close",
+        "_responded",
     )
 
-    def __init__(self, shared: Shared, client: Client, head: RequestHead, framing: int) -> None:
+    def __init__(
+        self, context: ProxyContext, route: Route, client: IClientStream, head: RequestHead, framing: int
+    ) -> None:
         # Not super(): it runs for each request.
-        Admission.__init__(self, shared, client, head, framing)
+        Admission.__init__(self, context, route, client, head, framing)
         self._choices: Iterator[Backend] | None = None
         self._tried: set[Backend] | None = None  # the servers that have failed
         self._backend: Backend | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._content = RequestContent(framing) if framing else None
+        self._server: IServerStream | None = None
+        self._content = RequestContent() if framing else None
+        self._reach_until = 0.0  # on the reactor's clock; 0: no connection was asked for yet
+        self._connecting = False  # a connection is being asked for
         self._attempts = 0  # how often it was sent
-        self._failure: UpstreamFailure | None = None  # the last one
+        self._failure: ServerFailure | None = None  # the last one
         self.queued = False  # all servers have as many as they may
-        self.replied = False  # a byte of the response has gone to the client
+        self._responded = False  # the response has begun
 
     # From the client
 
@@ -72,47 +113,68 @@ class Exchange(Admission):
             self._content.receive(content, whole, self._without_key(trailers) if trailers else trailers, False)
         self._ask()
 
-    def request_went_on(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
+    def content_received(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """More content of the request, or its end."""
         kept = self._content
         assert kept is not None
-        if trailers:
-            trailers = self._without_key(trailers)
-        data = kept.receive(content, whole, trailers, self._upstream is not None)
-        if self._upstream is not None:
-            self._upstream.send(data, whole)
+        trailers = self._without_key(trailers) if trailers else trailers
+        server = self._server
+        kept.receive(content, whole, trailers, server is not None)
+        if server is not None:
+            server.send(content, whole, trailers)
         elif kept.too_much:
             self._client.tap.hold(NOT_NOW)
 
     # The servers
 
     def _admitted(self) -> None:
+        if self._record is not None:
+            self._record.pool = self._route.pool.name
         self._next_server()
 
     def _next_server(self) -> bool:
         """Ask the balancer's next choice; False when all are full and this request keeps its place in the queue."""
-        try:
-            backend, full = self._choose()
-            pool = self._shared.pools[backend] if backend is not None else None
-        except BaseException:
-            # A balancer may be anybody's class.
-            _log.failure("choices", "The balancer failed to choose a server")
-            self._give_back()
-            self._answer(500, "The balancer failed to choose a server.")
-            return True
-        if backend is None or pool is None:
-            return self._without_server(full)
-        if self.queued:
-            self.queued = False
-            self._client.wait_over()
-        self._backend = backend
-        backend.in_flight += 1
-        connection = pool.acquire()
-        if connection is None:
-            pool.connect(self)
-        else:
-            self.connected(connection)
-        return True
+        while True:
+            try:
+                backend, full = self._choose()
+                connections = self._route.pool.connections[backend] if backend is not None else None
+            except BaseException:
+                # A balancer may be anybody's class.
+                _log.failure("choices", "The balancer failed to choose a server")
+                self._tokens.refund()
+                self._answer(INTERNAL_ERROR, 500, "The balancer failed to choose a server.")
+                return True
+            if backend is None or connections is None:
+                return self._without_server(full)
+            if self.queued:
+                self.queued = False
+                self._wait_ended()
+                self._client.request_resumed()
+            self._backend = backend
+            backend.in_flight += 1
+            servers = self._route.pool.servers
+            if servers.hears_of_choices:
+                servers.server_chosen(self, backend)
+            connection = connections.acquire(self)
+            if connection is not None:
+                self.connected(connection)
+                return True
+            # A loop and no recursion: hundreds may fail at once, such as those whose names are not resolved.
+            self._connecting = True
+            self._connect(connections)
+            if self._connecting:
+                self._connecting = False
+                return True
+            if self._context.seconds() >= self._reach_until:
+                return self._without_server(False)
+
+    def _connect(self, connections: ConnectionPool) -> None:
+        if not self._reach_until:
+            context = self._context
+            self._reach_until = context.seconds() + REACH_TIMEOUTS * context.settings.connect_timeout
+        if self._record is not None:
+            self._record.connect_since = self._context.seconds()
+        connections.connect(self)
 
     def _choose(self) -> tuple[Backend | None, bool]:
         """The next server to ask, or None, and then whether there are some that are merely full."""
@@ -123,7 +185,7 @@ class Exchange(Admission):
             choices = self._choices
             fresh = choices is None
             if choices is None:
-                self._choices = choices = self._shared.fleet.choices(self)
+                self._choices = choices = self._route.pool.servers.choices(self)
             for backend in choices:
                 # One that went down or was removed since the first choice is no choice any more.
                 if tried is None or (backend not in tried and backend.available):
@@ -131,7 +193,7 @@ class Exchange(Admission):
                         return backend, False
                     full = True
                 looks += 1
-                if looks > 2 * len(self._shared.fleet.backends):
+                if looks > 2 * len(self._route.pool.servers.backends):
                     raise RuntimeError("the balancer's choices have no end: it yields servers more than once")
             if fresh:
                 return None, full
@@ -141,126 +203,200 @@ class Exchange(Admission):
 
     def _without_server(self, full: bool) -> bool:
         """The choices are at an end: wait for room if there may be some, or answer."""
-        taken = self._taken
+        taken = self._tokens.taken
         assert taken is not None
         self._choices = None
         if full:
             if self.queued:
                 return False
-            if self._shared.queue.join(self, taken.name, round(taken.rate_per_sec)):
+            if self._route.pool.queue.join(self, taken.name, round(taken.rate_per_sec)):
                 self.queued = True
+                self._wait_begins()
+                self._reach_until = 0.0
                 return True
         failure = self._failure
-        self._give_back()
+        if not self._tried:
+            self._context.failures.note("", ALL_FULL if full else NO_SERVER)
+        self._tokens.refund()
         if full:
-            self._answer(503, "All servers have as many requests as they may, and as many wait.", RETRY_SOON)
+            self._answer(
+                SERVERS_FULL, 503, "All servers have as many requests as they may, and as many wait.", RETRY_SOON
+            )
         elif failure is not None:
-            self._answer(failure.status, failure.detail)
+            retry = RETRY_SOON if failure.status == 503 else b""
+            self._answer(_reason(failure), failure.status, failure.detail, retry)
         else:
-            self._answer(503, "No available servers", RETRY_SOON)
+            self._answer(SERVER_UNREACHABLE if self._tried else NONE_AVAILABLE, 503, NO_SERVER, RETRY_SOON)
         return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for tokens, or for a server."""
+        return self.waiting or self.queued
+
+    @property
+    def expecting(self) -> bool:
+        """Whether the client waits for the server's word before it sends the content (Expect: 100-continue)."""
+        return self._server is not None and self._server.expecting
 
     # From the queue
 
     @property
-    def choosy(self) -> bool:
+    def excludes_servers(self) -> bool:
         """Whether there are servers that it does not go to."""
         return self._tried is not None
 
-    @guarded
-    def turn_came(self) -> bool:
+    @guarded_done
+    def slot_available(self) -> bool:
         return self._next_server()
 
     @guarded
-    def waited_too_long(self) -> None:
-        self._give_back()
-        self._answer(503, "All servers have as many requests as they may.", RETRY_SOON)
+    def queue_timed_out(self) -> None:
+        self._context.failures.note("", ALL_FULL)
+        self._tokens.refund()
+        self._answer(SERVERS_FULL, 503, "All servers have as many requests as they may.", RETRY_SOON)
 
     # From the pool and the server's connection
 
-    def connected(self, connection: UpstreamConnection) -> None:
+    def proxy_header(self, version: int) -> bytes:
+        """See Waiting."""
+        header: bytes = self._client.proxy_header(version)
+        return header
+
+    def connected(self, server: IServerStream) -> None:
         """There is a connection: send what there is."""
         try:
             backend = self._backend
             if self._over or backend is None:
-                connection.rest()
+                server.rest()
                 return
-            self._upstream = connection
+            self._server = server
+            self._reach_until = 0.0
             client = self._client
-            shared = self._shared
-            assert self._taken is not None
-            data = client.hop.request_head(self._head, self._framing, self._taken.name, backend.authority)
-            if self._key in data:
+            context = self._context
+            framing = self._framing
+            head = client.forwarded.request_head(self._head, framing, consumer_line(self.consumer), backend.authority)
+            if self._key in head:
                 # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
-                data = data.replace(self._key, REDACTED)
-            content = self._content
+                head = head.replace(self._key, REDACTED)
+            kept = self._content
+            content = b""
             whole = True
-            if content is not None:
-                data += content.begin()
-                whole = content.whole
-            if not whole:
-                connection.throttle.connect(client.tap)
-            client.throttle.connect(connection.tap)
+            trailers = NO_TRAILERS
+            if kept is not None:
+                content = kept.begin()
+                whole = kept.whole
+                trailers = kept.trailers
+                if not whole:
+                    server.throttle.connect(client.tap)
+            client.throttle.connect(server.tap)
             backend.requests += 1
             if self._attempts or self._tried:
                 backend.retries += 1
             if not self._attempts:
-                shared.retries.requests += 1
+                self._route.retries.requests += 1
             self._attempts += 1
-            self._begun_at = shared.seconds()
-            connection.begin(self, self.method, data, whole)
+            self._begun_at = context.seconds()
+            if self._record is not None:
+                self._record.sent(backend.name, self._begun_at)
+            expects = not whole and self._client_expects()
+            server.begin(self, self.method, head, framing, content, whole, trailers, expects)
             client.tap.release(NOT_NOW)
         except BaseException:
             self.broke()
 
+    def _client_expects(self) -> bool:
+        """Whether the client waits for the server's word; in HTTP/1.0 an expectation means nothing."""
+        content = self._content
+        begun = content is None or content.kept_bytes > 0
+        return not begun and self._head.minor == 1 and b"expect" in self._head.notable
+
     @guarded
-    def connect_failed(self, detail: str) -> None:
+    def connect_failed(self, reason: Unreachable) -> None:
         """The server could not be reached: nothing was sent, so the next one may be asked."""
         backend = self._backend
         if self._over or backend is None:
             return
-        self._failed(backend, f"it could not be reached: {detail}")
-        self._next_server()
+        if self._record is not None:
+            self._record.not_sent(backend.name)
+        if reason.shortage:
+            # Not this server's failure, and the log has it; the next one may have a connection that is kept.
+            self._failure = ServerFailure(503, "This gateway is short of resources. Try again later.")
+            self._skip(backend)
+        else:
+            # It counts as a request, of which there are never fewer than failures.
+            backend.requests += 1
+            fault = Blame.REFUSED if reason.refused else Blame.DIED
+            self._failed(backend, f"it could not be reached: {reason.detail}", fault)
+        if self._connecting:
+            # Within the call that asked for the connection.
+            self._connecting = False
+        elif self._context.seconds() < self._reach_until:
+            self._next_server()
+        else:
+            self._without_server(False)
 
     @guarded
-    def upstream_failed(self, failure: UpstreamFailure) -> None:
+    def response_failed(self, failure: ServerFailure) -> None:
         """No (more) response from this server."""
-        connection = self._upstream
-        backend = self._backend
-        assert connection is not None and backend is not None
-        self._upstream = None
+        server, backend = self._server, self._backend
+        assert server is not None and backend is not None
+        self._server = None
         self._client.throttle.disconnect()
-        if self.replied:
-            self._failed(backend, failure.detail)
+        content = self._content
+        if failure.unreached:
+            self._failed(backend, f"it could not be reached: {failure.detail}", Blame.DIED)
+            if content is None or content.sendable:
+                self._next_server()
+            else:
+                self._tokens.refund()
+                self._answer(SERVER_UNREACHABLE, 503, NO_SERVER, RETRY_SOON)
+            return
+        attempt = Attempt(
+            server.used,
+            failure.closed,
+            failure.silent,
+            failure.unsent,
+            content is None or content.whole,
+            content is None or content.sendable,
+            self.method in IDEMPOTENT,
+            failure.client_slow,
+        )
+        step = next_step(attempt)
+        if not self._responded and step is Step.SAME_SERVER:
+            self._connect(self._route.pool.connections[backend])
+            return
+        self._failed(backend, failure.detail, blame(attempt))
+        if self._responded:
             self._end()
-            self._settle_response()
-            self._client.cut(self._until_close)
+            self._tokens.settle(self)
+            if self._record is not None:
+                self._enter(self._record, _reason(failure))
+                self._record.detail = failure.detail
+            self._client.reset()
             return
-        sendable = self._content is None or self._content.sendable
-        idempotent = self.method in IDEMPOTENT
-        # A kept connection that the server closed while the request was on its way says nothing
-        # of the server: try again on a new connection.  Unless the method is idempotent, the server
-        # may have acted on what was sent.
-        if connection.used and sendable and (failure.unsent or (failure.silent and idempotent)):
-            self._shared.pools[backend].connect(self)
-            return
-        self._failed(backend, failure.detail)
         self._failure = failure
-        retries = self._shared.retries
-        if sendable and idempotent and self._attempts < retries.attempts and retries.spend():
+        retries = self._route.retries
+        if step is Step.NEXT_SERVER and self._attempts < retries.attempts and retries.spend():
             self._next_server()
             return
-        self._give_back()
-        self._answer(failure.status, failure.detail)
+        self._tokens.refund()
+        self._answer(_reason(failure), failure.status, failure.detail)
 
-    def _failed(self, backend: Backend, why: str) -> None:
-        """This attempt is over, through the server's fault."""
-        backend.failures += 1
+    def _failed(self, backend: Backend, why: str, fault: Blame) -> None:
+        """This attempt is over."""
+        self._context.failures.note(backend.name, why)
+        if fault is not Blame.NOBODY:
+            backend.failures += 1
+            context = self._context
+            self._route.seen(backend, 0, context.seconds(), why, fault)
+        self._skip(backend)
+
+    def _skip(self, backend: Backend) -> None:
+        """The server is asked no more for this request."""
         if self._tried is None:
             self._tried = set()
         self._tried.add(backend)
-        shared = self._shared
-        shared.seen(backend, 0, shared.seconds(), why)
         self._part()
 
     def _part(self) -> None:
@@ -269,80 +405,93 @@ class Exchange(Admission):
         if backend is not None:
             self._backend = None
             backend.in_flight -= 1
+            pool = self._route.pool
+            if pool.servers.hears_of_ends:
+                pool.servers.request_finished(self, backend)
             if backend.maxconn:
-                self._shared.queue.serve()
+                pool.queue.serve()
 
     # The response
 
     @guarded
     def interim_received(self, head: ResponseHead) -> None:
-        # RFC 9110 section 15.2: not to HTTP/1.0.
-        if self._head.minor:
-            self._client.transport.write(interim_head(head))
+        self._client.interim(head)
 
-    def response_begun(
+    def response_started(
         self, head: ResponseHead, framing: int, content: bytes, done: bool, trailers: list[bytes]
     ) -> None:
         try:
-            client = self._client
-            shared = self._shared
-            taken = self._taken
-            assert taken is not None
-            minor = self._head.minor
-            backend = self._backend
-            assert backend is not None
-            now = shared.seconds()
-            backend.answered(now - self._begun_at, now)
-            shared.seen(backend, head.status, now, "")
-            self._chunking = framing < 0 and minor == 1
-            # To HTTP/1.0, only the end of the connection ends a body of unknown length.
-            self._until_close = framing < 0 and not minor
-            close = client.closing() or self._until_close
-            if self._content is not None:
-                close = close or not self._content.whole
-                # What the client gets is this response; it may take hours.
-                self._content.forget()
-            self._close = close
-            if self._pricing.settles or b"x-token-cost" in head.notable:
-                taken = self._priced(head, backend.name)
-            fields = self._limit_fields(taken) if self._waited else shared.limit_fields(taken)
-            if shared.fleet.speaks:
-                fields += shared.fleet.response_fields(self, backend)
-            if done and trailers:
-                trailers = self._trailers_priced(trailers)
-            if self._response is not None:
-                self._response.body_bytes = len(content)
-            data = response_head(head, framing, minor, fields, close, shared.sweeper.date)
-            if self._chunking:
-                if content:
-                    data += chunk(content)
-                if done:
-                    data += last_chunk(trailers)
-            elif content:
-                data += content
-            self.replied = True
-            client.transport.write(data)
+            fields = self._response_fields(head)
+            self._tokens.content_received(len(content))
+            self._responded = True
+            self._client.respond(head, framing, fields, content)
             if done:
-                self._finish()
+                self._finish(trailers)
         except BaseException:
             self.broke()
 
-    def response_went_on(self, content: bytes, done: bool, trailers: list[bytes]) -> None:
+    def _response_fields(self, head: ResponseHead) -> bytes:
+        """The server has answered: tell those who want to know, and return the fields that are added."""
+        context = self._context
+        backend = self._backend
+        assert backend is not None
+        now = context.seconds()
+        backend.answered(now - self._begun_at, now)
+        if self._record is not None:
+            self._record.first_byte_at = now
+        kept = self._content
+        if kept is None or kept.whole:
+            self._route.seen(backend, head.status, now, "", Blame.NOBODY)
+        if kept is not None:
+            # What the client gets is this response; it may take hours.
+            kept.forget()
+        tokens = self._tokens
+        taken = tokens.response_started(head, backend.name)
+        fields = self._limit_fields(taken) if self._waited else context.limit_fields(taken)
+        route = self._route
+        servers = route.pool.servers
+        if servers.hears_of_responses:
+            servers.response_started(self, backend, tokens.view_of(head))
+        if servers.adds_response_fields:
+            fields += servers.response_fields(self, backend)
+        if route.cors is not None:
+            fields += route.cors.on_answer(self._head, head)
+        return fields
+
+    @guarded_done
+    def protocols_switched(self, head: ResponseHead, content: bytes) -> bool:
+        server, backend = self._server, self._backend
+        assert server is not None and backend is not None
+        protocols = switched_to(head.notable.get(b"upgrade", []), nominated(head.notable), self._head.upgrade)
+        if not protocols:
+            return False
+        fields = self._response_fields(head)
+        self._responded = True
+        client_end = self._client.switch_protocols(head, protocols, fields)
+        server_end = server.switch_protocols(content)
+        self._server = None
+        self._context.tunnels.begin(self, self._tokens.digest, backend, client_end, server_end)
+        return True
+
+    @property
+    def response_sink(self) -> Any:
+        return self._client.content_sink
+
+    @guarded
+    def response_content_spliced(self, count: int) -> None:
+        self._tokens.content_received(count)
+        record = self._record
+        if record is not None:
+            record.bytes_out += count
+            record.content_out += count
+
+    def response_content_received(self, content: bytes, done: bool, trailers: list[bytes]) -> None:
         try:
-            if done and trailers:
-                trailers = self._trailers_priced(trailers)
-            if self._response is not None:
-                self._response.body_bytes += len(content)
-            if self._chunking:
-                data = chunk(content) if content else b""
-                if done:
-                    data += last_chunk(trailers)
-            else:
-                data = content
-            if data:
-                self._client.transport.write(data)
+            self._tokens.content_received(len(content))
+            if content:
+                self._client.write(content)
             if done:
-                self._finish()
+                self._finish(trailers)
         except BaseException:
             self.broke()
 
@@ -355,46 +504,77 @@ class Exchange(Admission):
         self._choices = None
         self._client.throttle.disconnect()
 
-    def _finish(self) -> None:
+    def _finish(self, trailers: list[bytes]) -> None:
+        tokens = self._tokens
+        if trailers:
+            trailers = tokens.trailers_received(trailers)
         self._end()
-        self._upstream = None
+        self._server = None
         self._part()
-        if self._told_cost is not None or self._response is not None or self._shared.counts_in_flight:
-            self._settle_response()
-        client = self._client
-        client.exchange_done(self._close)
+        if tokens.by_response:
+            tokens.settle(self)
+        if self._record is not None:
+            self._enter(self._record, COMPLETE)
+        self._client.finish(trailers)
+
+    @guarded
+    def tunnel_ended(self, content_bytes: int, ending: Ending) -> None:
+        """See TunnelOwner."""
+        if self._over:
+            return
+        self._end()
+        self._part()
+        self._tokens.content_received(content_bytes)
+        self._tokens.settle(self)
+        record = self._record
+        if record is not None:
+            record.bytes_out += content_bytes
+            record.content_out = content_bytes
+            self._enter(record, _REASONS_OF_TUNNELS[ending])
 
     @guarded
     def abandon(self) -> None:
         """The client has left."""
         self._end()
-        self._leave_line()
+        self._leave_wait_queue()
         if self.queued:
             # No server was asked.
-            self._shared.queue.leave(self)
-            self._settle(0)
-        if self._upstream is not None:
+            self._route.pool.queue.leave(self)
+            self._tokens.refund()
+        if self._server is not None:
             # The response is on its way and nobody wants it.
-            self._upstream.drop()
-            self._upstream = None
+            self._server.drop()
+            self._server = None
         self._part()
-        # What a client aborts is not given back.
-        self._settle_response()
+        # What a client aborts is not refunded.
+        self._tokens.settle(self)
+        if self._record is not None:
+            self._enter(self._record, CLIENT_LEFT)
 
     def broke(self) -> None:
         """See Breakable."""
-        upstream, self._upstream = self._upstream, None
-        replied = self.replied
+        server, self._server = self._server, None
+        responded = self._responded
         take_steps(
             self._end,
-            self._leave_line,
-            lambda: self._shared.queue.leave(self),
-            lambda: upstream.drop() if upstream is not None else None,
+            self._leave_wait_queue,
+            lambda: self._route.pool.queue.leave(self),
+            lambda: server.drop() if server is not None else None,
             self._part,
-            lambda: self._settle(self._cost if replied else 0),
+            self._tokens.settle_as_taken if responded else self._tokens.refund,
+            lambda: self._enter(self._record, INTERNAL_ERROR) if self._record is not None else None,
         )
-        self._client.exchange_broke(self, replied)
+        self._client.failed(self)
 
     def __repr__(self) -> str:
         where = self._backend.name if self._backend else "no server yet"
         return f"<Exchange {self.method.decode()} {self.target.decode('latin-1')} {where}>"
+
+
+def _reason(failure: ServerFailure) -> str:
+    """Why the request has ended, as its record has it."""
+    if failure.status == 504:
+        return SERVER_TIMEOUT
+    if failure.status == 503:
+        return SERVER_UNREACHABLE
+    return SERVER_CLOSED if failure.closed else SERVER_MALFORMED

@@ -1,4 +1,4 @@
-"""What a request meets stays with it: nothing is raised into the connection, the store or the queue that calls it."""
+"""A failure in a request ends this request, and is never raised into the connection, store or queue that called it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
 
-_log = BoundedLog(Logger())
+_log = BoundedLog(Logger(__name__))
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -19,15 +19,28 @@ class Breakable(Protocol):
     """What can be ended in any state."""
 
     def broke(self) -> None:
-        """Something has raised where nothing should, and is being handled: it ends, whatever its state."""
+        """An unexpected exception is being handled: end, in any state."""
 
 
 def guarded(method: _Method) -> _Method:
-    """For what others call: nothing is raised into them; what goes wrong ends the request (`Breakable.broke`).
+    """A decorator for callbacks: an exception is not raised into the caller, but ends the request (`Breakable.broke`).
 
-    The methods that run for each request do the same by themselves, since a call costs there.  True stands for done,
-    where somebody asks.
+    Methods that run for each request do the same themselves, since an additional call is expensive there.
     """
+
+    @wraps(method)
+    def call(self: Breakable, *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        except BaseException:
+            self.broke()
+            return None
+
+    return cast(_Method, call)
+
+
+def guarded_done(method: _Method) -> _Method:
+    """The same for a method that returns a bool, True meaning done: so is the request after an exception."""
 
     @wraps(method)
     def call(self: Breakable, *args: Any) -> Any:
@@ -41,7 +54,7 @@ def guarded(method: _Method) -> _Method:
 
 
 def take_steps(*steps: Callable[[], object]) -> None:
-    """Log the exception that is being handled, and take each step, whatever becomes of the others."""
+    """Log the exception that is being handled, and take each step, even if others fail."""
     _log.failure("request", "A request failed here; its client is answered 500, or its connection is cut")
     for step in steps:
         try:

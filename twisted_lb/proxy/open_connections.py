@@ -1,13 +1,13 @@
-"""The open connections of clients, and which of them makes room for a new one: the one that has been idle longest.
+"""The open connections of clients, and which of them is closed for a new one: the one that has been idle longest.
 
-1. A connection moves to the end of the order when it is accepted, when it begins a request, and when it has had a
-   response.  What comes of a request after its beginning does not move it, so a client that drips gains nothing.
-2. A request does not take its connection out of the order, which would be work for each.  Whoever looks for room
-   takes out what is busy; the end of the response puts it back.
-3. The connections of a network have an order of their own, so that a network that has as many as it may makes room
-   for itself.  It is made for the second one: most networks have one connection.
+1. A connection moves to the end of the order when it is accepted, when it begins a request, and after a response.
+   Further input of a request does not move it, so that a client gains nothing by sending slowly.
+2. A request does not remove its connection from the order, which would be work for each request.  The search for an
+   idle connection removes busy ones; the end of a response adds them again.
+3. The connections of a network have an order of their own, so that a network at its limit loses one of its own
+   connections.  It is created for the second connection, since most networks have one.
 
-Each step is O(1); a connection is taken out at most once for each time that it was put in.
+Each step is O(1); a connection is removed at most once for each time that it was added.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from twisted_lb.limits.addresses import LOCAL_NETWORK
+from twisted_lb.limits.client_networks import LOCAL_NETWORK
 
-# Bytes that are on their way keep a connection from making room; there may be others like it, but they are read soon.
-MAX_LOOKS = 32
+# Connections with unread or unsent bytes are not closed; there may be many of them, but they are processed soon.
+MAX_LOOKS: Final = 32
 
 
 class Use(Enum):
-    """What a connection is good for at present."""
+    """Whether a connection may be closed for another one."""
 
-    IDLE = "idle"  # no request of it is whole: nobody misses it
+    IDLE = "idle"  # no request of it is complete
     UNSETTLED = "unsettled"  # the same, but there are bytes in its socket that have yet to be read or sent
     BUSY = "busy"
 
@@ -38,10 +38,10 @@ class OpenConnection(Protocol):
     network: str  # the client's; LOCAL_NETWORK when it has no address
 
     def use(self) -> Use:
-        """What it is good for."""
+        """Whether it may be closed."""
 
-    def make_room(self) -> None:
-        """End at once; it is IDLE."""
+    def make_room(self, lingers: bool) -> None:
+        """End at once; it is IDLE.  `lingers`: the client may get time to read a last response."""
 
     def drain(self) -> None:
         """End as soon as there is no exchange."""
@@ -62,7 +62,7 @@ class _Network:
 
 
 class OpenConnections:
-    """Those of one process."""
+    """The open connections of one process."""
 
     def __init__(self, most: int, most_of_network: int) -> None:
         """At most this many, in total and of each network; 0: any number."""
@@ -79,12 +79,12 @@ class OpenConnections:
         return iter(list(self._all))
 
     def count_of(self, network: str) -> int:
-        """How many this network has, if that is bounded."""
+        """The number of connections of this network; 0 for local ones, which are not limited."""
         found = self._networks.get(network)
         return found.count if found is not None else 0
 
     def add(self, connection: OpenConnection) -> None:
-        """It was accepted."""
+        """A connection was accepted."""
         self._all.add(connection)
         self._order[connection] = None
         name = connection.network
@@ -104,7 +104,7 @@ class OpenConnections:
             network.order[connection] = None
 
     def remove(self, connection: OpenConnection) -> None:
-        """It ends; also when that was said before."""
+        """A connection has ended.  May be called more than once."""
         if connection not in self._all:
             return
         self._all.discard(connection)
@@ -119,7 +119,7 @@ class OpenConnections:
             network.order.pop(connection, None)
 
     def moved_on(self, connection: OpenConnection) -> None:
-        """It has begun a request, or had a response."""
+        """The connection has begun a request, or completed a response."""
         if connection not in self._all:
             return
         order = self._order
@@ -131,15 +131,15 @@ class OpenConnections:
             network.order.move_to_end(connection)
 
     def network_full(self, network: str) -> bool:
-        """Whether the network has as many as it may."""
+        """Whether the network is at its limit."""
         return 0 < self.most_of_network <= self.count_of(network)
 
     def full(self) -> bool:
-        """Whether there are as many as may be."""
+        """Whether the total is at its limit."""
         return 0 < self.most <= len(self._all)
 
     def longest_idle(self, network: str = "") -> OpenConnection | None:
-        """The first that can make room, of all or of this network, or None."""
+        """The connection, of all or of this network, to close for another one; None if no one is idle."""
         if not network:
             return _longest_idle(self._order)
         found = self._networks[network]

@@ -1,16 +1,18 @@
 """Whether a client sends a request body fast enough: enough content, in chunks of a sensible size.
 
-The time is divided into periods.  In each of them the content must go on by a number of bytes that grows with the
-time, so that a body cannot be dripped for ever, and with the chunks: each costs this process as much as hundreds of
-bytes, so a body that goes on in tiny ones for a whole period is treated as a slow one.
+The time is divided into periods.  In each period a minimum of content must arrive.  It is proportional to the length of
+the period, so that a body cannot be sent arbitrarily slowly, and grows with the number of chunks: each costs this
+process as much as hundreds of bytes, so a body that is sent in tiny chunks for a whole period counts as slow.
 """
 
 from __future__ import annotations
 
-# A client may send so many chunks of any size each second: events, or the strokes of a key.
-FREE_CHUNKS_PER_SECOND = 100
-# Of those beyond, on average.
-MIN_CHUNK_BYTES = 16
+from typing import Final
+
+# The number of chunks of any size that a client may send: events, or keystrokes.
+FREE_CHUNKS_PER_SECOND: Final = 100
+# The average size of the chunks beyond that number.
+MIN_CHUNK_BYTES: Final = 16
 
 
 class BodyProgress:

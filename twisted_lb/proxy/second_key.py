@@ -1,6 +1,7 @@
-"""Whether credentials that are for a server hold a key of this gateway.
+"""Checks whether credentials for a server contain a key of this gateway.
 
-Only who has a key of his own gets this far, and each look costs him a request: there is nothing to be guessed.
+Only requests with a valid key are checked, with a bounded number of lookups each.  Keys are random, so this does not
+help to guess one.
 """
 
 from __future__ import annotations
@@ -9,31 +10,31 @@ from collections.abc import Callable
 
 from zope.interface import implementer
 
-from twisted_lb.api_key import digest
-from twisted_lb.interfaces import IAsker, IBucketStore, Taken
+from twisted_lb.credentials import digest
+from twisted_lb.interfaces import IBucketStore, ITokenReceiver, Taken
 
 
-@implementer(IAsker)
+@implementer(ITokenReceiver)
 class SecondKeys:
-    """Looks up what looks like a key, one after the other, until one is somebody's."""
+    """Looks up texts of the form of a key, one after another, until one belongs to a user."""
 
     __slots__ = ("_buckets", "_keys", "_known", "_digest")
 
     def __init__(self, buckets: IBucketStore, keys: list[bytes], known: Callable[[bool | None], None]) -> None:
-        """`known` is told, once, whether one of `keys`, which are not empty, is somebody's; None: cannot be told."""
+        """`known` is called once: whether one of `keys`, at least one, is a user's; None: the store is unavailable."""
         self._buckets = buckets
         self._keys = list(keys)
         self._known = known
         self._digest = ""
 
     def look_up(self) -> None:
-        """Ask for the next one."""
+        """Look up the next one."""
         self._digest = digest(self._keys.pop(0))
-        # For nothing, which every bucket has, and from no network, which could be told to slow down.
+        # 0 tokens are always admitted, and without a network no address limit applies.
         self._buckets.take(self._digest, self, 0)
 
     def bucket_answered(self, taken: Taken | None) -> None:
-        """See IAsker."""
+        """See ITokenReceiver."""
         if taken is not None:
             if taken.admitted and self._buckets.counts_in_flight:
                 self._buckets.release(self._digest, 0)
@@ -44,5 +45,5 @@ class SecondKeys:
             self._known(False)
 
     def bucket_unavailable(self, reason: str) -> None:
-        """See IAsker."""
+        """See ITokenReceiver."""
         self._known(None)

@@ -1,0 +1,77 @@
+"""A request's tokens: taken, and then refunded or settled, once."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.proxy.scripted import ADMITTED, REFUSED
+from tests.proxy.world import World, response
+from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.own_fields import RESPONSE_FIELDS
+from twisted_lb.proxy.token_grant import TokenGrant
+from twisted_lb.wire.head import ResponseHead, read_response_head
+
+
+def head_of(*fields: bytes) -> ResponseHead:
+    head = read_response_head(response(b"", *fields), 0, 65536, RESPONSE_FIELDS)
+    assert head is not None
+    return head
+
+
+class TokenGrantTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world = World()
+        self.tokens = TokenGrant(self.world.factory.limits.context, self.world.factory.limits.context.route.pricing)
+        self.tokens.digest = "key"
+        self.tokens.cost = 3
+        self.world.buckets.others.add("key")
+        self.tokens.take(self)  # type: ignore[arg-type]
+
+    def bucket_answered(self, taken: Taken | None) -> None:
+        """See ITokenReceiver."""
+        assert taken is not None
+        self.tokens.grant(taken)
+
+    @property
+    def released(self) -> list[tuple[str, int]]:
+        return self.world.buckets.released
+
+    def test_refund(self) -> None:
+        """A refund puts the tokens back, once, and the limit fields tell so."""
+        level = ADMITTED.level
+        self.tokens.refund()
+        self.tokens.refund()
+        self.tokens.settle_as_taken()
+        self.assertEqual(self.released, [("key", -3)])
+        assert self.tokens.taken is not None
+        self.assertEqual(self.tokens.taken.level, min(level + 3 * MICROTOKENS, ADMITTED.capacity * MICROTOKENS))
+
+    def test_as_taken(self) -> None:
+        """What costs what was taken needs no word with the store, and is not refunded later."""
+        self.tokens.settle_as_taken()
+        self.tokens.refund()
+        self.assertEqual((self.released, self.tokens.taken), ([], ADMITTED))
+
+    def test_reported(self) -> None:
+        """What the server reports in the head is settled at the end, and the limit fields tell it before."""
+        taken = self.tokens.response_started(head_of(b"X-Token-Cost: 5"), "s1")
+        self.assertEqual(taken.level, ADMITTED.level - 2 * MICROTOKENS)
+        self.assertTrue(self.tokens.by_response)
+        self.tokens.settle(self)  # type: ignore[arg-type]
+        self.tokens.settle(self)  # type: ignore[arg-type]
+        self.assertEqual(self.released, [("key", 2)])
+
+    def test_reported_at_the_end(self) -> None:
+        """A cost in the trailers counts, rather than the one in the head, and is taken out of them."""
+        self.tokens.response_started(head_of(b"X-Token-Cost: 5"), "s1")
+        self.assertEqual(self.tokens.trailers_received([b"A: 1", b"x-token-cost: 4"]), [b"A: 1"])
+        self.tokens.settle(self)  # type: ignore[arg-type]
+        self.assertEqual(self.released, [("key", 1)])
+
+    def test_refused(self) -> None:
+        """What was refused is neither refunded nor settled."""
+        tokens = TokenGrant(self.world.factory.limits.context, self.world.factory.limits.context.route.pricing)
+        tokens.taken = REFUSED
+        tokens.refund()
+        tokens.settle(self)  # type: ignore[arg-type]
+        self.assertEqual((self.released, tokens.taken), ([], REFUSED))

@@ -1,0 +1,128 @@
+"""What all exchanges of a process share, whatever their route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted_lb.config.settings import ProxySettings
+from twisted_lb.credentials import REDACTED, KeyPlaces
+from twisted_lb.deadlines import Sweeper
+from twisted_lb.interfaces import IBucketStore, Taken
+from twisted_lb.limits.authentication import Authentication
+from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.wait_queue import WaitQueue
+from twisted_lb.network.posted import PostedWork
+from twisted_lb.proxy.counts import Counts
+from twisted_lb.proxy.failure_log import FailureLog
+from twisted_lb.proxy.request_ids import RequestIds
+from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.tunnel import OpenTunnels
+from twisted_lb.request_record import CLIENT_CLOSED_REQUEST, CLIENT_LEFT, RequestRecord, RequestRecords
+from twisted_lb.wire.query import mask_parameter
+
+
+class ProxyContext:
+    """What all exchanges of a process share."""
+
+    # They are read for each request.
+    __slots__ = (
+        "buckets",
+        "route",
+        "sweeper",
+        "limit_fields",
+        "seconds",
+        "settings",
+        "waiting",
+        "known_keys",
+        "posted",
+        "keys",
+        "authentication",
+        "counts",
+        "failures",
+        "invalid_cost_reported",
+        "counts_in_flight",
+        "tunnels",
+        "records",
+        "ids",
+    )
+
+    def __init__(
+        self,
+        buckets: IBucketStore,
+        route: Route,
+        sweeper: Sweeper,
+        limit_fields: Callable[[Taken], bytes],
+        seconds: Callable[[], float],
+        settings: ProxySettings,
+        waiting: WaitQueue,
+        known_keys: KnownKeys | None,
+        posted: PostedWork,
+        keys: KeyPlaces,
+        authentication: Authentication | None = None,
+    ) -> None:
+        """`limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
+
+        `known_keys` is None where client addresses have no bucket; `authentication` is None where requests carry their
+        keys in the places of `keys`.
+        """
+        self.buckets = buckets
+        self.route = route
+        self.sweeper = sweeper
+        self.limit_fields = limit_fields
+        self.seconds = seconds
+        self.settings = settings
+        self.waiting = waiting
+        self.known_keys = known_keys
+        self.posted = posted
+        self.keys = keys
+        self.authentication = authentication
+        self.counts = Counts()
+        self.failures = FailureLog(sweeper)
+        self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
+        self.counts_in_flight: bool = buckets.counts_in_flight
+        self.tunnels = OpenTunnels(sweeper, settings.tunnel_timeout)
+        self.ids: RequestIds | None = None  # None: requests get no ids
+        if settings.request_ids != "off":
+            self.ids = RequestIds(settings.request_ids == "on")
+        self.records: RequestRecords | None = None  # None: nobody wants to know what becomes of requests
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """A request is over: tell those who want to know.  See RequestRecords."""
+        records = self.records
+        if records is None:
+            return
+        record.ended_at = self.seconds()
+        if record.reason == CLIENT_LEFT and not record.status:
+            record.status = CLIENT_CLOSED_REQUEST
+        parameter = self.keys.parameter
+        if parameter and b"?" in record.target:
+            record.target = mask_parameter(record.target, parameter, REDACTED)
+        anonymous = not record.user
+        if anonymous or b"?" in record.target:
+            record.target = self.keys.masked(record.target, anonymous)
+        if record.fields:
+            record.fields = self.keys.masked(record.fields, anonymous)
+        records.request_finished(record)
+
+    def copied(self) -> ProxyContext:
+        """Another one, in which parts may be replaced."""
+        other = ProxyContext(
+            self.buckets,
+            self.route,
+            self.sweeper,
+            self.limit_fields,
+            self.seconds,
+            self.settings,
+            self.waiting,
+            self.known_keys,
+            self.posted,
+            self.keys,
+            self.authentication,
+        )
+        other.counts = self.counts
+        other.failures = self.failures
+        other.invalid_cost_reported = self.invalid_cost_reported
+        other.counts_in_flight = self.counts_in_flight
+        other.tunnels = self.tunnels
+        other.records = self.records
+        return other

@@ -1,0 +1,282 @@
+"""The data path as a whole: builds the connections of clients, and at the end lets their exchanges finish."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.settings import ProxySettings
+from twisted_lb.cors import CorsPolicy
+from twisted_lb.credentials import key_places
+from twisted_lb.deadlines import Sweeper
+from twisted_lb.interfaces import IBucketStore, IDoor
+from twisted_lb.limits.authentication import Authentication
+from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.limits.response_headers import rate_limit_fields
+from twisted_lb.limits.wait_queue import WaitQueue
+from twisted_lb.network.data_path_reactor import IDataPathReactor
+from twisted_lb.network.dialer import DeadAddresses, Dialer, Resolving
+from twisted_lb.network.peer import UNIX_ADDRESS, PeerInfo
+from twisted_lb.network.tls import TlsServerTransport, TlsUnixServerTransport, accepted_tls_transport
+from twisted_lb.network.tls_client import TlsContexts, open_tls
+from twisted_lb.network.transport import ServerTransport, UnixServerTransport, accepted_transport
+from twisted_lb.pool.pool import Pool
+from twisted_lb.proxy.announced_connection import AnnouncedConnection
+from twisted_lb.proxy.client_connection import ClientConnection
+from twisted_lb.proxy.connection_limits import ConnectionLimits, RejectedConnection
+from twisted_lb.proxy.context import ProxyContext
+from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.server_pool import Seen, ServerPool, unseen
+from twisted_lb.proxy.tls_handshake import TlsHandshake, TlsHandshakes
+from twisted_lb.request_record import RequestRecords, Subscriber
+from twisted_lb.wire.proxy_protocol import ProxyHeader
+
+DRAIN_POLL_SECONDS = 0.05
+# Open files, or a tenth of all, that are left for new connections to servers, the store and the log: without them
+# servers look as if they were down.
+SPARE_FILES = 64
+
+
+class ProxyFactory(Factory):
+    """Builds the protocol of each client's connection, and holds what they share."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        data_path: IDataPathReactor,
+        settings: ProxySettings,
+        buckets: IBucketStore,
+        pool: Pool,
+        door: IDoor,
+        names: Resolving,
+        seen: Seen = unseen,
+        retries: Retries = Retries(),
+        queue: Queue = Queue(),
+        pricing: Pricing = NO_PRICING,
+        known_keys: KnownKeys | None = None,
+        data_path_lost: Callable[[Failure], None] = lambda reason: None,
+        dead: DeadAddresses | None = None,
+        cors: CorsPolicy | None = None,
+        authentication: Authentication | None = None,
+        contexts: TlsContexts | None = None,
+    ) -> None:
+        """`data_path` is the IDataPathReactor; `names` resolves the names of servers.
+
+        `seen` is passive health; `dead` are the addresses that are known not to answer, `contexts`
+        those of TLS to servers.
+
+        `authentication` finds the keys of requests, by default in the places that the settings name.
+
+        `known_keys` is given where client addresses have a bucket; `data_path_lost` is called when nothing can be read
+        or written any more.
+        """
+        self.data_path = data_path
+        self._data_path_lost = data_path_lost
+        self.sweeper = Sweeper(data_path)
+        self._settings = settings
+        dead = dead or DeadAddresses(data_path.seconds)
+        self._files = inf  # that connections may use
+        connect_tls = partial(open_tls, data_path)
+        dialer = Dialer(data_path, names, dead, data_path.connectTCP, connect_tls, contexts or TlsContexts())
+        self.pool = ServerPool(pool, dialer, self.sweeper, data_path, settings, seen, retries, queue)
+        self.limits = ConnectionLimits(
+            ProxyContext(
+                buckets=buckets,
+                route=Route(self.pool, pricing, cors),
+                sweeper=self.sweeper,
+                limit_fields=rate_limit_fields(settings.rate_limit_headers),
+                seconds=data_path.seconds,
+                settings=settings,
+                waiting=WaitQueue(data_path, settings.max_waiting),
+                posted=data_path.posted,
+                known_keys=known_keys,
+                keys=key_places(settings),
+                authentication=authentication,
+            ),
+            settings,
+            door,
+            data_path,
+        )
+
+        self.handshakes = TlsHandshakes(self.limits)
+
+    def secured(self, context: ssl.SSLContext) -> TlsFactory:
+        """A factory for a port with TLS, whose connections are of this one after their handshake."""
+        return TlsFactory(self, context)
+
+    def configure(
+        self, retries: Retries, queue: Queue, pricing: Pricing = NO_PRICING, cors: CorsPolicy | None = None
+    ) -> None:
+        """Other bounds for retries and for the queue, other costs, and other origins, from now on."""
+        route = self.limits.context.route
+        route.pricing = pricing
+        route.cors = cors
+        self.pool.configure(retries, queue)
+
+    def subscribe(self, subscriber: Subscriber, wants_fields: bool = False) -> None:
+        """Call `subscriber` with the record of each request that is over.  See RequestRecords."""
+        context = self.limits.context
+        if context.records is None:
+            context.records = RequestRecords()
+        context.records.subscribe(subscriber, wants_fields)
+
+    def accepted(self, *args: Any) -> ServerTransport | UnixServerTransport:
+        """The transport of a connection that a port has accepted."""
+        return accepted_transport(self.data_path, *args)
+
+    def startFactory(self) -> None:
+        limit = getrlimit(RLIMIT_NOFILE)[0]
+        self._files = limit - max(SPARE_FILES, limit // 10) if limit != RLIM_INFINITY else inf
+        self.sweeper.start()
+        self.data_path.start(self._lost)
+        self.sweeper.watched.add(self.data_path)
+
+    def stopFactory(self) -> None:
+        """The last port is closed; the connections go on, and so do their deadlines, until `close`."""
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]
+        return self.build(addr, self._client, self._rejected)
+
+    def build(
+        self,
+        addr: IAddress | None,
+        make: Callable[[ProxyHeader | None], IProtocol | None],
+        rejected: Callable[[str, bool], IProtocol | None],
+    ) -> IProtocol | None:
+        """The protocol of a connection from this address.
+
+        It is what `make` makes of the header of the PROXY protocol, or of None, if there is room for the connection.
+        Otherwise it is what `rejected` makes of the reason, and of whether the client may have time to read an answer.
+        """
+        address = getattr(addr, "host", UNIX_ADDRESS)
+        announcing = self.limits.proxy_protocol_from
+        if announcing is None or not announcing.contain(address):
+            return self._with_room(address, partial(make, None), rejected)
+
+        def after_header(header: ProxyHeader, peer: PeerInfo) -> IProtocol | None:
+            return self._with_room(peer.address, partial(make, header), rejected)
+
+        # The proxy's connection counts as nobody's until the header is read.
+        return self._with_room(UNIX_ADDRESS, partial(AnnouncedConnection, self.limits, after_header), rejected)
+
+    def _with_room(
+        self, address: str, make: Callable[[], IProtocol | None], rejected: Callable[[str, bool], IProtocol | None]
+    ) -> IProtocol | None:
+        limits = self.limits
+        count = len(limits.connections) + len(limits.lingering) + self.pool.connection_count
+        short_of_files = count >= self._files
+        full = limits.make_room(address, short_of_files)
+        return rejected(full, not short_of_files) if full else make()
+
+    def _client(self, header: ProxyHeader | None) -> IProtocol:
+        return ClientConnection(self.limits, header)
+
+    def _rejected(self, why: str, lingers: bool) -> IProtocol:
+        return RejectedConnection(self.limits, why, lingers)
+
+    def drain(self, seconds: float) -> Deferred[int]:
+        """End each connection after the exchange it has, and all that are left after `seconds`.
+
+        Fires when no connection is left, with the number of those that were cut.  The ports must be closed already.
+        """
+        finished: Deferred[int] = Deferred()
+        cut = 0
+        end = self.data_path.seconds() + seconds
+        limits = self.limits
+        limits.draining = True
+        limits.lingering.hurry()
+        limits.context.waiting.close_in(max(seconds - 2 * DRAIN_POLL_SECONDS, 0.0))
+
+        def look() -> None:
+            nonlocal cut
+            late = self.data_path.seconds() >= end
+            if late:
+                # They may be here for one more look.
+                cut = max(cut, len(limits.connections))
+            for connection in limits.connections:
+                if late:
+                    connection.transport.abortConnection()
+                else:
+                    connection.drain()
+            if late:
+                limits.lingering.abort()
+            if not limits.connections and not limits.lingering:
+                self.close()
+                finished.callback(cut)
+            else:
+                self.data_path.callLater(DRAIN_POLL_SECONDS, look)
+
+        # Requests that have reached this machine but not this process are read first.
+        self.data_path.callLater(DRAIN_POLL_SECONDS, look)
+        return finished
+
+    def _lost(self, reason: Failure) -> None:
+        """No exchange can finish any more: what follows need not wait for any."""
+        try:
+            self._data_path_lost(reason)
+        finally:
+            for connection in self.limits.connections:
+                connection.transport.abortConnection()
+            self.limits.lingering.abort()
+
+    def counts(self) -> dict[str, float]:
+        """What has become of requests and tunnels, see Counts and OpenTunnels."""
+        context = self.limits.context
+        ended = self.handshakes.ended
+        handshakes = {f"handshakes {how}": ended[how] for how in ended}
+        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes}
+
+    def close_tunnels(self, digest: str) -> int:
+        """End all open tunnels of the key with this digest, such as when it is revoked; return how many there were."""
+        return self.limits.context.tunnels.close_tunnels(digest)
+
+    def close(self) -> None:
+        """End the idle connections to servers and the clock."""
+        self.sweeper.stop()
+        self.data_path.stop()
+        self.pool.close()
+
+
+class TlsFactory(Factory):
+    """Builds the protocols of connections that begin with a TLS handshake."""
+
+    noisy = False
+
+    def __init__(self, clear: ProxyFactory, context: ssl.SSLContext) -> None:
+        """`clear` is for connections without TLS, and for these after the handshake."""
+        self._clear = clear
+        self._context = context
+
+    def accepted(self, *args: Any) -> TlsServerTransport | TlsUnixServerTransport:
+        """The transport of a connection that a port has accepted."""
+        return accepted_tls_transport(self._clear.data_path, *args)
+
+    def doStart(self) -> None:
+        """See Factory."""
+        self._clear.doStart()
+
+    def doStop(self) -> None:
+        """See Factory."""
+        self._clear.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]
+        """None, where there is no room, closes the connection: only a handshake could tell its client why."""
+        return self._clear.build(addr, self._handshake, self._rejected)
+
+    def _handshake(self, header: ProxyHeader | None) -> IProtocol:
+        return TlsHandshake(self._clear.handshakes, self._context, header)
+
+    def _rejected(self, why: str, lingers: bool) -> None:
+        return None

@@ -1,0 +1,94 @@
+"""What a balancer and a pricing class may ask of a request (IRequest) and of its response (IResponse)."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from twisted_lb.credentials import REDACTED
+from twisted_lb.interfaces import IRequest, IResponse
+from twisted_lb.own_fields import CONSUMER
+from twisted_lb.wire.fields import ABOUT_THE_CLIENT
+from twisted_lb.wire.head import RequestHead, ResponseHead
+
+
+@implementer(IRequest)
+class RequestView:
+    """A request's head and whose it is, without the key."""
+
+    __slots__ = ("method", "target", "_head", "_framing", "_key")
+
+    method: bytes
+    target: bytes
+    _head: RequestHead
+    _framing: int  # the length of the content, or CHUNKED, which is -1
+    _key: bytes  # which no plug-in gets to see
+
+    @property
+    def consumer(self) -> bytes:
+        raise NotImplementedError
+
+    @property
+    def client_address(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def content_length(self) -> int:
+        return self._framing
+
+    def _forwarded(self, name: bytes) -> bytes | None:
+        """What servers are told in a field of ABOUT_THE_CLIENT."""
+        raise NotImplementedError
+
+    def header(self, name: bytes) -> bytes | None:
+        # What a client calls itself is not who it is.
+        lower = name.lower()
+        if lower == CONSUMER:
+            return self.consumer or None
+        value = self._forwarded(lower) if lower in ABOUT_THE_CLIENT else field_value(self._head, name)
+        key = self._key
+        return value.replace(key, REDACTED) if value and key and key in value else value
+
+
+@implementer(IResponse)
+class ResponseView:
+    """A response's head, and how much content came after it."""
+
+    __slots__ = ("_head", "token_cost", "body_bytes")
+
+    def __init__(self, head: ResponseHead, token_cost: int | None) -> None:
+        self._head = head
+        self.token_cost = token_cost
+        self.body_bytes = 0
+
+    @property
+    def status(self) -> int:
+        return self._head.status
+
+    def header(self, name: bytes) -> bytes | None:
+        return field_value(self._head, name)
+
+
+def field_value(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
+    """The value of the field of this name, in any case; None where there is none.
+
+    Several fields of a name are one list (RFC 9110 section 5.3), and those of Cookie one cookie string (RFC 9113
+    section 8.2.3).  Set-Cookie is no list, and the first one counts.
+    """
+    name = name.lower()
+    values = head.notable.get(name) or _values(head.fields, b"\r\n%b:" % name)
+    if len(values) < 2 or name == b"set-cookie":
+        return values[0] if values else None
+    return (b"; " if name == b"cookie" else b", ").join(values)
+
+
+def _values(lines: bytes, mark: bytes) -> list[bytes]:
+    """What follows each `mark`, which is in lower case, to the end of the line."""
+    lower = lines.lower()
+    values = []
+    at = lower.find(mark)
+    while at >= 0:
+        start = at + len(mark)
+        end = lines.find(b"\r\n", start)
+        values.append((lines[start:end] if end >= 0 else lines[start:]).strip(b" \t"))
+        at = lower.find(mark, start)
+    return values

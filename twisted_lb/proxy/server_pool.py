@@ -1,0 +1,129 @@
+"""A pool of servers in use: which servers there are and who chooses among them (`Pool`), and what is kept for them.
+
+That is the connections to each, the queue of requests that wait for one, the budget of retries, and who hears how
+requests have ended (passive health).  An exchange finds its pool by its route.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from twisted_lb.backend import Backend
+from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.settings import ProxySettings
+from twisted_lb.deadlines import Sweeper
+from twisted_lb.network.data_path_reactor import IDataPathReactor
+from twisted_lb.network.dialer import Dialer
+from twisted_lb.pool.fair_queue import FairQueue
+from twisted_lb.pool.pool import Pool
+from twisted_lb.pool.retry_budget import RetryBudget
+from twisted_lb.pool.retry_policy import Blame
+from twisted_lb.proxy.connection_pool import ConnectionPool
+
+# Passive health: the status of a server's response, or 0 and why there was none; and when.  The last argument says what
+# kind of failure it was.
+Seen = Callable[[Backend, int, float, str, Blame], object]
+
+# Connections to servers that were removed, which are looked at for each server that goes.
+LOOKS: Final = 16
+# For requests that are sent once and no more.
+NO_RETRIES: Final = Retries(1, 0.0, 0.0)
+
+
+def unseen(backend: Backend, status: int, now: float, why: str, fault: Blame) -> None:
+    """How a request has ended is of no consequence for the server's health."""
+
+
+class Connections(dict[Backend, ConnectionPool]):
+    """The connections to each server; made on first use, since a request may come before the server is announced."""
+
+    def __init__(self, servers: Pool, make: Callable[[Backend], ConnectionPool]) -> None:
+        super().__init__()
+        self._servers = servers
+        self._make = make
+
+    def __missing__(self, backend: Backend) -> ConnectionPool:
+        # A balancer may be anybody's class, and choose anything.
+        if not any(backend is one for one in self._servers.backends):
+            raise KeyError(backend)
+        connections = self[backend] = self._make(backend)
+        return connections
+
+
+class ServerPool:
+    """One pool; follows `servers` as its observer."""
+
+    def __init__(
+        self,
+        servers: Pool,
+        dialer: Dialer,
+        sweeper: Sweeper,
+        data_path: IDataPathReactor,
+        settings: ProxySettings,
+        seen: Seen = unseen,
+        retries: Retries = Retries(),
+        queue: Queue = Queue(),
+    ) -> None:
+        """`data_path` is the IDataPathReactor."""
+        self.name = "default"  # there is one pool
+        self.servers = servers
+        self.seen = seen
+        self._dialer = dialer
+        self._sweeper = sweeper
+        self._data_path = data_path
+        self._settings = settings
+        self.connections: dict[Backend, ConnectionPool] = Connections(servers, self._new_connections)
+        self.queue = FairQueue(sweeper, queue.size, queue.timeout)
+        self.retries = RetryBudget(retries, data_path.seconds)
+        self._removed: deque[Backend] = deque()  # that still have connections
+        for backend in servers.backends:
+            self.backend_added(backend)
+        sweeper.watched.add(self.retries)
+        servers.subscribe(self)
+        servers.refreshed.append(self.queue.serve)
+
+    def configure(self, retries: Retries, queue: Queue) -> None:
+        """Other bounds for retries and for the queue, from now on."""
+        self.retries.change(retries)
+        self.queue.change(queue.size, queue.timeout)
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections there are, to all servers."""
+        return sum([connections.size for connections in self.connections.values()])
+
+    def close(self) -> None:
+        """End all connections; for shutdown, when no exchange is left."""
+        for connections in self.connections.values():
+            connections.close()
+
+    # Observer of `servers`
+
+    def backend_added(self, backend: Backend) -> None:
+        """Requests may be sent to it."""
+        if backend not in self.connections:
+            self.connections[backend] = self._new_connections(backend)
+
+    def _new_connections(self, backend: Backend) -> ConnectionPool:
+        return ConnectionPool(backend, self._dialer, self._sweeper, self._data_path, self._settings)
+
+    def backend_removed(self, backend: Backend) -> None:
+        """No new requests are sent to it; its connections go, at a later change, when its exchanges have gone."""
+        self._drop_removed()
+        self.connections[backend].retire()
+        self._removed.append(backend)
+
+    def tls_changed(self, backend: Backend) -> None:
+        """Connections with the earlier settings are not used any more, except by the exchanges that have them."""
+        self.connections[backend].tls_changed()
+
+    def _drop_removed(self) -> None:
+        """Look at some of the removed servers, those first that were removed first, and drop what is not needed."""
+        for _ in range(min(LOOKS, len(self._removed))):
+            old = self._removed.popleft()
+            if self.connections[old].empty:
+                del self.connections[old]
+            else:
+                self._removed.append(old)

@@ -1,0 +1,173 @@
+"""The tokens of one request: taken once, and then refunded or settled, once.
+
+    take -> granted -> refund            no server has answered: the request costs nothing
+                    -> settle            it costs what the pricing class, the server, or the first price says
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.logger import Logger
+
+from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.interfaces import MICROTOKENS, IRequest, ITokenReceiver, Taken
+from twisted_lb.limits.pricing import Pricing, token_cost
+from twisted_lb.own_fields import TOKEN_COST
+from twisted_lb.proxy.context import ProxyContext
+from twisted_lb.proxy.request_view import ResponseView
+from twisted_lb.request_record import RequestRecord
+from twisted_lb.wire.head import ResponseHead
+
+# Of the digest of a key, enough to tell the keys of one user apart.  They do not help to find a key, which has 122
+# random bits; of texts that are nobody's key, but may be somebody's password, a record has no digest.
+KEY_ID_DIGITS: Final = 8
+
+_log = BoundedLog(Logger(__name__))
+
+
+class TokenGrant:
+    """What a request takes of its key's bucket, and of all that limits it."""
+
+    __slots__ = (
+        "digest",
+        "network",
+        "cost",
+        "taken",
+        "granted",
+        "settled",
+        "_context",
+        "_pricing",
+        "_reported",
+        "_response",
+    )
+
+    def __init__(self, context: ProxyContext, pricing: Pricing) -> None:
+        self.digest = ""  # of the key
+        self.network = ""  # the client's, when the key is not known to come from there
+        self.cost = 1  # tokens, as taken
+        self.taken: Taken | None = None  # what the limits have answered last
+        self.granted = False  # and neither refunded nor settled yet
+        self.settled = 0  # tokens that it has cost in the end, once neither of both is open
+        self._context = context
+        self._pricing = pricing
+        self._reported: int | None = None  # tokens that it has cost, as the server says
+        self._response: ResponseView | None = None  # for a pricing class that settles
+
+    # In
+
+    def price(self, request: IRequest) -> None:
+        """Ask the pricing class for the cost.  Raises PricingFailed."""
+        if self._pricing.asks:
+            self.cost = self._pricing.cost(request)
+
+    def take(self, receiver: ITokenReceiver) -> None:
+        """Ask the limits for the tokens; `receiver` is told, and passes an admission on to `grant`."""
+        self._context.buckets.take(self.digest, receiver, self.cost, self.network)
+
+    def grant(self, taken: Taken) -> None:
+        """The tokens are taken."""
+        self.taken = taken
+        self.granted = True
+
+    # The response
+
+    @property
+    def by_response(self) -> bool:
+        """Whether the end of the response matters for what the request has cost, or for what it holds."""
+        return self._reported is not None or self._response is not None or self._context.counts_in_flight
+
+    def response_started(self, head: ResponseHead, server: str) -> Taken:
+        """A server has answered, and may have said what the request has cost; what the limit fields tell then."""
+        taken = self.taken
+        assert taken is not None
+        if TOKEN_COST in head.notable:
+            self._reported = reported = token_cost(head.notable[TOKEN_COST])
+            if reported is not None:
+                taken = taken._replace(level=taken.level - (reported - self.cost) * MICROTOKENS)
+            elif server not in self._context.invalid_cost_reported:
+                # Once is enough: it may do so with every response.
+                self._context.invalid_cost_reported.add(server)
+                _log.warn(
+                    server, "{server} sent an X-Token-Cost that is no number of tokens: it is ignored", server=server
+                )
+        if self._pricing.settles:
+            self._response = ResponseView(head, self._reported)
+        return taken
+
+    def view_of(self, head: ResponseHead) -> ResponseView:
+        """What a plug-in sees of the response that has started with this head."""
+        return self._response or ResponseView(head, self._reported)
+
+    def content_received(self, size: int) -> None:
+        """So many more bytes of the response's content."""
+        if self._response is not None:
+            self._response.body_bytes += size
+
+    def trailers_received(self, trailers: list[bytes]) -> list[bytes]:
+        """The trailers that go on to the client: a cost in them counts, rather than the one in the head."""
+        costs = [line for line in trailers if line.partition(b":")[0].lower() == TOKEN_COST]
+        if not costs:
+            return trailers
+        reported = token_cost([line.partition(b":")[2].strip(b" \t") for line in costs])
+        if reported is not None:
+            self._reported = reported
+            if self._response is not None:
+                self._response.token_cost = reported
+        return [line for line in trailers if line not in costs]
+
+    # Out
+
+    def settle(self, request: IRequest) -> None:
+        """The response is over, whole or not: it costs what the server or the pricing class says."""
+        if not self.granted:
+            return
+        cost = self.cost if self._reported is None else self._reported
+        if self._response is not None:
+            cost = self._pricing.settle(request, self._response, cost)
+        self._settle_at(cost)
+
+    def settle_as_taken(self) -> None:
+        """The request is over, and costs what was taken."""
+        self._settle_at(self.cost)
+
+    def refund(self) -> None:
+        """The request costs nothing; `taken` tells the level with the tokens back in the bucket."""
+        if not self.granted:
+            return
+        self._settle_at(0)
+        taken = self.taken
+        assert taken is not None
+        level = min(taken.level + self.cost * MICROTOKENS, taken.capacity * MICROTOKENS)
+        self.taken = taken._replace(level=level)
+
+    def record(self, record: RequestRecord) -> None:
+        """Enter what the limits have said, and what the request has cost."""
+        taken = self.taken
+        if taken is None:
+            return
+        record.taken = taken
+        record.level = taken.level
+        if taken.name:
+            record.user = taken.name
+            record.key_id = self.digest[:KEY_ID_DIGITS]
+        if self.granted:
+            record.cost = self.cost
+        elif taken.admitted:
+            record.cost = self.settled
+            if self.settled:
+                record.level -= (self.settled - self.cost) * MICROTOKENS
+        else:
+            record.limit = taken.limit
+
+    def _settle_at(self, cost: int) -> None:
+        if not self.granted:
+            return
+        self.granted = False
+        self.settled = cost
+        context = self._context
+        if cost != self.cost or context.counts_in_flight:
+            context.buckets.release(self.digest, cost - self.cost)
+            key_queues = context.waiting.key_queues
+            if key_queues and self.digest in key_queues:
+                context.waiting.room_available(self.digest)
