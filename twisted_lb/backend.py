@@ -1,15 +1,18 @@
-"""One server of the fleet: what balancers, health and proxy share.  It does nothing by itself."""
+"""One server of a pool: the state that balancers, health and proxy share."""
 
 from __future__ import annotations
 
 from math import exp
+from typing import Final
+
+from twisted_lb.config.pool import ServerTls
 
 # The past's weight in the latency falls to 1/e in this time.
-LATENCY_SECONDS = 10.0
+LATENCY_SECONDS: Final = 10.0
 
 
 class Backend:
-    """A server: where it is, what is asked of it, and how it is now."""
+    """A server: its address, its settings, and its state."""
 
     __slots__ = (
         "name",
@@ -20,7 +23,10 @@ class Backend:
         "maxconn",
         "backup",
         "slowstart",
+        "send_proxy",
+        "tls",
         "in_flight",
+        "tunnels",
         "up",
         "reason",
         "ramp",
@@ -40,31 +46,42 @@ class Backend:
         maxconn: int = 0,
         backup: bool = False,
         slowstart: float = 0.0,
+        send_proxy: int = 0,
+        tls: ServerTls | None = None,
     ) -> None:
-        """`name` is unique in the fleet; `host` is a name or an address without brackets.
+        """`name` is unique in the pool; `host` is a name or an address without brackets.
 
-        `weight` 0 drains; `maxconn` is the most exchanges at a time, 0 for any number; a `backup` gets requests
-        only while no other server is up; `slowstart` is how many seconds a new or recovered server takes to
-        its full weight.
+        `weight` 0 drains the server; `maxconn` is the maximum of concurrent requests, 0 for unlimited; a `backup` gets
+        requests only while no other server is up; `slowstart` is the time in seconds in which a new or recovered server
+        reaches its full weight; `send_proxy` is the version of the PROXY protocol that its connections
+        begin with, 0 for none; `tls` is None for http://.
         """
         self.name = name
         self.host = host
         self.port = port
-        # As it goes into a Host field.
+        # For the Host field.
         self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
         self.weight = weight
         self.maxconn = maxconn
         self.backup = backup
         self.slowstart = slowstart
-        self.in_flight = 0  # exchanges that have this server now
-        self.up = True  # as health has it
-        self.reason = "new"  # why it is up or down, for people
-        self.ramp = 1.0  # the part of its weight that slow start grants it now
-        self.latency = 0.0  # peak EWMA of the seconds to a response's first byte; 0: none seen yet
-        self.latency_at = 0.0  # when it was brought up to date, on the reactor's clock
-        self.requests = 0  # sent to it
-        self.failures = 0  # of them without a whole response
-        self.retries = 0  # requests that it got after another attempt had failed
+        self.send_proxy = send_proxy
+        self.tls = tls
+        self.in_flight = 0  # present requests, including tunnels
+        self.tunnels = 0  # of these, those that were switched to another protocol
+        self.up = True  # healthy, or used in panic mode
+        self.reason = "new"  # why it is up or down, as text
+        self.ramp = 1.0  # above 0, up to 1: the share of its weight that slow start allows now
+        self.latency = 0.0  # peak EWMA of the seconds to the first byte of a response; 0: not measured yet
+        self.latency_at = 0.0  # when it was updated, on the reactor's clock
+        self.requests = 0  # sent to it, and those for which it could not be reached
+        self.failures = 0  # of these, caused by the server: see pool.retry_policy
+        self.retries = 0  # of these, after another attempt had failed
+
+    @property
+    def url(self) -> str:
+        """Its scheme, host and port."""
+        return f"{'http' if self.tls is None else 'https'}://{self.authority.decode()}"
 
     @property
     def available(self) -> bool:
@@ -73,18 +90,18 @@ class Backend:
 
     @property
     def full(self) -> bool:
-        """Whether it has as many exchanges as it may."""
+        """Whether it has `maxconn` requests."""
         return 0 < self.maxconn <= self.in_flight
 
     @property
     def effective_weight(self) -> float:
-        """Its weight, as far as slow start grants it."""
+        """Its weight, reduced during slow start."""
         return self.weight * self.ramp
 
     def answered(self, seconds: float, now: float) -> None:
-        """It took `seconds` to the first byte of a response; `now` is the reactor's clock.
+        """The first byte of a response came after `seconds`; `now` is the reactor's clock.
 
-        Peak EWMA (Finagle): a slow answer counts at once and in full, and is forgotten slowly.
+        Peak EWMA (Finagle): a slow response counts immediately and in full, and decays slowly.
         """
         latency = self.latency
         if seconds >= latency:

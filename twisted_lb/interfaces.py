@@ -1,14 +1,13 @@
-"""The verbs by which the parts of twisted_lb meet.
+"""The interfaces between the parts of twisted_lb.
 
-Edges (stores, proxy) and doors (api) never import each other: they know these interfaces, and
-`service` hands each part the others.  A docstring here is the whole contract: what the caller may
-expect, and what it must do.
+Edges (stores, proxy) and doors (api) never import each other: they know these interfaces, and `app` passes them the
+implementations.  The docstrings here are the contracts: what the caller may expect, and what it must do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
@@ -16,9 +15,9 @@ from zope.interface import Attribute, Interface
 
 from twisted_lb.backend import Backend
 
-# One token, as stored: levels are whole millionths of a token, so that a rate of r tokens a second
-# refills exactly r of them each microsecond.
-MICROTOKENS = 1_000_000
+# One token, as stored: levels are integers in millionths of a token, so that a rate of r tokens per second
+# refills exactly r of them per microsecond.
+MICROTOKENS: Final = 1_000_000
 
 
 class Account(NamedTuple):
@@ -33,132 +32,133 @@ class Profile(NamedTuple):
     """An account and the level of its bucket now."""
 
     account: Account
-    level: int  # microtokens; below zero while a request that cost more than there was is being paid off
+    level: int  # microtokens; negative while the bucket is in debt
 
 
 class Policy(NamedTuple):
-    """What a bucket that belongs to no account admits."""
+    """The policy of a bucket that belongs to no account."""
 
-    capacity: int = 0  # tokens; 0: there is no such bucket
+    capacity: int = 0  # tokens; 0: the bucket does not exist
     rate_per_sec: float = 0.0  # tokens per second
 
 
 class Limits(NamedTuple):
-    """The limits beside the key's own bucket."""
+    """The limits besides the bucket of the key."""
 
-    everyone: Policy = Policy()  # one bucket for the whole balancer, all instances together
-    address: Policy = Policy()  # one for each client address, for what comes without a valid key
-    in_flight: int = 0  # requests of one key at a time, all instances together; 0: any number
+    global_bucket: Policy = Policy()  # one bucket for all users, shared by all instances
+    address: Policy = Policy()  # one bucket for each client network, for requests without a valid key
+    in_flight: int = 0  # concurrent requests of one key on all instances together; 0: unlimited
 
 
-# The limits by name, as answers and header fields tell them.
-KEY = "default"
-GLOBAL = "global"
-ADDRESS = "address"
-IN_FLIGHT = "in-flight"
+# The names of the limits in responses and header fields.
+KEY: Final = "default"
+GLOBAL: Final = "global"
+ADDRESS: Final = "address"
+IN_FLIGHT: Final = "in-flight"
 
 
 class Taken(NamedTuple):
-    """What the limits answered.  Everything that the rate-limit headers say follows from it."""
+    """The decision of the limits.  All rate-limit fields are derived from it."""
 
     admitted: bool
     name: bytes  # the user's name in UTF-8; b"" when no account is concerned
-    capacity: int  # tokens; of IN_FLIGHT: requests at a time
-    rate_per_sec: float  # tokens per second; of IN_FLIGHT: 0
-    level: int  # microtokens, after the taking; when refused, what there is; may be below zero
-    limit: str = KEY  # whose numbers these are: KEY when admitted (ADDRESS by take_address), else the one that refused
+    capacity: int  # tokens; for IN_FLIGHT: concurrent requests
+    rate_per_sec: float  # tokens per second; for IN_FLIGHT: 0
+    level: int  # microtokens, after the tokens were taken; when refused, the present level; may be negative
+    limit: str = KEY  # the limit described: KEY when admitted (ADDRESS by take_address), else the one that refused
 
 
 class StoreState(NamedTuple):
-    """Whether a store answers, for operators: it may name hosts, which clients need not know."""
+    """Whether a store is available, for operators: the reason may name hosts, which clients must not see."""
 
     up: bool
     reason: str  # why it is not up, and what happens to requests meanwhile
+    reached: bool = True  # it has answered since this process started
 
 
 class NameTaken(Exception):
-    """There is an account of this name already."""
+    """An account with this name exists already."""
 
 
 class StoreUnavailable(Exception):
-    """The store did not answer; the text says what a person can do about it."""
+    """The store is unavailable; the text says what an operator can do."""
 
 
 class NotStored(StoreUnavailable):
-    """The store cannot write, and nothing of what was asked is stored: it can be asked again."""
+    """The store cannot write, and has stored nothing of the call, which can be repeated."""
 
 
-class IAsker(Interface):
-    """Who waits for a bucket's answer.  Exactly one of these is called, exactly once, and it does not raise."""
+class ITokenReceiver(Interface):
+    """Receives the decision of the limits.  Exactly one method is called, exactly once; it must not raise."""
 
     def bucket_answered(taken: Taken | None) -> None:
-        """The answer; None when no account has this key."""
+        """The decision; None when no account has this key."""
 
     def bucket_unavailable(reason: str) -> None:
-        """The store cannot tell; nothing was taken as far as anybody knows.  `reason` is not for clients."""
+        """The store is unavailable; as far as is known, nothing was taken.  `reason` is not for clients."""
 
 
 class IBucketStore(Interface):
     """The buckets, by the key's digest (SHA-256 in lower-case hexadecimal).
 
-    In any time t a bucket admits at most capacity + rate * t.  All limits that concern a request are asked
-    in one step: it passes all of them, or it is refused by one and spends nothing in any.
+    In any time t a bucket admits at most capacity + rate * t.  All limits of a request are checked in one step: it is
+    admitted by all of them, or it is refused by one and takes no tokens from any.
     """
 
-    counts_in_flight = Attribute("bool; whether every admitted request must be released, see `release`")
+    counts_in_flight = Attribute("bool; whether `release` must be called for every admitted request")
 
-    def take(digest: str, asker: IAsker, cost: int = 1, network: str = "") -> None:
-        """Ask for a request that costs `cost` tokens, 0 or more, and tell `asker`: within this call, or later.
+    def take(digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+        """Take `cost` tokens, 0 or more, for a request, and call `receiver`, within this call or later.
 
-        It is asked of the key's bucket, of the requests in flight of the key, and of the bucket of everyone, in
-        this order; the first that refuses is the one that is told.  A refusal takes nothing and writes nothing.
+        The limits are the key's bucket, the requests in flight of the key, and the global bucket, in this order; the
+        first that refuses is reported.  A refusal takes nothing and writes nothing.
 
-        `network` is given for a key that was not seen from this client's network before.  Then a key that no
-        account has costs one token of the network's bucket, and while there is none, any key is refused unless
-        it is in use (see IAccountStore.in_use).
+        `network` is given for a key that was not seen from this client's network before.  Then an unknown key takes
+        one token from the network's bucket, and while that bucket is empty, every key is refused unless it is in use
+        (see IAccountStore.in_use).
         """
 
     def release(digest: str, tokens: int) -> None:
-        """An admitted request is over; to be called at most once for each.  Never fails the caller.
+        """An admitted request has ended; called at most once for each.  Does not raise.
 
-        Its place in flight is free again.  `tokens` more are taken from the key's bucket and that of everyone,
-        even if that leaves them below zero; what is negative is given back, up to the capacity.  Where `tokens`
-        is 0 and nothing `counts_in_flight`, the call may be left out.
+        The request no longer counts as in flight.  `tokens` are taken in addition from the key's bucket and the global
+        bucket, even if their levels become negative; negative `tokens` are refunded, up to the capacity.  If `tokens`
+        is 0 and `counts_in_flight` is false, the call may be omitted.
         """
 
-    def take_address(network: str, asker: IAsker) -> None:
-        """Take one token from the bucket of a client's network, for what comes without a valid key.
+    def take_address(network: str, receiver: ITokenReceiver) -> None:
+        """Take one token from the bucket of a client's network, for a request without a valid key.
 
-        Admitted without asking where there is no such limit.
+        Always admitted where this limit is disabled.
         """
 
     def give_back_address(network: str) -> None:
-        """Put that token back: the key was valid after all.  Never fails the caller."""
+        """Refund that token, because the key was valid.  Does not raise."""
 
 
 class IStoreReport(Interface):
-    """How a store does, for operators."""
+    """The state of a store, for operators."""
 
     def state() -> StoreState:
-        """Now."""
+        """The present state."""
 
     def counts() -> dict[str, float]:
-        """Numbers since the start, by the names of the metrics.
+        """Counters since the start, by the names of the metrics.
 
-        See `limits.standby.COUNTS` and `stores.embedded_store.COUNTS`.
+        See `limits.fallback.COUNTS` and `stores.sqlite.store.COUNTS`.
         """
 
 
 class AccountPage(NamedTuple):
-    """Some accounts in the order of their names (as UTF-8 bytes)."""
+    """Some accounts, sorted by name (as UTF-8 bytes)."""
 
     profiles: list[Profile]
-    more_after: str | None  # the name after which the next page begins; None: there is none
+    more_after: str | None  # the `after` of the next page; None: this is the last one
 
 
 class IAccountStore(Interface):
-    """The accounts.  Each call returns a Deferred, and fails with StoreUnavailable when the store does not answer;
-    with NotStored when that is sure to have changed nothing."""
+    """The accounts.  Each call returns a Deferred, which fails with StoreUnavailable when the store is unavailable, and
+    with NotStored when the call is certain to have changed nothing."""
 
     def create(digest: str, account: Account) -> Deferred[None]:
         """Store `account` under the key's digest with a full bucket.  Fails with NameTaken.
@@ -167,123 +167,240 @@ class IAccountStore(Interface):
         """
 
     def profile(digest: str) -> Deferred[Profile | None]:
-        """None where no account has this key.  Takes nothing."""
+        """The account and its level; None if no account has this key.  Takes no tokens."""
 
     def in_use(digest: str) -> Deferred[bool]:
         """Whether an account has this key, and tokens were taken from it in the last month.
 
-        Such a key is not a guess, wherever it comes from (`limits.addresses`).
+        Such a key is not a guess, whichever network it is used from (`limits.client_networks`).
         """
 
     def change(digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
-        """Set what is not None.  The level so far is kept, and cut to a smaller capacity.  None: no such account."""
+        """Set the arguments that are not None.  The level is kept, or reduced to a smaller capacity.
+
+        None: no such account.
+        """
 
     def page(after: str, count: int) -> Deferred[AccountPage]:
         """The first `count` (1 to 200) accounts whose names come after `after`; "" is before all names.
 
-        Takes the time of the page, however many accounts there are.
+        The time depends on the size of the page, not on the number of accounts.
         """
 
 
 class IRequest(Interface):
-    """What a balancer may know of the request it chooses a server for."""
+    """A request, as balancers and pricing classes see it."""
 
     method = Attribute("bytes, such as b'GET'")
-    target = Attribute("bytes, the request target as received")
-    consumer = Attribute("bytes, the user's name, UTF-8")
-    client_address = Attribute("str, the client's IP address")
-    content_length = Attribute("int, the length of the content; -1 when it is sent chunked, and not known")
+    target = Attribute("bytes, the request target as received, but without the API key")
+    consumer = Attribute("bytes, the user's name in UTF-8; empty in IPricing.cost and for CORS preflights")
+    client_address = Attribute("str, the client's IP address; 'unix:' for a Unix socket")
+    content_length = Attribute("int, the length of the content; -1 when it is sent chunked, and unknown")
 
     def header(name: bytes) -> bytes | None:
-        """The value of the first field of this name (any case), or None."""
+        """The value of the field with this name (case-insensitive), or None.
+
+        Several fields of one name are joined with ", ", and those of Cookie with "; ".
+        """
 
 
 class IResponse(Interface):
-    """What a pricing class may know of a server's response."""
+    """A server's response, as a pricing class sees it."""
 
     status = Attribute("int, such as 200")
-    body_bytes = Attribute("int, the length of the content so far: all of it, unless it was cut short")
-    token_cost = Attribute("int or None: what the server says the request cost, in X-Token-Cost")
+    body_bytes = Attribute("int, the received length of the content: all of it, unless it was truncated")
+    token_cost = Attribute("int or None: the cost that the server reported in X-Token-Cost")
 
     def header(name: bytes) -> bytes | None:
-        """The value of the first field of this name (any case), or None."""
+        """The value of the field with this name (case-insensitive), or None; see IRequest.
+
+        Of several Set-Cookie fields, the first.
+        """
 
 
-class IPricing(Interface):
-    """Says what requests cost, in tokens.  A class that provides this takes its options as keyword arguments.
+# Plug-ins: classes of the user's own.
+#
+# All are named `package.module:Class`, are marked with @implementer, and have their options as keyword arguments
+# of the constructor.  A parameter of the constructor named `now` receives the clock (a callable that returns seconds),
+# and one named `chance` a `random.Random`.  Their methods run in the event loop and must not block.  Header fields are
+# pairs of bytes, (name, value).
+#
+# The phases of a request, and what is called in each:
+#
+#   request_received   IAuthenticator.identify, ICosting.cost
+#   server_chosen      IBalancer.choices, and then the optional method `server_chosen` of the balancer
+#   response_started   IResponseFields.response_fields, and the optional method `response_started` of the balancer
+#   request_finished   ISettling.settle, and the optional method `request_finished` of the balancer
+#
+# Optional methods are not declared by an interface.  Whether they exist is determined when the balancer is installed.
+# For each server that is chosen for a request they are called in this order, with the request of `choices`:
+#
+#   server_chosen(request, backend)                 The request goes to `backend`, whose `in_flight` counts it already.
+#   response_started(request, backend, response)    The head of its response has arrived: an IResponse without content.
+#                                                   Not called if there is no response.
+#   request_finished(request, backend)              It has the request no longer; `in_flight` does not count it.
+#
+# After a reload a new balancer also gets the calls for servers that the former one has chosen.  The methods must not
+# block or raise; exceptions are logged, and do not affect the request.
+OPTIONAL_METHODS: Final = {
+    "server_chosen": ("request", "backend"),
+    "response_started": ("request", "backend", "response"),
+    "request_finished": ("request", "backend"),
+}
 
-    Either method may be left out.  Costs are whole numbers from 0 to 1,000,000,000; anything else, and an
-    exception, is logged: in `cost` the request is answered 500, in `settle` it counts as None.
-    Neither may block.
+
+class CredentialsRejected(Exception):
+    """Raised by an authenticator: the credentials are not valid.  The text is the `detail` of the 401 response."""
+
+
+class IAuthenticator(Interface):
+    """Finds the API key of requests, in place of the fields in KEY_FIELDS and the parameter KEY_QUERY_PARAMETER.
+
+    These still are not forwarded to servers.  The key is treated like one that the client has sent: stores receive its
+    digest, and where it occurs in what servers receive, it is replaced by REDACTED.
+    """
+
+    def identify(request: IRequest) -> bytes | None:
+        """The API key, as issued, of the user who is charged for the request; None without credentials (401).
+
+        Called for each request for a server, except CORS preflights, before any tokens are taken, and rarely again for
+        the same one.  `request` has its fields as they were received, and no `consumer`.
+
+        Raises CredentialsRejected for credentials that are not valid: 401 with its text, which must not contain them.
+        After any other exception, and any other result, the response is 500; this is logged without the exception's
+        text.
+        """
+
+
+class ICosting(Interface):
+    """Decides the cost of a request, in tokens, before it is sent.
+
+    Costs are integers from 0 to 1,000,000,000.  After an invalid one, or an exception, which is logged, the response is
+    500.
     """
 
     def cost(request: IRequest) -> int:
-        """What has to be there before the request is sent to a server; left out: 1."""
+        """The tokens to take before the request is sent to a server.  Without this method: 1."""
+
+
+class ISettling(Interface):
+    """Decides the cost of a request, in tokens, when its response has ended.
+
+    Costs are as in ICosting.  An invalid one, or an exception, is logged, and counts as the result of `cost`.
+    """
 
     def settle(request: IRequest, response: IResponse) -> int | None:
-        """What the request has cost in all, now that its response is over: the difference is taken or given back.
+        """The total cost of the request, when its response has ended: the difference is taken or refunded.
 
-        None: what the server says in X-Token-Cost, or else what `cost` said.
+        None: the cost that the server reported in X-Token-Cost, or else the result of `cost`.
         """
+
+
+class IPricing(ICosting, ISettling):
+    """Decides the cost of requests before and after.  A pricing class may also provide only one of the two interfaces.
+
+    For compatibility, a class that has the methods, but is not marked with an interface, is accepted.
+    """
+
 
 
 class IBalancer(Interface):
-    """Chooses the server of a request.  A class that provides this takes its options as keyword arguments."""
+    """Chooses the server of a request.
+
+    A balancer reads these attributes of a Backend, and must not set any:
+
+    - `effective_weight`, float above 0: its weight, reduced during slow start, each step of which is followed by
+      `backends_changed`.  Use it, not `weight`.
+    - `in_flight`, int: the requests of this process in flight at the server.
+    - `full`, bool: whether it has `maxconn` requests.  A full server may be yielded, preferably last: the proxy skips
+      it, and lets the request wait in the queue if every server that was yielded is full.
+    - `latency`, float: peak EWMA of the seconds to the first byte of a response; 0.0 while none was measured.
+    - `name`, str: unique in the pool.
+
+    A server that stays in the pool remains the same object; `backend is other` and hashing are by identity.
+
+    A balancer may also have a method `request_finished(request, backend)`, which is not declared here because it is
+    optional.  Whether it exists is determined when the balancer is installed.  It is called once for each server that
+    was chosen for a request, when that server has the request no longer: its response has ended, the client has left,
+    or the attempt has failed and the next server is tried.  `backend.in_flight` no longer counts the request then.
+    `request` is the object that `choices` was called with.  After a reload the new balancer also gets the calls for
+    requests for which the former one has chosen a server, possibly a removed one.  Must not block, and must not raise:
+    exceptions are logged, and do not affect the request.
+    """
 
     def backends_changed(backends: list[Backend]) -> None:
-        """From now on choose among these: all are up and have a weight of at least 1.
+        """Choose among these servers from now on: all are up, and have a weight of at least 1.
 
-        Called once before the first `choices`, and again whenever servers come, go, or change
-        their state or weight.  The list is the balancer's own.
+        Called once before the first `choices`, and again whenever servers are added or removed, or change their state
+        or weight.  The list may be empty, and belongs to the balancer.
         """
 
     def choices(request: IRequest) -> Iterator[Backend]:
-        """An iterator over the backends, best first, each at most once.
+        """An iterator over the servers, best first, each at most once.
 
-        The first one is asked; the next only when the one before could not be used, so most calls
-        draw one item.  Must not block, and must not raise for any request.
+        The request is sent to the first one that is not full, and to the next only after a failed attempt, so most
+        calls draw one item.  The iterator is dropped when the request has ended.
+
+        It may be called again for the same request, when its choices are exhausted or it has waited in the queue:
+        servers may have come up, or have room, since.  The proxy skips servers that have failed for this request.
+
+        Must not block, and must not raise for any request.
+        """
+
+
+class IPreparing(Interface):
+    """Also provided by a balancer whose `backends_changed` would block the event loop with thousands of servers."""
+
+    def prepare(weights: Mapping[Backend, float]) -> Iterator[None]:
+        """Prepare for a `backends_changed` with these servers and effective weights, in steps of a few milliseconds.
+
+        Choices are not affected yet.  `backends_changed` is usually called in the iteration of the event loop in which
+        the iterator ends, but with other servers possibly; it may also be called before the end, or not at all.
         """
 
 
 class IResponseFields(Interface):
-    """What a balancer also provides when it has something to say to the client, such as a cookie."""
+    """Also provided by a balancer that adds fields to responses, such as a cookie."""
 
-    def response_fields(request: IRequest, backend: Backend) -> bytes:
-        """Header lines for the response to `request` that `backend` has given: b"" for none.
+    def response_fields(request: IRequest, backend: Backend) -> Sequence[tuple[bytes, bytes]]:
+        """The name and value of each field to add to the response of `backend` to `request`.
 
-        Each line begins with CRLF and has no other line break.  Called once for each response of a server, after
-        `choices` and with the same request.  Must not block, and must not raise.
+        If one of them is not a valid field (RFC 9110 section 5), or concerns framing or the connection, this is logged
+        and none is added.  Called once for each response of a server, after `choices` and with the same request.  Must
+        not block, and must not raise.
         """
 
 
 class IReply(Interface):
     """The client of one request that a door serves."""
 
+    request_id = Attribute("bytes, the id of the request, for problem documents; empty where requests get none")
+
     def write(data: bytes) -> None:
-        """Bytes of the response, head and all, in order; the head in one piece."""
+        """Bytes of the response, including its head, in order; the head in one piece."""
 
     def finished(close: bool) -> None:
-        """The response is whole.  `close`: the connection cannot carry another request.  Called once."""
+        """The response is complete.  `close`: the connection cannot carry another request.  Called once."""
 
 
 class IServing(Interface):
     """A request that a door is serving."""
 
     def abandon() -> None:
-        """The client has left: no call to its IReply from now on."""
+        """The client has disconnected: its IReply must not be called any more."""
 
 
 class IDoor(Interface):
-    """Serves some requests of the public listener itself, in place of a server."""
+    """Serves some requests of the public listener itself, instead of a server."""
 
-    max_body_bytes = Attribute("int; a longer request body is answered 413 and never reaches the door")
+    max_body_bytes = Attribute("int; a longer request body is answered 413 and does not reach the door")
 
     def owns(path: bytes) -> bool:
-        """Whether requests for this path (the target up to '?') are the door's, whatever their method."""
+        """Whether requests for this path (the target up to '?') are served by the door, whatever their method."""
 
     def serve(head: bytes, body: bytes, peer: IAddress, reply: IReply) -> IServing:
         """Serve one request.
 
-        `head` is a strictly checked HTTP/1 head up to and with the empty line, whose only framing
+        `head` is a validated HTTP/1 head including the empty line, whose only framing
         field is `Content-Length: <len(body)>`; `peer` is the client's IAddress.
         """

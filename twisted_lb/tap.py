@@ -1,7 +1,7 @@
-"""`twistd tokenlb`: its options, and the service they make.
+"""`twistd tokenlb`: its options, and the service.
 
-twistd imports this module before it has chosen a reactor, and klein and txredisapi choose one when
-they are imported: so all that leads to them is imported within `makeService`.
+twistd imports this module before it installs a reactor, and klein and txredisapi install one when they are imported.
+Everything that imports them is therefore imported within `makeService`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from twisted_lb.hang_ups import await_hang_ups
+from twisted_lb.app.signals import hold_hangups
+from twisted_lb.app.version import version_text
 
 if TYPE_CHECKING:
-    from twisted_lb.plan import Plan
+    from twisted_lb.app.startup import Startup
 
 
-# As early as can be: the rest of the start takes a while.
-await_hang_ups()
+# As early as possible: the rest of the start takes some time.
+hold_hangups()
 
 
 class Options(usage.Options):
-    """The options of the command line.  What is not given is None, so that it does not hide the environment."""
+    """The command line options.  Absent options are None, so that they do not override the environment."""
 
     synopsis = "[options]"
     longdesc = (
         "A load balancer and API gateway: issues API keys, takes a token from the key's bucket for each request, "
-        "and sends the request to one of the servers in servers.yaml. Each option is a setting as well: an option "
-        "beats the environment (such as REDIS_URL), which beats .env, which beats the default. The other settings, "
-        "all in .env.example, have no option."
+        "and forwards the request to one of the servers in servers.yaml. Each option is also a setting: options take "
+        "precedence over the environment (such as REDIS_URL), then .env, then the defaults. All settings, including "
+        "those without an option, are listed in .env.example."
     )
     optParameters = [
         ["admin-listen", None, None, "Endpoint of the admin listener [default: tcp:9090:interface=127.0.0.1]."],
-        ["servers", None, None, "File that names the balancer and the servers [default: servers.yaml]."],
-        ["env-file", None, None, "File of settings [default: .env, when there is one]."],
+        ["servers", None, None, "File with the balancer and the servers [default: servers.yaml]."],
+        ["env-file", None, None, "File of settings [default: .env, if it exists]."],
         ["redis-url", None, None, "Redis that holds users and buckets [default: none, the embedded store]."],
         ["data-dir", None, None, "Directory of the embedded store [default: data]."],
         ["workers", None, None, "Number of processes; more than one needs Redis [default: 1]."],
@@ -50,18 +51,28 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["tls-listen"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Endpoint to serve clients on, such as tcp:80 or tcp6:8080; may be repeated [default: tcp:8080]."""
         self["listen"].append(endpoint)
 
+    def opt_tls_listen(self, endpoint: str) -> None:
+        """Endpoint to serve clients on with TLS, such as tcp:443; may be repeated [default: none]."""
+        self["tls-listen"].append(endpoint)
+
+    def opt_version(self) -> None:
+        """Show the version of tokenlb, and those of Twisted and Python, and exit."""
+        print(version_text())
+        raise SystemExit(0)
+
     def postOptions(self) -> None:
-        """With --check the program ends here: before twistd looks for another instance, or becomes a daemon."""
+        """With --check the program exits here: before twistd looks for another instance, or daemonizes."""
         if self["check"]:
             raise SystemExit(check(self))
 
     def settings(self) -> dict[str, str | list[str]]:
-        """What was given, by the names of the settings."""
+        """The given options, by the names of the settings."""
         by_option = {"servers": "servers_file"}
         given = {
             by_option.get(name, name.replace("-", "_")): value
@@ -72,56 +83,61 @@ class Options(usage.Options):
 
 
 def check(options: Options) -> int:
-    """Print the configuration, or all that is wrong with it; the exit status."""
-    from twisted_lb.check import description
-    from twisted_lb.settings import Misconfigured
-
-    try:
-        plan = plan_of(options)
-    except Misconfigured as error:
-        print(f"twisted_lb cannot start:\n{error}", file=sys.stderr)
-        return 1
-    print(description(plan))
-    return 0
-
-
-def plan_of(options: Options) -> Plan:
-    """What the options, the environment and the files say.  Raises Misconfigured."""
+    """Print the configuration, or all errors in it; return the exit status."""
     from twisted.internet import reactor
 
-    from twisted_lb.plan import read_plan
+    from twisted_lb.app.describe import description, shown_whole, try_listening
+    from twisted_lb.app.reload import pool_of
+    from twisted_lb.config.settings import Misconfigured
 
-    return read_plan(options.settings(), options["env-file"], bool(options["demo"]), os.environ, reactor)
+    try:
+        startup = startup_of(options)
+        in_use = try_listening(startup.settings)
+        # Only the balancer itself can tell whether it accepts the servers.
+        pool_of(startup.pool, reactor)
+    except Misconfigured as error:
+        shown_whole(f"twisted_lb cannot start:\n{error}", sys.stderr)
+        return 1
+    shown = startup._replace(notices=(*startup.notices, *in_use))
+    return 0 if shown_whole(description(shown), sys.stdout) else 1
+
+
+def startup_of(options: Options) -> Startup:
+    """The configuration from options, environment and files.  Raises Misconfigured."""
+    from twisted_lb.app.startup import read_startup
+
+    return read_startup(options.settings(), options["env-file"], bool(options["demo"]), os.environ)
 
 
 def makeService(options: Options) -> IService:
-    """The service to run.  Ends the program with a text and exit status 1 when it cannot be made."""
+    """The service to run.  On errors the program exits with a message and status 1."""
     from twisted.internet import reactor
 
-    from twisted_lb.fatal import log_unraisable
-    from twisted_lb.monotonic import run_on_monotonic_clock
-    from twisted_lb.service import CannotStart, build
-    from twisted_lb.settings import Misconfigured
+    from twisted_lb.app.build import CannotStart, build
+    from twisted_lb.app.fatal import log_unraisable
+    from twisted_lb.app.monotonic import run_on_monotonic_clock
+    from twisted_lb.config.settings import Misconfigured
 
     try:
-        plan = plan_of(options)
+        startup = startup_of(options)
+        log_unraisable()
+        run_on_monotonic_clock(reactor)
+        service = build(reactor, startup)
     except Misconfigured as error:
         raise CannotStart(f"twisted_lb cannot start:\n{error}") from None
-    log_unraisable()
-    run_on_monotonic_clock(reactor)
     running: Any = reactor
     running.callWhenRunning(_end_well_on_signals, running)
-    return build(reactor, plan)
+    return service
 
 
 def _end_well_on_signals(reactor: Any) -> None:
-    """From now on SIGTERM and SIGINT end the program with exit status 0, after the drain that follows.
+    """Make SIGTERM and SIGINT end the program with exit status 0, after draining.
 
-    twistd would end itself by the same signal once more, which supervisors show as a failure (143).
+    twistd would terminate itself by the same signal again, which supervisors report as a failure (143).
     """
 
     def end(number: int, frame: object) -> None:
-        # More of them change nothing: an interrupt at the terminal may come from make as well.
+        # Further signals are ignored: an interrupt at the terminal may also be sent by make.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         reactor.callFromThread(reactor.stop)

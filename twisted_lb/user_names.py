@@ -1,18 +1,18 @@
-"""What a user may be called, so that no two users have names that look the same because of what cannot be seen.
+"""Valid names of users: no two users have names that differ only in invisible characters.
 
 The rules are those of the FreeformClass of PRECIS (RFC 8264 section 4.3) and its OpaqueString (RFC 8265 section 4.2),
-which let people have names of several words, in any script and with symbols, with these differences:
+which allow names of several words, in any script and with symbols, with these differences:
 
-- Emoji of several parts, which are joined by U+200D, are allowed; PRECIS knows joiners between letters only.
-- White space is the space, once between two words.  PRECIS has any other white space mapped to spaces.
-- Characters that are blank without being ignorable, such as U+2800, are refused.
-- Combining marks begin no name, and do not pile up (UTS #39 section 5.4).
+- Emoji of several parts, joined by U+200D, are allowed; PRECIS allows joiners between letters only.
+- The only white space is a single space between words.  PRECIS maps other white space to spaces.
+- Characters that are blank without being ignorable, such as U+2800, are rejected.
+- A name does not begin with a combining mark, and marks are not stacked (UTS #39 section 5.4).
 
-The way of a name:
+The steps:
 
-1) text -> without what keyboards write and nobody sees, in NFC: how it is stored, compared and shown
-2) each character by itself: is it one, and can it be seen
-3) characters beside each other: spaces, joiners, marks
+1) remove invisible characters that keyboards insert, and normalize to NFC, the form that is stored, compared and shown
+2) check each character: is it assigned and visible
+3) check adjacent characters: spaces, joiners, marks
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bisect import bisect_right
 from idna import valid_contextj
 
 MAX_NAME_CHARACTERS = 128
-# What a text may have before it is normalized: the sorting of marks takes time that grows faster than the text.
+# Before normalization, since the time to sort marks grows faster than the length of the text.
 MAX_TEXT_CHARACTERS = 4 * MAX_NAME_CHARACTERS
 # UTS #39 section 5.4: "Forbid sequences of more than 4 nonspacing marks".
 MAX_MARKS = 4
@@ -32,11 +32,11 @@ _NON_JOINER = "\u200c"
 _JOINER = "\u200d"
 _PRESENTATION = ("\ufe0e", "\ufe0f")
 _KEYCAP = "\u20e3"
-_VIRAMA = 9  # the canonical combining class of what suppresses a vowel
+_VIRAMA = 9  # the canonical combining class of viramas
 
 
 class _Characters:
-    """A set of characters, as the files of Unicode write it: code points and ranges of them, in hexadecimal."""
+    """A set of characters in the notation of the Unicode data files: code points and ranges, in hexadecimal."""
 
     def __init__(self, ranges: str) -> None:
         ends = [one.partition("-")[::2] for one in ranges.split()]
@@ -44,7 +44,7 @@ class _Characters:
         self._last = [int(last or first, 16) for first, last in ends]
 
     def __contains__(self, character: str) -> bool:
-        """Whether it is one of them; the empty text is none."""
+        """Whether the set contains it; False for the empty text."""
         at = bisect_right(self._first, ord(character)) - 1 if character else -1
         return at >= 0 and ord(character) <= self._last[at]
 
@@ -71,7 +71,7 @@ _SKIN_TONES = _Characters("1F3FB-1F3FF")
 
 
 class BadName(ValueError):
-    """The text is not the name of a user.  It says why, unless that can be seen."""
+    """The text is not a valid name.  The message gives the reason, unless it is obvious."""
 
 
 def normalized(name: str) -> str:
@@ -80,13 +80,13 @@ def normalized(name: str) -> str:
 
 
 def equal_forms(name: str) -> list[str]:
-    """The forms in which a name of today may have been stored by those who did not normalize, the present one first."""
+    """The forms in which versions without normalization may have stored this name, beginning with the present one."""
     forms = (normalized(name), unicodedata.normalize("NFD", name))
     return list(dict.fromkeys(forms))
 
 
 def user_name(text: str) -> str:
-    """The name that `text` stands for.  Raises BadName."""
+    """The name for `text`, normalized.  Raises BadName."""
     if len(text) > MAX_TEXT_CHARACTERS:
         raise BadName
     name = _without_idle_joiners(normalized(_without_presentation(text)))
@@ -94,16 +94,16 @@ def user_name(text: str) -> str:
         raise BadName
     for at, character in enumerate(name):
         _check_character(name, at, character)
-    # Only now, because the rules for joiners are for characters that there are.
+    # After the check of all characters, because the rules for joiners need assigned characters.
     for at, character in enumerate(name):
         if character in (_JOINER, _NON_JOINER) and not _joins(name, at):
-            raise BadName(f"{_shown(character)} joins nothing in this place, and cannot be seen.")
+            raise BadName(f"{_shown(character)} joins nothing here, and is invisible.")
     _check_marks(name)
     return name
 
 
 def _without_presentation(text: str) -> str:
-    """Without what says only in which style a symbol is shown, which most keyboards write behind each."""
+    """Without the selectors of a symbol's presentation style, which most keyboards append."""
     if not any(selector in text for selector in _PRESENTATION):
         return text
     return text[:1] + "".join(
@@ -115,7 +115,7 @@ def _without_presentation(text: str) -> str:
 
 
 def _without_idle_joiners(name: str) -> str:
-    """Without the U+200C that are written in Persian, Urdu and others between letters that never join."""
+    """Without U+200C between letters that never join, as it is written in Persian, Urdu and other languages."""
     if _NON_JOINER not in name:
         return name
     return "".join(
@@ -129,7 +129,7 @@ def _without_idle_joiners(name: str) -> str:
 
 def _check_character(name: str, at: int, character: str) -> None:
     if character == " ":
-        # The ends are looked at already.
+        # Leading and trailing spaces were checked before.
         if name[at + 1] == " ":
             raise BadName("There are two spaces in a row, which look like one.")
         return
@@ -137,15 +137,15 @@ def _check_character(name: str, at: int, character: str) -> None:
         return
     category = unicodedata.category(character)
     if category in ("Cn", "Co", "Cs"):
-        raise BadName(f"{_shown(character)} is no character that everybody knows.")
+        raise BadName(f"{_shown(character)} is an unassigned or private-use character.")
     if category in ("Zs", "Zl", "Zp"):
-        raise BadName(f"{_shown(character)} is white space that looks like another; write a space.")
+        raise BadName(f"{_shown(character)} is white space other than a space; use a space.")
     if category in ("Cc", "Cf") or character in _IGNORABLE or character in _BLANK:
-        raise BadName(f"{_shown(character)} cannot be seen.")
+        raise BadName(f"{_shown(character)} is invisible.")
 
 
 def _joins(name: str, at: int) -> bool:
-    """Whether the joiner in this place changes how letters or emoji look, and so is a part of the name."""
+    """Whether the joiner in this place changes the appearance of letters or emoji, and so belongs to the name."""
     if not 0 < at < len(name) - 1:
         return False
     # UTS #51 section 1.4.3: emoji_zwj_element (ZWJ emoji_zwj_element)+
@@ -154,7 +154,7 @@ def _joins(name: str, at: int) -> bool:
     # RFC 5892 appendices A.1 and A.2: after a virama, and U+200C between Arabic letters that would join.
     if _is_letter(name[at + 1]):
         return valid_contextj(name, at)
-    # UAX #31 section 2.3 has it before a virama too, as Bengali and Sinhala write it.
+    # UAX #31 section 2.3 allows it before a virama too, as in Bengali and Sinhala.
     return (
         name[at] == _JOINER
         and unicodedata.combining(name[at + 1]) == _VIRAMA
@@ -166,7 +166,7 @@ def _joins(name: str, at: int) -> bool:
 def _check_marks(name: str) -> None:
     before = " "
     marks = 0
-    # Decomposed, because a letter may have one already.
+    # Decomposed, because a precomposed letter contains a mark.
     for character in unicodedata.normalize("NFD", name):
         category = unicodedata.category(character)
         if category[0] == "M" and before == " ":
@@ -175,7 +175,7 @@ def _check_marks(name: str) -> None:
         if marks > MAX_MARKS:
             raise BadName(f"There are more than {MAX_MARKS} combining marks on a letter.")
         if marks > 1 and character == before:
-            raise BadName(f"{_shown(character)} is there twice in a row, which looks like once.")
+            raise BadName(f"{_shown(character)} is repeated, which looks like a single one.")
         before = character
 
 
@@ -184,7 +184,7 @@ def _is_letter(character: str) -> bool:
 
 
 def _is_arabic_letter(character: str) -> bool:
-    """... or one of a script that is written like it."""
+    """An Arabic letter, or one of a similar script."""
     return _is_letter(character) and unicodedata.bidirectional(character) == "AL"
 
 

@@ -1,5 +1,5 @@
-"""The doors for people: the user API, the admin listener, and the way from the proxy into them.
+"""The HTTP APIs: the user API, the admin listener, and the bridge from the proxy to them.
 
-Klein may install the reactor when it is imported, so nothing that runs before the reactor is
-chosen may import from here.
+Klein may install the reactor when it is imported, so code that runs before a reactor is installed must not import from
+here.
 """

@@ -1,7 +1,7 @@
-"""The admin listener: is this process alive, may it get traffic, how are the servers and the store, who are the users.
+"""The admin listener: liveness, readiness, the state of the servers and the store, the users, and metrics.
 
-Probes may have a listener of their own, which shows the first two only.  Both only read.  All that they show comes
-from a `Running`, so that they know neither health nor stores, nor whether the servers are those of this process.
+There may be another listener for probes, which serves only the first two.  Both are read-only.  All data comes from a
+`Running`, so that this module depends neither on health nor on stores, nor on which process serves clients.
 """
 
 # twisted.web is typed in parts only.
@@ -20,12 +20,13 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from twisted_lb.api.answers import Refusal, answer, failure_answer, json_answer
+from twisted_lb import BUILD
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
 from twisted_lb.api.operators import OperatorFactory
-from twisted_lb.api.report import Report, Running
-from twisted_lb.api_key import bearer_token
+from twisted_lb.api.responses import Refusal, answer, failure_answer, json_answer
+from twisted_lb.api.status import Report, Running
+from twisted_lb.credentials import bearer_token
 from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
 
@@ -33,7 +34,7 @@ USUAL_PAGE = 100
 LARGEST_PAGE = 200
 _PAGE_SIZE = re.compile(rb"[0-9]{1,3}")
 
-# What may be known to whoever reaches the listener, under any name: Kubernetes asks for the address of the pod.
+# Served without restrictions and for any Host: Kubernetes uses the address of the pod.
 HEALTH_PATHS = frozenset((b"/livez", b"/readyz"))
 MAX_CONNECTIONS = 256
 
@@ -49,7 +50,7 @@ def _alive(request: Request) -> bytes:
 
 async def _readiness(request: Request, running: Running) -> bytes:
     report = await _report_of(running)
-    shown = {"ready": report.ready, "degraded": report.degraded, "reason": report.reason}
+    shown = {"ready": report.ready, "degraded": report.degraded, "reason": report.reason, "build": BUILD}
     return json_answer(request, shown, 200 if report.ready else 503)
 
 
@@ -108,7 +109,7 @@ class _AdminApi:
         return failure_answer(request, failure)
 
     def _authorize(self, request: Request) -> None:
-        """Raises Refusal unless the request carries the operator's token, or none is set."""
+        """Raises Refusal unless the request carries the operator's token, or no token is configured."""
         if not self._token:
             return
         values = request.requestHeaders.getRawHeaders(b"authorization", [])
@@ -122,7 +123,7 @@ class _AdminApi:
 
 
 def _judge(head: RequestHead, here: str) -> tuple[int, str] | None:
-    """Without a token, what shows more than health is for who asks this machine under a name of its own."""
+    """Without a token, everything but liveness and readiness requires a local name in Host; see `hosts`."""
     if head.target.partition(b"?")[0] in HEALTH_PATHS or counts_as_local(head.host, here):
         return None
     return 403, "The Host is neither localhost nor a loopback address; for another name, set ADMIN_TOKEN and send it."
@@ -133,8 +134,8 @@ def admin_factory(
 ) -> OperatorFactory:
     """The factory for the admin listener.
 
-    A non-empty `admin_token` is asked for by all that shows more than health; without one, that is shown to
-    requests for this machine's own names only.
+    A non-empty `admin_token` is required for everything but liveness and readiness; without one, these paths accept
+    only local names in Host.
     """
     resource = _AdminApi(running, admin_token).app.resource()
     if admin_token:
@@ -143,12 +144,12 @@ def admin_factory(
 
 
 def health_factory(reactor: Any, running: Running, max_connections: int = MAX_CONNECTIONS) -> OperatorFactory:
-    """The factory for listeners that tell of health, and of nothing else."""
+    """The factory for listeners that serve only liveness and readiness."""
     return OperatorFactory(reactor, _HealthApi(running).app.resource(), max_connections)
 
 
 def _page_asked_for(request: Request) -> tuple[str, int]:
-    """The name that a page of users comes after, and how many users it has.  Raises Refusal."""
+    """The `after` and `limit` of a page of users.  Raises Refusal."""
     wrong = [name for name, values in request.args.items() if name not in (b"after", b"limit") or len(values) > 1]
     if wrong:
         raise Refusal(400, "/users takes after=NAME and limit=N, each once at most, and nothing else.")
@@ -156,7 +157,7 @@ def _page_asked_for(request: Request) -> tuple[str, int]:
         after = request.args.get(b"after", [b""])[0].decode("utf-8")
     except UnicodeDecodeError:
         raise Refusal(400, "after is not a name in percent-encoded UTF-8.") from None
-    # No user has such a name.  Of other rules nothing is asked: there may be users from before they were made.
+    # No user has such a name.  Other rules are not checked: there may be users created before they existed.
     if len(after) > MAX_NAME_CHARACTERS or any(unicodedata.category(character) == "Cc" for character in after):
         raise Refusal(400, f"after is not a name of up to {MAX_NAME_CHARACTERS} printable characters.")
     limit = request.args.get(b"limit", [b"%d" % USUAL_PAGE])[0]

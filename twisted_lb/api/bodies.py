@@ -1,8 +1,8 @@
-"""Request bodies: from bytes to values that may be stored, or a text that says what was expected.
+"""Parses and validates request bodies; error messages say what was expected.
 
-1) bytes -> JSON, read as strictly as RFC 8259 lets us: UTF-8 only, no member twice.
-2) JSON -> model.  pydantic decides; its error becomes one sentence for each member, made from the
-   description of that member, so that the rule and its wording stand side by side.
+1) bytes -> JSON, as strictly as RFC 8259 allows: UTF-8 only, no duplicate members.
+2) JSON -> model, by pydantic.  An error becomes one sentence for each member, made from the description of that member,
+   which stands beside the rule.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from twisted_lb.user_names import MAX_NAME_CHARACTERS, user_name
 
 MAX_CAPACITY = 1_000_000_000  # tokens
 MAX_RATE_PER_SEC = 1_000_000  # tokens per second
-# The slowest rate but 0, one token in 32 years.  Any slower and capacity / rate, the time to
-# full, would leave the range in which seconds and microseconds are exact.
+# The slowest rate other than 0, one token in 32 years.  With a slower one, capacity / rate, the time until the bucket
+# is full, would exceed the range in which seconds and microseconds are exact.
 MIN_RATE_PER_SEC = 1e-9
-# More digits than any number that passes; longer ones need not become exact integers first.
+# More digits than any valid number has; longer numbers need not be converted to exact integers.
 _MAX_INTEGER_DIGITS = 20
 _MAX_SHOWN_CHARACTERS = 40
 _MAX_MEMBERS_EXPLAINED = 4
 
 
 class BadBody(ValueError):
-    """The body is not what the call takes; the text names the member and what was expected."""
+    """The body is invalid; the text names the member and the expected value."""
 
 
 def _fast_enough(rate: float) -> float:
@@ -41,7 +41,7 @@ Rate = Annotated[float, Field(ge=0, le=MAX_RATE_PER_SEC, allow_inf_nan=False), A
 
 
 class PolicyChange(BaseModel):
-    """The body of `POST /user/tokens/change`; None is what was not given."""
+    """The body of `POST /user/tokens/change`; absent members are None."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -53,7 +53,7 @@ class PolicyChange(BaseModel):
     @field_validator("capacity", "rate_per_sec", mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
-        """JSON has one kind of number, so 5.0 is 5; and null is a value, not an absence."""
+        """JSON has one type of number, so 5.0 is accepted as 5; and null is not the same as an absent member."""
         if value is None:
             raise ValueError
         return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -73,7 +73,7 @@ def read_new_user(body: bytes) -> NewUser:
 
 
 def read_policy_change(body: bytes) -> PolicyChange:
-    """At least one of the two is given.  Raises BadBody."""
+    """A change with at least one member.  Raises BadBody."""
     change = _read(PolicyChange, body)
     if not change.model_fields_set:
         raise BadBody("There is nothing to change: give capacity, rate_per_sec or both.")
@@ -85,7 +85,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 def _read(model: type[_Model], body: bytes) -> _Model:
     members = _read_object(body)
-    # Not left to pydantic, which cannot name a member that has half a surrogate pair in its name.
+    # Not by pydantic, which fails for names of members with a lone surrogate.
     wrong = {member: "" for member in members if member not in model.model_fields}
     if not wrong:
         try:
@@ -101,7 +101,7 @@ def _explain(model: type[BaseModel], member: str, members: dict[str, object]) ->
     field = model.model_fields.get(member)
     if field is None:
         known = ", ".join(sorted(model.model_fields))
-        return f"There is no member {_shown(member)} here; expected {known}."
+        return f"Unknown member {_shown(member)} here; expected {known}."
     if member not in members:
         return f"{member} is missing; expected {field.description}."
     return f"{member} is {_shown(members[member])}; expected {field.description}."
@@ -138,12 +138,12 @@ def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members: dict[str, object] = {}
     for name, value in pairs:
         if name in members:
-            # RFC 8259 section 4: what the reader makes of these is unpredictable.
+            # RFC 8259 section 4: the behavior of receivers of duplicate names is unpredictable.
             raise BadBody(f"The member {_shown(name)} appears more than once; expected each member once.")
         members[name] = value
     return members
 
 
 def _read_integer(digits: str) -> int | float:
-    """A number too long to pass is refused by its value later on, where its member is known."""
+    """A number; one that is too long is rejected by its value later, where its member is known."""
     return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else float(digits)

@@ -1,21 +1,22 @@
-"""Under which names an operator may ask for what is not for everybody, while no token is asked for.
+"""The values of Host that are accepted for restricted paths while no admin token is configured.
 
-A page of any site can have its own name point at 127.0.0.1 (DNS rebinding), and then read what a browser on this
-machine gets from there.  What it cannot have is another name in Host: its browser sends the one of the page.  So a
-name counts only when nobody can point it elsewhere.
+A web page can let its own name resolve to 127.0.0.1 (DNS rebinding), and then read responses through a browser on this
+machine.  It cannot change Host: the browser sends the name of the page.  So only names are accepted that an attacker
+cannot control.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from twisted_lb.limits.client_networks import plain_address
+
 
 def counts_as_local(host: bytes, here: str) -> bool:
-    """Whether a request for `host`, with or without a port, can only be meant for this machine.
+    """Whether `host`, with or without a port, is a local name.
 
-    That is localhost, a loopback address, and the address that the connection has come to (`here`; "" where it has
-    come to none, as with a Unix socket, which no browser opens).  A request of HTTP/1.0 that names no host comes from
-    no browser either.
+    That is localhost, a loopback address, or the local address of the connection (`here`; "" if there is none, as with
+    a Unix socket, which browsers cannot open).  HTTP/1.0 requests without a host are not sent by browsers either.
     """
     if not here or not host:
         return True
@@ -27,15 +28,13 @@ def counts_as_local(host: bytes, here: str) -> bool:
         if name == "localhost":
             return True
     address = _address(name)
-    # The address of a connection may name its interface.
+    # The address of a connection may contain its interface.
     return address is not None and (address.is_loopback or address == _address(here.partition("%")[0]))
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """None where it is no address.  One of IPv4 is the same written as one of IPv6 (RFC 4291 section 2.5.5.2)."""
+    """The address, or None."""
     try:
-        address = ip_address(text)
+        return ip_address(plain_address(text))
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address

@@ -1,13 +1,13 @@
-"""The connections of operators and probes: small requests without a body, and bounds on whoever holds them.
+"""The connections of operators and probes: small requests without a body, with limits and timeouts.
 
-Heads are read as strictly as clients' are, by the same reader; a request is refused as soon as its head shows that it
-is wrong, or that a body is to follow.  The states of a connection:
+Heads are parsed as strictly as those of clients, by the same parser.  A request is rejected as soon as its head is
+known to be invalid, or to announce a body.  The states of a connection:
 
-    reading -> serving -> reading ...      a head, its response; one request in a turn of the reactor
-    any -> ending                          what still comes is dropped
+    reading -> serving -> reading ...      a head, its response; one request per iteration of the reactor
+    any -> ending                          further input is discarded
 
-Each state has a deadline, so that a connection that does nothing ends, whoever has it.  There are only so many
-connections at a time: for one more, the one that has waited longest for a request is ended.
+Each state has a timeout.  The number of connections is limited: at the limit, the longest idle one is closed for a new
+one.
 """
 
 # twisted.web is typed in parts only.
@@ -26,59 +26,62 @@ from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.interfaces import IReply, IServing
-from twisted_lb.problem import CONTENT_TYPE, problem
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.framing import request_framing
 from twisted_lb.wire.grammar import EMPTY_LINES
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
+from twisted_lb.wire.problem import CONTENT_TYPE, problem
 
 # Probes and Prometheus send less than 1 KiB.
 LIMITS = HeadLimits(head_bytes=16 * 1024)
 MAX_EMPTY_LINES = 16  # before a request
-# Read ahead of a response: pipelined requests.
+# Maximum of pipelined input that is read before a response.
 MAX_AHEAD_BYTES = 16 * 1024
 
 IDLE_SECONDS = 60.0  # for a request to begin
-HEAD_SECONDS = 10.0  # for its whole head, from its first byte
-SERVE_SECONDS = 30.0  # for its response to be made
-SEND_SECONDS = 30.0  # for the client to take what is buffered for it
-# After a refusal, how long and how much a client may still send, so that the answer reaches it before a reset does.
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 1024 * 1024
+HEAD_SECONDS = 10.0  # for its complete head, from the first byte
+SERVE_SECONDS = 30.0  # for its response to be created
+SEND_SECONDS = 30.0  # for the client to read what is buffered for it
+# After a rejection, how long a client may still send in total, and without a pause: its input is discarded, so that it
+# receives the response before a reset.
+LINGERING_SECONDS = 30.0
+LINGERING_PAUSE_SECONDS = 5.0
+MAX_TURNED_AWAY = 64  # rejected connections that linger, in addition to the others
 
-# Says why a request is not served here: a status and a detail; None: it is.  It gets the address that the connection
-# has come to, or "" when that is no address.
+# Returns why a request is rejected, as a status and a detail, or None.  It gets the local address of the connection, or
+# "" if there is none.
 Judge = Callable[[RequestHead, str], tuple[int, str] | None]
 
 
 def everybody(head: RequestHead, here: str) -> tuple[int, str] | None:
-    """Serve whoever comes."""
+    """Serve all requests."""
     return None
 
 
 class OperatorFactory(Factory):
-    """Builds the connections of one listener, and holds their number."""
+    """Builds the connections of one listener, and limits their number."""
 
     noisy = False
 
     def __init__(self, reactor: Any, resource: IResource, max_connections: int, judge: Judge = everybody) -> None:
-        """`resource` is of twisted.web, and its requests are ApiRequests."""
+        """`resource` is a twisted.web resource for ApiRequests."""
         self.reactor = reactor
         self.door = ApiDoor(resource, frozenset())
         self.judge = judge
         self._max_connections = max_connections
         self._connections: set[OperatorConnection] = set()
-        # Those without a request that is being served, the longest waiting first.
+        # Connections without a request that is being served, the longest idle first.
         self._idle: dict[OperatorConnection, None] = {}
+        self.turned_away = 0  # rejected connections that have not ended yet
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         if len(self._connections) >= self._max_connections:
             longest = next(iter(self._idle), None)
             if longest is None:
-                return _TurnedAway()
+                return _RejectedConnection(self)
             longest.make_room()
         connection = OperatorConnection(self)
         self._connections.add(connection)
@@ -86,22 +89,22 @@ class OperatorFactory(Factory):
         return connection
 
     def waits(self, connection: OperatorConnection) -> None:
-        """It has no request."""
+        """The connection is idle."""
         self._idle.pop(connection, None)
         self._idle[connection] = None
 
     def serves(self, connection: OperatorConnection) -> None:
-        """It has one."""
+        """The connection has a request."""
         self._idle.pop(connection, None)
 
     def lost(self, connection: OperatorConnection) -> None:
-        """It is no more."""
+        """The connection is lost."""
         self._connections.discard(connection)
         self._idle.pop(connection, None)
 
 
 def _own_answer(head: RequestHead | None, status: int, detail: str) -> bytes:
-    """A problem, after which the connection ends."""
+    """A problem document, after which the connection is closed."""
     body = problem(status, detail)
     fields = b"\r\nServer: twisted_lb\r\nDate: %b\r\nContent-Type: %b\r\nCache-Control: no-store" % (
         datetimeToString(),
@@ -113,21 +116,48 @@ def _own_answer(head: RequestHead | None, status: int, detail: str) -> bytes:
     return data if head is not None and head.method == b"HEAD" else data + body
 
 
-class _TurnedAway(Protocol):
-    """A connection for which there is no room."""
+@implementer(IHalfCloseableProtocol)
+class _RejectedConnection(Protocol):
+    """A connection above the limit.  Its input is discarded."""
 
     transport: Any
 
+    def __init__(self, factory: OperatorFactory) -> None:
+        self._factory = factory
+        self._timer: IDelayedCall | None = None
+
     def connectionMade(self) -> None:
+        self._factory.turned_away += 1
         self.transport.write(_own_answer(None, 503, "There are too many connections here. Try again later."))
+        if self._factory.turned_away > MAX_TURNED_AWAY:
+            self.transport.loseConnection()
+            return
+        self.transport.loseWriteConnection()
+        self._timer = self._factory.reactor.callLater(LINGERING_PAUSE_SECONDS, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
         self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The response was sent."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._factory.turned_away -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer, IReply)
 class OperatorConnection(Protocol):
-    """Speaks HTTP/1.1 and HTTP/1.0 to one operator or probe."""
+    """An HTTP/1.1 or HTTP/1.0 connection of one operator or probe."""
 
     transport: Any
+    request_id = b""  # see IReply; the requests of operators have none
 
     def __init__(self, factory: OperatorFactory) -> None:
         self._factory = factory
@@ -135,15 +165,15 @@ class OperatorConnection(Protocol):
         self._timer: IDelayedCall | None = None
         self._next: IDelayedCall | None = None
         self._buffer = b""
-        self._scanned = 0  # bytes of an unfinished head that were looked at
+        self._scanned = 0  # bytes of an incomplete head that were scanned
         self._empty_lines = 0  # before the present request
         self._serving: IServing | None = None
         self._busy = False  # a request is being served
-        self._full = False  # the client does not take what is written
-        self._held = False  # nothing is read: too much is there already
+        self._full = False  # the client does not read what is written
+        self._held = False  # reading is paused: the buffer is full
         self._ending = False
-        self._dropped = 0  # bytes that came after the end
-        self._left = False  # the client sends no more
+        self._lingers_until = 0.0  # after a rejection
+        self._left = False  # the client has closed its sending side
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self, True)
@@ -153,9 +183,9 @@ class OperatorConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self._ending:
-            self._dropped += len(data)
-            if self._dropped > LINGER_BYTES:
-                self.transport.abortConnection()
+            # An orderly closed connection is not read any more: this one was rejected.
+            left = self._lingers_until - self._reactor.seconds()
+            self._set_deadline(max(0.0, min(left, LINGERING_PAUSE_SECONDS)))
             return
         self._buffer += data
         if self._busy or self._full or self._next is not None:
@@ -168,7 +198,7 @@ class OperatorConnection(Protocol):
     def _read(self) -> None:
         head = None
         try:
-            # RFC 9112 section 2.2: empty lines before a request are no fault.  They prolong nothing.
+            # RFC 9112 section 2.2: empty lines before a request are ignored.  They do not extend timeouts.
             if empty := EMPTY_LINES.match(self._buffer):
                 self._buffer, self._scanned = self._buffer[empty.end() :], 0
                 self._empty_lines += empty.end() // 2
@@ -189,21 +219,21 @@ class OperatorConnection(Protocol):
                 self._set_deadline(HEAD_SECONDS)
             self._scanned = len(self._buffer)
             if self._left:
-                # The rest of it will never come.
+                # The rest of it will not be sent.
                 self._close()
         else:
             self._serve(head)
 
     def _check(self, head: RequestHead) -> None:
-        """Raises RequestError for a request that is not served, before anything but its head is read."""
+        """Raises RequestError for a request that is rejected, before anything but its head is read."""
         if request_framing(head):
-            raise RequestError(413, "A request has no body here.")
+            raise RequestError(413, "Requests must not have a body here.")
         refused = self._factory.judge(head, getattr(self.transport.getHost(), "host", ""))
         if refused is not None:
             raise RequestError(*refused)
 
     def _refuse(self, head: RequestHead | None, status: int, detail: str) -> None:
-        """Where the next request would begin is not known, or does not matter."""
+        """Reject, and close: the start of the next request is unknown or irrelevant."""
         self._end_with(_own_answer(head, status, detail))
 
     # The request and its response
@@ -239,7 +269,7 @@ class OperatorConnection(Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Whoever pipelines waits for the next turn, in which others come first."""
+        """A pipelined request is served in the next iteration, after those of other connections."""
         if self._full or self._busy or self._ending or self._next is not None:
             return
         if self._left and not self._buffer:
@@ -253,7 +283,7 @@ class OperatorConnection(Protocol):
     def _read_next(self) -> None:
         self._next = None
         self._read()
-        # What is there may be the beginning of a head only.
+        # The buffer may contain only the beginning of a head.
         if self._held and not self._busy and not self._ending:
             self._held = False
             self.transport.resumeProducing()
@@ -261,7 +291,7 @@ class OperatorConnection(Protocol):
     # IPushProducer, of responses
 
     def pauseProducing(self) -> None:
-        """The client does not take its responses: it gets no more of them until it has."""
+        """The client does not read its responses: no more are sent until it does."""
         self._full = True
         if not self._busy and not self._ending:
             self._set_deadline(SEND_SECONDS)
@@ -273,27 +303,28 @@ class OperatorConnection(Protocol):
         self._go_on()
 
     def stopProducing(self) -> None:
-        """The connection is lost, and connectionLost is told as well."""
+        """The connection is lost; connectionLost is called as well."""
 
     # The end
 
     def make_room(self) -> None:
-        """End at once, for another connection."""
+        """Close immediately, for another connection."""
         self._factory.lost(self)
         self.transport.abortConnection()
 
     def _close(self) -> None:
-        """Send what is written, and end."""
+        """Send buffered data, and close."""
         self._begin_to_end(SEND_SECONDS)
         self.transport.loseConnection()
 
     def _end_with(self, data: bytes) -> None:
-        """Write this, say that nothing more comes, and give the client time to read it (RFC 9112 section 9.6)."""
+        """Write `data`, close the sending side, and give the client time to read it (RFC 9112 section 9.6)."""
         self.transport.write(data)
         if self._left:
             self._close()
             return
-        self._begin_to_end(LINGER_SECONDS)
+        self._lingers_until = self._reactor.seconds() + LINGERING_SECONDS
+        self._begin_to_end(LINGERING_PAUSE_SECONDS)
         if self._held:
             self._held = False
             self.transport.resumeProducing()
@@ -322,7 +353,7 @@ class OperatorConnection(Protocol):
             self._close()
 
     def readConnectionLost(self) -> None:
-        """The client sends no more; the responses that it waits for it still gets."""
+        """The client has closed its sending side; it still gets its responses."""
         self._left = True
         if self._ending:
             self.transport.loseConnection()
@@ -330,7 +361,7 @@ class OperatorConnection(Protocol):
             self._close()
 
     def writeConnectionLost(self) -> None:
-        """The client's kernel has all of the last response."""
+        """The client's kernel has acknowledged the last response."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._factory.lost(self)

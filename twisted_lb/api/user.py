@@ -1,8 +1,8 @@
-"""The user API: create a user, look at the tokens, change the bucket.
+"""The user API: create a user, read its bucket, change its policy.
 
-Each endpoint is one call to the account store between the reading of a request and the writing of
-an answer.  Whatever is wrong with a request is found before that call, so that a bad one changes nothing.
-Who comes without a valid key has to pass the gate (`gate`): every new user, and every key that is not known.
+Each endpoint makes one call to the account store.  The request is validated before that call, so that an invalid one
+changes nothing.  Requests without a valid key, that is, new users and unknown keys, are limited by the gate
+(`address_limit`).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.http import parse_options_header
 
-from twisted_lb.api.accounts import shown_account, shown_profile
-from twisted_lb.api.answers import Refusal, failure_answer, json_answer, store_away
+from twisted_lb.api.address_limit import Gate
 from twisted_lb.api.bodies import BadBody, NewUser, PolicyChange, read_new_user, read_policy_change
-from twisted_lb.api.gate import Gate
-from twisted_lb.api_key import KEY_FIELDS, AmbiguousKey, digest, key_from_fields
+from twisted_lb.api.representations import shown_account, shown_profile
+from twisted_lb.api.responses import Refusal, failure_answer, json_answer, store_away
+from twisted_lb.credentials import AmbiguousKey, KeyPlaces, digest
 from twisted_lb.interfaces import Account, IAccountStore, NameTaken, NotStored, Profile, StoreUnavailable
 
 CREATE = "/user/create"
 PROFILE = "/user/tokens/profile"
 CHANGE = "/user/tokens/change"
-# The paths that belong to this API, whatever the method.
+# The paths of this API, with any method.
 PATHS = frozenset(path.encode() for path in (CREATE, PROFILE, CHANGE))
 
 MAX_BODY_BYTES = 64 * 1024  # the largest sensible body is below 1 KiB
@@ -54,16 +54,21 @@ class UserApi:
         default_rate_per_sec: float,
         new_key: Callable[[], str] = _random_key,
         gate: Gate = Gate(),
+        keys: KeyPlaces = KeyPlaces(),
     ) -> None:
-        """The defaults are for users who ask for none: tokens, and tokens per second.  `new_key` makes the keys."""
+        """The defaults, in tokens and tokens per second, are for users created without a policy.
+
+        `new_key` creates keys, `keys` are the fields in which requests carry them.
+        """
         self._accounts = accounts
         self._default_capacity = default_capacity
         self._default_rate_per_sec = default_rate_per_sec
         self._new_key = new_key
         self._gate = gate
+        self._keys = keys
 
     def resource(self) -> IResource:
-        """What ApiDoor serves, or any twisted.web Site whose requests are ApiRequests."""
+        """The resource, for ApiDoor, or for a twisted.web Site whose requests are ApiRequests."""
         return cast(IResource, self._app.resource())
 
     @_app.route(CREATE, methods=["POST"])
@@ -83,7 +88,7 @@ class UserApi:
         except NotStored:
             raise
         except StoreUnavailable:
-            # It may have been the answer that was lost.
+            # Possibly only the reply was lost.
             raise store_away("Try again in a moment; if the name is taken then, choose another one.") from None
         return json_answer(request, shown_account(account) | {"api_key": key})
 
@@ -93,7 +98,7 @@ class UserApi:
         settle = await self._gate.pay_to_ask(request, key_digest)
         asked = self._accounts.profile(key_digest)
         settle(asked)
-        return _profile_answer(request, await _undisturbed(asked))
+        return self._profile_answer(request, await _undisturbed(asked))
 
     @_app.route(CHANGE, methods=["POST"])
     async def _change(self, request: Request) -> bytes:
@@ -102,29 +107,38 @@ class UserApi:
         settle = await self._gate.pay_to_ask(request, key_digest)
         asked = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
         settle(asked)
-        return _profile_answer(request, await _undisturbed(asked))
+        return self._profile_answer(request, await _undisturbed(asked))
 
     @_app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
         return failure_answer(request, failure)
 
     async def _key_digest(self, request: Request) -> str:
-        """Raises Refusal where there is no key, or more than one."""
-        fields = {name: request.requestHeaders.getRawHeaders(name, []) for name in KEY_FIELDS}
+        """The digest of the key.  Raises Refusal if there is no key, or more than one."""
+        fields = {name: list(request.requestHeaders.getRawHeaders(name, [])) for name in self._keys.fields}
         try:
-            key = key_from_fields({name: values for name, values in fields.items() if values})
+            key = self._keys.take({name: values for name, values in fields.items() if values})
         except AmbiguousKey as error:
             raise Refusal(400, str(error)) from None
         if key is None:
             await self._gate.pay_for_no_key(request)
-            raise _unauthorized("There is no API key in the request; send it as Authorization: <key>.")
+            raise self._unauthorized(f"There is no API key in the request; send it as {self._keys.example}.")
         return digest(key)
+
+    def _profile_answer(self, request: Request, profile: Profile | None) -> bytes:
+        """The response for an account.  Raises Refusal if there is none."""
+        if profile is None:
+            raise self._unauthorized("No user has this API key.")
+        return json_answer(request, shown_profile(profile))
+
+    def _unauthorized(self, detail: str) -> Refusal:
+        return Refusal(401, detail, {"WWW-Authenticate": self._keys.challenge.decode()})
 
 
 def _undisturbed(work: Deferred[_Result]) -> Deferred[_Result]:
-    """The result of `work`, which goes on when a client that leaves cancels the waiting for it.
+    """The result of `work`, which continues when a client that disconnects cancels the returned Deferred.
 
-    Cancelled in the middle, a store of several steps could be left with half of them.
+    If it were cancelled, a call of several steps could be left incomplete in the store.
     """
     waiting: Deferred[_Result] = Deferred()
     work.chainDeferred(waiting)
@@ -132,7 +146,7 @@ def _undisturbed(work: Deferred[_Result]) -> Deferred[_Result]:
 
 
 def _body(request: Request, read: Callable[[bytes], _Body]) -> _Body:
-    """The body as `read` understands it.  Raises Refusal."""
+    """The body, parsed by `read`.  Raises Refusal."""
     content: bytes = request.content.read(MAX_BODY_BYTES + 1) if request.content else b""
     if len(content) > MAX_BODY_BYTES:
         raise Refusal(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
@@ -144,7 +158,7 @@ def _body(request: Request, read: Callable[[bytes], _Body]) -> _Body:
 
 
 def _check_content_type(request: Request) -> None:
-    """A body is JSON in UTF-8, as RFC 8259 section 8.1 says; one without a type is taken as such."""
+    """A body is JSON in UTF-8 (RFC 8259 section 8.1); without a Content-Type this is assumed."""
     codings = request.requestHeaders.getRawHeaders(b"content-encoding", [])
     if any(coding.strip().lower() not in (b"", b"identity") for coding in codings):
         raise Refusal(415, "The body has a Content-Encoding; send it plain.", {"Accept-Encoding": "identity"})
@@ -157,14 +171,3 @@ def _check_content_type(request: Request) -> None:
         raise Refusal(415, "The body must be JSON; with curl, add -H 'Content-Type: application/json'.")
     if parameters.get("charset", "utf-8").lower() != "utf-8":
         raise Refusal(415, "JSON is UTF-8; with curl, add -H 'Content-Type: application/json'.")
-
-
-def _unauthorized(detail: str) -> Refusal:
-    return Refusal(401, detail, {"WWW-Authenticate": 'Bearer realm="twisted_lb"'})
-
-
-def _profile_answer(request: Request, profile: Profile | None) -> bytes:
-    """Raises Refusal where there is no such account."""
-    if profile is None:
-        raise _unauthorized("No user has this API key.")
-    return json_answer(request, shown_profile(profile))

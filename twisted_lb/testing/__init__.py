@@ -1,4 +1,4 @@
-"""The contracts of a balancer and of a pricing class as suites of tests, for classes of your own.
+"""The contracts of a balancer, a pricing class and an authenticator as suites of tests, for classes of your own.
 
     from unittest import TestCase
     from twisted_lb.testing import BalancerContract, PricingContract
@@ -11,10 +11,11 @@
         def make(self):
             return LanguageModel()
 
-They run under unittest, trial and pytest, need no network, and take less than a second.  A failure says what
-the class did, and what the proxy's users would notice of it.  Each balancer of twisted_lb keeps its contract.
+They run under unittest, trial and pytest, need no network, and take less than a second.  The message of a failure
+says what the class did, and what clients would notice.  Each balancer of twisted_lb passes the suite.
 """
 
+from twisted_lb.testing.authentication import AuthenticatorContract
 from twisted_lb.testing.balancing import BalancerContract, servers
 from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES, FakeRequest, FakeResponse
 from twisted_lb.testing.pricing import PricingContract
@@ -22,6 +23,7 @@ from twisted_lb.testing.pricing import PricingContract
 __all__ = [
     "ODD_REQUESTS",
     "ODD_RESPONSES",
+    "AuthenticatorContract",
     "BalancerContract",
     "FakeRequest",
     "FakeResponse",

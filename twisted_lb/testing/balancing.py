@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import cycle, islice, product
 from typing import Any
 
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyClass, verifyObject
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import IBalancer
-from twisted_lb.testing.fakes import ODD_REQUESTS, FakeRequest
+from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer
+from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES, FakeRequest
 
 REQUESTS = 3000
 # So many exchanges are in flight while servers are chosen: enough that one more or less is not a wrong weight.
@@ -27,7 +27,7 @@ def servers(*weights: int) -> list[Backend]:
 
 
 class BalancerContract:
-    """A mixin for a TestCase.  Say what your balancer means to do by setting `fair` and `weighted`."""
+    """A mixin for a TestCase.  Set `fair` and `weighted` to what your balancer is meant to do."""
 
     # Whether different requests are spread over all servers.  False: it prefers some by design.
     fair = True
@@ -35,11 +35,11 @@ class BalancerContract:
     weighted = True
 
     def make(self) -> Any:
-        """A new balancer, which has not been told of any server."""
+        """A new balancer, which has no servers yet."""
         raise NotImplementedError("define make(self), which returns a new balancer")
 
     def test_provides_the_interface(self) -> None:
-        """The balancer and its class keep the signatures of IBalancer."""
+        """The balancer and its class have the signatures of IBalancer."""
         balancer = self.make()
         try:
             verifyObject(IBalancer, balancer)
@@ -108,7 +108,7 @@ class BalancerContract:
                 self._check_shares(self._first_choices(self._told(backends), backends), backends)
 
     def test_weights(self) -> None:
-        """Over many different requests each server gets about the share that its weight says."""
+        """Over many different requests the share of each server is about that of its weight."""
         if self.fair and self.weighted:
             for weights in ((3, 1), (5, 2, 1), (100, 100, 50)):
                 backends = servers(*weights)
@@ -152,6 +152,30 @@ class BalancerContract:
                 message = f"drawing on after a change raised {error!r}: a change must not break exchanges under way"
                 raise AssertionError(message) from error
             self._check(drawn, [*before, *after])
+
+    def test_request_finished(self) -> None:
+        """Its `request_finished`, if it has one, takes the end of any request, in any order, and raises nothing."""
+        balancer = self.make()
+        finished = getattr(balancer, "request_finished", None)
+        if finished is None:
+            return
+        _hold(callable(finished), "request_finished is not a method: it would never be called")
+        backends = servers(1, 2, 1)
+        balancer.backends_changed(list(backends))
+        served = []
+        for request in ODD_REQUESTS:
+            for backend in islice(iter(balancer.choices(request)), 1):
+                served.append((request, backend))
+        # Servers go while they have requests, and a balancer takes over from another one at a reload.
+        balancer.backends_changed(list(backends[1:]))
+        others = [(FakeRequest(number), backend) for number, backend in enumerate(servers(1, 1))]
+        for request, backend in [*reversed(served), *others]:
+            try:
+                finished(request, backend)
+            except Exception as error:
+                message = f"request_finished raised {error!r} for {request} at {backend}: servers may be gone by then"
+                raise AssertionError(message) from error
+        self._draw(balancer, FakeRequest(), backends[1:])
 
     def test_odd_requests(self) -> None:
         """Whatever the request holds or lacks, there is a choice and no error."""
@@ -199,6 +223,24 @@ class BalancerContract:
                     f"it changed {name} of server {backend.name} from {was[name]!r} to {value!r};"
                     " a balancer only reads, or the counts leak",
                 )
+
+    def test_optional_methods(self) -> None:
+        """Its optional methods take any request and server in any order, raise nothing, and break no choice."""
+        balancer = self.make()
+        methods = {name: getattr(balancer, name) for name in OPTIONAL_METHODS if hasattr(balancer, name)}
+        backends = servers(1, 2, 1)
+        balancer.backends_changed(list(backends))
+        # The last server was chosen before a change, or by the balancer of which this one takes the place.
+        pairs = [*zip(ODD_REQUESTS, islice(cycle(backends), len(ODD_REQUESTS))), (FakeRequest(), servers(1)[0])]
+        for name, method in methods.items():
+            for (request, backend), response in product(pairs, ODD_RESPONSES[:2]):
+                more = (response,) if "response" in OPTIONAL_METHODS[name] else ()
+                try:
+                    method(request, backend, *more)
+                except Exception as error:
+                    message = f"{name} raised {error!r} for {request} at {backend}"
+                    raise AssertionError(message) from error
+        self._draw(balancer, FakeRequest(), backends)
 
     def _told(self, backends: list[Backend]) -> Any:
         balancer = self.make()
@@ -277,4 +319,5 @@ def _names(backends: Iterable[Backend]) -> list[str]:
 
 
 def _state(backend: Backend) -> dict[str, object]:
-    return {name: getattr(backend, name) for name in Backend.__slots__}
+    public = {name: getattr(backend, name) for name in dir(backend) if not name.startswith("_")}
+    return {name: value for name, value in public.items() if not callable(value)}

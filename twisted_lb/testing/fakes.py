@@ -13,7 +13,7 @@ from twisted_lb.interfaces import IRequest, IResponse
 class FakeRequest:
     """A request as balancers and pricing classes see it; `number` makes each one different.
 
-    As with the proxy's own, nothing can be kept on it.
+    As with the proxy's own requests, attributes cannot be added.
     """
 
     __slots__ = ("method", "target", "consumer", "client_address", "content_length", "_headers")
@@ -61,7 +61,7 @@ class FakeResponse:
         token_cost: int | None = None,
         headers: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """`token_cost` is what the server said in X-Token-Cost; `headers` are by their names in lower case."""
+        """`token_cost` is the value of the server's X-Token-Cost; `headers` are by their names in lower case."""
         self.status = status
         self.body_bytes = body_bytes
         self.token_cost = token_cost

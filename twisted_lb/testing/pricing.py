@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
-from twisted_lb.interfaces import IRequest, IResponse
+from zope.interface.verify import verifyObject
+
+from twisted_lb.interfaces import ICosting, IRequest, IResponse, ISettling
 from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.limits.pricing import Pricing, PricingError, is_cost
 from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES
@@ -31,9 +33,16 @@ class PricingContract:
         raise NotImplementedError("define make(self), which returns a new pricing object")
 
     def test_methods(self) -> None:
-        """There is cost(request), settle(request, response) or both, and they can be called so."""
+        """There is cost(request), settle(request, response) or both, and they can be called so.
+
+        A class that is marked with IPricing has both; with ICosting or ISettling, the one method.
+        """
+        pricing = self.make()
+        for interface in (ICosting, ISettling):
+            if interface.providedBy(pricing):
+                verifyObject(interface, pricing)
         try:
-            Pricing(type(self.make()).__name__, self.make())
+            Pricing(type(pricing).__name__, pricing)
         except PricingError as error:
             raise AssertionError(f"{error}: the program does not start with it") from None
 
@@ -56,7 +65,7 @@ class PricingContract:
                 _hold(tokens is None or is_cost(tokens), message)
 
     def test_requests_overlap(self) -> None:
-        """Responses may end in any order, and some never come: `settle` needs no request to be the last one asked."""
+        """Responses may end in any order, and some never come: `settle` does not rely on their order."""
         pricing = self.make()
         if hasattr(pricing, "settle"):
             for request in self._requests():

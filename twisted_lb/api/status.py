@@ -1,0 +1,75 @@
+"""The state of the program for operators: one report for readiness, the servers and the metrics.
+
+A report contains plain values only, so that a worker can send it to its parent as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from twisted_lb.backend import Backend
+
+
+class Report(NamedTuple):
+    """The present state."""
+
+    ready: bool  # for traffic
+    degraded: bool  # requests are served, but with restrictions
+    reason: str  # for either; contains no passwords
+    servers: list[dict[str, Any]]  # as `shown_server`, in the order to show
+    counts: Mapping[str, float]  # of the store, by the names of IStoreReport
+
+
+class Running(Protocol):
+    """The running program, as operators see it."""
+
+    def report(self) -> Report | Awaitable[Report]:
+        """The present state."""
+
+    def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
+        """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
+
+
+class WithCounts:
+    """A running program, with additional counters.  See Running."""
+
+    def __init__(self, running: Running, counts: Callable[[], Mapping[str, float]]) -> None:
+        self._running = running
+        self._counts = counts
+
+    async def report(self) -> Report:
+        """See Running."""
+        found = self._running.report()
+        report = await found if isinstance(found, Awaitable) else found
+        return report._replace(counts={**report.counts, **self._counts()})
+
+    def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
+        """See Running."""
+        return self._running.users(after, count)
+
+
+def shown_server(backend: Backend) -> dict[str, Any]:
+    """A server as GET /servers shows it: its state, and its counters since it was added to the servers file."""
+    if not backend.up:
+        state, reason = "down", backend.reason
+    elif not backend.weight:
+        state, reason = "draining", backend.reason if backend.reason == "removed" else "its weight is 0"
+    else:
+        state, reason = "up", backend.reason
+    return {
+        "name": backend.name,
+        "url": backend.url,
+        "state": state,
+        "reason": reason,
+        "weight": backend.weight,
+        "effective_weight": round(backend.effective_weight, 3),
+        "backup": backend.backup,
+        "maxconn": backend.maxconn,
+        "in_flight": backend.in_flight,
+        "tunnels": backend.tunnels,
+        "requests": backend.requests,
+        "failures": backend.failures,
+        "retries": backend.retries,
+        "latency_ms": round(backend.latency * 1000, 3) if backend.latency else None,
+    }

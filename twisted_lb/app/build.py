@@ -1,0 +1,252 @@
+"""Builds the parts and passes each what it needs.
+
+    store <- demo servers <- admin and health listeners <- proxy, with the user API as its door
+          <- the watched servers file
+
+The parts start in this order and stop in the reverse order: the proxy completes its exchanges while everything they
+need still runs, and the store is closed last.
+
+With several workers this process only has the ports, the demo servers and the listeners for operators; `workers` starts
+the processes that serve clients.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from twisted_lb.api.admin import admin_factory, health_factory
+from twisted_lb.api.status import Running, WithCounts
+from twisted_lb.app.certificate_watch import CertificateWatch
+from twisted_lb.app.process import Serving
+from twisted_lb.app.reload import ServersFile, Swap, pool_of
+from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
+from twisted_lb.app.services import (
+    CannotStart,
+    DemoServers,
+    ListeningService,
+    Opening,
+    ordered,
+    secured,
+)
+from twisted_lb.app.signals import Hangups, Reopening
+from twisted_lb.app.startup import Startup, endpoints_of
+from twisted_lb.app.workers.supervisor import Workers
+from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.server_tls import files_of
+from twisted_lb.config.settings import Settings
+from twisted_lb.credentials import key_places
+from twisted_lb.network.certificate import Certificate
+from twisted_lb.network.listener import listen
+from twisted_lb.pool.pool import Pool
+from twisted_lb.steps import run_in_turns
+
+__all__ = ["CannotStart", "build"]
+
+SHOWN_SERVERS = 6  # in the announcement
+ANNOUNCEMENT = """twisted_lb listens
+public   {public}
+admin    {admin}/readyz{health}
+store    {store}
+servers  {servers}; {balancer}
+Try:
+curl {base}/user/create -H 'Content-Type: application/json' -d '{{"name": "user1"}}'
+curl {base}/ -H '{field}'
+curl {base}/user/tokens/profile -H '{field}'"""
+
+_log = Logger()
+
+
+def build(reactor: Any, startup: Startup) -> IService:
+    """The whole program as one service."""
+    settings = startup.settings
+    for notice in startup.notices:
+        _log.warn("{notice}", notice=notice)
+    listeners = 2 if settings.health_listen else 1
+    others = listeners * settings.admin_max_connections + settings.lingering_connections
+    short = shortage(raise_open_files(), settings.max_connections, others)
+    if short:
+        _log.warn(TOO_FEW, **short)
+    if settings.workers > 1:
+        workers = Workers(reactor, startup)
+        # A pool without clients, which validates changes and describes them.
+        pool = pool_of(startup.pool, reactor)
+        file = _file(reactor, startup, _swap_of_workers(Swap(reactor, pool, startup.pool), pool, workers))
+        watch = _watch(reactor, startup, workers.use_certificates)
+        admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)))
+        health = _health(reactor, settings, workers)
+        announcement = _Announcement(startup, workers, admin, health)
+        demo = _demo(reactor, startup, pool)
+        signals = _signals(reactor, settings, file, watch, workers.reopen_logs)
+        return ordered(*demo, admin, *health, workers, file, *watch, *signals, announcement)
+    serving = Serving(reactor, settings, startup.pool, _openings(reactor, startup))
+    file = _file(reactor, startup, serving.swap.in_turns)
+    watch = _watch(reactor, startup)
+    admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)))
+    health = _health(reactor, settings, serving)
+    return ordered(
+        serving.store,
+        *_demo(reactor, startup, serving.pool),
+        admin,
+        *health,
+        *serving.parts[1:],
+        file,
+        *watch,
+        *_signals(reactor, settings, file, watch, serving.reopen_logs),
+        _Announcement(startup, serving.proxy, admin, health),
+    )
+
+
+def _demo(reactor: Any, startup: Startup, pool: Pool) -> list[IService]:
+    if not startup.demo:
+        return []
+    demo = DemoServers(reactor, pool.backends)
+    pool.subscribe(demo)
+    return [demo]
+
+
+def _file(reactor: Any, startup: Startup, swap: Callable[[PoolSpec, str], Deferred[str]]) -> ServersFile:
+    files = files_of(startup.pool)
+    return ServersFile(reactor, startup.settings.servers_file, startup.pool_text, swap, files=files)
+
+
+def _swap_of_workers(swap: Swap, pool: Pool, workers: Workers) -> Callable[[PoolSpec, str], Deferred[str]]:
+    def use(spec: PoolSpec, text: str) -> Deferred[str]:
+        swapped = swap.in_turns(spec)
+        return swapped.addCallback(tell, text, files_of(spec))
+
+    def tell(said: str, text: str, files: dict[str, bytes]) -> str:
+        workers.use(text, [(backend.name, backend.url) for backend in pool.backends], files)
+        return said
+
+    return use
+
+
+def _watch(
+    reactor: Any, startup: Startup, tell: Callable[[Sequence[Certificate]], None] = lambda certificates: None
+) -> list[CertificateWatch]:
+    """The watch of the certificates, if there are any; `tell` passes other ones on."""
+    tls = startup.tls
+    if tls is None:
+        return []
+
+    def use(certificates: Sequence[Certificate]) -> Deferred[None]:
+        tell(certificates)
+        return run_in_turns(reactor, tls.certificates.use_in_steps(certificates, time.time()))
+
+    return [CertificateWatch(reactor, tls.files, use)]
+
+
+def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[], dict[str, float]]:
+    def counts() -> dict[str, float]:
+        more = watch[0].counts() if watch else {}
+        return {**file.counts(), **more}
+
+    return counts
+
+
+def _signals(
+    reactor: Any,
+    settings: Settings,
+    file: ServersFile,
+    watch: Sequence[CertificateWatch],
+    reopen_logs: Callable[[], object],
+) -> list[IService]:
+    def read() -> None:
+        file.read(True)
+        for part in watch:
+            part.read(True)
+
+    hangups = Hangups(reactor, read)
+    return [hangups, Reopening(reactor, reopen_logs)] if settings.access_log else [hangups]
+
+
+def _openings(reactor: Any, startup: Startup) -> dict[str, Opening]:
+    settings, tls = startup.settings, startup.tls
+    openings: dict[str, Opening] = {
+        f"LISTEN {endpoint}": _opening(reactor, settings, endpoint) for endpoint in settings.listen
+    }
+    if tls is not None:
+        for endpoint in settings.tls_listen:
+            opening = _opening(reactor, settings, endpoint)
+            openings[f"TLS_LISTEN {endpoint}"] = secured(opening, tls.certificates.context)
+    return openings
+
+
+def _opening(reactor: Any, settings: Settings, endpoint: str) -> Opening:
+    others = [other for _, other in endpoints_of(settings) if other != endpoint]
+    return partial(listen, reactor, endpoint, others)
+
+
+def _admin(reactor: Any, settings: Settings, running: Running) -> ListeningService:
+    factory = admin_factory(reactor, running, settings.admin_token, settings.admin_max_connections)
+    endpoint = settings.admin_listen
+    return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
+
+
+def _health(reactor: Any, settings: Settings, running: Running) -> list[ListeningService]:
+    if not settings.health_listen:
+        return []
+    openings: dict[str, Opening] = {
+        f"HEALTH_LISTEN {endpoint}": _opening(reactor, settings, endpoint) for endpoint in settings.health_listen
+    }
+    return [ListeningService(health_factory(reactor, running, settings.admin_max_connections), openings)]
+
+
+class _Announcement(Service):
+    """Logs, when all parts run, where the program listens, and some commands to try."""
+
+    def __init__(
+        self, startup: Startup, public: Any, admin: ListeningService, health: Sequence[ListeningService] = ()
+    ) -> None:
+        """`public` has the ports for clients, `health` those for probes only."""
+        self._startup = startup
+        self._public = public
+        self._admin = admin
+        self._health = health
+
+    def startService(self) -> None:
+        super().startService()
+        _log.info(ANNOUNCEMENT, **self._fields())
+
+    def _fields(self) -> dict[str, object]:
+        settings, pool = self._startup.settings, self._startup.pool
+        # The ports with TLS come last.
+        clear = len(settings.listen)
+        public = [url(port) for port in self._public.ports[:clear]]
+        public += [url(port, "https") for port in self._public.ports[clear:]]
+        shown = [f"{server.name} {server.url}" for server in pool.servers[:SHOWN_SERVERS]]
+        if len(pool.servers) > SHOWN_SERVERS:
+            shown.append(f"and {len(pool.servers) - SHOWN_SERVERS} more")
+        # A Redis URL may contain a password.
+        store = "Redis" if settings.redis_url else f"embedded, in {settings.data_dir}"
+        probed = [f"{url(port)}/readyz" for service in self._health for port in service.ports]
+        return {
+            "public": ", ".join(public),
+            "admin": ", ".join(url(port) for port in self._admin.ports),
+            "health": f"\nhealth   {', '.join(probed)}" if probed else "",
+            "store": store,
+            "servers": ", ".join(shown),
+            "balancer": pool.balancer,
+            "base": next((address for address in public if address.startswith("http")), "http://localhost:8080"),
+            "field": key_places(settings).example.replace("<key>", "API_KEY"),
+        }
+
+
+def url(port: IListeningPort, scheme: str = "http") -> str:
+    """The URL of a port for a client on this machine."""
+    address = port.getHost()
+    if not isinstance(address, (IPv4Address, IPv6Address)):
+        name = getattr(address, "name", None)
+        return f"unix:{os.fsdecode(name)}" if name else str(address)
+    host = "localhost" if address.host in ("0.0.0.0", "::") else address.host
+    return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"

@@ -1,0 +1,203 @@
+"""The parts that serve clients in one process: a store, a pool with its balancer, and the proxy.
+
+A program with one process has them beside its listeners for operators; with several, each worker has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ClientFactory
+
+from twisted_lb.access_log.destinations import STANDARD_OUTPUT
+from twisted_lb.api.address_limit import AddressGate, Gate
+from twisted_lb.api.bridge import ApiDoor
+from twisted_lb.api.representations import shown_page
+from twisted_lb.api.status import Report, shown_server
+from twisted_lb.api.user import UserApi
+from twisted_lb.app.access_log import AccessLogService
+from twisted_lb.app.data_path import data_path_reactor
+from twisted_lb.app.fatal import end_process
+from twisted_lb.app.health_service import HealthService
+from twisted_lb.app.reload import Swap, pool_of, pricing_of
+from twisted_lb.app.services import Opening, OrderedServices, ProxyService, StoreService, ordered
+from twisted_lb.app.startup import security_of
+from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.settings import Settings
+from twisted_lb.cors import CorsPolicy
+from twisted_lb.credentials import key_places
+from twisted_lb.interfaces import Limits, Policy
+from twisted_lb.limits.authentication import make_authentication
+from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.limits.response_headers import rate_limit_fields
+from twisted_lb.network.dialer import DeadAddresses, Dialer
+from twisted_lb.network.hostname_resolver import HostnameResolver
+from twisted_lb.network.lookup import Resolver
+from twisted_lb.network.names import Names
+from twisted_lb.network.stock import StockReactor
+from twisted_lb.network.system_files import read_name_servers
+from twisted_lb.network.tls_client import TlsContexts, open_tls
+from twisted_lb.proxy.factory import ProxyFactory
+from twisted_lb.stores.redis.store import RedisStore
+from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
+
+
+class Serving:
+    """The parts, of which `store` starts first and `proxy` last; `swap` applies another configuration."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        spec: PoolSpec,
+        openings: dict[str, Opening],
+        of_program: bool = True,
+        standard_output: int = STANDARD_OUTPUT,
+    ) -> None:
+        """`of_program`: the process runs this program, and not another application.
+
+        `standard_output` is the file descriptor of ACCESS_LOG=-.
+        """
+        limits = limits_of(settings)
+        self._settings = settings
+        self.fallback = _fallback(settings, limits)
+        self._store = store = _store(reactor, settings, limits, self.fallback)
+        # Shared by the proxy and the user API: a key that one of them has admitted is known to both.
+        known_keys = KnownKeys(settings.local_keys) if limits.address.capacity else None
+        self.gate: Gate = Gate()
+        if known_keys is not None:
+            self.gate = AddressGate(store, store, known_keys, rate_limit_fields(settings.rate_limit_headers))
+        keys = key_places(settings)
+        users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate, keys=keys)
+        self.user_api = users.resource()
+        self.pool = pool_of(spec, reactor)
+        names = Names(reactor, Resolver(reactor, read_name_servers(settings.resolver)).look_up)
+        if of_program:
+            reactor.installNameResolver(HostnameResolver(names))
+        dead = DeadAddresses(reactor.seconds)
+        contexts = TlsContexts()
+        connect_tls = partial(open_tls, StockReactor(reactor))
+        dialer = Dialer(reactor, names, dead, partial(_dial, reactor), connect_tls, contexts)
+        self.health_service = HealthService(reactor, self.pool, spec, dialer)
+        pricing = pricing_of(spec, reactor)
+        self.factory = ProxyFactory(
+            data_path_reactor(reactor),
+            settings.for_proxy(),
+            store,
+            self.pool,
+            ApiDoor(self.user_api),
+            names,
+            seen=self.health_service.seen,
+            retries=spec.retries,
+            queue=spec.queue,
+            pricing=pricing,
+            known_keys=known_keys,
+            dead=dead,
+            data_path_lost=partial(end_process, reactor, "The epoll set of the data path was lost"),
+            cors=cors_of(spec),
+            authentication=make_authentication(settings.authenticator, reactor.seconds),
+            contexts=contexts,
+        )
+        self.access_log: AccessLogService | None = None
+        if settings.access_log:
+            self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
+        self.store = StoreService(store)
+        self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
+        self.swap = Swap(reactor, self.pool, spec, self._follow, pricing)
+
+    def _follow(self, spec: PoolSpec) -> Iterator[None]:
+        self.factory.configure(spec.retries, spec.queue, self.swap.pricing, cors_of(spec))
+        return self.health_service.follow_in_steps(spec)
+
+    @property
+    def parts(self) -> tuple[IService, ...]:
+        """In the order in which they start."""
+        log = () if self.access_log is None else (self.access_log,)
+        return self.store, *log, self.health_service, self.proxy
+
+    def together(self) -> OrderedServices:
+        """The parts as one service."""
+        return ordered(*self.parts)
+
+    def report(self) -> Report:
+        """The state of this process.  See api.status.Running."""
+        # Including removed ones that still have exchanges.
+        servers = [shown_server(backend) for backend in [*self.pool.backends, *self.pool.leaving]]
+        counts = {**self._store.counts(), **self.factory.counts()}
+        if self.access_log is not None:
+            counts.update(self.access_log.counts())
+        return Report(*self._readiness(), servers, counts)
+
+    def _readiness(self) -> tuple[bool, bool, str]:
+        """Whether this process is ready for traffic, whether it is degraded, and the reason."""
+        if not self.proxy.running:
+            return False, False, "draining"
+        if not any(backend.available for backend in self.pool.backends):
+            return False, False, "no server is available"
+        state = self._store.state()
+        if not state.up:
+            # The embedded store has all data in memory.  If Redis was never reached, no keys are known, and no request
+            # can be served.
+            goes_on = not self._settings.redis_url or (state.reached and self._settings.on_store_error != "deny")
+            return goes_on, goes_on, state.reason
+        return True, False, "serving"
+
+    def reopen_logs(self) -> None:
+        """Open the file of the access log again: it was renamed."""
+        if self.access_log is not None:
+            self.access_log.reopen()
+
+    def news(self) -> list[Any]:
+        """Keys for other processes, for outages of the store.  See Fallback."""
+        return list(self.fallback.news()) if self.fallback is not None else []
+
+    def learn(self, news: list[Any]) -> None:
+        """Keys from other processes."""
+        if self.fallback is not None:
+            self.fallback.learn(news)
+
+    def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
+        """A page of the users.  See api.status.Running."""
+        page: Deferred[Any] = self._store.page(after, count)
+        return page.addCallback(shown_page)
+
+
+def _dial(reactor: Any, address: str, port: int, factory: ClientFactory, timeout: float) -> Any:
+    """Connect with Twisted's own transport, for connections outside the data path."""
+    return reactor.connectTCP(address, port, factory, timeout)
+
+
+def cors_of(spec: PoolSpec) -> CorsPolicy | None:
+    """The CORS policy; None if preflights are passed to the servers."""
+    return None if spec.cors is None else CorsPolicy(spec.cors)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits besides the bucket of the key."""
+    return Limits(
+        Policy(settings.global_capacity, settings.global_rate_per_sec),
+        Policy(settings.address_capacity, settings.address_rate_per_sec),
+        settings.max_in_flight_per_key,
+    )
+
+
+def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
+    """Decides during outages of Redis; None with the embedded store."""
+    if not settings.redis_url:
+        return None
+    return Fallback(settings.on_store_error, monotonic, settings.local_keys, limits)
+
+
+def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:
+    """An IBucketStore, IAccountStore and IStoreReport."""
+    if fallback is None:
+        return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
+    security = security_of(settings)
+    deadline = settings.redis_deadline
+    return RedisStore(settings.redis_url, reactor, limits, fallback, deadline, security=security, advise=True)

@@ -1,0 +1,200 @@
+"""Parses a servers file with many servers in a separate process: that takes a second, during which clients would wait.
+
+`python -m twisted_lb.app.servers_reader` gets the name of the file and its text on standard input, and, from a worker,
+the contents of the files that it names, which workers may not have the rights to read.  It writes the result of
+`read_pool` to standard output, in pieces: each is a pickle preceded by its length, so that the parent processes one
+piece per iteration of its reactor.  The first piece is a list of problems, or everything but the servers with the lines
+of some keys; each further one contains some servers.
+
+A short text is parsed immediately, in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from struct import Struct
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twisted_lb.app.collector import Hold
+from twisted_lb.config.server_tls import ReadFile, read_file
+from twisted_lb.config.servers_file import PoolSpec, ServerSpec, line_of, read_pool, read_with_lines
+from twisted_lb.config.settings import Misconfigured
+from twisted_lb.steps import Steps, chunks, run_in_turns
+
+# About a hundred servers, which take about 10 ms.
+SHORT = 8 * 1024
+# More than ten thousand servers need.
+LONGEST_SECONDS = 60.0
+# Serving clients has priority over reading, if both use the same core.
+NICENESS = 5
+
+_LENGTH = Struct(">I")
+
+_log = Logger()
+
+
+class Read(NamedTuple):
+    """The contents of a file, and the lines of the keys that name classes."""
+
+    spec: PoolSpec
+    line: Callable[[str], int]
+
+
+class Reading:
+    """Reads one text after another."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._child: _Child | None = None
+
+    def read(self, text: str, file_name: str, files: Mapping[str, bytes] | None = None) -> Deferred[Read]:
+        """The parsed text, now or later.  Fails with Misconfigured.
+
+        `files` are those that the text names, and what they hold; without them they are read.
+        """
+        if len(text) <= SHORT:
+            return execute(_read_here, text, file_name, files)
+        self._child = child = _Child(self._reactor, file_name)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-m", "twisted_lb.app.servers_reader"]
+        try:
+            transport = self._reactor.spawnProcess(child, sys.executable, command, env=environment)
+        except OSError as error:
+            # A short delay for clients is better than an outdated list of servers.
+            _log.warn("{file} is read in this process: {error}", file=file_name, error=error)
+            return execute(_read_here, text, file_name, files)
+        transport.write(_packed((file_name, text, files)))
+        transport.closeStdin()
+        return child.ended.addCallback(self._put_together)
+
+    def _put_together(self, written: bytes) -> Deferred[Read]:
+        self._child = None
+        hold = Hold()
+        read = run_in_turns(self._reactor, _put_together(written))
+
+        def release(result: Any) -> Any:
+            # The callbacks of the result run in this iteration.
+            self._reactor.callLater(0, hold.release)
+            return result
+
+        return read.addBoth(release)
+
+    def stop(self) -> None:
+        """Abort reading."""
+        if self._child is not None:
+            self._child.kill()
+
+
+def _read_here(text: str, file_name: str, files: Mapping[str, bytes] | None) -> Read:
+    return Read(read_pool(text, file_name, _reader(files)), partial(line_of, text))
+
+
+def _reader(files: Mapping[str, bytes] | None) -> ReadFile:
+    return read_file if files is None else files.__getitem__
+
+
+class _Child(ProcessProtocol):
+    """The process that reads; `ended` fires with its output."""
+
+    transport: Any
+
+    def __init__(self, reactor: Any, file_name: str) -> None:
+        self.ended: Deferred[bytes] = Deferred()
+        self._file_name = file_name
+        self._written: list[bytes] = []
+        self._complaints: list[bytes] = []
+        self._running = True
+        self._late = reactor.callLater(LONGEST_SECONDS, self.kill)
+
+    def kill(self) -> None:
+        if self._running:
+            try:
+                self.transport.signalProcess("KILL")
+            except ProcessExitedAlready:
+                """Its output is still being received."""
+
+    def outReceived(self, data: bytes) -> None:
+        self._written.append(data)
+
+    def errReceived(self, data: bytes) -> None:
+        self._complaints.append(data)
+
+    def processEnded(self, reason: Failure) -> None:
+        self._running = False
+        if self._late.active():
+            self._late.cancel()
+        status, signal = getattr(reason.value, "exitCode", None), getattr(reason.value, "signal", None)
+        if status == 0:
+            written, self._written = b"".join(self._written), []
+            self.ended.callback(written)
+            return
+        how = f"was ended by signal {signal}" if signal is not None else f"ended with exit status {status}"
+        words = b"".join(self._complaints).decode("utf-8", "replace").strip().rpartition("\n")[2]
+        what = f"{self._file_name}: the process that reads it {how}"
+        self.ended.errback(Misconfigured([f"{what}: {words}" if words else what]))
+
+
+def _packed(value: object) -> bytes:
+    data = pickle.dumps(value)
+    return _LENGTH.pack(len(data)) + data
+
+
+def _pieces(written: bytes) -> Iterator[Any]:
+    start = 0
+    while start < len(written):
+        (length,) = _LENGTH.unpack_from(written, start)
+        start += _LENGTH.size
+        yield pickle.loads(written[start : start + length])
+        start += length
+
+
+def _put_together(written: bytes) -> Steps[Read]:
+    pieces = _pieces(written)
+    problems, spec, lines = next(pieces)
+    if problems:
+        raise Misconfigured(problems)
+    servers: list[ServerSpec] = []
+    for some in pieces:
+        servers += some
+        yield
+    options, pricing_options = MappingProxyType(spec.options), MappingProxyType(spec.pricing_options)
+    spec = replace(spec, servers=tuple(servers), options=options, pricing_options=pricing_options)
+    return Read(spec, lines.__getitem__)
+
+
+def _answer(text: str, file_name: str, files: Mapping[str, bytes] | None = None) -> Iterator[bytes]:
+    try:
+        spec, lines = read_with_lines(text, file_name, _reader(files))
+    except Misconfigured as error:
+        yield _packed((error.problems, None, {}))
+        return
+    # A MappingProxyType cannot be pickled.
+    options, pricing_options = dict(spec.options), dict(spec.pricing_options)
+    yield _packed(((), replace(spec, servers=(), options=options, pricing_options=pricing_options), lines))
+    for some in chunks(spec.servers):
+        yield _packed(list(some))
+
+
+def main() -> None:
+    """Read standard input, and write the result."""
+    os.nice(NICENESS)
+    ((file_name, text, files),) = _pieces(sys.stdin.buffer.read())
+    for piece in _answer(text, file_name, files):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Several processes that serve the same ports: the supervisor, its children, and their status as one."""

@@ -1,0 +1,181 @@
+"""One of several serving processes: `python -m twisted_lb.app.workers.child REACTOR_MODULE`, started by `workers`.
+
+It reads one line of JSON from its standard input and serves on the sockets that it inherited.  It drains and exits when
+its standard input ends, and on SIGTERM.  Further lines on standard input are another pool, `{"pool": "the text of a
+servers file", "files": {...}}` with the contents of the files that it names, keys that other workers know,
+`{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem", "pem": "the text,
+or null for the present one"}]}`, the order to open the access log again, `{"reopen": true}`, or a request:
+
+    {"ask": "alive", "number": 1}                              heartbeat
+    {"ask": "keys", "number": 1}                               the keys that it has seen since
+    {"ask": "report", "number": 1}                             its state
+    {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
+
+The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
+"""
+
+from __future__ import annotations
+
+import signal
+
+# Before anything that takes time: SIGINT and SIGHUP of the terminal reach the whole process group, and the parent
+# handles them for its workers.
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # For the access log, which the parent reports as well; `pkill -USR1` sends it to all.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+# ruff: noqa: E402
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
+from twisted.logger import FileLogObserver, LogEvent, Logger, formatEventAsClassicLogText, globalLogBeginner
+from twisted.python.failure import Failure
+from twisted.python.reflect import namedModule
+
+from twisted_lb.app.workers.pipe import ParentPipe, as_bytes
+from twisted_lb.app.workers.watchdog import Watchdog
+from twisted_lb.interfaces import StoreUnavailable
+
+STANDARD_INPUT = 0
+# The parent exits first, and logs the reason.
+WATCHDOG_TIMES = 1.5
+READ_BYTES = 65536
+
+_log = Logger()
+
+
+def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], object]) -> None:
+    """Write the response to a request of the parent when it is available.  `running` is an api.status.Running."""
+
+    def say(found: object) -> None:
+        write(json.dumps({"number": question["number"], "answer": found}).encode() + b"\n")
+
+    def cannot_tell(failure: Failure) -> None:
+        if not failure.check(StoreUnavailable):
+            _log.failure("The parent's request for {ask} failed", failure, ask=question["ask"])
+
+    if question["ask"] == "alive":
+        say(True)
+        return
+    if question["ask"] == "keys":
+        say(running.news())
+        return
+    if question["ask"] == "users":
+        found = maybeDeferred(running.users, question["after"], question["count"])
+    else:
+        found = maybeDeferred(lambda: running.report()._asdict())
+    found.addErrback(cannot_tell).addCallback(say)
+
+
+def first_line(descriptor: int = STANDARD_INPUT) -> tuple[bytes, bytes]:
+    """The first line of standard input, and what was read after it; both empty if there is none."""
+    blocks: list[bytes] = []
+    while data := os.read(descriptor, READ_BYTES):
+        blocks.append(data)
+        if b"\n" in data:
+            line, _, rest = b"".join(blocks).partition(b"\n")
+            return line, rest
+    return b"", b""
+
+
+def main(reactor_module: str) -> None:
+    """Serve until the parent stops this worker, or has ended."""
+    globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stdout, _line)], redirectStandardIO=False)
+    line, rest = first_line()
+    if not line:
+        return
+    instructions = json.loads(line)
+
+    # These modules import klein and txredisapi, which would install a reactor themselves.
+    namedModule(reactor_module).install()
+    from twisted.internet import reactor
+    from twisted.internet.stdio import StandardIO
+
+    from twisted_lb.app.fatal import log_unraisable
+    from twisted_lb.app.listener_tls import CertificatesOfWorker, new_contexts
+    from twisted_lb.app.monotonic import run_on_monotonic_clock
+    from twisted_lb.app.process import Serving
+    from twisted_lb.app.servers_reader import Reading
+    from twisted_lb.app.services import Opening, secured
+    from twisted_lb.config.servers_file import read_pool
+    from twisted_lb.config.settings import Misconfigured, Settings
+    from twisted_lb.network.listener import adopt
+
+    run_on_monotonic_clock(reactor)
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
+    }
+    settings = Settings(**given)
+    certificates = CertificatesOfWorker(reactor, new_contexts(settings, instructions["client_authorities"]))
+    certificates.use(instructions["certificates"])
+    openings: dict[str, Opening] = {}
+    for listener in instructions["listeners"]:
+        descriptor, family = listener["descriptor"], socket.AddressFamily(listener["family"])
+        opening = partial(adopt, reactor, descriptor, family)
+        context = certificates.certificates.context
+        openings[f"socket {descriptor}"] = secured(opening, context) if listener["tls"] else opening
+    file_name = settings.servers_file
+    pool = read_pool(instructions["pool"], file_name, as_bytes(instructions["files"]).__getitem__)
+    serving = Serving(reactor, settings, pool, openings, standard_output=instructions["standard_output"])
+    service = serving.together()
+    reading, use_lock = Reading(reactor), DeferredLock()
+
+    def use(text: str, files: dict[str, bytes]) -> Deferred[str]:
+        # The parent has validated it, and logs the changes.
+        return reading.read(text, file_name, files).addCallback(lambda read: serving.swap.in_turns(read.spec))
+
+    def not_used(failure: Failure) -> None:
+        if failure.check(Misconfigured):
+            _log.error("The servers file was rejected, nothing changes: {error}", error=failure.value, file=file_name)
+        else:
+            _log.failure("The servers file could not be used", failure, file=file_name)
+
+    def certificates_not_used(failure: Failure) -> None:
+        _log.failure("The certificates could not be used", failure)
+
+    def told(line: bytes) -> None:
+        words = json.loads(line)
+        if "pool" in words:
+            # Sequentially: a short file after a long one would be read sooner.
+            use_lock.run(use, words["pool"], as_bytes(words["files"])).addErrback(not_used)
+        elif "certificates" in words:
+            certificates.use_in_turns(words["certificates"]).addErrback(certificates_not_used)
+        elif "keys" in words:
+            serving.learn(words["keys"])
+        elif "reopen" in words:
+            serving.reopen_logs()
+        else:
+            answer(serving, words, parent.transport.write)
+
+    log_unraisable()
+    started: Any = reactor
+    parent = ParentPipe(reactor, told)
+    connect: Any = StandardIO
+    connect(parent, STANDARD_INPUT, instructions["reports"], reactor)
+    parent.dataReceived(rest)
+    started.addSystemEventTrigger("before", "shutdown", service.stopService)
+    service.privilegedStartService()
+    service.startService()
+    watchdog = Watchdog(started, WATCHDOG_TIMES * settings.worker_timeout)
+    if settings.worker_timeout:
+        watchdog.start()
+    started.run()
+    watchdog.stop()
+
+
+def _line(event: LogEvent) -> str | None:
+    """An event as text without its time, which the parent adds."""
+    text = formatEventAsClassicLogText(event)
+    return text and text.partition(" ")[2]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
