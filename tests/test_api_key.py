@@ -6,15 +6,23 @@ from base64 import b64encode, urlsafe_b64encode
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api_key import (
+from twisted_lb.credentials import (
+    PARAMETER,
     AmbiguousKey,
+    KeyPlaces,
     bearer_token,
     digest,
     holds_key,
+    is_issued,
     issued_within,
-    key_from_fields,
-    other_credentials,
 )
+
+_KEY = b"0f8fad5b-d9cb-469f-a165-70867728950e"
+_ANOTHER = b"7c9e6679-7425-40de-944b-e07fc1f90ae7"
+_JSON = b'{"sub": "%b", "iat": 1}' % _KEY
+_TOKEN = b"eyJhbGciOiJub25lIn0.e30.c2ln"
+
+PLACES = KeyPlaces(parameter=b"key")
 
 _FOUND: list[tuple[dict[bytes, list[bytes]], bytes | None]] = [
     ({}, None),
@@ -36,6 +44,27 @@ _FOUND: list[tuple[dict[bytes, list[bytes]], bytes | None]] = [
     ({b"authorization": [b"Basic dXNlcjpwYXNz"]}, None),
     ({b"authorization": [b"Basic dXNlcjpwYXNz"], b"x-api-key": [b"k"]}, b"k"),
     ({b"x-api-key": [b"Bearer k"]}, b"Bearer k"),
+    ({PARAMETER: [b"k"]}, b"k"),
+    ({PARAMETER: [b"", b"k", b"k"]}, b"k"),
+    ({PARAMETER: [b""]}, None),
+    ({b"authorization": [b"Bearer k"], PARAMETER: [b"k"]}, b"k"),
+]
+
+# Beside a key of the form that is issued: Authorization, and whether it is for the server.
+_BESIDE: list[tuple[bytes, bool]] = [
+    (b"Bearer " + _TOKEN, True),
+    (b"bearer  " + _TOKEN, True),
+    (_TOKEN, True),
+    (b"Basic dXNlcjpwYXNz", True),
+    (b"DPoP " + _ANOTHER, True),
+    (b"Bearer app-token-1", True),
+    (b"Bearer " + _ANOTHER[:-1], True),
+    (b"Bearer 7c9e6679-7425-10de-944b-e07fc1f90ae7", True),
+    (b"Bearer " + _KEY, False),
+    (_KEY, False),
+    (b"", False),
+    (b"Bearer", False),
+    (b"Bearer ", False),
 ]
 
 _AMBIGUOUS: list[dict[bytes, list[bytes]]] = [
@@ -45,11 +74,20 @@ _AMBIGUOUS: list[dict[bytes, list[bytes]]] = [
     {b"authorization": [b"a"], b"x-api-key": [b"b"]},
     {b"authorization": [b"Bearer a"], b"apikey": [b"A"]},
     {b"x-api-key": [b"a"], b"apikey": [b"b"]},
+    {b"x-api-key": [b"a"], PARAMETER: [b"b"]},
+    {b"authorization": [b"a"], PARAMETER: [b"b"]},
+    {PARAMETER: [b"a", b"b"]},
+    {b"x-api-key": [_KEY], b"apikey": [_ANOTHER]},
+    {b"x-api-key": [_KEY], PARAMETER: [_ANOTHER]},
+    {b"x-api-key": [_KEY], b"apikey": [b"b"]},
+    # Two of the form that is issued.
+    {b"x-api-key": [_KEY], b"authorization": [b"Bearer " + _ANOTHER]},
+    {b"apikey": [_KEY], b"authorization": [_ANOTHER.upper()]},
+    {PARAMETER: [_KEY], b"authorization": [b"Bearer " + _KEY.upper()]},
+    # An application's token beside what is no key that was issued.
+    {b"x-api-key": [b"b"], b"authorization": [b"Bearer " + _TOKEN]},
 ]
 
-_KEY = b"0f8fad5b-d9cb-469f-a165-70867728950e"
-_ANOTHER = b"7c9e6679-7425-40de-944b-e07fc1f90ae7"
-_JSON = b'{"sub": "%b", "iat": 1}' % _KEY
 # Credentials of other schemes, in each of which a server could read the key.
 _HOLDING = [
     b"DPoP " + _KEY,
@@ -97,14 +135,6 @@ class CredentialsTests(SynchronousTestCase):
         for credentials in _NOT_HOLDING:
             self.assertFalse(holds_key(credentials, _KEY), credentials)
 
-    def test_other_credentials(self) -> None:
-        """What carries a key of ours is not credentials of another scheme, and the other way round."""
-        for value in (b"k", b"Bearer k", b"BEARER  k", b"Bearer", b"Bearer ", b"", b"Basic", b"DPoP\tk"):
-            self.assertEqual(other_credentials({b"authorization": [value]}), b"", value)
-        for value in (b"DPoP k", b"Bearer, k", b"k x", b"Basic dXNlcjpwYXNz"):
-            self.assertEqual(other_credentials({b"authorization": [value]}), value)
-        self.assertEqual(other_credentials({b"x-api-key": [b"a b"]}), b"")
-
     def test_issued(self) -> None:
         """What looks like an issued key is found once, in order and up to a number, in plain text and in Basic."""
         self.assertEqual(issued_within(b"DPoP " + _ANOTHER, 4), [_ANOTHER])
@@ -125,12 +155,48 @@ class ApiKeyTests(SynchronousTestCase):
     def test_found(self) -> None:
         """Each form of a key gives the same bytes, and an empty one is no key."""
         for fields, key in _FOUND:
-            self.assertEqual(key_from_fields(fields), key, fields)
+            self.assertEqual(PLACES.take({name: list(values) for name, values in fields.items()}), key, fields)
+
+    def test_taken_out(self) -> None:
+        """What carried the key is not among the fields any more, and all others are, as they were."""
+        for field in (b"authorization", b"x-api-key", b"apikey", PARAMETER):
+            fields = {field: [_KEY], b"host": [b"a"], b"via": [b"1.0 " + _KEY]}
+            self.assertEqual(PLACES.take(fields), _KEY)
+            self.assertEqual(fields, {b"host": [b"a"], b"via": [b"1.0 " + _KEY]})
+
+    def test_beside(self) -> None:
+        """Beside an issued key in another place, Authorization is the server's unless it has that key or nothing."""
+        for place in (b"x-api-key", b"apikey", PARAMETER):
+            for value, goes_on in _BESIDE:
+                fields = {b"authorization": [value], place: [_KEY]}
+                self.assertEqual(PLACES.take(fields), _KEY, value)
+                self.assertEqual(fields, {b"authorization": [value]} if goes_on else {}, value)
+
+    def test_places(self) -> None:
+        """Only the fields that are named carry keys; Authorization that is none of them is the server's."""
+        places = KeyPlaces((b"x-key", b"x-api-key"), b"key")
+        fields = {b"authorization": [b"Bearer " + _ANOTHER], b"apikey": [b"a"], b"x-key": [_KEY]}
+        self.assertEqual(places.take(fields), _KEY)
+        self.assertEqual(fields, {b"authorization": [b"Bearer " + _ANOTHER], b"apikey": [b"a"]})
+        self.assertIsNone(places.take(fields))
+        self.assertEqual(len(fields), 2)
+        self.assertRaises(AmbiguousKey, places.take, {b"x-key": [b"a"], b"x-api-key": [b"b"]})
+        self.assertEqual((places.example, places.challenge), ("X-Key: <key>", b'Key realm="twisted_lb"'))
+        places = KeyPlaces()
+        self.assertEqual((places.example, places.challenge), ("Authorization: <key>", b'Bearer realm="twisted_lb"'))
+
+    def test_is_issued(self) -> None:
+        """A UUID of version 4 as it is written, in any case, is what is issued; nothing longer or shorter is."""
+        for text in (_KEY, _KEY.upper()):
+            self.assertTrue(is_issued(text))
+        for text in (b"", _KEY[1:], _KEY + b"0", _KEY.replace(b"-4", b"-1"), _KEY.replace(b"-", b""), b"-" * 36):
+            self.assertFalse(is_issued(text), text)
 
     def test_ambiguous(self) -> None:
         """A repeated field and two keys that differ are refused, without showing either key."""
         for fields in _AMBIGUOUS:
-            error = self.assertRaises(AmbiguousKey, key_from_fields, fields)
+            given = {name: list(values) for name, values in fields.items()}
+            error = self.assertRaises(AmbiguousKey, PLACES.take, given)
             for value in (value for values in fields.values() for value in values if value):
                 self.assertNotIn(f" {value.decode()} ", f" {error} ")
 
@@ -144,3 +210,14 @@ class ApiKeyTests(SynchronousTestCase):
         self.assertEqual(bearer_token(b"Bearer"), b"")
         self.assertIsNone(bearer_token(b"t"))
         self.assertIsNone(bearer_token(b"Bearers t"))
+
+
+class MaskedTests(SynchronousTestCase):
+    def test_parameters(self) -> None:
+        """A log has no value of a query parameter with the name of a place for keys, however the name is spelled."""
+        places = KeyPlaces((b"authorization", b"my-own-field"), b"secret")
+        for name in (b"key", b"Key", b"api_key", b"API-KEY", b"x_api-key", b"access_token", b"my_own_field", b"Secret"):
+            masked = places.masked(b"/path?a=b&%b=value&c=d" % name, False)
+            self.assertEqual(masked, b"/path?a=b&%b=REDACTED&c=d" % name)
+        for target in (b"/key=value", b"/?monkey=value", b"/?a=key", b"/?own=value"):
+            self.assertEqual(places.masked(target, False), target)

@@ -6,10 +6,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.check import description
-from twisted_lb.config import read_fleet
-from twisted_lb.plan import Plan
-from twisted_lb.settings import Settings
+from twisted_lb.app.describe import description
+from twisted_lb.app.startup import Startup
+from twisted_lb.app.version import version_text
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.settings import Settings
 
 ALL = """
 balancer: {name: sticky, secret: geheim}
@@ -26,7 +27,7 @@ servers:
 
 
 def described(text: str, **settings: Any) -> str:
-    return description(Plan(Settings(**settings), read_fleet(text, "x.yaml"), text, False))
+    return description(Startup(Settings(**settings), read_pool(text, "x.yaml"), text, False))
 
 
 class DescriptionTests(SynchronousTestCase):
@@ -36,6 +37,7 @@ class DescriptionTests(SynchronousTestCase):
         more = {"health_listen": health, "redis_url": "redis://h:1", "head_timeout": 7.5}
         said = described(ALL, listen=("tcp:80", "tcp6:80"), workers=3, **more)
         for part in (
+            f"program    {version_text()}\n",
             "public     tcp:80, tcp6:80\n",
             "workers    3\n",
             "health     tcp:9091, tcp:9092\n",
@@ -52,10 +54,23 @@ class DescriptionTests(SynchronousTestCase):
             self.assertIn(part, said)
         self.assertTrue(said.endswith("  b, http://10.0.0.1, weight 1, no health check"), said)
 
+    def test_notices(self) -> None:
+        """What an operator may have meant otherwise is there, too."""
+        startup = Startup(Settings(), read_pool(ALL, "x.yaml"), ALL, False, ("X is no setting", "Y neither"))
+        self.assertIn("\nnotice     X is no setting\nnotice     Y neither\n", description(startup))
+
     def test_no_pricing(self) -> None:
         """Without a pricing class it says what a request costs then."""
         said = described(ALL.replace("pricing", "#"))
-        self.assertIn("pricing    1 token a request, or what the server says\n", said)
+        self.assertIn("pricing    1 token per request, or as the server reports\n", said)
+
+    def test_cors(self) -> None:
+        """Who may do what from a page of another origin is told, and that it is the servers' business by default."""
+        self.assertIn("cors       preflights are passed to the servers\n", described(ALL))
+        more = "cors: {allowed_origins: [https://a.test, 'https://*.b.test'], allow_credentials: true, "
+        said = described(more + "allowed_methods: [PUT], allowed_headers: [], max_age: 1m}\n" + ALL)
+        allowed = "https://a.test, https://*.b.test, with credentials; methods PUT; headers none; max age 60 s"
+        self.assertIn(f"cors       {allowed}\n", said)
 
     def test_no_secrets(self) -> None:
         """No password, no token and no value of an option is printed."""

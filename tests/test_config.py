@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config import FleetSpec, ServerSpec, line_of, read_fleet
-from twisted_lb.fleet_spec import Ejection, HealthCheck, Queue, Retries
-from twisted_lb.settings import Misconfigured
+from twisted_lb.config.pool import Cors, Ejection, HealthCheck, Queue, Retries
+from twisted_lb.config.servers_file import PoolSpec, ServerSpec, line_of, read_pool
+from twisted_lb.config.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
 
+SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls"
 KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "pricing"]
+KEYS += ["tls", "ca_file", "server_name"]
 
 
 def server(line: str) -> str:
@@ -35,8 +37,8 @@ servers:
   - {name: "s_3.x:y", url: "http://[2001:DB8::0:1]:8000/", weight: 1000}
 """
         self.assertEqual(
-            read_fleet(text, "x.yaml"),
-            FleetSpec(
+            read_pool(text, "x.yaml"),
+            PoolSpec(
                 "mine.module:Class",
                 {"speed": 3, "deep": {"a": [1]}},
                 (
@@ -49,8 +51,8 @@ servers:
 
     def test_defaults(self) -> None:
         """Without a balancer it is round robin without options; JSON is YAML too."""
-        fleet = read_fleet('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
-        self.assertEqual((fleet.balancer, dict(fleet.options)), ("round_robin", {}))
+        pool = read_pool('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
+        self.assertEqual((pool.balancer, dict(pool.options)), ("round_robin", {}))
 
     def test_pricing(self) -> None:
         """A pricing class is named alone, or with its options; without one there is none."""
@@ -60,8 +62,8 @@ servers:
             ("pricing: {name: 'mine:Class', factor: 3}", "mine:Class", {"factor": 3}),
         ]
         for line, word, options in cases:
-            fleet = read_fleet(f"servers: [{{name: a, url: http://a}}]\n{line}", "x.yaml")
-            self.assertEqual((fleet.pricing, fleet.pricing_options), (word, options), line)
+            pool = read_pool(f"servers: [{{name: a, url: http://a}}]\n{line}", "x.yaml")
+            self.assertEqual((pool.pricing, pool.pricing_options), (word, options), line)
 
     def test_lines(self) -> None:
         """The line of a key at the top is known, for what is found out about its value later."""
@@ -87,18 +89,18 @@ queue: {size: 10, timeout: 2}
 servers:
   - {name: a, url: http://a, maxconn: 100, backup: true, slowstart: 30s}
 """
-        fleet = read_fleet(text, "x.yaml")
+        pool = read_pool(text, "x.yaml")
         check = HealthCheck("/healthz", 0.5, 1.5, 1, 2, ((204, 204),))
-        self.assertEqual(fleet.servers, (ServerSpec("a", "http://a", "a", 80, 1, 100, True, 30.0, check),))
-        self.assertEqual(fleet.ejection, Ejection(3, 0.25, 60.0, 7, False, 5.0, 3600.0, 1.0))
-        self.assertEqual(fleet.panic_threshold, 0.0)
-        self.assertEqual(fleet.retries, Retries(2, 0.1, 3.0))
-        self.assertEqual(fleet.queue, Queue(10, 2.0))
+        self.assertEqual(pool.servers, (ServerSpec("a", "http://a", "a", 80, 1, 100, True, 30.0, check),))
+        self.assertEqual(pool.ejection, Ejection(3, 0.25, 60.0, 7, False, 5.0, 3600.0, 1.0))
+        self.assertEqual(pool.panic_threshold, 0.0)
+        self.assertEqual(pool.retries, Retries(2, 0.1, 3.0))
+        self.assertEqual(pool.queue, Queue(10, 2.0))
 
     def test_failure_defaults(self) -> None:
         """A file that says nothing about failures has no checks, and has the defaults for all else."""
-        fleet = read_fleet("servers: [{name: a, url: http://a}]", "x.yaml")
-        self.assertEqual(fleet, FleetSpec("round_robin", {}, (ServerSpec("a", "http://a", "a", 80),)))
+        pool = read_pool("servers: [{name: a, url: http://a}]", "x.yaml")
+        self.assertEqual(pool, PoolSpec("round_robin", {}, (ServerSpec("a", "http://a", "a", 80),)))
 
     def test_health_checks(self) -> None:
         """A server has the check of all servers, with what it says itself; false is none."""
@@ -115,7 +117,7 @@ servers:
         ]
         for general, own, expected in cases:
             text = f"health_check: {general}\nservers: [{{name: a, url: http://a, health_check: {own or 'null'}}}]"
-            self.assertEqual(read_fleet(text, "x.yaml").servers[0].health_check, expected, text)
+            self.assertEqual(read_pool(text, "x.yaml").servers[0].health_check, expected, text)
 
     def test_statuses(self) -> None:
         """A status is a number, a range, or a list of both."""
@@ -128,51 +130,53 @@ servers:
         ]
         for value, expected in cases:
             text = f"servers: [{{name: a, url: http://a}}]\nhealth_check: {{status: {value}}}"
-            check = read_fleet(text, "x.yaml").servers[0].health_check
+            check = read_pool(text, "x.yaml").servers[0].health_check
             self.assertEqual(check, HealthCheck(status=expected), value)
 
     def test_no_ejection(self) -> None:
         """`ejection: false` looks at no requests."""
-        fleet = read_fleet("ejection: false\nservers: [{name: a, url: http://a}]", "x.yaml")
-        self.assertEqual((fleet.ejection.consecutive_failures, fleet.ejection.failure_share), (0, 0))
+        pool = read_pool("ejection: false\nservers: [{name: a, url: http://a}]", "x.yaml")
+        self.assertEqual((pool.ejection.consecutive_failures, pool.ejection.failure_share), (0, 0))
 
     def test_immutable(self) -> None:
         """The description cannot be changed."""
-        fleet = read_fleet("servers: [{name: a, url: http://a:1}]", "x.yaml")
-        self.assertRaises(AttributeError, setattr, fleet, "balancer", "x")
-        self.assertRaises(AttributeError, setattr, fleet.servers[0], "weight", 2)
-        self.assertFalse(hasattr(fleet.options, "__setitem__"))
+        pool = read_pool("servers: [{name: a, url: http://a:1}]", "x.yaml")
+        self.assertRaises(AttributeError, setattr, pool, "balancer", "x")
+        self.assertRaises(AttributeError, setattr, pool.servers[0], "weight", 2)
+        self.assertFalse(hasattr(pool.options, "__setitem__"))
 
     def test_files_of_the_project(self) -> None:
         """The two server files that the project ships can be used, and name three servers each."""
         for name in ("servers.yaml", "compose/servers.yaml"):
-            fleet = read_fleet((ROOT / name).read_text(), name)
-            self.assertEqual([one.name for one in fleet.servers], ["server1", "server2", "server3"])
+            pool = read_pool((ROOT / name).read_text(), name)
+            self.assertEqual([one.name for one in pool.servers], ["server1", "server2", "server3"])
 
 
 class RefusalTests(SynchronousTestCase):
     def problems(self, text: str) -> tuple[str, ...]:
-        return self.assertRaises(Misconfigured, read_fleet, text, "x.yaml").problems
+        return self.assertRaises(Misconfigured, read_pool, text, "x.yaml").problems
 
     def test_server_lines(self) -> None:
         """A server that cannot be used is told with file, line, key and what was expected."""
         form = "servers[1].url: expected http://host[:port]"
+        text_form = "a text of the form http://host[:port] or https://host[:port]"
         name = "servers[1].name: expected a text of 1 to 64 letters, digits and . _ : -, such as server1, not "
         weight = "servers[1].weight: expected a whole number from 0 (drain) to 1000, not "
         cases = [
-            ("{name: a, url: http://a, weihgt: 2}", "servers[1].weihgt: there is no such key; did you mean 'weight'?"),
-            ("{name: a, url: http://a, x: 2}", "servers[1].x: there is no such key; expected one of name, url, weight"),
+            ("{name: a, url: http://a, weihgt: 2}", "servers[1].weihgt: unknown key; did you mean 'weight'?"),
+            ("{name: a, url: http://a, x: 2}", "servers[1].x: unknown key; expected one of name, url, weight"),
             ("{url: http://a}", "servers[1].name: is missing; expected a text of 1 to 64 letters"),
-            ("{name: a}", "servers[1].url: is missing; expected a text of the form http://host[:port]"),
+            ("{name: a}", f"servers[1].url: is missing; expected {text_form}"),
             ("{name: 7, url: http://a}", name + "7"),
             ("{name: on, url: http://a}", name + "True"),
             ("{name: '', url: http://a}", name + "''"),
             ("{name: a b, url: http://a}", name + "'a b'"),
             ('{name: "a\\n", url: http://a}', name + "'a\\n'"),
-            ("{name: good, url: http://a}", "servers[1].name: 'good' is the name of servers[0] already"),
-            ("{name: a, name: b, url: http://a}", "servers[1].name: this key is there twice, first on line 3"),
-            ("{name: a, url: 7}", "servers[1].url: expected a text of the form http://host[:port], not 7"),
-            ("{name: a, url: https://a}", "servers[1].url: https:// to a server is not supported yet"),
+            ("{name: good, url: http://a}", "servers[1].name: 'good' is already the name of servers[0]"),
+            ("{name: a, name: b, url: http://a}", "servers[1].name: duplicate key, first on line 3"),
+            ("{name: a, url: 7}", f"servers[1].url: expected {text_form}, not 7"),
+            ("{name: a, url: https://a..b}", "servers[1].url: expected a host name such as api.example.com, or an IP"),
+            ("{name: a, url: 'https://a/b'}", "servers[1].url: expected https://host[:port] without a path"),
             ("{name: a, url: 'a:9001'}", form),
             ("{name: a, url: 'ftp://a'}", form),
             ("{name: a, url: 'http://'}", form),
@@ -198,12 +202,12 @@ class RefusalTests(SynchronousTestCase):
             ("{name: a, url: http://a, maxconn: -1}", "servers[1].maxconn: expected a whole number from 0 (any"),
             ("{name: a, url: http://a, backup: 1}", "servers[1].backup: expected true or false, not 1"),
             ("{name: a, url: http://a, slowstart: -1}", "servers[1].slowstart: expected a time from 0s to 24h, "),
-            ("{name: a, url: http://a, health_check: 1}", "servers[1].health_check: expected the keys of a health"),
+            ("{name: a, url: http://a, health_check: 1}", "servers[1].health_check: expected a mapping with "),
             (
                 "{name: a, url: http://a, health_check: {fails: x}}",
                 "servers[1].health_check.fails: expected a whole number from 1 to 1000, not 'x'",
             ),
-            ("http://a", "servers[1]: expected name, url and weight of a server, not 'http://a'"),
+            ("http://a", f"servers[1]: expected a mapping with any of the keys {SERVER_KEYS}, not 'http://a'"),
         ]
         for line, expected in cases:
             (problem,) = self.problems(server(line))
@@ -213,12 +217,14 @@ class RefusalTests(SynchronousTestCase):
         """A word about failures that cannot be used is told with its key, and what was expected."""
         time = "expected a time from 0.1s to 24h, in seconds or with a unit, such as 5, 500ms, 10s or 1m, not "
         status = "health_check.status: expected a status such as 200, a range such as '200-399', or a list of them"
+        check = "a mapping with any of the keys path, interval, timeout, passes, fails, status"
+        retries = "a mapping with any of the keys attempts, budget, min_per_second"
         path = "health_check.path: expected a path such as /healthz, at most 1024 visible ASCII characters, not "
         cases = [
-            ("health_check: true", "health_check: expected the keys of a health check, or false for none, not True"),
-            ("health_check: /x", "health_check: expected the keys of a health check, or false for none, not '/x'"),
-            ("health_check: {pth: /x}", "health_check.pth: there is no such key; did you mean 'path'?"),
-            ("health_check: {3: /x}", "health_check[3]: there is no such key; expected one of path, interval, "),
+            ("health_check: true", f"health_check: expected {check}, or false for none, not True"),
+            ("health_check: /x", f"health_check: expected {check}, or false for none, not '/x'"),
+            ("health_check: {pth: /x}", "health_check.pth: unknown key; did you mean 'path'?"),
+            ("health_check: {3: /x}", "health_check[3]: unknown key; expected one of path, interval, "),
             ("health_check: {path: x}", path + "'x'"),
             ("health_check: {path: '/a b'}", path + "'/a b'"),
             ("health_check: {path: '/a#b'}", path + "'/a#b'"),
@@ -242,11 +248,15 @@ class RefusalTests(SynchronousTestCase):
             ("ejection: {window: -1}", f"ejection.window: {time}-1"),
             ("ejection: {server_errors: 1}", "ejection.server_errors: expected true or false, not 1"),
             ("ejection: {max_time: 5}", "ejection.max_time: expected at least base_time, which is 10 s, not 5 s"),
-            ("ejection: 7", "ejection: expected the keys of ejection, or false for none, not 7"),
+            ("ejection: 7", "ejection: expected a mapping with any of the keys consecutive_failures, "),
             ("panic_threshold: 30%", "panic_threshold: expected a number from 0 to 1, not '30%'"),
             ("retries: {attempts: 0}", "retries.attempts: expected a whole number from 1 to 100, not 0"),
             ("retries: {min_per_second: -1}", "retries.min_per_second: expected a number from 0 to 1000000, not -1"),
-            ("retries: false", "retries: expected the keys of retries, not False"),
+            ("retries: false", f"retries: expected {retries}, not False"),
+            ("retries: 3", f"retries: expected {retries}, not 3"),
+            ("retries:", f"retries: expected {retries}, not None"),
+            ("retries: [3]", f"retries: expected {retries}, not [3]"),
+            ("queue: 100", "queue: expected a mapping with any of the keys size, timeout, not 100"),
             ("queue: {size: -1}", "queue.size: expected a whole number from 0 to 1000000, not -1"),
             ("queue: {timeout: 0}", "queue.timeout: expected a time from 0.001s to 24h"),
         ]
@@ -260,9 +270,9 @@ class RefusalTests(SynchronousTestCase):
             ("", "x.yaml:1: expected the keys balancer and servers, not None"),
             ("[]", "x.yaml:1: expected the keys balancer and servers, not []"),
             ("balancer: x", "x.yaml:1: servers: is missing; expected a list of 1 to 10000 servers"),
-            ("\nservers: []", "x.yaml:2: servers: expected a list of 1 to 10000 servers, not []"),
-            ("servers: {a: 1}", "x.yaml:1: servers: expected a list of 1 to 10000 servers, not {'a': 1}"),
-            ("a: [", "x.yaml:1: this is not YAML that can be used: "),
+            ("\nservers: []", "x.yaml:2: servers: expected a list of 1 to 10000 servers, each as {name: "),
+            ("servers: {a: 1}", "x.yaml:1: servers: expected a list of 1 to 10000 servers, each as {name: "),
+            ("a: [", "x.yaml:1: invalid YAML: "),
         ]
         for text, expected in cases:
             (problem,) = self.problems(text)
@@ -318,10 +328,56 @@ class RefusalTests(SynchronousTestCase):
         max_leaves=12,
     ))
     def test_any_data(self, data: object) -> None:
-        """Whatever a file holds gives a fleet or Misconfigured, and no other exception."""
+        """Whatever a file holds gives a pool or Misconfigured, and no other exception."""
         shapes = (data, {"servers": data}, {"servers": [data]}, {"health_check": data, "ejection": {"window": data}})
         for text in (*map(json.dumps, shapes), str(data)):
             try:
-                read_fleet(text, "x.yaml")
+                read_pool(text, "x.yaml")
             except Misconfigured as error:
                 self.assertTrue(error.problems)
+
+
+class CorsTests(SynchronousTestCase):
+    def test_read(self) -> None:
+        """`pass`, as when nothing is said, leaves CORS to the servers; else only the origins must be given."""
+        full = "{allowed_origins: [https://A.test, 'https://*.b.test:8443'], allowed_methods: [get, PURGE], "
+        full += "allowed_headers: 'X-A, x-b', exposed_headers: [X-C], allow_credentials: true, max_age: 2m}"
+        origins = ("https://a.test", "https://*.b.test:8443")
+        for text, expected in (
+            ("", None),
+            ("cors: pass", None),
+            ("cors: {allowed_origins: '*'}", Cors(("*",))),
+            ("cors: {allowed_origins: [http://localhost:3000, 'null']}", Cors(("http://localhost:3000", "null"))),
+            ("cors: {allowed_origins: 'app://x, http://[::1]:*'}", Cors(("app://x", "http://[::1]:*"))),
+            ("cors: " + full, Cors(origins, ("GET", "PURGE"), ("X-A", "x-b"), ("X-C",), True, 120.0)),
+        ):
+            pool = read_pool(f"{text}\nservers: [{{name: a, url: http://a}}]", "x.yaml")
+            self.assertEqual(pool.cors, expected, text)
+
+    def test_refused(self) -> None:
+        """What cannot be used is an error that names the key and says what was expected."""
+        for value, key, said in (
+            ("false", "cors", "expected pass, or the keys of cors, not False"),
+            ("allow", "cors", "expected pass, or the keys of cors"),
+            ("{}", "cors.allowed_origins", "is missing; expected a list of origins"),
+            ("{allowed_origins: []}", "cors.allowed_origins", "expected a list of one or more of origins, not []"),
+            ("{allowed_origins: [null]}", "cors.allowed_origins", "expected a list of one or more of origins"),
+            ("{allowed_origins: [a.test]}", "cors.allowed_origins", "expected an origin such as https://app.example.com"),
+            ("{allowed_origins: [https://a.test/]}", "cors.allowed_origins", "without a path, not 'https://a.test/'"),
+            ("{allowed_origins: ['https://*']}", "cors.allowed_origins", "expected an origin such as"),
+            ("{allowed_origins: ['https://a.*.test']}", "cors.allowed_origins", "expected an origin such as"),
+            ("{allowed_origins: ['https://b\xfccher.test']}", "cors.allowed_origins", "expected an origin such as"),
+            ("{allowed_origins: [https://a:443]}", "cors.allowed_origins", "'https://a' without its default port"),
+            ("{allowed_origins: [https://a:70000]}", "cors.allowed_origins", "expected a port from 1 to 65535"),
+            ("{allowed_origins: '*', allow_credentials: true}", "cors.allowed_origins", "names when allow_credentials"),
+            ("{allowed_origins: 'null', allow_credentials: true}", "cors.allowed_origins", "names when allow_cred"),
+            ("{allowed_origins: '*', allowed_methods: [a b]}", "cors.allowed_methods", "expected a method such as"),
+            ("{allowed_origins: '*', allowed_headers: ['a:']}", "cors.allowed_headers", "the name of a header field"),
+            ("{allowed_origins: '*', max_age: -1}", "cors.max_age", "expected a time from 0s"),
+            ("{allowed_origins: '*', allow_credentials: 1}", "cors.allow_credentials", "expected true or false, not 1"),
+            ("{allowed_origins: '*', expose_headers: a}", "cors.expose_headers", "did you mean 'exposed_headers'?"),
+        ):
+            text = f"servers: [{{name: a, url: http://a}}]\ncors: {value}"
+            error = self.assertRaises(Misconfigured, read_pool, text, "x.yaml")
+            self.assertIn(f"x.yaml:2: {key}: ", error.problems[0], value)
+            self.assertIn(said, error.problems[0], value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config import read_fleet
+from twisted_lb.config.servers_file import read_pool
 from twisted_lb.limits.pricing import Pricing, make_pricing
 from twisted_lb.testing import FakeRequest, FakeResponse, PricingContract
 
@@ -35,8 +35,8 @@ class ExampleTests(PricingContract, SynchronousTestCase):
 
     def pricings(self) -> list[Pricing]:
         """One for each way in which the page has it in servers.yaml."""
-        fleets = [read_fleet(SERVERS + text, "x.yaml") for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
-        return [make_pricing(fleet.pricing, fleet.pricing_options) for fleet in fleets]
+        pools = [read_pool(SERVERS + text, "x.yaml") for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+        return [make_pricing(pool.pricing, pool.pricing_options) for pool in pools]
 
     def test_configuration(self) -> None:
         """Both ways to name the class make it, and an option of the file changes the estimate."""

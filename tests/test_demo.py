@@ -7,7 +7,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.demo import DemoSite, demo_address, demo_endpoint
+from twisted_lb.app.demo import DemoSite, demo_address, demo_endpoint
 
 
 class DemoSiteTests(SynchronousTestCase):

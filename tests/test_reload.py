@@ -10,12 +10,12 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.balancers.backups import Backups
-from twisted_lb.config import read_fleet
-from twisted_lb.fleet_spec import FleetSpec
+from twisted_lb.app.reload import LOOK_SECONDS, ServersFile, Swap, pool_of, pricing_of
+from twisted_lb.balancers.failover import Failover
+from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.settings import Misconfigured
 from twisted_lb.limits.pricing import Pricing
-from twisted_lb.reload import LOOK_SECONDS, ServersFile, Swap, fleet_of, pricing_of
-from twisted_lb.settings import Misconfigured
 from twisted_lb.testing import FakeRequest
 
 ONE = 'servers: [{name: a, url: "http://127.0.0.1:1"}]\n'
@@ -34,8 +34,8 @@ class Fixed:
         return self._tokens
 
 
-def spec_of(text: str) -> FleetSpec:
-    return read_fleet(text, "x.yaml")
+def spec_of(text: str) -> PoolSpec:
+    return read_pool(text, "x.yaml")
 
 
 class ServersFileTests(SynchronousTestCase):
@@ -44,7 +44,7 @@ class ServersFileTests(SynchronousTestCase):
         self.path.write_text(ONE)
         self.clock = Clock()
         self.swapped: list[list[str]] = []
-        self.file = ServersFile(self.clock, str(self.path), ONE, self.swap)
+        self.file = ServersFile(self.clock, str(self.path), ONE, self.swap, lambda: 1e9 + self.clock.seconds())
         self.log: list[str] = []
         globalLogPublisher.addObserver(self.note)
         self.addCleanup(globalLogPublisher.removeObserver, self.note)
@@ -54,7 +54,7 @@ class ServersFileTests(SynchronousTestCase):
     def note(self, event: Any) -> None:
         self.log.append(event["log_format"].format(**event) if event.get("log_format") else "")
 
-    def swap(self, spec: FleetSpec, text: str) -> str:
+    def swap(self, spec: PoolSpec, text: str) -> str:
         self.swapped.append([server.name for server in spec.servers])
         return "everything"
 
@@ -71,7 +71,7 @@ class ServersFileTests(SynchronousTestCase):
         self.path.write_text(TWO)
         self.looks(10)
         self.assertEqual(self.swapped, [["a", "b"]])
-        self.assertEqual(self.log, [f"{self.path} is used from now on: everything"])
+        self.assertEqual(self.log, [f"{self.path} was reloaded: everything"])
 
     def test_still_being_written(self) -> None:
         """A file that changes at every look is read when it has come to rest, and not before."""
@@ -98,14 +98,14 @@ class ServersFileTests(SynchronousTestCase):
         self.path.write_text(BAD)
         self.looks(10)
         (line,) = self.log
-        self.assertIn("is not used, nothing changes", line)
+        self.assertIn("was rejected, nothing changes", line)
         self.assertIn(f"{self.path}:1: servers[0].url", line)
         self.path.write_text(BAD + "\n")
         self.looks(10)
         self.assertEqual((len(self.log), self.swapped), (2, []))
         self.path.write_text(ONE)
         self.looks(10)
-        self.assertEqual(self.log[2:], [f"{self.path}: this is what runs already"])
+        self.assertEqual(self.log[2:], [f"{self.path}: no change"])
 
     def test_missing_file(self) -> None:
         """A file that is gone changes nothing; one that is gone for a moment is no news at all."""
@@ -140,7 +140,7 @@ class ServersFileTests(SynchronousTestCase):
     def test_swap_that_fails(self) -> None:
         """What cannot be swapped in is a bad file as well, and what runs is still the old one."""
 
-        def refuse(spec: FleetSpec, text: str) -> str:
+        def refuse(spec: PoolSpec, text: str) -> str:
             raise Misconfigured(["it does not fit"])
 
         self.patch(self.file, "_swap", refuse)
@@ -149,12 +149,23 @@ class ServersFileTests(SynchronousTestCase):
         self.assertIn("it does not fit", self.log[0])
         self.path.write_text(ONE)
         self.looks(2)
-        self.assertIn("this is what runs already", self.log[1])
+        self.assertIn(": no change", self.log[1])
+
+    def test_counts(self) -> None:
+        """Whether the file is good, and when one was used last, is told, beginning with the start."""
+        self.assertEqual(self.file.counts(), {"reload_ok": 1.0, "reloaded_at": 1e9})
+        self.path.write_text(BAD)
+        self.looks(4)
+        self.assertEqual(self.file.counts(), {"reload_ok": 0.0, "reloaded_at": 1e9})
+        self.path.write_text(TWO)
+        self.looks(4)
+        counts = self.file.counts()
+        self.assertEqual((counts["reload_ok"], counts["reloaded_at"] > 1e9), (1.0, True))
 
     def test_asked(self) -> None:
         """On demand the file is read at once, and says so even when nothing has changed."""
         self.file.read(True)
-        self.assertEqual(self.log, [f"{self.path}: this is what runs already"])
+        self.assertEqual(self.log, [f"{self.path}: no change"])
         self.path.write_text(TWO)
         self.file.read(True)
         self.assertEqual(self.swapped, [["a", "b"]])
@@ -169,13 +180,13 @@ class ServersFileTests(SynchronousTestCase):
 
 class SwapTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.followed: list[FleetSpec] = []
+        self.followed: list[PoolSpec] = []
 
     def swap(self, before: str, after: str) -> str:
         spec = spec_of(before)
-        self.fleet = fleet_of(spec, Clock())
-        self.balancer = self.fleet.balancer
-        return Swap(Clock(), self.fleet, spec, self.followed.append)(spec_of(after))
+        self.pool = pool_of(spec, Clock())
+        self.balancer = self.pool.balancer
+        return Swap(Clock(), self.pool, spec, self.followed.append)(spec_of(after))
 
     def test_words(self) -> None:
         """What has changed is said with the names of the servers and both values."""
@@ -185,7 +196,7 @@ class SwapTests(SynchronousTestCase):
             (ONE, ONE.replace(":1", ":9"), "moved a to http://127.0.0.1:9"),
             (ONE, ONE.replace("}", ", weight: 0}"), "changed a (weight 1 -> 0)"),
             (ONE, "# new\n" + ONE, "the same servers and balancer as before"),
-            (ONE, ONE + "retries: {attempts: 1}\n", "retries is another"),
+            (ONE, ONE + "retries: {attempts: 1}\n", "retries changed"),
             (ONE, ONE.replace("}", ", health_check: {path: /h}}"), "health check of a"),
             (ONE, "balancer: twisted_lb.balancers.round_robin:RoundRobin\n" + ONE, "balancer round_robin -> tw"),
         ]
@@ -201,25 +212,25 @@ class SwapTests(SynchronousTestCase):
     def test_balancer_stays(self) -> None:
         """A balancer whose word and options are as before keeps what it has learned."""
         self.swap(ONE, TWO)
-        self.assertIs(self.fleet.balancer, self.balancer)
+        self.assertIs(self.pool.balancer, self.balancer)
         self.assertEqual([len(spec.servers) for spec in self.followed], [2])
 
     def test_backups(self) -> None:
         """The first backup brings another balancer for the backups, and a second one changes nothing of that."""
         with_backup = TWO.replace("2\"}", "2\", backup: true}")
         self.swap(ONE, with_backup)
-        self.assertIsInstance(self.fleet.balancer, Backups)
+        self.assertIsInstance(self.pool.balancer, Failover)
         self.swap(with_backup, with_backup.replace("1\"}", "1\", backup: true}"))
-        self.assertIs(self.fleet.balancer, self.balancer)
+        self.assertIs(self.pool.balancer, self.balancer)
 
     def test_pricing(self) -> None:
         """Another pricing is there when the rest follows; one whose word and options are as before stays itself."""
         seen: list[Pricing] = []
         spec = spec_of(ONE + PRICED % 2)
         before = pricing_of(spec, Clock())
-        swap = Swap(Clock(), fleet_of(spec, Clock()), spec, lambda spec: seen.append(swap.pricing), before)
+        swap = Swap(Clock(), pool_of(spec, Clock()), spec, lambda spec: seen.append(swap.pricing), before)
         self.assertEqual(swap(spec_of(TWO + PRICED % 2)), "added b http://127.0.0.1:2")
-        self.assertEqual(swap(spec_of(TWO + PRICED % 31337)), f"other options of {__name__}:Fixed: tokens")
+        self.assertEqual(swap(spec_of(TWO + PRICED % 31337)), f"changed options of {__name__}:Fixed: tokens")
         self.assertEqual(swap(spec_of(TWO)), f"pricing {__name__}:Fixed -> none")
         self.assertEqual(swap(spec_of(TWO + PRICED % 4)), f"pricing none -> {__name__}:Fixed")
         self.assertIs(seen[0], before)
@@ -228,28 +239,28 @@ class SwapTests(SynchronousTestCase):
     def test_pricing_that_fails(self) -> None:
         """When the pricing cannot be made nothing has changed, the servers included."""
         spec = spec_of(ONE + PRICED % 2)
-        fleet = fleet_of(spec, Clock())
+        pool = pool_of(spec, Clock())
         before = pricing_of(spec, Clock())
-        swap = Swap(Clock(), fleet, spec, self.followed.append, before)
+        swap = Swap(Clock(), pool, spec, self.followed.append, before)
         error = self.assertRaises(Misconfigured, swap, spec_of(TWO + PRICED % -1))
-        self.assertEqual(str(error), f"pricing: {__name__}:Fixed refused its options: ValueError: below 0")
-        self.assertEqual((self.followed, len(fleet.backends)), ([], 1))
+        self.assertEqual(str(error), f"pricing: {__name__}:Fixed rejected its options: ValueError: below 0")
+        self.assertEqual((self.followed, len(pool.backends)), ([], 1))
         self.assertIs(swap.pricing, before)
         self.assertEqual(swap(spec), "the same servers and balancer as before")
 
     def test_failure_changes_nothing(self) -> None:
         """When the balancer fails nothing follows, and the next swap is compared with what still runs."""
         spec = spec_of(ONE)
-        fleet = fleet_of(spec, Clock())
-        swap = Swap(Clock(), fleet, spec, self.followed.append)
+        pool = pool_of(spec, Clock())
+        swap = Swap(Clock(), pool, spec, self.followed.append)
 
         def fail(backends: object) -> None:
-            if len(fleet.backends) != len(list(backends)):  # type: ignore[call-overload]
+            if len(pool.backends) != len(list(backends)):  # type: ignore[call-overload]
                 raise KeyError("b")
 
-        self.patch(fleet.balancer, "backends_changed", fail)
+        self.patch(pool.balancer, "backends_changed", fail)
         error = self.assertRaises(Misconfigured, swap, spec_of(TWO))
         self.assertIn("KeyError('b')", str(error))
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.assertEqual((self.followed, len(fleet.backends)), ([], 1))
+        self.assertEqual((self.followed, len(pool.backends)), ([], 1))
         self.assertEqual(swap(spec), "the same servers and balancer as before")

@@ -6,14 +6,18 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import globalLogPublisher
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config import read_fleet
-from twisted_lb.demo import DemoSite
-from twisted_lb.plan import Plan
-from twisted_lb.service import _Announcement, build, url
-from twisted_lb.settings import Settings
+from twisted_lb.app.build import ANNOUNCEMENT, _Announcement, build, url
+from twisted_lb.app.demo import DemoSite
+from twisted_lb.app.listener_tls import ListenerTls, new_contexts
+from twisted_lb.app.startup import Startup
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.settings import Settings
+from twisted_lb.network.certificate_files import CertificatePaths
+from twisted_lb.network.certificate_set import CertificateSet
+from twisted_lb.network.certificates import Certificates
 
 FLEET = """
 servers:
@@ -23,8 +27,8 @@ servers:
 """
 
 
-def plan_of(demo: bool = False, **settings: Any) -> Plan:
-    return Plan(Settings(**settings), read_fleet(FLEET, "x.yaml"), FLEET, demo)
+def startup_of(demo: bool = False, **settings: Any) -> Startup:
+    return Startup(Settings(**settings), read_pool(FLEET, "x.yaml"), FLEET, demo)
 
 
 class FakePort:
@@ -36,37 +40,46 @@ class FakePort:
 
 
 class BuildTests(SynchronousTestCase):
-    def parts(self, plan: Plan) -> list[Any]:
-        service: Any = build(MemoryReactorClock(), plan)
+    def parts(self, startup: Startup) -> list[Any]:
+        service: Any = build(MemoryReactorClock(), startup)
         return list(service)
 
-    def kinds(self, plan: Plan) -> list[str]:
-        return [type(part).__name__ for part in self.parts(plan)]
+    def kinds(self, startup: Startup) -> list[str]:
+        return [type(part).__name__ for part in self.parts(startup)]
 
     def test_order(self) -> None:
         """The store comes first and the proxy last, so that they stop the other way round."""
-        watching = ["ServersFile", "HangUps", "_Announcement"]
-        expected = ["StoreService", "ListeningService", "Caretaker", "ProxyService", *watching]
-        self.assertEqual(self.kinds(plan_of()), expected)
-        self.assertEqual(self.kinds(plan_of(redis_url="redis://127.0.0.1:1")), expected)
+        watching = ["ServersFile", "Hangups", "_Announcement"]
+        expected = ["StoreService", "ListeningService", "HealthService", "ProxyService", *watching]
+        self.assertEqual(self.kinds(startup_of()), expected)
+        self.assertEqual(self.kinds(startup_of(redis_url="redis://127.0.0.1:1")), expected)
 
     def test_demo(self) -> None:
         """With --demo each loopback server has a site, on its own address and port."""
         reactor = MemoryReactorClock()
-        service: Any = build(reactor, plan_of(demo=True))
+        service: Any = build(reactor, startup_of(demo=True))
         service.privilegedStartService()
         demos = [(port, interface) for port, factory, _, interface in reactor.tcpServers if type(factory) is DemoSite]
         self.assertEqual(demos, [(9001, "127.0.0.1"), (9003, "::1")])
 
     def test_workers(self) -> None:
         """With several workers this process has no store and no proxy of its own."""
-        kinds = self.kinds(plan_of(workers=2, redis_url="redis://127.0.0.1:1"))
-        self.assertEqual(kinds, ["ListeningService", "Workers", "ServersFile", "HangUps", "_Announcement"])
+        kinds = self.kinds(startup_of(workers=2, redis_url="redis://127.0.0.1:1"))
+        self.assertEqual(kinds, ["ListeningService", "Workers", "ServersFile", "Hangups", "_Announcement"])
+
+    def test_certificates(self) -> None:
+        """Where there are certificates they are watched, by this process also for workers."""
+        certificates = Certificates(new_contexts(Settings(), ""))
+        tls = ListenerTls(CertificateSet(CertificatePaths(), lambda one: None), certificates)
+        watching = ["ServersFile", "CertificateWatch", "Hangups", "_Announcement"]
+        self.assertEqual(self.kinds(startup_of()._replace(tls=tls))[-4:], watching)
+        workers = startup_of(workers=2, redis_url="redis://127.0.0.1:1")._replace(tls=tls)
+        self.assertEqual(self.kinds(workers)[-4:], watching)
 
     def test_every_endpoint(self) -> None:
         """Each endpoint of LISTEN is bound by the proxy, and the admin endpoint by another service."""
         reactor = MemoryReactorClock()
-        service: Any = build(reactor, plan_of(listen=("tcp:1", "tcp:2:interface=127.0.0.1")))
+        service: Any = build(reactor, startup_of(listen=("tcp:1", "tcp:2:interface=127.0.0.1")))
         service.privilegedStartService()
         bound = [(port, interface, type(factory).__name__) for port, factory, _, interface in reactor.tcpServers]
         self.assertEqual([entry[:2] for entry in bound], [(9090, "127.0.0.1"), (1, ""), (2, "127.0.0.1")])
@@ -78,25 +91,25 @@ class BuildTests(SynchronousTestCase):
         """Each endpoint of HEALTH_LISTEN is bound, with one process and with several."""
         for more in ({}, {"workers": 2, "redis_url": "redis://127.0.0.1:1"}):
             reactor = MemoryReactorClock()
-            service: Any = build(reactor, plan_of(health_listen=("tcp:3", "tcp:4"), listen=(), **more))
+            service: Any = build(reactor, startup_of(health_listen=("tcp:3", "tcp:4"), listen=(), **more))
             service.privilegedStartService()
             self.assertEqual([port for port, *_ in reactor.tcpServers], [9090, 3, 4])
 
 
 class AnnouncementTests(SynchronousTestCase):
-    def said(self, plan: Plan, *ports: FakePort) -> str:
+    def said(self, startup: Startup, *ports: FakePort) -> str:
         """What is logged when all parts run."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
         listening: Any = type("Listening", (), {"ports": list(ports)})
-        _Announcement(plan, listening, listening).startService()
+        _Announcement(startup, listening, listening).startService()
         globalLogPublisher.removeObserver(events.append)
-        return "".join(event["text"] for event in events if event.get("log_format") == "{text}")
+        return "".join(formatEvent(event) for event in events if event.get("log_format") == ANNOUNCEMENT)
 
     def test_text(self) -> None:
         """It says where the program listens, and gives lines that can be tried as they are."""
-        said = self.said(plan_of(data_dir="/d"), FakePort(IPv4Address("TCP", "0.0.0.0", 8123)))
+        said = self.said(startup_of(data_dir="/d"), FakePort(IPv4Address("TCP", "0.0.0.0", 8123)))
         for part in (
             "http://localhost:8123\n",
             "embedded, in /d",
@@ -108,13 +121,13 @@ class AnnouncementTests(SynchronousTestCase):
 
     def test_no_password(self) -> None:
         """The URL of Redis, which may hold a password, is not said."""
-        self.assertNotIn("geheim", self.said(plan_of(redis_url="redis://:geheim@h"), FakePort(UNIXAddress("/s"))))
+        self.assertNotIn("geheim", self.said(startup_of(redis_url="redis://:geheim@h"), FakePort(UNIXAddress("/s"))))
 
     def test_many_servers(self) -> None:
         """Of many servers the first ones are named, and the rest are counted."""
         lines = "\n".join(f"- {{name: s{number}, url: http://h:{number}}}" for number in range(1, 21))
-        plan = plan_of()._replace(fleet=read_fleet(f"servers:\n{lines}", "x.yaml"))
-        said = self.said(plan, FakePort(IPv4Address("TCP", "127.0.0.1", 1)))
+        startup = startup_of()._replace(pool=read_pool(f"servers:\n{lines}", "x.yaml"))
+        said = self.said(startup, FakePort(IPv4Address("TCP", "127.0.0.1", 1)))
         self.assertIn("s6 http://h:6, and 14 more", said)
         self.assertNotIn("s7 ", said)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from io import StringIO
@@ -13,10 +15,13 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+import twisted
+import twisted_lb
+from tests.integration.processes import twistd
 from twisted.plugins import tokenlb_plugin
 from twisted_lb import tap
-from twisted_lb.environment import READERS
-from twisted_lb.parts import CannotStart
+from twisted_lb.app.services import CannotStart
+from twisted_lb.config.environment import READERS
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +76,25 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(f"[default: {default}", text)
 
 
+class VersionTests(SynchronousTestCase):
+    def shown(self, *command: str) -> tuple[int, str, str]:
+        """The exit status, and what was printed."""
+        path = {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*twistd(), *command], env=path, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    def test_our_own(self) -> None:
+        """--version shows our version, with the build and those of Twisted and Python, and starts nothing."""
+        for command in (("tokenlb", "--version"), ("-n", "tokenlb", "--version", "--servers", "nowhere.yaml")):
+            status, output, errors = self.shown(*command)
+            self.assertEqual((status, errors), (0, ""), command)
+            name, version, rest = output.rstrip("\n").split(" ", 2)
+            self.assertEqual((name, version), ("tokenlb", twisted_lb.__version__))
+            self.assertIn(twisted_lb.BUILD, rest)
+            self.assertIn(f"Twisted {twisted.__version__}", rest)
+            self.assertIn(platform.python_version(), rest)
+
+
 class CheckTests(SynchronousTestCase):
     def check(self, *arguments: str) -> tuple[object, str, str]:
         """The exit status, and what was printed."""
@@ -93,6 +117,37 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual((status, output), (1, ""))
         self.assertIn("nowhere.yaml: cannot be read", errors)
         self.assertIn("WORKERS (option --workers): 'many'", errors)
+
+
+    def test_balancer_that_does_not_take_the_servers(self) -> None:
+        """A class of the user's own that raises when it is told of the servers is no configuration that can start."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        code = "from twisted_lb.balancers.first import First\nclass Mine(First):\n"
+        (directory / "takes_none.py").write_text(f"{code}    def backends_changed(self, backends): 1 / 0\n")
+        (directory / "servers.yaml").write_text("balancer: takes_none:Mine\nservers: [{name: a, url: 'http://a'}]")
+        self.patch(sys, "path", list(sys.path))
+        self.addCleanup(sys.modules.pop, "takes_none", None)
+        status, output, errors = self.check("--servers", str(directory / "servers.yaml"))
+        self.assertEqual((status, output), (1, ""))
+        self.assertIn("balancer: it rejected the servers: ZeroDivisionError", errors)
+
+    def test_reader_that_leaves(self) -> None:
+        """A reader that has enough of the lines, as head, is no error, and gets no traceback."""
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "twisted", "tokenlb", "--check", "--servers", str(ROOT / "servers.yaml")]
+        with os.fdopen(write, "wb") as pipe:
+            done = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, timeout=60)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_nowhere_to_print(self) -> None:
+        """Where the lines cannot be written, the status is 1, and the reason is an error."""
+        command = [sys.executable, "-m", "twisted", "tokenlb", "--check", "--servers", str(ROOT / "servers.yaml")]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"cannot be printed: No space left on device", done.stderr)
 
 
 class MakeServiceTests(SynchronousTestCase):

@@ -1,71 +1,109 @@
-"""The lifeline of a worker."""
+"""A worker's connection to its parent."""
 
 from __future__ import annotations
 
 import json
 import os
-from types import SimpleNamespace
+import select
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectionDone, ConnectionLost, ReactorNotRunning
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.error import ConnectionDone, ReactorNotRunning
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_lb.api.report import Report
+from twisted_lb.api.status import Report
+from twisted_lb.app.workers.child import answer, first_line
+from twisted_lb.app.workers.pipe import ParentPipe
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.worker import Lifeline, Reports, answer, first_line
 
 
 class FakeReactor:
+    """Polls readers and writers when it is told."""
+
     def __init__(self) -> None:
         self.stops = 0
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self.addReader, self.removeReader = self.readers.add, self.readers.discard
+        self.addWriter, self.removeWriter = self.writers.add, self.writers.discard
 
     def stop(self) -> None:
         self.stops += 1
         if self.stops > 1:
             raise ReactorNotRunning
 
+    def turn(self) -> None:
+        """All events that are there."""
+        for writer in list(self.writers):
+            writer.doWrite()
+        while ready := select.select(self.readers, [], [], 0)[0]:
+            why = ready[0].doRead()
+            if why is not None:
+                self.readers.discard(ready[0])
+                ready[0].connectionLost(Failure(why))
 
-class LifelineTests(SynchronousTestCase):
+
+class ParentPipeTests(SynchronousTestCase):
+    """A worker's connection to its parent, over two pipes."""
+
     def setUp(self) -> None:
         self.reactor = FakeReactor()
-        self.ours, self.theirs = os.pipe()
-        self.addCleanup(os.close, self.ours)
-        self.told: list[bytes] = []
-        self.lifeline = Lifeline(self.reactor, self.told.append, b"begun ", self.ours)
+        stdin, self.theirs = os.pipe()
+        self.answers, stdout = os.pipe()
+        self.addCleanup(os.close, self.answers)
+        self.lines: list[bytes] = []
+        self.pipe = ParentPipe(self.reactor, self.lines.append)
+        connect: Any = StandardIO
+        self.connection = connect(self.pipe, stdin, stdout, self.reactor)
+        self.addCleanup(self.connection.connectionLost, Failure(ConnectionDone()))
 
     def test_interface(self) -> None:
-        """A reactor can read from it."""
-        self.assertTrue(verifyObject(IReadDescriptor, self.lifeline))
-        self.assertEqual(self.lifeline.fileno(), self.ours)
+        """StandardIO tells it of each end by itself."""
+        self.assertTrue(verifyObject(IHalfCloseableProtocol, self.pipe))
         os.close(self.theirs)
 
     def test_lines(self) -> None:
-        """Each line is handed on when it is whole, and begins with what was read before."""
-        for data, expected in ((b"be", []), (b"fore\na\nb", [b"begun before", b"a"]), (b"\n", [b"b"])):
-            self.told.clear()
+        """Each line is handed on when it is whole, however long it is, and begins with what was read before."""
+        self.pipe.dataReceived(b"begun ")
+        long = b"x" * 50_000
+        for data, expected in ((b"be", []), (b"fore\na\n" + long, [b"begun before", b"a"]), (b"\n", [long])):
+            self.lines.clear()
             os.write(self.theirs, data)
-            self.assertIsNone(self.lifeline.doRead())
-            self.assertEqual(self.told, expected)
+            self.reactor.turn()
+            self.assertEqual(self.lines, expected)
         os.close(self.theirs)
         self.assertEqual(self.reactor.stops, 0)
 
     def test_end(self) -> None:
-        """At its end the reactor is told that the connection is done."""
+        """When the parent closes its end the worker stops; what it has been asked is still answered."""
         os.close(self.theirs)
-        result = self.lifeline.doRead()
-        assert result is not None
-        self.assertIsInstance(result.value, ConnectionDone)
+        self.reactor.turn()
+        self.assertEqual(self.reactor.stops, 1)
+        self.pipe.transport.write(b"answer\n")
+        self.reactor.turn()
+        self.assertEqual(os.read(self.answers, 100), b"answer\n")
 
     def test_stops_once(self) -> None:
-        """The worker stops when the lifeline is lost, and losing it while the worker stops is no error."""
+        """That the parent closes its end while the worker stops is no error."""
+        self.reactor.stop()
         os.close(self.theirs)
-        self.lifeline.connectionLost(Failure(ConnectionDone()))
-        self.lifeline.connectionLost(Failure(ConnectionLost()))
+        self.reactor.turn()
         self.assertEqual(self.reactor.stops, 2)
+
+    def test_does_not_wait(self) -> None:
+        """What the pipe does not take at once goes out when it does, all of it and in order."""
+        sent = bytes(range(256)) * 2000
+        self.pipe.transport.write(sent)
+        received = b""
+        while self.reactor.writers:
+            self.reactor.turn()
+            received += os.read(self.answers, 1_000_000)
+        self.assertEqual(received, sent)
+        os.close(self.theirs)
 
 
 class FirstLineTests(SynchronousTestCase):
@@ -121,21 +159,3 @@ class AnswerTests(SynchronousTestCase):
         self.ask("users", 1, after="", count=1)
         self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
-
-class ReportsTests(SynchronousTestCase):
-    def test_does_not_wait(self) -> None:
-        """What the pipe does not take at once goes out when it does, all of it and in order."""
-        ours, theirs = os.pipe()
-        self.addCleanup(os.close, ours)
-        self.addCleanup(os.close, theirs)
-        writers: set[object] = set()
-        reactor: Any = SimpleNamespace(addWriter=writers.add, removeWriter=writers.discard)
-        reports = Reports(reactor, theirs)
-        sent = bytes(range(256)) * 2000
-        reports.write(sent)
-        received = b""
-        while writers:
-            reports.doWrite()
-            received += os.read(ours, 1_000_000)
-        self.assertEqual(received, sent)

@@ -15,21 +15,23 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api.report import Report, shown_server
-from twisted_lb.backend import Backend
-from twisted_lb.config import read_fleet
-from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.parts import CannotStart
-from twisted_lb.plan import Plan
-from twisted_lb.settings import Settings
-from twisted_lb.workers import (
+from twisted_lb.api.status import Report, shown_server
+from twisted_lb.app.startup import Startup
+from twisted_lb.app.workers.pipe import as_bytes
+from twisted_lb.app.workers.supervisor import (
     ANSWER_SECONDS,
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,
     LONGEST_DELAY_SECONDS,
+    SHARE_SECONDS,
     STEADY_SECONDS,
     Workers,
 )
+from twisted_lb.backend import Backend
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.settings import Settings
+from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.network.certificate import Certificate
 
 FLEET = "servers: [{name: a, url: 'http://127.0.0.1:9001'}]"
 KILLED = ProcessTerminated(signal=9)
@@ -69,6 +71,9 @@ class FakeProcess:
 
     def writeToChild(self, descriptor: int, data: bytes) -> None:
         assert descriptor == 0
+        if not self.lifeline:
+            # As Twisted's own.
+            raise KeyError(descriptor)
         self.written += data
 
     def closeStdin(self) -> None:
@@ -128,8 +133,8 @@ class WorkersTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = FakeReactor()
         settings = Settings(listen=("tcp:1", "tcp:2"), workers=2, redis_url="redis://x", drain_seconds=30.0)
-        self.plan = Plan(settings, read_fleet(FLEET, "x.yaml"), FLEET, False)
-        self.workers = Workers(self.reactor, self.plan)
+        self.startup = Startup(settings, read_pool(FLEET, "x.yaml"), FLEET, False)
+        self.workers = Workers(self.reactor, self.startup)
 
     def start(self) -> None:
         self.workers.privilegedStartService()
@@ -159,19 +164,19 @@ class WorkersTests(SynchronousTestCase):
         self.assertEqual(len(self.reactor.processes), 2)
         for process in self.reactor.processes:
             self.assertEqual(process.descriptors, {0: "w", 1: "r", 2: "r", 3: "r", 4: 101, 5: 102})
-            self.assertEqual(process.arguments[1:3], ["-m", "twisted_lb.worker"])
+            self.assertEqual(process.arguments[1:3], ["-m", "twisted_lb.app.workers.child"])
             told = json.loads(process.written)
             self.assertEqual([listener["descriptor"] for listener in told["listeners"]], [4, 5])
             self.assertEqual(told["reports"], 3)
 
     def test_instructions(self) -> None:
-        """The line that a worker begins with gives it the parent's settings and fleet."""
+        """The line that a worker begins with gives it the parent's settings and pool."""
         self.start()
         line = self.reactor.processes[0].written
         self.assertEqual(line.count(b"\n"), 1)
         told = json.loads(line)
-        self.assertEqual(told["settings"], json.loads(json.dumps(asdict(self.plan.settings))))
-        self.assertEqual(told["fleet"], FLEET)
+        self.assertEqual(told["settings"], json.loads(json.dumps(asdict(self.startup.settings))))
+        self.assertEqual(told["pool"], FLEET)
 
     def test_restart(self) -> None:
         """A worker that dies is started again, after a delay that doubles up to its longest."""
@@ -278,9 +283,17 @@ class WorkersTests(SynchronousTestCase):
         self.assertEqual(self.ready(said(), away), (True, True, "2 of 2 workers run; Redis is away"))
 
     def test_silence(self) -> None:
-        """Where no worker answers in time, nothing speaks against traffic."""
+        """Workers that have just been started are not ready; those that are busy are as they were before."""
         self.start()
         asked: Deferred[Report] = Deferred.fromCoroutine(self.workers.report())
+        self.reactor.advance(ANSWER_SECONDS)
+        expected = (False, False, "2 of 2 workers run; none has answered yet")
+        self.assertEqual(self.successResultOf(asked)[:3], expected)
+        asked = Deferred.fromCoroutine(self.workers.report())
+        for process in self.reactor.processes:
+            process.answer(said(shown("up")))
+        self.assertTrue(self.successResultOf(asked).ready)
+        asked = Deferred.fromCoroutine(self.workers.report())
         self.reactor.advance(ANSWER_SECONDS)
         self.assertEqual(self.successResultOf(asked)[:3], (True, False, "2 of 2 workers run"))
 
@@ -350,24 +363,55 @@ class WorkersTests(SynchronousTestCase):
         self.reactor.processes[1].answer(None)
         self.failureResultOf(asked, StoreUnavailable)
 
-    def test_another_fleet(self) -> None:
-        """All workers are told of another fleet, and one that is started later begins with it."""
+    def test_another_pool(self) -> None:
+        """All workers are told of another pool, and one that is started later begins with it."""
         self.start()
         text = FLEET.replace("9001", "9002")
-        self.workers.use(text)
+        self.workers.use(text, files={"/a": b"\xff"})
         for process in self.reactor.processes:
-            self.assertEqual(json.loads(process.written.splitlines()[1]), {"fleet": text})
+            told = json.loads(process.written.splitlines()[1])
+            self.assertEqual((told["pool"], as_bytes(told["files"])), (text, {"/a": b"\xff"}))
         self.reactor.processes[0].end(KILLED)
         self.workers.use(FLEET)
         self.reactor.advance(FIRST_DELAY_SECONDS)
-        self.assertEqual(json.loads(self.reactor.processes[2].written)["fleet"], FLEET)
+        self.assertEqual(json.loads(self.reactor.processes[2].written)["pool"], FLEET)
 
-    def test_ports_that_cannot_be_shared(self) -> None:
-        """An endpoint that is no TCP port cannot be shared by workers, and the start says so."""
+    def test_other_certificates(self) -> None:
+        """All workers are told of other certificates, without those that they have, and a later one gets all."""
+        one, two = (Certificate(name, (name,), 0.0, 1.0, name.encode()) for name in ("one", "two"))
+        self.workers.use_certificates([one])
+        self.start()
+        first = self.reactor.processes[0]
+        self.assertEqual(json.loads(first.written)["certificates"], [{"file": "one", "pem": "one"}])
+        self.workers.use_certificates([two, one])
+        told = json.loads(first.written.splitlines()[1])
+        self.assertEqual(told, {"certificates": [{"file": "two", "pem": "two"}, {"file": "one", "pem": None}]})
+        first.end(KILLED)
+        self.reactor.advance(FIRST_DELAY_SECONDS)
+        words = json.loads(self.reactor.processes[2].written)["certificates"]
+        self.assertEqual(words, [{"file": "two", "pem": "two"}, {"file": "one", "pem": "one"}])
 
-        async def other(*arguments: object) -> object:
-            return object()
+    def test_keys_are_passed_on(self) -> None:
+        """What one worker has come to know of keys the others are told, but not one that does not answer."""
+        self.start()
+        first, second = self.reactor.processes
+        self.reactor.advance(SHARE_SECONDS)
+        first.answer([["d", "ann", 5, 1.0, 5]])
+        second.answer([])
+        self.assertEqual(json.loads(second.written.splitlines()[-1]), {"keys": [["d", "ann", 5, 1.0, 5]]})
+        self.assertNotIn(b'"keys": [', first.written)
+        self.reactor.advance(SHARE_SECONDS)
+        first.answer([["e", "ann", 5, 1.0, 5]])
+        self.reactor.advance(ANSWER_SECONDS)
+        self.assertNotIn(b'"e"', second.written)
 
-        self.patch(__import__("twisted_lb.workers").workers, "listen_plainly", other)
-        error = self.assertRaises(CannotStart, self.workers.privilegedStartService)
-        self.assertIn("LISTEN tcp:1: workers can share TCP ports only", str(error.code))
+    def test_keys_at_the_end(self) -> None:
+        """A worker that has been asked to end, or is ending, is told of no more keys."""
+        self.start()
+        first, second = self.reactor.processes
+        self.reactor.advance(SHARE_SECONDS)
+        self.workers.stopService()
+        first.answer([["d", "ann", 5, 1.0, 5]])
+        second.answer([])
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertNotIn(b'"keys": [', second.written)

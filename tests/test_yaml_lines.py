@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.yaml_lines import NotYaml, read_yaml
+from twisted_lb.config.yaml_lines import NotYaml, read_yaml
 
 
 class ReadYamlTests(SynchronousTestCase):

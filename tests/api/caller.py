@@ -19,6 +19,8 @@ PEER = IPv4Address("TCP", "192.0.2.1", 54321)
 class RecordedReply:
     """Keeps what the door says, in order."""
 
+    request_id = b""
+
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.endings: list[bool] = []

@@ -12,14 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import Answer, read_answer
 from tests.api.operator import Client, head_of
-from twisted_lb.api.accounts import shown_page
+from twisted_lb import BUILD
 from twisted_lb.api.admin import admin_factory, health_factory
 from twisted_lb.api.operators import OperatorFactory
-from twisted_lb.api.report import Report, shown_server
+from twisted_lb.api.representations import shown_page
+from twisted_lb.api.status import Report, shown_server
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import Account, AccountPage, Profile, StoreUnavailable
 
-READY = b'{"ready":true,"degraded":false,"reason":"2 servers are up"}\n'
+# The end of each report of readiness.
+BUILT = b',"build":"%b"}\n' % BUILD.encode()
+READY = b'{"ready":true,"degraded":false,"reason":"2 servers are up"' + BUILT
 SHOWING = ("/servers", "/users", "/metrics")
 
 
@@ -68,7 +71,7 @@ class HealthTests(SynchronousTestCase):
         """Not ready is 503, with the reason."""
         self.ready = (False, False, "draining")
         answer = self.call("GET", "/readyz")
-        body = b'{"ready":false,"degraded":false,"reason":"draining"}\n'
+        body = b'{"ready":false,"degraded":false,"reason":"draining"' + BUILT
         self.assertEqual((answer.status, answer.body), (503, body))
         self.assertEqual(self.call("HEAD", "/readyz").status, 503)
 
@@ -76,7 +79,7 @@ class HealthTests(SynchronousTestCase):
         """A program that serves worse than it should is ready, and says that it is degraded, and why."""
         self.ready = (True, True, "Redis is away")
         answer = self.call("GET", "/readyz")
-        body = b'{"ready":true,"degraded":true,"reason":"Redis is away"}\n'
+        body = b'{"ready":true,"degraded":true,"reason":"Redis is away"' + BUILT
         self.assertEqual((answer.status, answer.body), (200, body))
 
     def test_broken_readiness(self) -> None:
@@ -90,9 +93,9 @@ class AdminTests(HealthTests):
     """What it shows besides."""
 
     def test_servers(self) -> None:
-        """The fleet is a list in its order, as it is now."""
+        """The pool is a list in its order, as it is now."""
         first = self.backends[0]
-        first.in_flight, first.requests, first.failures, first.retries = 3, 10, 2, 1
+        first.in_flight, first.tunnels, first.requests, first.failures, first.retries = 3, 2, 10, 2, 1
         first.latency, first.ramp = 0.0123456, 0.25
         answer = self.call("GET", "/servers")
         shown = json.loads(answer.body)
@@ -108,6 +111,7 @@ class AdminTests(HealthTests):
                 "backup": False,
                 "maxconn": 0,
                 "in_flight": 3,
+                "tunnels": 2,
                 "requests": 10,
                 "failures": 2,
                 "retries": 1,

@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 
 from tests.api.caller import PEER, RecordedReply, call, head_of, read_answer, start
 from tests.api.memory_accounts import MemoryAccounts
-from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
 from twisted_lb.interfaces import IDoor, IReply, IServing, StoreUnavailable
 
@@ -76,6 +76,14 @@ class ApiDoorTests(SynchronousTestCase):
         )
         self.assertEqual(body, b'{"name":"user1","capacity":5,"rate_per_sec":1,"api_key":"the-key"}\n')
         self.assertEqual(reply.endings, [False])
+
+    def test_request_id(self) -> None:
+        """A problem document has the id of the request; what is not a problem has not."""
+        for method, body, there in (("GET", b"", True), ("POST", _NEW_USER, False)):
+            reply = RecordedReply()
+            reply.request_id = b"mine"
+            self.door.serve(head_of(method, "/user/create", body), body, PEER, reply)
+            self.assertEqual(b'"request_id":"mine"' in reply.received, there)
 
     def test_pipeline(self) -> None:
         """Calls one after the other on a connection are answered apart, errors among them."""

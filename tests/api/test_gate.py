@@ -9,13 +9,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import PEER, Answer, call, read_answer, start
 from tests.api.memory_accounts import MemoryAccounts
-from twisted_lb.api.door import ApiDoor
-from twisted_lb.api.gate import AddressGate
+from twisted_lb.api.address_limit import AddressGate
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
-from twisted_lb.api_key import digest
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import ADDRESS, MICROTOKENS, Account, Profile, StoreUnavailable, Taken
-from twisted_lb.limits.addresses import FamiliarKeys
-from twisted_lb.limits.headers import rate_limit_fields
+from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.response_headers import rate_limit_fields
 
 KEY = b"11111111-2222-4333-8444-555555555555"
 AUTH, WRONG = b"Authorization: " + KEY, b"Authorization: wrong"
@@ -31,24 +31,24 @@ class AddressBuckets:
         self.away = False
         self.waiting: list[Any] | None = None
 
-    def take_address(self, network: str, asker: Any) -> None:
+    def take_address(self, network: str, receiver: Any) -> None:
         if self.waiting is not None:
-            self.waiting.append((network, asker))
+            self.waiting.append((network, receiver))
         elif self.away:
-            asker.bucket_unavailable("Redis at secret.example is away")
+            receiver.bucket_unavailable("Redis at secret.example is away")
         else:
             left = self.tokens.get(network, 3)
             admitted = left > 0
             self.tokens[network] = left - admitted
-            asker.bucket_answered(Taken(admitted, b"", 3, 0.5, (left - admitted) * MICROTOKENS, ADDRESS))
+            receiver.bucket_answered(Taken(admitted, b"", 3, 0.5, (left - admitted) * MICROTOKENS, ADDRESS))
 
     def give_back_address(self, network: str) -> None:
         self.tokens[network] += 1
 
     def go_on(self) -> None:
         waiting, self.waiting = self.waiting or [], None
-        for network, asker in waiting:
-            self.take_address(network, asker)
+        for network, receiver in waiting:
+            self.take_address(network, receiver)
 
 
 class GateTests(SynchronousTestCase):
@@ -56,12 +56,12 @@ class GateTests(SynchronousTestCase):
         self.accounts = MemoryAccounts()
         self.accounts.profiles[digest(KEY)] = Profile(Account("user1", 5, 1.0), 5_000_000)
         self.buckets: Any = AddressBuckets()
-        self.familiar = FamiliarKeys(100)
+        self.known_keys = KnownKeys(100)
         self.set_up_door()
 
     def set_up_door(self, *families: str) -> None:
         gate = AddressGate(
-            self.buckets, self.accounts, self.familiar, rate_limit_fields(families or ("x-ratelimit", "ratelimit"))
+            self.buckets, self.accounts, self.known_keys, rate_limit_fields(families or ("x-ratelimit", "ratelimit"))
         )
         self.door = ApiDoor(UserApi(self.accounts, 5, 1.0, gate=gate).resource())
 
@@ -149,7 +149,7 @@ class GateTests(SynchronousTestCase):
 
     def test_key_that_the_proxy_has_seen(self) -> None:
         """A key that is familiar from elsewhere in the program passes an empty bucket."""
-        self.familiar.learn(digest(KEY), NETWORK)
+        self.known_keys.learn(digest(KEY), NETWORK)
         self.drain()
         self.assertEqual(call(self.door, *PROFILE, b"", AUTH).status, 200)
         self.assertEqual(self.tokens, 0)

@@ -8,10 +8,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
-from twisted_lb.api.report import Report, shown_server
+from twisted_lb.api.status import Report, shown_server
 from twisted_lb.backend import Backend
-from twisted_lb.limits.standby import COUNTS
-from twisted_lb.stores import embedded_store
+from twisted_lb.limits.fallback import COUNTS
+from twisted_lb.stores.sqlite import store
 
 NUMBERS = {
     "store_up": 1.0,
@@ -42,7 +42,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_store(self) -> None:
         """Each number that a store may give has its metric."""
-        self.assertEqual(set(NUMBERS), {*COUNTS, *embedded_store.COUNTS})
+        self.assertEqual(set(NUMBERS), {*COUNTS, *store.COUNTS})
         self.assertEqual(
             self.samples(NUMBERS),
             {
@@ -61,6 +61,20 @@ class MetricsTests(SynchronousTestCase):
     def test_store_without_numbers(self) -> None:
         """A store that cannot be away has no metrics, and is no error."""
         self.assertEqual(self.samples({}), {})
+
+    def test_certificates(self) -> None:
+        """Each certificate in use has the time at which it expires, by its file, whatever the file is called."""
+        expiry = "tokenlb_tls_certificate_expiry_timestamp_seconds"
+        odd = 'certificate_expiry /tls/"b c"\\.pem'
+        samples = self.samples({"certificates_ok": 0.0, "certificate_expiry /tls/a.pem": 1.8e9, odd: 1.9e9})
+        self.assertEqual(
+            samples,
+            {
+                ("tokenlb_tls_certificates_last_read_successful",): 0.0,
+                (expiry, "/tls/a.pem"): 1.8e9,
+                (expiry, '/tls/"b c"\\.pem'): 1.9e9,
+            },
+        )
 
     def test_servers(self) -> None:
         """Each server has its state and its counts, under its name as it is."""
@@ -83,8 +97,33 @@ class MetricsTests(SynchronousTestCase):
         lines = text.splitlines()
         kinds = dict(line.split()[2:] for line in lines if line.startswith("# TYPE"))
         helped = {line.split()[2] for line in lines if line.startswith("# HELP")}
-        gauges = {"tokenlb_store_up", "tokenlb_instances", "tokenlb_server_up", "tokenlb_server_in_flight"}
+        gauges = {"tokenlb_store_up", "tokenlb_instances"}
+        gauges |= {f"tokenlb_server_{name}" for name in ("up", "in_flight", "tunnels")}
         self.assertEqual({name for name, kind in kinds.items() if kind == "gauge"}, gauges)
         self.assertEqual({kind for name, kind in kinds.items() if name not in gauges}, {"counter"})
         self.assertEqual(helped, set(kinds))
         self.assertTrue(CONTENT_TYPE.startswith("text/plain; version="))
+
+    def test_reload(self) -> None:
+        """The result of the last reload, and the time of the last good one, under the names that are usual for them."""
+        self.assertEqual(
+            self.samples({"reload_ok": 0.0, "reloaded_at": 1e9}),
+            {
+                ("tokenlb_config_last_reload_successful",): 0.0,
+                ("tokenlb_config_last_reload_success_timestamp_seconds",): 1e9,
+            },
+        )
+
+    def test_requests(self) -> None:
+        """Requests that passed, those that each limit refused, and answers of our own by status are told apart."""
+        counts = {"admitted": 9.0, "refused default": 3.0, "refused in-flight": 1.0, "answered 401": 2.0}
+        told = self.samples(counts)
+        self.assertEqual(
+            {name: told[name] for name in told if "requests" in name[0] or "answers" in name[0]},
+            {
+                ("tokenlb_requests_admitted_total",): 9.0,
+                ("tokenlb_requests_refused_total", "default"): 3.0,
+                ("tokenlb_requests_refused_total", "in-flight"): 1.0,
+                ("tokenlb_answers_total", "401"): 2.0,
+            },
+        )

@@ -8,9 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import Answer, call
 from tests.api.memory_accounts import MemoryAccounts
-from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
-from twisted_lb.api_key import digest
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import Account, Profile
 
 _KEY = "11111111-2222-4333-8444-555555555555"

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import Answer, call
 from tests.api.memory_accounts import MemoryAccounts
-from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
-from twisted_lb.api_key import digest
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import Account, NotStored, Profile, StoreUnavailable
 
 _KEY = b"11111111-2222-4333-8444-555555555555"
@@ -53,13 +53,13 @@ _BAD_BODIES: list[tuple[bytes, str]] = [
     (b'{"name":"a\\u0000b"}', 'name is "a\\u0000b"; ' + _NAME),
     (b'{"name":"a\\r\\nX-Evil: 1"}', 'name is "a\\r\\nX-Evil: 1"; ' + _NAME),
     (b'{"name":"a\\u202eb"}', 'name is "a\\u202eb"; ' + _NAME),
-    (b'{"name":"a\\ufe0fb"}', 'U+FE0F cannot be seen. name is "a\\ufe0fb"; ' + _NAME),
+    (b'{"name":"a\\ufe0fb"}', 'U+FE0F is invisible. name is "a\\ufe0fb"; ' + _NAME),
     (b'{"name":"a  b"}', 'There are two spaces in a row, which look like one. name is "a  b"; ' + _NAME),
-    ('{"name":"\u3164"}'.encode(), 'U+3164 cannot be seen. name is "\\u3164"; ' + _NAME),
+    ('{"name":"\u3164"}'.encode(), 'U+3164 is invisible. name is "\\u3164"; ' + _NAME),
     (
         b'{"name":"ad\\u200dmin","capacity":0}',
         f"capacity is 0; {_CAPACITY}"
-        f' U+200D joins nothing in this place, and cannot be seen. name is "ad\\u200dmin"; {_NAME}',
+        f' U+200D joins nothing here, and is invisible. name is "ad\\u200dmin"; {_NAME}',
     ),
     (b'{"name":"\\ud800"}', 'name is "\\ud800"; ' + _NAME),
     (b'{"name":"%s"}' % (b"n" * 129), 'name is "%s...; ' % ("n" * 39) + _NAME),
@@ -87,9 +87,9 @@ _BAD_BODIES: list[tuple[bytes, str]] = [
         b'{"capacity":0,"rate_per_sec":-1}',
         f"capacity is 0; {_CAPACITY} rate_per_sec is -1; {_RATE} name is missing; {_NAME}",
     ),
-    (b'{"name":"a","api_key":"k"}', 'There is no member "api_key" here; expected capacity, name, rate_per_sec.'),
-    (b'{"name":"a","Capacity":5}', 'There is no member "Capacity" here; expected capacity, name, rate_per_sec.'),
-    (b'{"name":"a","\\udfff":1}', 'There is no member "\\udfff" here; expected capacity, name, rate_per_sec.'),
+    (b'{"name":"a","api_key":"k"}', 'Unknown member "api_key" here; expected capacity, name, rate_per_sec.'),
+    (b'{"name":"a","Capacity":5}', 'Unknown member "Capacity" here; expected capacity, name, rate_per_sec.'),
+    (b'{"name":"a","\\udfff":1}', 'Unknown member "\\udfff" here; expected capacity, name, rate_per_sec.'),
 ]
 
 _BAD_CHANGES: list[tuple[bytes, str]] = [
@@ -98,7 +98,7 @@ _BAD_CHANGES: list[tuple[bytes, str]] = [
     (b'{"capacity":null}', "capacity is null; " + _CAPACITY),
     (b'{"capacity":10,"rate_per_sec":-1}', "rate_per_sec is -1; " + _RATE),
     (b'{"capacity":0,"rate_per_sec":2}', "capacity is 0; " + _CAPACITY),
-    (b'{"capacity":10,"name":"user2"}', 'There is no member "name" here; expected capacity, rate_per_sec.'),
+    (b'{"capacity":10,"name":"user2"}', 'Unknown member "name" here; expected capacity, rate_per_sec.'),
     (b'{"capacity":10,"capacity":11}', 'The member "capacity" appears more than once; expected each member once.'),
 ]
 
@@ -244,7 +244,7 @@ class UserApiRefusalTests(SynchronousTestCase):
     def test_store_unavailable(self) -> None:
         """A store that does not answer is 503, says when to try again, and keeps the store's own words from clients."""
         self.accounts.error = StoreUnavailable("Redis at secret.example does not answer")
-        away = "The users and their tokens cannot be reached now. Try again in a moment"
+        away = "Users and their tokens are unavailable at the moment. Try again in a moment"
         for method, target, body, detail in (
             ("POST", "/user/create", b'{"name":"user2"}', f"{away}; if the name is taken then, choose another one."),
             ("GET", "/user/tokens/profile", b"", f"{away}."),

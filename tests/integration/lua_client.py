@@ -9,13 +9,15 @@ import hiredis
 
 from tests.stores.contract import digest_of
 from twisted_lb.interfaces import MICROTOKENS, Limits
-from twisted_lb.stores.redis_frame import BatchFrame, Extra
-from twisted_lb.stores.redis_scripts import NAMES_KEY, account_key, encode_command, encode_parts, script_text
+from twisted_lb.stores.redis.batch_encoding import BatchFrame, Extra
+from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
+from twisted_lb.stores.redis.protocol import encode_command, encode_parts
+from twisted_lb.stores.redis.scripts import script_text
 
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
 TIME_LINE = b"local time = call('TIME')\n"
-SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce")
+SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin")
 
 
 class Answer(NamedTuple):
@@ -35,12 +37,12 @@ class LuaClient:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
         self._reader = hiredis.Reader()
         self._frame = BatchFrame(limits, silence, b"process%d" % id(self))
-        self._everyone = limits.everyone.capacity > 0
+        self._global_bucket = limits.global_bucket.capacity > 0
         self.wrong: list[bytes] = []  # keys that the last batch found to be what they should not be
         self._silence = b"%d" % round(silence * SECOND)
         self.instance = instance
         self.number = 0  # of the last call
-        self.everyone = -1  # the level of everyone's bucket after the last batch, where there is one
+        self.global_bucket = -1  # the level of the global bucket after the last batch, where there is one
         self._hashes = {}
         for name in SCRIPTS:
             text = script_text(name)
@@ -77,9 +79,9 @@ class LuaClient:
         reply = self._run("take_tokens", now_us, count, parts)
         addresses = sum(position == 0 and cost == 1 for position, cost, _ in extras)
         answers, rest = reply[: 5 * (len(names) + addresses)], reply[5 * (len(names) + addresses) :]
-        if self._everyone:
+        if self._global_bucket:
             # Where there is a bucket of everyone, its level comes after them.
-            self.everyone, *rest = rest
+            self.global_bucket, *rest = rest
         self.wrong = rest
         element = iter(answers)
         return [Answer(*five) for five in zip(element, element, element, element, element, strict=True)]
@@ -102,6 +104,12 @@ class LuaClient:
     def announce(self, now_us: int, instance: bytes) -> int:
         """Announce an instance: how many live."""
         return int(self.run("announce", now_us, [b"tokenlb:instances"], instance, self._silence)[0])
+
+    def rejoin(self, now_us: int, instance: bytes, what: bytes, *former: bytes) -> tuple[int, int]:
+        """Call rejoin.lua: how many are waited for, and what to do (see there).  Half a second of silence is usual."""
+        keys = [b"tokenlb:instances", b"tokenlb:returning", b"tokenlb:switch"]
+        _, missing, wait = self.run("rejoin", now_us, keys, instance, self._silence, what, b"500000", *former)
+        return int(missing), int(wait)
 
     def command(self, *parts: bytes) -> Any:
         """Send any command; raises what is an error."""

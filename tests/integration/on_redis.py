@@ -11,8 +11,8 @@ from twisted.trial.unittest import SkipTest, TestCase
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import Asker, digest_of
 from twisted_lb.interfaces import Limits
-from twisted_lb.limits.standby import Standby
-from twisted_lb.stores.redis_store import RedisStore
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.store import RedisStore
 
 
 class OnRedis(TestCase):
@@ -39,17 +39,17 @@ class OnRedis(TestCase):
         return self.store.start()
 
     def new_store(self) -> RedisStore:
-        standby = Standby(self.mode, self.reactor.seconds, 1000, self.limits)
+        fallback = Fallback(self.mode, self.reactor.seconds, 1000, self.limits)
         store = RedisStore(
-            self.server.url, self.reactor, self.limits, standby, self.deadline, lease_seconds=self.lease_seconds
+            self.server.url, self.reactor, self.limits, fallback, self.deadline, lease_seconds=self.lease_seconds
         )
         self.addCleanup(store.stop)
         return store
 
     def take(self, key: str) -> Deferred[Any]:
-        asker = Asker()
-        self.store.take(digest_of(key), asker)
-        return asker.told
+        receiver = Asker()
+        self.store.take(digest_of(key), receiver)
+        return receiver.told
 
     @inlineCallbacks
     def until_it_answers(self, key: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -40,12 +41,33 @@ class Seen(NamedTuple):
         return next((value for field, value in self.fields if field.lower() == name.lower()), None)
 
 
+class Handshake(NamedTuple):
+    """A handshake of TLS that was complete."""
+
+    resumed: bool
+    server_name: str | None  # that the client has sent
+    version: str
+    protocol: str | None  # of ALPN
+    subject: str  # of the client's certificate, or ""
+
+
 class Origin:
     """One server on a port of its own; `stop` and `start` take it away and bring it back."""
 
-    def __init__(self, name: str, idle_seconds: float = 60.0, close_silently: bool = False) -> None:
-        """A connection is closed after `idle_seconds`, or with no word after each response (`close_silently`)."""
+    def __init__(
+        self,
+        name: str,
+        idle_seconds: float = 60.0,
+        close_silently: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """A connection is closed after `idle_seconds`, or with no word after each response (`close_silently`).
+
+        With `tls` it speaks TLS; the attribute can be changed for the connections that follow.
+        """
         self.name = name
+        self.tls = tls
+        self.handshakes: list[Handshake] = []
         self.port = free_port()
         self.idle_seconds = idle_seconds
         self.close_silently = close_silently
@@ -60,7 +82,7 @@ class Origin:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def running(self) -> bool:
@@ -83,6 +105,7 @@ class Origin:
     def forget(self) -> None:
         """Count from zero again."""
         self.seen.clear()
+        self.handshakes.clear()
         self.sent = self.received = 0
 
 
@@ -183,8 +206,33 @@ class _Answering(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.origin = self.server.origin
         self._connection_number = self.origin.connections
+        if self.origin.tls is not None:
+            self.request.settimeout(self.origin.idle_seconds)
+            self.request = self._secured(self.origin.tls)
         super().setup()
         self.connection.settimeout(self.origin.idle_seconds)
+
+    def _secured(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        names: list[str | None] = []
+        context.sni_callback = lambda connection, name, _: names.append(name)
+        made = context.wrap_socket(self.request, server_side=True)
+        certificate = made.getpeercert() or {}
+        subject = [value for part in certificate.get("subject", ()) for _, value in part]  # type: ignore[attr-defined]
+        handshake = Handshake(
+            bool(made.session_reused), *names[-1:] or [None], str(made.version()), made.selected_alpn_protocol(),
+            ", ".join(map(str, subject)),
+        )
+        self.origin.handshakes.append(handshake)
+        return made
+
+    def finish(self) -> None:
+        super().finish()
+        if isinstance(self.request, ssl.SSLSocket):
+            try:
+                self.request.settimeout(0)
+                self.request.unwrap()
+            except OSError:
+                """Its close_notify is not awaited."""
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing to say."""

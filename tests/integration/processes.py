@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.integration.redis_server import free_port
 
-START_SECONDS = 15.0
-END_SECONDS = 15.0
+# Generous: on a busy machine the interpreter alone may take seconds.
+START_SECONDS = 60.0
+END_SECONDS = 30.0
 # Why no process gets a wrong clock, or "" when it does.
 MISSING_CLOCK = "" if shutil.which("faketime") else "no faketime; `apt-get install faketime` enables this"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -32,13 +36,22 @@ class Ended(NamedTuple):
     output: str
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0, what: str = "the condition") -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
     """Look again and again until `condition()` is true.  Raises AssertionError when the time is up."""
     give_up_at = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up_at:
             raise AssertionError(f"not within {seconds:g} s: {what}")
         time.sleep(0.01)
+
+
+# Runs a program as systemd does (sd_listen_fds(3)) when it has a socket for it.
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+more = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "public", "LISTEN_PID": str(os.getpid())}
+os.execve(sys.argv[2], sys.argv[2:], {**os.environ, **more})
+"""
 
 
 class Balancer:
@@ -51,12 +64,18 @@ class Balancer:
         environment: Mapping[str, str] | None = None,
         listen: int | None = None,
         max_files: int | None = None,
+        activated: socket.socket | None = None,
     ) -> None:
         """`options` are more options of the command line; `environment` is all it gets but PATH and PYTHONPATH.
 
-        `max_files` is how many open files the process may have.
+        `max_files` is how many open files the process may have; `activated` is a listening socket that it gets as
+        from systemd.
         """
         self._prefix = [] if max_files is None else ["prlimit", f"--nofile={max_files}"]
+        self._inherited: list[int] = []
+        if activated is not None:
+            self._inherited = [activated.fileno()]
+            self._prefix += [sys.executable, "-c", ACTIVATE, str(activated.fileno())]
         self.port = listen or free_port()
         self.admin_port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="tokenlb-"))
@@ -107,6 +126,7 @@ class Balancer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=self._inherited,
                 # A group of its own, so that workers can be ended with it.
                 start_new_session=True,
             )
@@ -115,6 +135,12 @@ class Balancer:
         """Start the process, and wait until it is ready for traffic."""
         self.launch()
         return self.wait_ready()
+
+    def start_not_ready(self) -> Balancer:
+        """Start the process, and wait until it answers, ready for traffic or not."""
+        self.launch()
+        wait_until(self.answers, START_SECONDS, "an answer")
+        return self
 
     def wait_ready(self) -> Balancer:
         """Wait until the process that was launched is ready for traffic.  Raises RuntimeError with what it printed."""
@@ -135,9 +161,14 @@ class Balancer:
     def ready(self) -> bool:
         """Whether /readyz says so, and the public port is served."""
         try:
-            if ask(self.admin_port, "GET", "/readyz").status != 200:
-                return False
-            return ask(self.port, "GET", "/user/tokens/profile").status == 401
+            return ask(self.admin_port, "GET", "/readyz").status == 200 and self.answers()
+        except OSError:
+            return False
+
+    def answers(self) -> bool:
+        """Whether the public port is served."""
+        try:
+            return ask(self.port, "GET", "/user/tokens/profile").status in (401, 503)
         except OSError:
             return False
 
@@ -244,18 +275,27 @@ def wrong_clock(faketime: str, monotonic: bool = False) -> dict[str, str]:
 
     `monotonic`: so is the clock that only measures durations.  Raises RuntimeError where libfaketime is not installed.
     """
-    # The program knows where its library is.
-    try:
-        asked = subprocess.run(["faketime", "-f", "+0s", "env"], capture_output=True, text=True, timeout=10)
-    except FileNotFoundError:
-        raise RuntimeError(MISSING_CLOCK) from None
-    preload = next(line.partition("=")[2] for line in asked.stdout.splitlines() if line.startswith("LD_PRELOAD="))
-    fields = {"LD_PRELOAD": preload, "FAKETIME": faketime}
+    fields = {"LD_PRELOAD": _faketime_library(), "FAKETIME": faketime}
     return fields if monotonic else {**fields, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
+@cache
+def _faketime_library() -> str:
+    # Only the program knows where its library is.  It fails when shared memory has the name that it wants, which holds
+    # its process id, and is left behind by a process that was killed.
+    for _ in range(5):
+        try:
+            asked = subprocess.run(["faketime", "-f", "+0s", "env"], capture_output=True, text=True, timeout=10)
+        except FileNotFoundError:
+            break
+        for line in asked.stdout.splitlines():
+            if line.startswith("LD_PRELOAD="):
+                return line.partition("=")[2]
+    raise RuntimeError(MISSING_CLOCK)
+
+
 class Asking(threading.Thread):
-    """A request that takes its time; `status` when there is an answer."""
+    """A request that takes its time; `status` when there is an answer, None where the connection ends without one."""
 
     def __init__(self, balancer: Balancer, key: str, path: str) -> None:
         super().__init__(daemon=True)
@@ -264,7 +304,8 @@ class Asking(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self.status = ask(*self._arguments).status
+        with contextlib.suppress(OSError):
+            self.status = ask(*self._arguments).status
 
 
 def twistd() -> list[str]:

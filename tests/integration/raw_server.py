@@ -6,17 +6,20 @@ A request for /script/NAME is answered with the script of this name, any other w
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
 from dataclasses import dataclass
 
+from tests.integration.accepting import accepted
 from tests.wire.strict_reader import Doubtful, Message, read_requests
 
 MAX_RECORDED_BYTES = 256 * 1024
 _IDLE_SECONDS = 30.0
 
 KEEP, CLOSE, RESET = "keep", "close", "reset"
+CUT = "cut"  # with TLS: close without close_notify
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Script:
 class RawServer:
     """Listens on a free loopback port from `start` to `stop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.scripts: dict[str, Script] = {}
         self.greeting = b""  # sent to each connection before any request
         self.early = b""  # sent once a request's head is there, when its body is not
@@ -39,6 +43,7 @@ class RawServer:
         self._lock = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._open: list[socket.socket] = []
+        self.answered = 0  # requests to which all was sent that there was to send, or that could be sent
 
     @property
     def port(self) -> int:
@@ -73,11 +78,7 @@ class RawServer:
                 pass
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
+        for connection in accepted(self._listening):
             connection.settimeout(_IDLE_SECONDS)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.append(connection)
@@ -89,6 +90,9 @@ class RawServer:
         pending = b""
         try:
             with connection:
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
+                    self._open.append(connection)
                 if self.greeting:
                     connection.sendall(self.greeting)
                 while data := connection.recv(65536):
@@ -117,11 +121,22 @@ class RawServer:
         script = self.scripts.get(name)
         if script is None:
             script = Script((answer(b"asked " + target, method),))
-        for step in script.steps:
-            if isinstance(step, bytes):
-                connection.sendall(step)
-            else:
-                time.sleep(step)
+        try:
+            for step in script.steps:
+                if isinstance(step, bytes):
+                    connection.sendall(step)
+                else:
+                    time.sleep(step)
+        finally:
+            self.answered += 1
+        if script.end == CLOSE and isinstance(connection, ssl.SSLSocket):
+            connection.settimeout(0)
+            try:
+                connection.unwrap()
+            except OSError:
+                """Its close_notify is not awaited."""
+        if script.end == CUT:
+            connection.shutdown(socket.SHUT_WR)
         if script.end == RESET:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return script.end == KEEP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,17 +16,35 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-START_SECONDS = 10.0
+START_SECONDS = 30.0
+
+# Not the one that hypothesis seeds.
+_random = random.SystemRandom()
+_given: set[int] = set()
 
 # Why the tests that need it are skipped, or "" when they run.
 MISSING = "" if shutil.which("redis-server") else "no redis-server; `apt-get install redis-server` enables this"
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on, and that is nobody's own at the end of a connection.
+
+    It is below those that the kernel gives away; test processes that run side by side have ports of their own, and
+    each is given once: it may be a while before somebody listens on it.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        port = _random.randrange(10_000 + number, 32_000, processes)
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
 
 
 class Tls(NamedTuple):

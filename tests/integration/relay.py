@@ -7,6 +7,8 @@ import threading
 import time
 from queue import SimpleQueue
 
+from tests.integration.accepting import accepted
+
 
 class CountingRelay:
     """Listens on a free loopback port from `start` to `stop`."""
@@ -14,7 +16,9 @@ class CountingRelay:
     def __init__(self, target_port: int) -> None:
         self.connections = 0
         self.delay = 0.0  # seconds that bytes take, each way
+        self.refusing = False  # whether new connections are closed at once
         self.deaf = False  # whether what the other port says is swallowed, and the connection cut
+        self._ends: list[socket.socket] = []
         self._target_port = target_port
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listening.getsockname()[1]
@@ -23,19 +27,33 @@ class CountingRelay:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
+    def cut(self) -> None:
+        """End all connections, and refuse new ones until `mend`."""
+        self.refusing = True
+        for end in self._ends:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._ends.clear()
+
+    def mend(self) -> None:
+        """Accept connections again."""
+        self.refusing = False
+
     def stop(self) -> None:
         """Accept no more; the connections end with their peers."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listening.accept()
-            except OSError:
-                return
+        for near in accepted(self._listening):
+            if self.refusing:
+                near.close()
+                continue
             self.connections += 1
             far = socket.create_connection(("127.0.0.1", self._target_port))
+            self._ends += near, far
             for one, other in ((near, far), (far, near)):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 read: SimpleQueue[tuple[float, bytes]] = SimpleQueue()

@@ -6,10 +6,12 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
-from tests.integration.conftest import Start
+from tests.integration.accepting import accepted
+from tests.integration.conftest import assert_calm
 from tests.integration.processes import Balancer
 
 UPLOADS = 40
@@ -33,11 +35,7 @@ class EagerServer:
         self._listening.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
+        for connection in accepted(self._listening):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
@@ -75,7 +73,7 @@ class EagerServer:
                 return
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[EagerServer]:
     server = EagerServer()
     yield server
@@ -116,17 +114,22 @@ def next_status(reading: object) -> int:
     return int(line.split(b" ")[1]) if line else 0
 
 
-@pytest.fixture
-def balancer(server: EagerServer, new_balancer: Start) -> Balancer:
-    yaml = f"servers: [{{name: eager, url: 'http://127.0.0.1:{server.port}'}}]\n"
-    return new_balancer(yaml).start()
+@pytest.fixture(scope="module")
+def balancer(server: EagerServer) -> Iterator[Balancer]:
+    balancer = Balancer(f"servers: [{{name: eager, url: 'http://127.0.0.1:{server.port}'}}]\n")
+    try:
+        yield balancer.start()
+        assert_calm(balancer)
+    finally:
+        balancer.close()
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "close", "100", "103"])
 def test_each_upload_is_acted_on_once(balancer: Balancer, server: EagerServer, kind: str, chunked: bool) -> None:
     """The client gets the server's own status, and the server gets each request once, however the body comes."""
-    key = balancer.create_user("user1", 1_000_000, 1000)
+    key = balancer.create_user(f"user-{uuid4()}", 1_000_000, 1000)
+    server.acted.clear()
     for size, pieces in ((45_000, 15), (20_000, 1), (64_000, 1000), (600_000, 20)):
         statuses: Counter[int] = Counter()
         for number in range(UPLOADS):

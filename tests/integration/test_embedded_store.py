@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 from tests.stores.contract import StoreContract, digest_of, new_path
 from tests.stores.limits_contract import LimitsContract
 from twisted_lb.interfaces import MICROTOKENS, Account, Limits, StoreUnavailable
-from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
+from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -27,7 +27,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 from tests.stores.contract import Asker, digest_of
 from twisted_lb.interfaces import Account
-from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock
+from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 
 store = EmbeddedStore(sys.argv[1], steady_clock(), reactor)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.origin import Origin, Servers
 from tests.integration.processes import Balancer, ask, wait_until
-from tests.integration.raw_server import CLOSE, RawServer, Script
+from tests.integration.raw_server import CLOSE, RESET, RawServer, Script
 
 CHECKED = "health_check: {path: /healthz, interval: 200ms, timeout: 500ms, passes: 2, fails: 2}\n"
 BRIEF_EJECTIONS = "ejection: {consecutive_failures: 3, base_time: 500ms, max_time: 1s}\n"
@@ -15,7 +18,7 @@ NO_EJECTION = "ejection: false\n"
 PROBE = "twisted_lb health check"
 
 
-def probes(origin: Origin) -> list[str]:
+def checks(origin: Origin) -> list[str]:
     """The paths that checks asked for."""
     return [seen.path for seen in origin.seen if seen.field("user-agent") == PROBE]
 
@@ -39,8 +42,8 @@ def test_checks_see_it_first(new_servers: Callable[..., Servers], new_balancer: 
     servers = new_servers(3)
     balancer = new_balancer(CHECKED + NO_EJECTION + servers.yaml()).start()
     key = balancer.create_user("user", 10_000, 1000)
-    wait_until(lambda: all(len(probes(origin)) > 1 for origin in servers))
-    assert set(probes(servers[0])) == {"/healthz"}
+    wait_until(lambda: all(len(checks(origin)) > 1 for origin in servers))
+    assert set(checks(servers[0])) == {"/healthz"}
     assert servers[0].seen[0].field("host") == f"127.0.0.1:{servers[0].port}"
     servers[1].stop()
     wait_until(lambda: lines(balancer, "server server2 is down: 2 checks in a row failed: connection refused"))
@@ -67,6 +70,47 @@ def test_traffic_shows_it(new_servers: Callable[..., Servers], new_balancer: Sta
     assert lines(balancer, "server server2 is up: its ejection of ") >= 1
 
 
+def test_used_again_at_once(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
+    """A server that refused connections and runs agaXX."""
+    servers = new_servers(3)
+    ejection = "ejection: {consecutive_failures: 3, base_time: 1h, max_time: 1h}\n"
+    balancer = new_balancer(CHECKED.replace("200ms", "1s") + ejection + servers.yaml()).start()
+    key = balancer.create_user("user", 100_000, 10_000)
+    servers[1].stop()
+    assert statuses(balancer, key, 12) == [200] * 12
+    assert lines(balancer, "server server2 is ejected for 3600 s: 3 requests in a row failed") == 1
+    servers[1].start()
+    wait_until(lambda: lines(balancer, "server server2 is up: 2 checks in a row passed since it had died"))
+    servers.forget()
+    assert statuses(balancer, key, 12) == [200] * 12
+    assert requests(servers[1]) == 4
+
+
+@pytest.mark.parametrize("end", [CLOSE, RESET])
+def test_passes_checks_and_cuts_requests(end: str, new_balancer: Start) -> None:
+    """A server that passes its checks and ends the connection of each POST costs few, and ever fewer."""
+    broken, sound = RawServer(), RawServer()
+    broken.scripts["order"] = Script((), end)
+    broken.start()
+    sound.start()
+    try:
+        listed = [f'- {{name: s{one.port}, url: "http://127.0.0.1:{one.port}"}}' for one in (broken, sound)]
+        rules = CHECKED.replace("200ms", "100ms") + "ejection: {consecutive_failures: 3, base_time: 1s, max_time: 10s}"
+        balancer = new_balancer("\n".join([rules, "servers:", *listed, ""])).start()
+        key = balancer.create_user("user", 100_000, 10_000)
+        ends = time.monotonic() + 4
+        answered = []
+        while time.monotonic() < ends:
+            answered.append(ask(balancer.port, "POST", "/script/order", b"{}", key=key).status)
+            time.sleep(0.02)
+    finally:
+        broken.stop()
+        sound.stop()
+    # Three in a row, and one each after 1 s and after 3 s.
+    assert 3 <= answered.count(502) <= 5, answered
+    assert answered.count(200) == len(answered) - answered.count(502) > 20
+
+
 def test_the_last_one_stays(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
     """A single server that died serves again from the moment it is back, whatever was seen of it meanwhile."""
     servers = new_servers(1)
@@ -88,7 +132,7 @@ def test_busy_server_passes(new_servers: Callable[..., Servers], new_balancer: S
     key = balancer.create_user("user", 100_000, 10_000)
     assert ask(balancer.port, "GET", "/slow/2", key=key).status == 200
     assert lines(balancer, "server server1 is") == 0
-    assert len(probes(servers[0])) >= 5
+    assert len(checks(servers[0])) >= 5
 
 
 def test_endless_answers(new_balancer: Start) -> None:
@@ -104,6 +148,6 @@ def test_endless_answers(new_balancer: Start) -> None:
         balancer = new_balancer("\n".join(["servers:", *listed, ""])).start()
         unusable = "is down: its first check failed: its answer cannot be used: The server"
         wait_until(lambda: lines(balancer, f"server head {unusable}'s response head is longer than 65536 bytes"))
-        wait_until(lambda: lines(balancer, f"server interim {unusable} sent an interim response that nobody asked for"))
+        wait_until(lambda: lines(balancer, f"server interim {unusable} sent an unexpected interim response"))
     finally:
         server.stop()

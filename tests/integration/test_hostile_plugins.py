@@ -49,7 +49,7 @@ class Hostile(RoundRobin):
         where, what = act(request)
         if where == "fields":
             raise KINDS[what]("on purpose")
-        return "text" if where == "text" else b""
+        return "text" if where == "text" else []
 
 class Prices:
     def cost(self, request):
@@ -118,7 +118,7 @@ def test_lost_poller(hostile: Balancer) -> None:
     assert ask(hostile.port, "GET", "/", key=key).status == 200
     lose_poller(hostile, key)
     assert hostile.wait() == 1
-    assert "#critical] The poller of the data path was lost: the process ends" in hostile.log()
+    assert "#critical] The epoll set of the data path was lost: the process ends" in hostile.log()
     hostile.start()
     assert hostile.tokens(key) in (998, 999)
 
@@ -132,7 +132,7 @@ def test_lost_poller_of_a_worker(redis: RedisServer, servers: Servers) -> None:
         balancer.start()
         key = balancer.create_user("user1", 1000, 0)
         lose_poller(balancer, key)
-        wait_until(lambda: "ended with exit status 1; it is started" in balancer.log(), what="the end of a worker")
+        wait_until(lambda: "ended with exit status 1; it is restarted" in balancer.log(), what="the end of a worker")
         wait_until(lambda: balancer.log().count("is process") == 3, what="another worker")
         assert ask(balancer.port, "GET", "/", key=key).status == 200
         balancer.process.send_signal(signal.SIGTERM)
@@ -148,11 +148,11 @@ def test_exit_at_the_start(servers: Servers, new_balancer: Start, tmp_path: Path
     refuses = servers.yaml("hostile:Refuses")
     file.write_text(refuses)
     ended = new_balancer("", "--servers", str(file)).run_to_end()
-    assert ended.status == 1 and "hostile:Refuses refused its options: SystemExit: 0" in ended.output
+    assert ended.status == 1 and "hostile:Refuses rejected its options: SystemExit: 0" in ended.output
     ended = new_balancer("", "--servers", str(file), "--check").run_to_end()
-    assert ended.status == 1 and "hostile:Refuses refused its options" in ended.output
+    assert ended.status == 1 and "hostile:Refuses rejected its options" in ended.output
     file.write_text(servers.yaml())
     balancer = new_balancer("", "--servers", str(file)).start()
     file.write_text(refuses)
-    wait_until(lambda: "hostile:Refuses refused its options" in balancer.log(), what="a line about the class")
+    wait_until(lambda: "hostile:Refuses rejected its options" in balancer.log(), what="a line about the class")
     assert ask(balancer.port, "GET", "/", key=balancer.create_user("user1")).status == 200

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from bench.bucket_law import Bucket
-from bench.hammer import Hammer, Plan, Seen
+from bench.hammer import Hammer, Seen, Startup
 from bench.shared_buckets import PASSWORD, SharedBuckets, metric
 from tests.integration.processes import Balancer, ask, wait_until
 from tests.integration.redis_server import MISSING
@@ -153,7 +153,7 @@ def play(shared: SharedBuckets, fault: str, plenty: list[str]) -> Outage:
     before = [(metric(balancer, "store_outages"), decisions(balancer)) for balancer in balancers]
     level = level_of(shared, plenty)
     seconds = BEFORE_SECONDS + AWAY_SECONDS + AFTER_SECONDS
-    with Hammer(Plan(shared.ports, plenty, [1] * len(plenty), CONNECTIONS, seconds, PAUSE_SECONDS)) as hammer:
+    with Hammer(Startup(shared.ports, plenty, [1] * len(plenty), CONNECTIONS, seconds, PAUSE_SECONDS)) as hammer:
         hammer.sleep_until(BEFORE_SECONDS)
         outage.harmed = time.monotonic()
         mend = harm(shared, fault)
@@ -200,7 +200,7 @@ def outages() -> Iterator[dict[str, Outage]]:
         plenty = [shared.create(f"plenty{number}", PLENTY) for number in range(5)]
         shared.wait_until_known()
         # Each key is known to each balancer.
-        Hammer(Plan(shared.ports, plenty, [1] * len(plenty), CONNECTIONS, 0.3)).finish()
+        Hammer(Startup(shared.ports, plenty, [1] * len(plenty), CONNECTIONS, 0.3)).finish()
         played = {fault: play(shared, fault, plenty) for fault in FAULTS}
         yield played
         for balancer in shared.balancers:

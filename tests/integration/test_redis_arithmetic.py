@@ -15,11 +15,11 @@ from tests.integration.redis_server import MISSING, RedisServer
 from tests.limits.test_bucket import LIVES
 from tests.stores.contract import Asker, digest_of, new_path
 from twisted_lb.interfaces import Account, Limits, Policy, Taken
-from twisted_lb.stores.embedded_store import EmbeddedStore
-from twisted_lb.stores.redis_scripts import account_key
+from twisted_lb.stores.redis.keys import account_key
+from twisted_lb.stores.sqlite.store import EmbeddedStore
 
-# Everyone's bucket is asked too, and now and then it is what refuses.
-LIMITS = Limits(everyone=Policy(1_000, 50.0))
+# the global bucket is asked too, and now and then it is what refuses.
+LIMITS = Limits(global_bucket=Policy(1_000, 50.0))
 
 policies = st.tuples(
     st.one_of(st.integers(1, 20), st.integers(1, 1_000_000_000)),
@@ -67,9 +67,9 @@ class ArithmeticTests(SynchronousTestCase):
         return name
 
     def assert_same_taking(self, name: str, cost: int) -> None:
-        asker = Asker()
-        self.embedded.take(digest_of(name), asker, cost)
-        [taken] = asker.answers
+        receiver = Asker()
+        self.embedded.take(digest_of(name), receiver, cost)
+        [taken] = receiver.answers
         assert isinstance(taken, Taken)
         answer = self.lua.take(self.now_us, name, cost)
         outcome = 1 if taken.admitted else {"default": 0, "global": 3}[taken.limit]
@@ -92,7 +92,7 @@ class ArithmeticTests(SynchronousTestCase):
     @given(policies, steps)
     def test_both_stores_agree_step_by_step(self, policy: tuple[int, float], operations: list[Any]) -> None:
         """Whatever is done to a bucket, and whatever the clock does, both stores answer the same at every step."""
-        # Everyone's bucket goes on from example to example, so time does too.
+        # the global bucket goes on from example to example, so time does too.
         name = self.create(*policy)
         digest = digest_of(name)
         for operation, elapsed_us in operations:

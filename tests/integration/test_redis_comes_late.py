@@ -29,10 +29,10 @@ def assert_away(balancer: Balancer) -> None:
 
 def test_redis_comes_late(new_balancer: Start, servers: Servers, redis: RedisServer) -> None:
     """The program starts without Redis and says so, and serves as soon as Redis is there."""
-    balancer = new_balancer(servers.yaml(), "--redis-url", redis.url).start()
+    balancer = new_balancer(servers.yaml(), "--redis-url", redis.url).start_not_ready()
     assert_away(balancer)
     told = json.loads(ask(balancer.admin_port, "GET", "/readyz").body)
-    assert told["degraded"] and "Redis" in told["reason"], told
+    assert not told["ready"] and "Redis" in told["reason"], told
     redis.start()
     wait_until(
         lambda: ask(balancer.port, "GET", "/user/tokens/profile", key="unknown").status == 401,

@@ -14,10 +14,10 @@ from tests.integration.redis_server import MISSING, RedisServer, Tls
 from tests.stores.certificates import Authority
 from tests.stores.contract import new_path
 from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.stores.redis_connection import RedisConnection
-from twisted_lb.stores.redis_endpoints import endpoint_of
-from twisted_lb.stores.redis_scripts import encode_command
-from twisted_lb.stores.redis_url import RedisSecurity, parse_redis_url
+from twisted_lb.stores.redis.connection import RedisConnection
+from twisted_lb.stores.redis.endpoints import endpoint_of
+from twisted_lb.stores.redis.protocol import encode_command
+from twisted_lb.stores.redis.url import RedisSecurity, parse_redis_url
 
 PING = encode_command(b"PING")
 

@@ -11,8 +11,8 @@ from tests.integration.on_redis import OnRedis
 from tests.integration.relay import CountingRelay
 from tests.stores.contract import Asker, digest_of
 from twisted_lb.interfaces import Account, Limits
-from twisted_lb.limits.standby import Standby
-from twisted_lb.stores.redis_store import RedisStore
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.store import RedisStore
 
 CAPACITY = 100_000
 KEYS = ("a", "b", "c")
@@ -36,9 +36,9 @@ class FarAwayTests(OnRedis):
         yield self.ask_for(0.1)
 
     def new_far_store(self) -> RedisStore:
-        standby = Standby("local", self.reactor.seconds, 1000, Limits())
+        fallback = Fallback("local", self.reactor.seconds, 1000, Limits())
         url = self.server.url.replace(str(self.server.port), str(self.relay.port))
-        store = RedisStore(url, self.reactor, Limits(), standby, 0.1)
+        store = RedisStore(url, self.reactor, Limits(), fallback, 0.1)
         self.addCleanup(store.stop)
         return store
 
@@ -46,16 +46,16 @@ class FarAwayTests(OnRedis):
     def ask_for(self, seconds: float) -> Any:
         """Ask for all keys again and again, and charge some after the fact."""
         end = self.reactor.seconds() + seconds
-        askers = []
+        receivers = []
         while self.reactor.seconds() < end:
             for key in KEYS:
-                asker = Asker()
-                self.far.take(digest_of(key), asker)
-                askers.append((key, asker))
+                receiver = Asker()
+                self.far.take(digest_of(key), receiver)
+                receivers.append((key, receiver))
             yield deferLater(self.reactor, 0.005)
         yield deferLater(self.reactor, 0.6)
-        for key, asker in askers:
-            answer = yield asker.told
+        for key, receiver in receivers:
+            answer = yield receiver.told
             self.admitted[key] += getattr(answer, "admitted", False)
 
     @inlineCallbacks

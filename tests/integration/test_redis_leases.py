@@ -1,4 +1,4 @@
-"""All limits of the Redis store at once, on a real redis-server: leases, addresses, everyone's bucket."""
+"""All limits of the Redis store at once, on a real redis-server: leases, addresses, the global bucket."""
 
 from __future__ import annotations
 
@@ -75,16 +75,16 @@ class LimitsTests(OnRedis):
         yield self.store.create(digest_of("k"), Account("ann", 100, 0.0))
         answers = []
         for key in ("x", "y", "k"):
-            asker = Asker()
-            self.store.take(digest_of(key), asker, 1, "10.0.0.1")
-            answers.append((yield asker.told))
+            receiver = Asker()
+            self.store.take(digest_of(key), receiver, 1, "10.0.0.1")
+            answers.append((yield receiver.told))
         self.assertEqual(answers, [None, None, Taken(False, b"", 2, 0.0, 0, "address")])
         self.store.give_back_address("10.0.0.1")
         taken = []
         for _ in range(2):
-            asker = Asker()
-            self.store.take_address("10.0.0.1", asker)
-            taken.append((yield asker.told))
+            receiver = Asker()
+            self.store.take_address("10.0.0.1", receiver)
+            taken.append((yield receiver.told))
         self.assertEqual(taken, [Taken(admitted, b"", 2, 0.0, 0, "address") for admitted in (True, False)])
 
     @inlineCallbacks
@@ -99,7 +99,7 @@ class LimitsTests(OnRedis):
         taken = yield self.take("k")
         self.assertIn(profile.level, (95 * MICROTOKENS, 94 * MICROTOKENS))
         self.assertEqual(taken.level, 93 * MICROTOKENS)
-        asker = Asker()
-        self.store.take(digest_of("k"), asker, 4)
-        refused = yield asker.told
+        receiver = Asker()
+        self.store.take(digest_of("k"), receiver, 4)
+        refused = yield receiver.told
         self.assertEqual((refused.limit, refused.level), ("global", 3 * MICROTOKENS))

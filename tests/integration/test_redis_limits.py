@@ -9,7 +9,7 @@ from tests.integration.lua_client import SECOND, START, Answer, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import digest_of
 from twisted_lb.interfaces import MICROTOKENS, Limits, Policy
-from twisted_lb.stores.redis_scripts import account_key
+from twisted_lb.stores.redis.keys import account_key
 
 M = MICROTOKENS
 BY_KEY, ADMITTED, BY_IN_FLIGHT, BY_EVERYONE, BY_ADDRESS = range(5)
@@ -136,9 +136,9 @@ class CostTests(OnLua):
 class EveryoneTests(OnLua):
     """The bucket of the whole balancer."""
 
-    limits = Limits(everyone=Policy(5, 1.0))
+    limits = Limits(global_bucket=Policy(5, 1.0))
 
-    def everyone(self, now_us: int) -> int:
+    def global_bucket(self, now_us: int) -> int:
         """Its level, as a refusal tells it."""
         self.lua.create(now_us, "probe", 10**9)
         [answer] = self.lua.batch(now_us, "probe", extras=[(1, 10**9, "")])
@@ -147,7 +147,7 @@ class EveryoneTests(OnLua):
         return answer.level
 
     def test_it_is_full_at_first_and_bounds_all_keys_together(self) -> None:
-        """Keys with plenty of tokens get the capacity of everyone's bucket together, then what its rate refills."""
+        """Keys with plenty of tokens get the capacity of the global bucket together, then what its rate refills."""
         for name in "ab":
             self.lua.create(START, name, 100)
         answers = self.lua.batch(START, *"abababab")
@@ -157,17 +157,17 @@ class EveryoneTests(OnLua):
         self.assertEqual([answer.outcome for answer in later], [ADMITTED, ADMITTED, BY_EVERYONE])
 
     def test_its_level_is_told(self) -> None:
-        """Every reply ends with the level of everyone's bucket, refilled and after the batch."""
+        """Every reply ends with the level of the global bucket, refilled and after the batch."""
         self.lua.create(START, "a", 100)
         self.lua.batch(START, *"aaa")
-        self.assertEqual(self.lua.everyone, 2 * M)
+        self.assertEqual(self.lua.global_bucket, 2 * M)
         self.lua.batch(START + SECOND)
-        self.assertEqual(self.lua.everyone, 3 * M)
+        self.assertEqual(self.lua.global_bucket, 3 * M)
         self.lua.batch(START + SECOND, charged=[("a", 7)], extras=[(0, 1, "1.2.3.4")])
-        self.assertEqual(self.lua.everyone, -4 * M)
+        self.assertEqual(self.lua.global_bucket, -4 * M)
 
     def test_its_refusal_spends_nothing_of_the_key(self) -> None:
-        """What everyone's bucket refused is still in the key's, and a refusal alone writes nothing."""
+        """What the global bucket refused is still in the key's, and a refusal alone writes nothing."""
         self.lua.create(START, "a", 100)
         self.lua.take(START, "a", 5)
         before = self.lua.changes()
@@ -181,7 +181,7 @@ class EveryoneTests(OnLua):
         self.assertEqual(
             self.outcomes(self.lua.batch(START, "poor", "poor", "poor")), [(ADMITTED, 0), (BY_KEY, 0), (BY_KEY, 0)]
         )
-        self.assertEqual(self.everyone(START), 4 * M)
+        self.assertEqual(self.global_bucket(START), 4 * M)
 
     def test_the_cost_counts_for_both(self) -> None:
         """A request of cost 3 takes 3 from the key and from everyone; a cheaper one may pass where one was refused."""
@@ -193,29 +193,29 @@ class EveryoneTests(OnLua):
         """What is charged or given back to a key is so to everyone, below zero and up to the capacity."""
         self.lua.create(START, "a", 100)
         self.lua.batch(START, charged=[("a", 7)])
-        self.assertEqual(self.everyone(START), -2 * M)
-        self.assertEqual(self.everyone(START + 3 * SECOND), M)
+        self.assertEqual(self.global_bucket(START), -2 * M)
+        self.assertEqual(self.global_bucket(START + 3 * SECOND), M)
         self.lua.batch(START + 3 * SECOND, charged=[("a", -100)])
-        self.assertEqual(self.everyone(START + 3 * SECOND), 5 * M)
+        self.assertEqual(self.global_bucket(START + 3 * SECOND), 5 * M)
 
     def test_a_charge_refills_everyone_first(self) -> None:
         """A charge after a long silence is not paid by the refill of that time."""
         self.lua.create(START, "a", 100)
         self.lua.take(START, "a")
         self.lua.batch(START + 1000 * SECOND, charged=[("a", 6)])
-        self.assertEqual(self.everyone(START + 1000 * SECOND), -M)
+        self.assertEqual(self.global_bucket(START + 1000 * SECOND), -M)
 
     def test_a_smaller_capacity_cuts_it(self) -> None:
         """Instances with a smaller capacity see a level of that at most, and a clock gone back changes nothing."""
         self.lua.create(START, "a", 100)
         self.lua.take(START, "a")
-        small = self.client(Limits(everyone=Policy(2, 0.0)))
+        small = self.client(Limits(global_bucket=Policy(2, 0.0)))
         answers = small.batch(START - SECOND, *"aaa")
         self.assertEqual([answer.outcome for answer in answers], [ADMITTED, ADMITTED, BY_EVERYONE])
 
     def test_a_redis_out_of_memory_does_nothing(self) -> None:
         """When Redis refuses to write, the call fails, and neither the key nor everyone nor a place has changed."""
-        limits = Limits(everyone=Policy(5, 0.0), in_flight=3)
+        limits = Limits(global_bucket=Policy(5, 0.0), in_flight=3)
         lua = self.client(limits)
         lua.create(START, "a", 100)
         lua.create(START, "b", 100)
@@ -265,8 +265,8 @@ class InFlightTests(OnLua):
         self.assertEqual(self.lua.changes(), before)
 
     def test_the_keys_bucket_is_asked_first_and_everyone_last(self) -> None:
-        """The first that refuses is told: the key's bucket, then the places, then everyone's bucket."""
-        lua = self.client(Limits(everyone=Policy(3, 0.0), in_flight=2))
+        """The first that refuses is told: the key's bucket, then the places, then the global bucket."""
+        lua = self.client(Limits(global_bucket=Policy(3, 0.0), in_flight=2))
         lua.create(START, "poor", 2)
         answers = lua.batch(START, "poor", "poor", "poor", "a", "b", "a")
         self.assertEqual(
@@ -310,6 +310,8 @@ class InFlightTests(OnLua):
         """An announcement counts those who were heard of in the last ten seconds, and forgets the others."""
         self.assertEqual(self.lua.announce(START, b"one"), 1)
         self.assertEqual(self.lua.announce(START + 6 * SECOND, b"two"), 2)
+        self.assertEqual(self.lua.announce(START + 12 * SECOND, b"two"), 1)
+        # It was not heard of for ten seconds in which another one was.
         self.assertEqual(self.lua.announce(START + 12 * SECOND, b"two"), 1)
         self.assertEqual(self.lua.command(b"ZRANGE", b"tokenlb:instances", b"0", b"-1"), [b"two"])
 

@@ -55,9 +55,9 @@ class OutageTests(OnRedis):
         self.assertIn("did not answer within 0.3 s", (yield self.take("k")))
         self.assertGreaterEqual(self.reactor.seconds() - started, 0.29)
         for _ in range(10):
-            asker = Asker()
-            self.store.take(digest_of("k"), asker)
-            self.assertEqual([type(answer) for answer in asker.answers], [str])
+            receiver = Asker()
+            self.store.take(digest_of("k"), receiver)
+            self.assertEqual([type(answer) for answer in receiver.answers], [str])
         self.server.resume()
         answer = yield self.until_it_answers("k")
         # The one taking that was under way may have been executed, or not: its reply is what was lost.
@@ -98,7 +98,7 @@ class ReadOnlyTests(OnRedis):
 
 
 class LocalTests(OnRedis):
-    """An outage that a standby bridges."""
+    """An outage that a fallback bridges."""
 
     mode = "local"
     appendonly = True

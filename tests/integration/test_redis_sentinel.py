@@ -14,9 +14,9 @@ from tests.integration.redis_server import MISSING, Replicated, Tls
 from tests.stores.certificates import Authority
 from tests.stores.contract import Asker, digest_of, new_path
 from twisted_lb.interfaces import MICROTOKENS, Account, Limits, Taken
-from twisted_lb.limits.standby import Standby
-from twisted_lb.stores.redis_store import RedisStore
-from twisted_lb.stores.redis_url import RedisSecurity
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.store import RedisStore
+from twisted_lb.stores.redis.url import RedisSecurity
 
 CAPACITY = 1_000_000
 PASSWORD = "p@ss"
@@ -39,8 +39,8 @@ class OnSentinels(TestCase):
         self.addCleanup(self.redis.close)
         self.redis.start()
         security = RedisSecurity(ca_file=tls.ca_file if tls else "", sentinel_password=SENTINEL_PASSWORD)
-        standby = Standby("local", self.reactor.seconds, 100, Limits())
-        self.store = RedisStore(self.redis.url, self.reactor, standby=standby, security=security)
+        fallback = Fallback("local", self.reactor.seconds, 100, Limits())
+        self.store = RedisStore(self.redis.url, self.reactor, fallback=fallback, security=security)
         self.addCleanup(self.store.stop)
         return self.store.start()
 
@@ -48,15 +48,15 @@ class OnSentinels(TestCase):
         return None
 
     def take(self) -> Deferred[Any]:
-        asker = Asker()
-        self.store.take(digest_of("k"), asker)
-        return asker.told
+        receiver = Asker()
+        self.store.take(digest_of("k"), receiver)
+        return receiver.told
 
     @inlineCallbacks
     def take_until(self, condition: Any, seconds: float = 15.0) -> Any:
         """Take a token every few milliseconds until `condition()`; how many were taken, and how long it took.
 
-        Every taking has to be admitted at once: by Redis, or by the standby.
+        Every taking has to be admitted at once: by Redis, or by the fallback.
         """
         began = self.reactor.seconds()
         admitted = 0

@@ -11,7 +11,7 @@ from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, StoreContract, digest_of
 from tests.stores.limits_contract import LimitsContract
 from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, NameTaken, Taken
-from twisted_lb.stores.redis_scripts import account_key
+from twisted_lb.stores.redis.keys import account_key
 
 
 class ContractTests(StoreContract, LimitsContract, OnRedis):
@@ -93,13 +93,13 @@ class WritingTests(OnRedis):
         yield self.store.create(digest_of("k"), Account("ann", 1000, 0.0))
         other = self.new_store()
         yield other.start()
-        askers = []
+        receivers = []
         for _ in range(700):
             for store in (self.store, other):
-                asker = Asker()
-                store.take(digest_of("k"), asker)
-                askers.append(asker.told)
-        answers = yield gatherResults(askers)
+                receiver = Asker()
+                store.take(digest_of("k"), receiver)
+                receivers.append(receiver.told)
+        answers = yield gatherResults(receivers)
         self.assertEqual(sum(answer.admitted for answer in answers), 1000)
         self.assertEqual(self.store.takes + other.takes, 1400)
         self.assertLessEqual(self.store.script_calls + other.script_calls, 6)

@@ -14,8 +14,8 @@ from tests.integration.redis_server import MISSING, RedisServer, Tls
 from tests.stores.certificates import Authority
 from tests.stores.contract import Asker, digest_of, new_path
 from twisted_lb.interfaces import MICROTOKENS, Account, Taken
-from twisted_lb.stores.redis_store import RedisStore
-from twisted_lb.stores.redis_url import RedisSecurity
+from twisted_lb.stores.redis.store import RedisStore
+from twisted_lb.stores.redis.url import RedisSecurity
 
 PASSWORD = "p@ss word/#"
 
@@ -50,9 +50,9 @@ class TlsTests(TestCase):
         return store
 
     def take(self, store: RedisStore) -> Deferred[Any]:
-        asker = Asker()
-        store.take(digest_of("k"), asker)
-        return asker.told
+        receiver = Asker()
+        store.take(digest_of("k"), receiver)
+        return receiver.told
 
     @inlineCallbacks
     def until(self, condition: Any, seconds: float = 5.0) -> Any:

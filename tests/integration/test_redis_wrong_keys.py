@@ -32,7 +32,8 @@ SHARED = (
     "tokenlb:global",
     f"tokenlb:in_flight:{KEY}",
     "tokenlb:instances",
-    "tokenlb:back",
+    "tokenlb:returning",
+    "tokenlb:switch",
 )
 
 
@@ -45,14 +46,14 @@ class WrongKeyTests(OnRedis):
             yield self.store.create(digest_of(name), Account(name, 1_000_000, 1000.0))
 
     def ask(self, key: str, network: str = "") -> Deferred[Any]:
-        asker = Asker()
-        self.store.take(digest_of(key), asker, 1, network)
-        return asker.told
+        receiver = Asker()
+        self.store.take(digest_of(key), receiver, 1, network)
+        return receiver.told
 
     def ask_address(self) -> Deferred[Any]:
-        asker = Asker()
-        self.store.take_address(NETWORK, asker)
-        return asker.told
+        receiver = Asker()
+        self.store.take_address(NETWORK, receiver)
+        return receiver.told
 
     def put(self, key: str, kind: tuple[str, ...]) -> None:
         self.server.command("DEL", key)

@@ -21,8 +21,8 @@ from tests.integration.redis_server import RedisServer
 
 MIB = 1024 * 1024
 DOWNLOAD_BYTES = 24 * MIB
-USED = "is used from now on"
-REFUSED = "is not used, nothing changes"
+USED = "was reloaded"
+REFUSED = "was rejected, nothing changes"
 
 
 def yaml_of(origins: Iterable[Origin], more: str = "") -> str:
@@ -181,7 +181,7 @@ def test_hang_up(new_balancer: Start, new_servers: Callable[..., Servers]) -> No
     balancer = new_balancer(yaml_of(servers.all[:1])).start()
     key = balancer.create_user("user1", 1000)
     balancer.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "this is what runs already" in balancer.log(), 5, "it is read")
+    wait_until(lambda: ": no change" in balancer.log(), 5, "it is read")
     (balancer.directory / "servers.yaml").write_text(yaml_of(servers.all[1:]))
     balancer.process.send_signal(signal.SIGHUP)
     wait_until(lambda: USED in balancer.log(), 0.4, "it is read at once")
@@ -221,5 +221,5 @@ def test_workers(redis: RedisServer, new_balancer: Start, new_servers: Callable[
     assert answering(balancer, key, 20) == {"server2": 20}
     # A hang-up at the terminal reaches the workers too.
     os.killpg(balancer.pid, signal.SIGHUP)
-    wait_until(lambda: "this is what runs already" in balancer.log(), 5, "it is read")
+    wait_until(lambda: ": no change" in balancer.log(), 5, "it is read")
     assert answering(balancer, key, 20) == {"server2": 20}

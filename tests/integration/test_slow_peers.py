@@ -15,7 +15,7 @@ from tests.integration.conftest import Start, assert_calm
 from tests.integration.processes import Balancer, wait_until
 from tests.integration.raw_client import PATIENCE_SECONDS, exchange
 from tests.integration.raw_server import RawServer, Script, answer
-from twisted_lb.open_files import raise_open_files, shortage
+from twisted_lb.app.rlimit import raise_open_files, shortage
 
 IDLE_CONNECTIONS = 5_000
 SLOW_CONNECTIONS = 1_000
@@ -23,7 +23,7 @@ BATCH = 100
 ASKED = 500
 # What a machine with something else to do may make of a p99; the worst that a tied-up process does is seconds.
 UNCHANGED_FACTOR = 10.0
-UNCHANGED_SECONDS = 0.05
+UNCHANGED_SECONDS = 0.25
 # Measured: 1.9 to 2.2 KiB.
 MAX_IDLE_BYTES = 6 * 1024
 # Of one client that asks and does not read.
@@ -42,8 +42,9 @@ LIMITS = {
     "MAX_BODY_BYTES": "10000",
     "UPSTREAM_TIMEOUT": "500ms",
 }
-# A deadline is met late by at most two ticks of 0.25 s; the rest is for a busy machine.
-LATE_SECONDS = 3.0
+# A deadline is met late by at most two ticks of 0.25 s; the rest is for a busy machine, and less than each default.
+LATE_SECONDS = 8.0
+LATE_CONNECT_SECONDS = 4.5
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_a_crowd_of_slow_and_idle_peers(raw: RawServer, new_balancer: Start) -> 
     """5,000 idle and 1,000 slowloris connections leave a normal client's p99 and errors as they were, and are small."""
     if shortage(raise_open_files(), (IDLE_CONNECTIONS + SLOW_CONNECTIONS) // 2 + BATCH):
         pytest.skip("this process may have too few open files for the crowd: ulimit -n 8192")
-    balancer = new_balancer(servers(raw.port), environment={"HEAD_TIMEOUT": "1m"}).start()
+    balancer = new_balancer(servers(raw.port), environment={"HEAD_TIMEOUT": "5m", "KEEPALIVE_TIMEOUT": "5m"}).start()
     key = new_key(balancer)
     measure(balancer.port, key)
     before = measure(balancer.port, key)
@@ -274,7 +275,7 @@ def test_a_client_that_does_not_read(balancer: Balancer, raw: RawServer, key: by
 
 def test_answers_that_are_not_read(raw: RawServer, new_balancer: Start) -> None:
     """A client that asks on and on and reads no answer is read no more, costs no memory, and is cut."""
-    settings = {"SEND_TIMEOUT": "1s", "KEEPALIVE_REQUESTS": "1000000000"}
+    settings = {"SEND_TIMEOUT": "1s", "LINGERING_TIME": "1s", "KEEPALIVE_REQUESTS": "1000000000"}
     balancer = new_balancer(servers(raw.port), environment=settings).start()
     memory = balancer.rss()
     balancer.forget_peak()
@@ -320,7 +321,7 @@ def test_a_server_that_takes_no_connection(raw: RawServer, new_balancer: Start) 
         began = time.monotonic()
         for _ in range(2):
             assert exchange(balancer.port, get(key)).status == 200
-        assert 0.5 <= time.monotonic() - began < LATE_SECONDS
+        assert 0.5 <= time.monotonic() - began < LATE_CONNECT_SECONDS
         alone = new_balancer(servers(*ports), environment={"CONNECT_TIMEOUT": "500ms"}).start()
         key = alone.create_user("alone", 5, 0).encode()
         assert exchange(alone.port, get(key)).status == 503

@@ -41,7 +41,7 @@ def test_demo(new_balancer: Start) -> None:
         ({"HEAD_TIMEOUT": "x"}, ["--workers", "2"], ["HEAD_TIMEOUT (environment): 'x'", "WORKERS (option --workers)"]),
         ({}, ["--servers", "missing.yaml"], ["missing.yaml: cannot be read: No such file or directory"]),
         ({}, ["--env-file", "missing"], ["missing: cannot be read"]),
-        ({}, ["--listen", "tcp:http"], ["LISTEN: 'tcp:http' is no server endpoint"]),
+        ({}, ["--listen", "tcp:http"], ["LISTEN: 'tcp:http' is not an endpoint to listen on: it cannot be read"]),
         ({}, ["--redis-url", "http://:geheim@x"], ["REDIS_URL: "]),
         ({}, ["--data-dir", "/dev/null"], ["/dev/null"]),
     ],
@@ -89,7 +89,7 @@ def test_daemon_that_cannot_start(tmp_path: Path) -> None:
 
 def test_redis_away_at_the_start(new_balancer: Start) -> None:
     """Without Redis the program starts all the same, and answers 503 until Redis is there."""
-    balancer = new_balancer(SERVERS, "--redis-url", f"redis://127.0.0.1:{free_port()}").start()
+    balancer = new_balancer(SERVERS, "--redis-url", f"redis://127.0.0.1:{free_port()}").start_not_ready()
     answer = ask(balancer.port, "GET", "/", key="any")
     assert answer.status == 503
     assert answer.fields["Content-Type"] == "application/problem+json"

@@ -67,11 +67,11 @@ def test_files_that_are_lost(new_balancer: Start, servers: Servers, act: Callabl
     keys = [balancer.create_user(f"user{number}", 10, 0) for number in range(5)]
     assert ask(balancer.port, "GET", "/", key=keys[0]).status == 200
     act(balancer)
-    wait_until(lambda: degraded(balancer), 3, "degraded")
+    wait_until(lambda: degraded(balancer), what="degraded")
     assert_goes_on_from_memory(balancer, keys[0])
-    wait_until(lambda: not degraded(balancer), 8, "recovered")
+    wait_until(lambda: not degraded(balancer), what="recovered")
     assert metric(balancer, "tokenlb_store_up") == 1
-    assert "All 5 accounts are written to a new database" in balancer.log()
+    assert "All 5 accounts were written to a new database" in balancer.log()
     keys.append(balancer.create_user("late", 10, 0))
     balancer.kill()
     balancer.start()
@@ -93,7 +93,7 @@ def test_a_full_disk(new_balancer: Start, servers: Servers) -> None:
     assert degraded(balancer)
     assert_goes_on_from_memory(balancer, key)
     resource.prlimit(balancer.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    wait_until(lambda: not degraded(balancer), 5, "recovered")
+    wait_until(lambda: not degraded(balancer), what="recovered")
     assert balancer.tokens(key) == 99
     balancer.kill()
     balancer.start()
@@ -125,4 +125,4 @@ def test_a_start_on_an_empty_file(new_balancer: Start, servers: Servers) -> None
     (balancer.directory / "data" / "tokenlb.sqlite3").touch()
     ended = balancer.run_to_end()
     assert ended.status == 1
-    assert "twisted_lb cannot start: the database" in ended.output and "is empty (0 bytes)" in ended.output
+    assert "DATA_DIR: the database" in ended.output and "is empty (0 bytes)" in ended.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from select import select
@@ -260,3 +261,77 @@ def test_a_client_that_leaves_frees_the_server(stage: Stage) -> None:
         for _ in range(500):
             server.send(b"more")
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "until close", "HTTP/1.0", "length"])
+def test_events_arrive_one_by_one(stage: Stage, framing: str) -> None:
+    """Server-sent events arrive when each is sent, and the head before the first, however the server frames them."""
+    client = stage.client()
+    client.send(stage.head(b"GET /events HTTP/1.1", b"Accept: text/event-stream"))
+    server = stage.server()
+    server.read_head()
+    version = b"HTTP/1.0" if framing == "HTTP/1.0" else b"HTTP/1.1"
+    frame = {"chunked": b"Transfer-Encoding: chunked\r\n", "length": b"Content-Length: 1000\r\n"}.get(framing, b"")
+    server.send(version + b" 200 OK\r\nContent-Type: text/event-stream\r\n" + frame + b"\r\n")
+    assert b"\r\nContent-Type: text/event-stream\r\n" in client.read_head()
+    for event in (b"data: first\n\n", b": a comment\n\n", b"id: 2\ndata: second\n\n"):
+        # Also in two pieces, of which neither waits for the other.
+        for piece in (event, event[:5], event[5:]):
+            server.send(b"%x\r\n%b\r\n" % (len(piece), piece) if framing == "chunked" else piece)
+            assert client.read_to(piece).endswith(piece)
+
+
+def test_a_long_poll_is_answered_when_there_is_something(stage: Stage) -> None:
+    """A response that comes late comes at once when it comes, and the next poll goes on with both connections."""
+    client = stage.client()
+    for news in (b"first", b"second"):
+        client.send(stage.head(b"GET /poll HTTP/1.1"))
+        server = stage.server()
+        server.read_head()
+        time.sleep(0.3)
+        server.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(news), news))
+        client.read_head()
+        assert client.read_to(news) == news
+
+
+UPGRADE = (b"Upgrade: raw/1", b"Connection: Upgrade")
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw/1\r\nConnection: Upgrade\r\n\r\n"
+
+
+def test_a_tunnel_passes_bytes_and_the_ends_of_both_directions(stage: Stage) -> None:
+    """After a 101 bytes pass as they come; each side may end its direction, and still gets all of the other one."""
+    client = stage.client()
+    client.send(stage.head(b"GET /raw HTTP/1.1", *UPGRADE) + b"early")
+    server = stage.server()
+    assert b"\r\nUpgrade: raw/1\r\nConnection: Upgrade\r\n" in server.read_head()
+    server.send(SWITCHED + b"hello")
+    assert b"\r\nUpgrade: raw/1\r\n" in client.read_head()
+    assert (client.read_to(b"hello"), server.read_to(b"early")) == (b"hello", b"early")
+    for _ in range(3):
+        client.send(b"ping")
+        assert server.read_to(b"ping") == b"ping"
+        server.send(b"pong")
+        assert client.read_to(b"pong") == b"pong"
+    client.end()
+    assert server.read_end() == b""
+    server.send(b"the last word")
+    server.end()
+    assert client.read_end() == b"the last word"
+
+
+def test_a_tunnel_ends_behind_all_that_was_sent(stage: Stage) -> None:
+    """What a client has sent before its end arrives, also at a server that has ended its direction and reads late."""
+    client = stage.client()
+    client.send(stage.head(b"GET /raw HTTP/1.1", *UPGRADE))
+    server = stage.server()
+    server.read_head()
+    server.send(SWITCHED)
+    server.end()
+    client.read_head()
+    assert client.read_end() == b""
+    content = b"x" * 8_000_000
+    sending = threading.Thread(target=lambda: (client.send(content), client.end()))
+    sending.start()
+    time.sleep(0.5)
+    assert len(server.read_end()) == len(content)
+    sending.join()

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.processes import Balancer
+from tests.integration.processes import Balancer, wait_until
 from tests.integration.raw_client import Got, exchange
 from tests.integration.raw_server import CLOSE, KEEP, RESET, RawServer, Script, answer
 from tests.wire.cases import REQUEST_CASES, RESPONSE_CASES
@@ -130,7 +130,9 @@ SELF_DELIMITING = [
 def test_surplus(case: Case, pause: float, balancer: Balancer, raw: RawServer, key: bytes) -> None:
     """What a server sends beyond its response reaches nobody."""
     raw.scripts["case"] = Script((case.data, pause, POISON) if pause else (case.data + POISON,))
+    before = raw.answered
     got = exchange(balancer.port, get("/script/case", key, case.method), case.method, linger=pause + 0.01)
+    wait_until(lambda: raw.answered > before, what="the surplus was sent")
     assert (got.status, got.whole, got.surplus) == (case.expected.status, True, b""), got  # type: ignore[union-attr]
     assert_in_step(balancer, key)
 
@@ -153,7 +155,7 @@ MISBEHAVIOUR = {
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", 0.02, b"xyz\r\n" + POISON)
     ),
     "resets a body that its connection ends": Script((b"HTTP/1.1 200 OK\r\n\r\nhalf", 0.05), RESET),
-    "switches protocols": Script(
+    "switches protocols, which nobody has asked for": Script(
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", POISON)
     ),
     "sends interim responses without end": Script((b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 1000,)),

@@ -13,23 +13,25 @@ from tests.api.memory_accounts import MemoryAccounts
 from tests.linear.growth import Attack, slow_size
 from tests.wire.reading import read_body, read_request, read_response
 from twisted_lb.api.bodies import BadBody, read_new_user
-from twisted_lb.api.door import ApiDoor
+from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
-from twisted_lb.api_key import AmbiguousKey, key_from_fields
 from twisted_lb.balancers.consistent_hash import cookie_value
-from twisted_lb.limits.addresses import network_of
+from twisted_lb.credentials import PARAMETER, AmbiguousKey, KeyPlaces
+from twisted_lb.limits.client_networks import network_of
 from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.limits.pricing import token_cost
-from twisted_lb.proxy.view import all_values, first_value
+from twisted_lb.own_fields import RESPONSE_FIELDS, consumer_line, request_fields
+from twisted_lb.proxy.request_view import field_value
 from twisted_lb.wire.errors import ResponseError, WireError
-from twisted_lb.wire.forwarding import Hop, interim_head, response_head
+from twisted_lb.wire.forwarding import ForwardedFields, interim_head, response_head
 from twisted_lb.wire.framing import CHUNKED
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head, read_response_head
+from twisted_lb.wire.query import take_parameter
 
 LARGEST = 24_576  # bytes; the limit on a head is 32 KiB
 # Bytes that some reader gives a meaning to, and one that none does.
 SPECIAL = b"a", b"0", b",", b";", b"=", b'"', b"\\", b" ", b"\t", b":", b"%", b"-", b"_", b"\r\n", b"\r", b"\n", b"\xc3"
-ANY_SIZE = HeadLimits(1 << 20, 1 << 20, 1 << 20)
+ANY_SIZE = HeadLimits(1 << 20, 1 << 20, 1 << 20, table=request_fields())
 PIECE = 500
 
 REQUEST_FIELDS = (
@@ -50,14 +52,18 @@ REQUEST_FIELDS = (
     b"X-Other: ",
     b"",
 )
-RESPONSE_FIELDS = (b"Connection: ", b"Content-Length: 1", b"Date: ", b"Trailer: ", b"X-Token-Cost: 0", b"")
+RESPONSE_LINES = (b"Connection: ", b"Content-Length: 1", b"Date: ", b"Trailer: ", b"X-Token-Cost: 0", b"")
 
 
 def pumps(longest: int, *more: bytes) -> Iterator[bytes]:
-    """What is repeated: all rows of SPECIAL up to a length, and more."""
+    """What is repeated: all rows of SPECIAL up to a length, and more.
+
+    Of rows that are the same when they are repeated, such as (a, b) and (b, a), there is one.
+    """
     for length in range(1, longest + 1):
-        for row in product(SPECIAL, repeat=length):
-            yield b"".join(row)
+        for row in product(range(len(SPECIAL)), repeat=length):
+            if row == min(row[at:] + row[:at] for at in range(length)):
+                yield b"".join(SPECIAL[number] for number in row)
     yield from more
 
 
@@ -67,11 +73,12 @@ def pieces(data: bytes) -> list[bytes]:
 
 def forward(head: RequestHead) -> None:
     """All that is done with a request's head on its way to a server."""
+    head.target, head.notable[PARAMETER] = take_parameter(head.target, b"&")
     with contextlib.suppress(AmbiguousKey):
-        key_from_fields(head.notable)
-    preferred_wait(all_values(head, b"prefer"))
-    first_value(head, b"x-not-there")
-    Hop("192.0.2.1", b"http").request_head(head, 0, b"user", b"server:80")
+        KeyPlaces(parameter=b"&").take(head.notable)
+    preferred_wait(field_value(head, b"prefer") or b"")
+    field_value(head, b"x-not-there")
+    ForwardedFields("192.0.2.1", b"http").request_head(head, 0, consumer_line(b"user"), b"server:80")
 
 
 def read_whole_request(data: bytes) -> None:
@@ -88,9 +95,9 @@ def read_slow_request(data: bytes) -> None:
 
 def read_whole_response(data: bytes) -> None:
     with contextlib.suppress(WireError):
-        head = read_response_head(data, 0, 1 << 20)
+        head = read_response_head(data, 0, 1 << 20, RESPONSE_FIELDS)
         if head is not None:
-            response_head(head, 0, 1, b"", False, b"")
+            response_head(head, 0, 1, b"", False, b"", RESPONSE_FIELDS.consumed)
             interim_head(head)
             token_cost(head.notable.get(b"x-token-cost", ()))
 
@@ -143,7 +150,7 @@ class ReaderTests(SynchronousTestCase):
 
     def test_response_heads(self) -> None:
         """A response head, final or interim, in one piece or many."""
-        for status, field in product((b"HTTP/1.1 200 ", b"HTTP/1.1 103\r\n"), RESPONSE_FIELDS):
+        for status, field in product((b"HTTP/1.1 200 ", b"HTTP/1.1 103\r\n"), RESPONSE_LINES):
             start = status + (b"OK\r\n" + field if status.endswith(b" ") else field)
             self.check(read_whole_response, [Attack(start, pump, b"\r\n\r\n") for pump in pumps(2, b"a: b\r\n")])
             self.check(read_slow_response, [Attack(start, pump, b"\r\n\r\n") for pump in pumps(1)])

@@ -174,8 +174,20 @@ class ForgetsTheFree(Good):
         return iter(full) if len(full) > 1 else super().choices(request)
 
 
+class OnlyServersItKnows(Good):
+    def server_chosen(self, request: Any, backend: Backend) -> None:
+        self.backends.remove(backend)
+        self.backends.append(backend)
+
+
+class KnowsOnlyItsOwn(Good):
+    def request_finished(self, request: Any, backend: Backend) -> None:
+        self.turns[backend] += 0
+
+
 # Each balancer that is broken in one way, a test that it fails, and what its user is told.
 BROKEN: list[tuple[type[Any], str, str]] = [
+    (KnowsOnlyItsOwn, "test_request_finished", "servers may be gone by then"),
     (Unmarked, "test_provides_the_interface", "@implementer(IBalancer)"),
     (RaisesWithoutServers, "test_no_servers", "choices raised IndexError"),
     (ChoosesNothing, "test_only_server", "such a request gets 503"),
@@ -196,6 +208,7 @@ BROKEN: list[tuple[type[Any], str, str]] = [
     (BreaksWhenChanged, "test_changes_under_way", "drawing on after a change raised IndexError"),
     (SilentWhenFull, "test_full_servers", "yield them, and the request can wait"),
     (ForgetsTheFree, "test_full_servers", "though another one has room"),
+    (OnlyServersItKnows, "test_optional_methods", "server_chosen raised ValueError"),
 ]
 
 

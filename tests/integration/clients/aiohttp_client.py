@@ -9,16 +9,16 @@ from typing import Any
 
 import aiohttp
 
-from tests.integration.clients.plan import GETS, Plan, read_plan, report
+from tests.integration.clients.plan import GETS, Startup, read_startup, report
 
 
-async def pieces(plan: Plan) -> AsyncIterator[bytes]:
+async def pieces(plan: Startup) -> AsyncIterator[bytes]:
     for piece in plan.pieces():
         yield piece
 
 
 async def main() -> None:
-    plan = read_plan()
+    plan = read_startup()
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(headers={"Authorization": plan.key}, timeout=timeout) as session:
 

@@ -8,11 +8,11 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.integration.clients.plan import GETS, read_plan, report
+from tests.integration.clients.plan import GETS, read_startup, report
 
 
 def main() -> None:
-    plan = read_plan()
+    plan = read_startup()
     address = urlsplit(plan.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=20)
     headers = {"Authorization": plan.key}

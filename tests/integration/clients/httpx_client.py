@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 
-from tests.integration.clients.plan import GETS, read_plan, report
+from tests.integration.clients.plan import GETS, read_startup, report
 
 
 def main() -> None:
-    plan = read_plan()
+    plan = read_startup()
     with httpx.Client(headers={"Authorization": plan.key}, timeout=20, trust_env=False) as client:
         results: dict[str, Any] = {"get": [client.get(plan.url).text for _ in range(GETS)]}
         results["post"] = client.post(plan.url, content=plan.content()).json()

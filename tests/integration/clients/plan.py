@@ -19,7 +19,7 @@ from tests.integration.origin import blocks
 GETS = 5
 
 
-class Plan(NamedTuple):
+class Startup(NamedTuple):
     """The arguments of a client program."""
 
     url: str
@@ -43,10 +43,10 @@ class Plan(NamedTuple):
 DOWNLOADS = (("download", "size"), ("chunks", "chunks"))
 
 
-def read_plan() -> Plan:
+def read_startup() -> Startup:
     """The plan from the command line."""
     _, url, key, upload, download = sys.argv
-    return Plan(url, key, int(upload), int(download))
+    return Startup(url, key, int(upload), int(download))
 
 
 def report(**results: object) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import requests
 
-from tests.integration.clients.plan import GETS, read_plan, report
+from tests.integration.clients.plan import GETS, read_startup, report
 
 
 def main() -> None:
-    plan = read_plan()
+    plan = read_startup()
     session = requests.Session()
     session.trust_env = False
     session.headers["Authorization"] = plan.key

@@ -12,11 +12,11 @@ from twisted.internet.task import react
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from tests.integration.clients.plan import GETS, read_plan, report
+from tests.integration.clients.plan import GETS, read_startup, report
 
 
 async def main(reactor: Any) -> None:
-    plan = read_plan()
+    plan = read_startup()
     pool = HTTPConnectionPool(reactor, persistent=True)
     agent = Agent(reactor, pool=pool)
     headers: Any = {"Authorization": plan.key}

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Mapping
+from inspect import isgetsetdescriptor, ismemberdescriptor
+from types import FunctionType, ModuleType
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api.gate import AddressGate
-from twisted_lb.config import read_fleet
+from twisted_lb.api.address_limit import AddressGate
+from twisted_lb.app.process import Serving, limits_of
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.settings import Settings
 from twisted_lb.interfaces import Account, AccountPage, Limits, Policy, Profile, StoreState
-from twisted_lb.limits.standby import COUNTS
-from twisted_lb.serving import Serving, limits_of
-from twisted_lb.settings import Settings
+from twisted_lb.limits.fallback import COUNTS
+from twisted_lb.proxy.client_connection import ClientConnection
 
 FLEET = """
 servers:
@@ -40,8 +46,34 @@ class FakeStore:
         return succeed(AccountPage([Profile(Account("b", 5, 1.0), -1)], "b"))
 
 
-def serving_of(fleet: str = FLEET, redis_url: str = "redis://127.0.0.1:1", **settings: Any) -> Serving:
-    return Serving(MemoryReactorClock(), Settings(redis_url=redis_url, **settings), read_fleet(fleet, "x.yaml"), {})
+def serving_of(pool: str = FLEET, redis_url: str = "redis://127.0.0.1:1", **settings: Any) -> Serving:
+    return Serving(MemoryReactorClock(), Settings(redis_url=redis_url, **settings), read_pool(pool, "x.yaml"), {})
+
+
+def reachable(root: object, closed: tuple[object, ...]) -> Iterator[object]:
+    """The values within reach of `root`, by attributes, items, methods and partials, but not through `closed`.
+
+    Nor through a Logger: Twisted's history of the log has the tracebacks of other tests.
+    """
+    seen = {id(one): one for one in closed}
+    left = [root]
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, (type, ModuleType, FunctionType, Logger)):
+            continue
+        seen[id(one)] = one
+        yield one
+        if isinstance(one, (str, bytes, int, float)):
+            continue
+        # Slots, the __dict__, the object of a method, and the attributes of compiled classes.
+        for kind in type(one).__mro__:
+            for name, value in kind.__dict__.items():
+                if (ismemberdescriptor(value) or isgetsetdescriptor(value)) and hasattr(one, name):
+                    left.append(getattr(one, name))
+        if isinstance(one, Mapping):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, (tuple, list, set, frozenset, deque)):
+            left += one
 
 
 class Three:
@@ -58,12 +90,12 @@ class ServingTests(SynchronousTestCase):
         self.patch(self.serving, "_store", self.store)
 
     def swap(self, text: str) -> str:
-        return self.serving.swap(read_fleet(text, "x.yaml"))
+        return self.serving.swap(read_pool(text, "x.yaml"))
 
     def test_parts(self) -> None:
         """The store comes first and the proxy last, and nothing is among them that a machine has only once."""
         kinds = [type(part).__name__ for part in self.serving.together()]
-        self.assertEqual(kinds, ["StoreService", "Caretaker", "ProxyService"])
+        self.assertEqual(kinds, ["StoreService", "HealthService", "ProxyService"])
 
     def readiness(self) -> tuple[bool, bool, str]:
         return self.serving.report()[:3]
@@ -75,7 +107,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(self.readiness(), (False, False, "draining"))
         serving.proxy.running = True
         self.assertEqual(self.readiness(), (True, False, "serving"))
-        serving.fleet.backends[0].up = False
+        serving.pool.backends[0].up = False
         self.assertEqual(self.readiness(), (False, False, "no server is available"))
 
     def test_store_away(self) -> None:
@@ -85,7 +117,7 @@ class ServingTests(SynchronousTestCase):
             self.patch(serving, "_store", FakeStore())
             serving.proxy.running = True
             self.assertEqual(serving.report()[:3], (ready, ready, "Redis is away"), mode)
-            serving.fleet.backends[0].up = False
+            serving.pool.backends[0].up = False
             self.assertEqual(serving.report()[:3], (False, False, "no server is available"), mode)
 
     def test_store_that_cannot_be_written(self) -> None:
@@ -100,12 +132,13 @@ class ServingTests(SynchronousTestCase):
         serving = serving_of(redis_url="redis://user:geheim@127.0.0.1:1")
         serving.proxy.running = True
         report = serving.report()
-        self.assertEqual(report[:2], (True, True))
+        # It was never reached: nobody can be served, whatever ON_STORE_ERROR says.
+        self.assertEqual(report[:2], (False, False))
         self.assertNotIn("geheim", report.reason)
 
     def test_shown(self) -> None:
         """The servers are shown in the order of the file, and one that is gone as long as it has exchanges."""
-        near = self.serving.fleet.backends[0]
+        near = self.serving.pool.backends[0]
         near.in_flight = 1
         self.swap("servers: [{name: new, url: 'http://127.0.0.1:1'}]")
         states = [(server["name"], server["state"], server["reason"]) for server in self.serving.report().servers]
@@ -114,11 +147,12 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(len(self.serving.report().servers), 1)
 
     def test_counts(self) -> None:
-        """The numbers of the store are those that the store gives; an embedded one has none."""
-        self.assertEqual(self.serving.report().counts, {"store_up": 0.0})
-        self.assertEqual(serving_of(redis_url="").report().counts, {})
+        """The numbers of the store, of which an embedded one has none, stand beside those of requests."""
+        of_requests = dict.fromkeys(("admitted", "tunnels", "tunnel_bytes client", "tunnel_bytes server"), 0)
+        self.assertEqual(self.serving.report().counts, {"store_up": 0.0, **of_requests})
+        self.assertEqual(serving_of(redis_url="").report().counts, of_requests)
         real = serving_of().report().counts
-        self.assertEqual(set(real), set(COUNTS))
+        self.assertEqual(set(real), {*COUNTS, *of_requests})
         self.assertEqual(real["store_up"], 0)
 
     def test_users(self) -> None:
@@ -126,6 +160,22 @@ class ServingTests(SynchronousTestCase):
         page = self.successResultOf(self.serving.users("a", 1))
         users = [{"name": "b", "capacity": 5, "rate_per_sec": 1, "current_capacity": -1}]
         self.assertEqual((self.store.asked, page), ([("a", 1)], {"users": users, "next": "b"}))
+
+    def test_secrets(self) -> None:
+        """No part of the data path can reach a password or token, except through the store, which uses it."""
+        secret = "geheim"
+        url = f"redis+sentinel://:{secret}@127.0.0.1:1/main"
+        serving = serving_of(redis_url=url, redis_sentinel_password=secret, admin_token=secret)
+        factory = serving.factory
+        context = factory.limits.context
+        found = list(reachable(ClientConnection(factory.limits), (context.buckets, factory.limits.door, serving)))
+        self.assertIn(context.settings, found)
+        self.assertIn(context.route.pool.servers, found)
+        self.assertEqual([one for one in found if isinstance(one, Settings)], [])
+        self.assertEqual([one for one in found if isinstance(one, (str, bytes)) and secret in repr(one)], [])
+        # The walk would have found it.
+        everything = reachable(factory, (serving,))
+        self.assertTrue(any(isinstance(one, str) and secret in one for one in everything))
 
     def test_limits(self) -> None:
         """The limits are those of the settings."""
@@ -140,53 +190,53 @@ class ServingTests(SynchronousTestCase):
 
     def test_familiar_keys(self) -> None:
         """The proxy and the user API share one memory of keys, and there is none where addresses have no bucket."""
-        shared = self.serving.proxy.factory.doorstep.shared
+        shared = self.serving.proxy.factory.limits.context
         gate = self.serving.gate
         assert isinstance(gate, AddressGate), gate
-        self.assertIs(gate.familiar, shared.familiar)
+        self.assertIs(gate.known_keys, shared.known_keys)
         without = serving_of(address_capacity=0)
-        self.assertIsNone(without.proxy.factory.doorstep.shared.familiar)
+        self.assertIsNone(without.proxy.factory.limits.context.known_keys)
         self.assertNotIsInstance(without.gate, AddressGate)
 
     def test_new_server_starts_slowly(self) -> None:
         """A server that comes while the program runs begins with a part of its weight; those of the start do not."""
         slow = ', slowstart: 10}'
         self.swap(FLEET.replace("}", slow))
-        near = self.serving.fleet.backends[0]
+        near = self.serving.pool.backends[0]
         self.assertEqual(near.effective_weight, 1)
         self.swap(FLEET.replace("}", slow) + "- {name: new, url: 'http://127.0.0.1:1', slowstart: 10}")
-        new = self.serving.fleet.backends[2]
+        new = self.serving.pool.backends[2]
         self.assertTrue(0 < new.effective_weight < 1, new.effective_weight)
 
     def test_health_of_what_stays(self) -> None:
         """A server that was ejected before a swap is ejected after it."""
         self.swap("ejection: {consecutive_failures: 2}\n" + FLEET.replace(", weight: 0", ""))
-        near, far = self.serving.fleet.backends
+        near, far = self.serving.pool.backends
         for _ in range(2):
-            self.serving.caretaker.seen(near, 0, 0.0, "refused")
+            self.serving.health_service.seen(near, 0, 0.0, "refused")
         self.assertFalse(near.up)
         self.swap(FLEET.replace(", weight: 0", ", weight: 3"))
-        self.assertIs(self.serving.fleet.backends[0], near)
+        self.assertIs(self.serving.pool.backends[0], near)
         self.assertEqual((near.up, far.up, far.weight), (False, True, 3))
 
     def test_retries_and_queue(self) -> None:
         """What the file says of retries and of the queue holds from the start, and after a swap."""
         factory = self.serving.proxy.factory
-        self.assertEqual(factory.doorstep.shared.retries.attempts, 3)
+        self.assertEqual(factory.pool.retries.attempts, 3)
         self.swap(FLEET + "retries: {attempts: 1}\nqueue: {size: 0}\n")
-        self.assertEqual(factory.doorstep.shared.retries.attempts, 1)
+        self.assertEqual(factory.pool.retries.attempts, 1)
         waiting: Any = object()
-        self.assertFalse(factory.queue.join(waiting, b"user", 1))
+        self.assertFalse(factory.pool.queue.join(waiting, b"user", 1))
 
     def test_pricing(self) -> None:
         """What the file says of costs holds from the start, and after a swap."""
-        priced = FLEET + 'pricing: "tests.test_serving:Three"\n'
+        priced = FLEET + 'pricing: "tests.test_process:Three"\n'
         request: Any = object()
-        shared = serving_of(priced).proxy.factory.doorstep.shared
-        self.assertEqual(shared.pricing.cost(request), 3)
-        shared = self.serving.proxy.factory.doorstep.shared
-        self.assertFalse(shared.pricing.asks)
+        shared = serving_of(priced).proxy.factory.limits.context
+        self.assertEqual(shared.route.pricing.cost(request), 3)
+        shared = self.serving.proxy.factory.limits.context
+        self.assertFalse(shared.route.pricing.asks)
         self.swap(priced)
-        self.assertEqual(shared.pricing.cost(request), 3)
+        self.assertEqual(shared.route.pricing.cost(request), 3)
         self.swap(FLEET)
-        self.assertFalse(shared.pricing.asks)
+        self.assertFalse(shared.route.pricing.asks)

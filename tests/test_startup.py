@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.plan import Plan, read_plan
-from twisted_lb.settings import Misconfigured
+from tests.stores.certificates import Authority
+from twisted_lb.app.startup import Startup, read_startup
+from twisted_lb.config.settings import Misconfigured
 
 SERVERS = "servers: [{name: a, url: 'http://127.0.0.1:9001'}]"
 
@@ -26,17 +26,17 @@ class ReadPlanTests(SynchronousTestCase):
         self.patch(sys, "path", list(sys.path))
         Path("servers.yaml").write_text(SERVERS)
 
-    def read(self, env_file: str | None = None, demo: bool = False, **options: Any) -> Plan:
-        return read_plan(options, env_file, demo, {}, MemoryReactorClock())
+    def read(self, env_file: str | None = None, demo: bool = False, **options: Any) -> Startup:
+        return read_startup(options, env_file, demo, {})
 
     def problems(self, env_file: str | None = None, demo: bool = False, **options: Any) -> tuple[str, ...]:
         return self.assertRaises(Misconfigured, self.read, env_file, demo, **options).problems
 
     def test_plan(self) -> None:
-        """A good start has the settings, the fleet, and the text that the fleet was read from."""
-        plan = self.read(demo=True, data_dir="d")
-        self.assertEqual([server.name for server in plan.fleet.servers], ["a"])
-        self.assertEqual((plan.fleet_text, plan.demo), (SERVERS, True))
+        """A good start has the settings, the pool, and the text that the pool was read from."""
+        startup = self.read(demo=True, data_dir="d")
+        self.assertEqual([server.name for server in startup.pool.servers], ["a"])
+        self.assertEqual((startup.pool_text, startup.demo), (SERVERS, True))
 
     def test_data_directory_is_absolute(self) -> None:
         """The data directory and the servers file do not move when the working directory does; no file stays none."""
@@ -60,7 +60,7 @@ class ReadPlanTests(SynchronousTestCase):
         self.assertEqual(self.problems(servers_file="latin"), ("latin: cannot be read: it is not UTF-8 text",))
 
     def test_everything_at_once(self) -> None:
-        """Problems of the settings, the endpoints, the Redis URL and the fleet come together."""
+        """Problems of the settings, the endpoints, the Redis URL and the pool come together."""
         Path("servers.yaml").write_text("balancer: x")
         problems = self.problems(workers="x", listen=["tcp:x"], admin_listen="nope:1", redis_url="http://x")
         for part in ("WORKERS", "LISTEN: 'tcp:x'", "ADMIN_LISTEN: 'nope:1'", "REDIS_URL: ", "servers.yaml:1: servers"):
@@ -85,6 +85,28 @@ class ReadPlanTests(SynchronousTestCase):
         (problem,) = self.problems(redis_url="rediss://h", redis_tls_cert_file="a.pem")
         self.assertTrue(problem.startswith("REDIS_TLS_KEY_FILE: "), problem)
 
+    def test_contradictions_about_https(self) -> None:
+        """A certificate that no listener needs, and a redirect that leads nowhere, are problems."""
+        for name in ("tls_cert_file", "tls_cert_dir"):
+            problems = self.problems(**{name: "missing"})
+            self.assertIn(f"{name.upper()}: it is set, but TLS_LISTEN is empty, and nothing else needs it", problems)
+        for listen in ("unix:/s", "tcp:0", "tcp:x"):
+            problems = self.problems(http_redirect="https", tls_listen=listen)
+            self.assertTrue(any("HTTP_REDIRECT: no TLS_LISTEN has a port" in problem for problem in problems), listen)
+        first, second = self.problems(http_redirect="https", https_port="443", hsts="1")
+        self.assertTrue(first.startswith("HTTP_REDIRECT: no request can come over https: set TLS_LISTEN, or "), first)
+        self.assertTrue(second.startswith("HSTS: no request can come over https"), second)
+
+    def test_port_of_https(self) -> None:
+        """A redirect leads to HTTPS_PORT, or to the first TLS_LISTEN that has a port, or to 443 of a proxy."""
+        chain, key = Authority(".").sign("a.test")
+        more = {"http_redirect": "https", "tls_listen": "unix:/s tcp:8443 tcp:443"}
+        more |= {"tls_cert_file": chain, "tls_key_file": key}
+        self.assertEqual(self.read(**more).settings.https_port, 8443)
+        self.assertEqual(self.read(https_port="443", **more).settings.https_port, 443)
+        in_front = {"trusted_proxies": "10.0.0.0/8", "hsts": "1"}
+        self.assertEqual(self.read(http_redirect="https", **in_front).settings.https_port, 443)
+
     def test_unknown_balancer(self) -> None:
         """A balancer that cannot be made is a problem of the servers file."""
         Path("servers.yaml").write_text("balancer: rond_robin\n" + SERVERS)
@@ -96,10 +118,35 @@ class ReadPlanTests(SynchronousTestCase):
         Path("mine_here.py").write_text("from twisted_lb.balancers.round_robin import RoundRobin as Mine\n")
         self.addCleanup(sys.modules.pop, "mine_here", None)
         Path("servers.yaml").write_text("balancer: mine_here:Mine\n" + SERVERS)
-        self.assertEqual(self.read().fleet.balancer, "mine_here:Mine")
+        self.assertEqual(self.read().pool.balancer, "mine_here:Mine")
+
+    def test_data_directory(self) -> None:
+        """A data directory that cannot be made is a problem of the start, and with Redis it does not matter."""
+        (problem,) = self.problems(data_dir="servers.yaml/data")
+        self.assertTrue(problem.startswith("DATA_DIR: cannot make the data directory "), problem)
+        self.assertEqual(self.read(data_dir="servers.yaml/data", redis_url="redis://h").settings.workers, 1)
+
+    def test_notices(self) -> None:
+        """A name that is no setting is no problem, and is told with the plan."""
+        Path(".env").write_text("LOG_LEVEL=debug")
+        (notice,) = self.read().notices
+        self.assertIn("LOG_LEVEL (.env line 1): this is not a setting", notice)
+
+    def test_demo_servers_need_places_of_their_own(self) -> None:
+        """Two servers at one loopback address cannot both have a demo server."""
+        Path("servers.yaml").write_text(
+            "servers: [{name: a, url: 'http://localhost:1'}, {name: b, url: 'http://127.0.0.1:1'}]"
+        )
+        (problem,) = self.problems(demo=True)
+        self.assertEqual(problem, "option --demo: b would listen on tcp:1:interface=127.0.0.1, as a does")
+        Path("servers.yaml").write_text("servers: [{name: a, url: 'http://127.0.0.1:8080'}]")
+        (problem,) = self.problems(demo=True)
+        expected = "option --demo: a would listen on tcp:8080:interface=127.0.0.1, where LISTEN does: tcp:8080"
+        self.assertEqual(problem, expected)
+        self.assertFalse(self.read().demo)
 
     def test_demo_needs_a_loopback_address(self) -> None:
         """--demo without any loopback address in the servers file is a problem."""
         Path("servers.yaml").write_text("servers: [{name: a, url: 'http://10.0.0.1'}]")
-        self.assertIn("--demo: servers.yaml names no server on a loopback address", self.problems(demo=True)[0])
+        self.assertIn("--demo: servers.yaml names no http:// server on a loopback address", self.problems(demo=True)[0])
         self.assertFalse(self.read().demo)

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.hang_ups import HangUps, await_hang_ups
+from twisted_lb.app.signals import Hangups, hold_hangups
 
 
 class Reactor:
@@ -26,7 +26,7 @@ class HangUpTests(SynchronousTestCase):
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         acts: list[str] = []
         reactor: Any = Reactor()
-        service = HangUps(reactor, lambda: acts.append("read"))
+        service = Hangups(reactor, lambda: acts.append("read"))
         service.startService()
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertEqual(acts, ["read"])
@@ -38,9 +38,9 @@ class HangUpTests(SynchronousTestCase):
         """One that comes before the program runs ends nothing, and is acted on once it does, once."""
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         acts: list[str] = []
-        await_hang_ups()
+        hold_hangups()
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
         for _ in range(2):
-            HangUps(Reactor(), lambda: acts.append("read")).startService()
+            Hangups(Reactor(), lambda: acts.append("read")).startService()
         self.assertEqual(acts, ["read"])

@@ -6,9 +6,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api.report import Report, shown_server
+from twisted_lb.api.status import Report, shown_server
+from twisted_lb.app.workers.merged_status import RetiredCounters, combined, combined_counts, together
 from twisted_lb.backend import Backend
-from twisted_lb.worker_reports import Former, combined, combined_counts, together
 
 
 def view(name: str = "a", **more: Any) -> dict[str, Any]:
@@ -19,6 +19,11 @@ def view(name: str = "a", **more: Any) -> dict[str, Any]:
 
 
 class CombinedTests(SynchronousTestCase):
+    def test_no_answer(self) -> None:
+        """Workers that are busy are as they were when they answered last; those that start are not ready."""
+        self.assertEqual(together([], "n of m run", True)[:3], (True, False, "n of m run"))
+        self.assertEqual(together([], "n of m run", False)[:3], (False, False, "n of m run; none has answered yet"))
+
     def test_counts(self) -> None:
         """Counts are added up, and the latency is the mean of those that have one."""
         first = view(in_flight=1, requests=2, failures=3, retries=4, latency=0.001)
@@ -40,7 +45,7 @@ class CombinedTests(SynchronousTestCase):
             (server,) = combined(reports)
             self.assertEqual((server["state"], server["reason"]), (state, reason))
 
-    def test_other_fleets(self) -> None:
+    def test_other_pools(self) -> None:
         """A server that only some workers have is there, after those before it."""
         names = [server["name"] for server in combined([[view("a"), view("b")], [view("b"), view("c")]])]
         self.assertEqual(names, ["a", "b", "c"])
@@ -65,7 +70,6 @@ class TogetherTests(SynchronousTestCase):
         """Together they are ready when one is, degraded when one is not at its best, and the reasons are told."""
         well, away = report(), report(True, True, "Redis is away")
         denying, other = report(False, False, "Redis is away"), report(False, False, "no server is available")
-        self.assertEqual(self.said(), (True, False, "n of m run"))
         self.assertEqual(self.said(well, well), (True, False, "n of m run"))
         self.assertEqual(self.said(well, away), (True, True, "n of m run; Redis is away"))
         self.assertEqual(self.said(away, away), (True, True, "n of m run; Redis is away"))
@@ -84,19 +88,29 @@ class TogetherTests(SynchronousTestCase):
 class FormerTests(SynchronousTestCase):
     def test_counts_stay(self) -> None:
         """What a worker that is gone had counted stays in the sums; what it had at the time does not."""
-        former = Former()
+        retired_counters = RetiredCounters()
         gone = report(takes=5, store_up=1, instances=2)._replace(servers=[view(requests=7, in_flight=3, failures=1)])
-        former.add(gone)
-        former.add(gone)
+        retired_counters.add(gone)
+        retired_counters.add(gone)
         live = report(takes=1, store_up=1, instances=1)._replace(servers=[view(requests=1), view("b")])
-        found = former.put_onto(live)
+        found = retired_counters.put_onto(live)
         self.assertEqual(found.counts, {"takes": 11, "store_up": 1, "instances": 1})
         counts = [(one["name"], one["requests"], one["failures"], one["in_flight"]) for one in found.servers]
         self.assertEqual(counts, [("a", 15, 2, 0), ("b", 0, 0, 0)])
 
     def test_copy(self) -> None:
         """A copy goes its own way."""
-        former = Former()
-        former.add(report(takes=5))
-        former.copy().add(report(takes=5)._replace(servers=[view(requests=7)]))
-        self.assertEqual(former.put_onto(report()).counts, {"takes": 5})
+        retired_counters = RetiredCounters()
+        retired_counters.add(report(takes=5))
+        retired_counters.copy().add(report(takes=5)._replace(servers=[view(requests=7)]))
+        self.assertEqual(retired_counters.put_onto(report()).counts, {"takes": 5})
+
+
+class ForgottenTests(SynchronousTestCase):
+    def test_servers_that_are_gone(self) -> None:
+        """What is kept of ended workers is of servers that there still are: others would be kept for ever."""
+        retired_counters = RetiredCounters()
+        retired_counters.add(report()._replace(servers=[view("a", requests=1), view("b", requests=2)]))
+        retired_counters.keep([("b", "http://h:1"), ("c", "http://h:1")])
+        put = retired_counters.put_onto(report()._replace(servers=[view("a"), view("b")]))
+        self.assertEqual([server["requests"] for server in put.servers], [0, 2])

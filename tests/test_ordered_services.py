@@ -13,20 +13,22 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from twisted_lb.backend import Backend
-from twisted_lb.interfaces import StoreUnavailable
-from twisted_lb.parts import (
+from twisted_lb.app.services import (
     CannotStart,
     DemoServers,
     ListeningService,
     ProxyService,
     StoreService,
-    in_order,
-    listen_plainly,
+    ordered,
 )
+from twisted_lb.backend import Backend
+from twisted_lb.config.pool import ServerTls
+from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.network.listener import listen
 
 
 class Part(Service):
@@ -50,7 +52,7 @@ class InOrderTests(SynchronousTestCase):
         """The parts start in order; each stops only when the one after it has."""
         said: list[str] = []
         stopping: Deferred[None] = Deferred()
-        service = in_order(Part("store", said), Part("admin", said), Part("proxy", said, stopping))
+        service = ordered(Part("store", said), Part("admin", said), Part("proxy", said, stopping))
         service.startService()
         stopped = service.stopService()
         self.assertEqual(said, ["start store", "start admin", "start proxy", "stop proxy"])
@@ -62,7 +64,7 @@ class InOrderTests(SynchronousTestCase):
     def test_failure_does_not_hold_up_the_others(self) -> None:
         """A part that does not stop in good order is logged, and the others are stopped."""
         said: list[str] = []
-        service = in_order(Part("store", said), Part("proxy", said, fail(ValueError("no"))))
+        service = ordered(Part("store", said), Part("proxy", said, fail(ValueError("no"))))
         service.startService()
         self.successResultOf(service.stopService())
         self.assertEqual(said[-1], "stop store")
@@ -131,7 +133,7 @@ class ListeningServiceTests(SynchronousTestCase):
         """The ports are bound in the privileged start, and where a runner leaves that out in the start."""
         for starts in (["privilegedStartService", "startService"], ["startService"]):
             reactor = MemoryReactorClock()
-            service = ListeningService(Factory(), {"A": partial(listen_plainly, reactor, "tcp:8080")})
+            service = ListeningService(Factory(), {"A": partial(listen, reactor, "tcp:8080", ())})
             for start in starts:
                 getattr(service, start)()
             self.assertEqual([server[0] for server in reactor.tcpServers], [8080])
@@ -151,7 +153,7 @@ class ListeningServiceTests(SynchronousTestCase):
         cases: list[tuple[Exception | None, str]] = [
             (
                 CannotListenError("", 80, OSError(errno.EADDRINUSE, "x")),
-                "cannot listen: Address already in use (another program listens there; stop it, or choose another",
+                "cannot listen: Address already in use (the address is in use by another program; stop it,",
             ),
             (CannotListenError("", 80, OSError(errno.EACCES, "x")), "cannot listen: Permission denied (a port below"),
             (CannotListenError("", 80, OSError(errno.ENOBUFS, "x")), "cannot listen: No buffer space available"),
@@ -175,7 +177,7 @@ class DemoServersTests(SynchronousTestCase):
     def listening(self) -> list[int]:
         return [int(server[0]) for server in self.reactor.tcpServers]
 
-    def test_follows_the_fleet(self) -> None:
+    def test_follows_the_pool(self) -> None:
         """Each loopback server has one, also one that comes later; one that goes is closed."""
         self.assertEqual(self.listening(), [9001])
         self.demo.backend_added(Backend("new", "localhost", 9002))
@@ -187,15 +189,37 @@ class DemoServersTests(SynchronousTestCase):
         self.assertEqual(closed, [9001])
         self.demo.backend_removed(Backend("far", "10.0.0.1", 80))
 
+    def test_not_with_tls(self) -> None:
+        """A server behind an https:// URL has none: it needs a certificate."""
+        self.demo.backend_added(Backend("new", "localhost", 9002, tls=ServerTls("localhost")))
+        self.assertEqual(self.listening(), [9001])
+        other = Backend("other", "localhost", 9003)
+        self.demo.backend_added(other)
+        self.assertEqual(len(list(self.demo)), 2)
+        other.tls = ServerTls("localhost")
+        self.demo.tls_changed(other)
+        self.assertEqual(len(list(self.demo)), 1)
+        other.tls = None
+        self.demo.tls_changed(other)
+        self.assertEqual(len(list(self.demo)), 2)
+
     def test_port_that_is_taken(self) -> None:
-        """While the program runs, a port that is taken is logged, and ends nothing."""
+        """While the program runs, a port that is taken is logged with its number, and ends nothing."""
 
         def refuse(*arguments: object, **more: object) -> None:
             raise CannotListenError("", 9002, OSError(errno.EADDRINUSE, "x"))
 
         self.patch(self.reactor, "listenTCP", refuse)
+        lines: list[str] = []
+
+        def note(event: Any) -> None:
+            lines.append(str(event.get("error", "")))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
         self.demo.backend_added(Backend("new", "127.0.0.1", 9002))
         self.assertEqual(self.listening(), [9001])
+        self.assertIn("--demo new on 127.0.0.1 port 9002: cannot listen: Address already in use", "".join(lines))
 
 
 class FakeProxyFactory(Factory):

@@ -7,7 +7,7 @@ from datetime import datetime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.named_class import NamedClassError, load_class, make_object
+from twisted_lb.plugins import NamedClassError, load_class, make_object
 
 
 class Picky:
@@ -34,7 +34,7 @@ class NamedClassTests(SynchronousTestCase):
 
     def test_exceptions(self) -> None:
         """What a class raises is told with its type, unless its text says it all."""
-        self.assertEqual(self.refusal({"wish": 3}), "a:Picky refused its options: LookupError: no 3")
+        self.assertEqual(self.refusal({"wish": 3}), "a:Picky rejected its options: LookupError: no 3")
         self.assertEqual(self.refusal({"wish": 3}, (LookupError,)), "a:Picky: no 3")
 
     def test_unwelcome(self) -> None:

@@ -1,0 +1,96 @@
+"""A server of WebSockets in a thread, with the package `websockets`; what it does depends on the path.
+
+    /echo           sends back each message, as it came: text or binary
+    /close/CODE     closes with this code
+    /listen         reads until the client closes; the code is in `codes`
+    /ping           sends a ping and, when the pong is there, a message
+    /flood          sends messages of 64 KiB until the client closes; how many is in `flooded`
+    /abort          ends the connection without a close frame
+    /refuse         answers the handshake with 403
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+MESSAGE = b"x" * 65536
+MAX_BYTES = 20 * 1024 * 1024
+
+
+class WebSocketServer:
+    """Listens on a free loopback port from `start` to `stop`."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        """`context`: with TLS."""
+        self.port = 0
+        self._context = context
+        self.codes: list[int | None] = []
+        self.headers: list[Any] = []  # of the handshakes
+        self.flooded = 0
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=[self._run()], daemon=True)
+
+    def start(self) -> WebSocketServer:
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def stop(self) -> None:
+        """End all connections too."""
+        if self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def yaml(self, name: str = "server1") -> str:
+        """A servers.yaml with this server."""
+        return f'balancer: round_robin\nservers: [{{name: {name}, url: "http://127.0.0.1:{self.port}"}}]\n'
+
+    async def _run(self) -> None:
+        self._stop = asyncio.Event()
+        async with serve(
+            self._serve, "127.0.0.1", 0, process_request=self._answer, max_size=MAX_BYTES, ping_interval=None,
+            close_timeout=1, ssl=self._context,
+        ) as server:
+            self.port = next(iter(server.sockets)).getsockname()[1]
+            self._ready.set()
+            await self._stop.wait()
+
+    def _answer(self, connection: ServerConnection, request: Any) -> Any:
+        self.headers.append(request.headers)
+        return connection.respond(HTTPStatus.FORBIDDEN, "no\n") if request.path == "/refuse" else None
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        _, what, *more = socket.request.path.split("/")
+        try:
+            if what == "echo":
+                async for message in socket:
+                    await socket.send(message)
+            elif what == "close":
+                await socket.close(int(more[0]), "as asked")
+            elif what == "ping":
+                await (await socket.ping(b"are you there"))
+                await socket.send("pong")
+                await socket.wait_closed()
+            elif what == "flood":
+                while True:
+                    await socket.send(MESSAGE)
+                    self.flooded += 1
+            elif what == "abort":
+                socket.transport.abort()
+                await socket.wait_closed()
+            else:
+                await socket.wait_closed()
+        except ConnectionClosed:
+            pass
+        finally:
+            self.codes.append(socket.close_code)

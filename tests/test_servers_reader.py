@@ -1,0 +1,62 @@
+"""A servers file that another process reads, and how its answer is put together."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.app.servers_reader import SHORT, Reading, _answer, _put_together
+from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.settings import Misconfigured
+from twisted_lb.steps import finish
+
+HEAD = """
+balancer: {name: hash, bound: 2, since: 2026-01-01}
+pricing: {name: "mine:Class", factor: 3}
+health_check: {path: /h}
+retries: {attempts: 2}
+servers:
+"""
+
+
+def text(servers: int) -> str:
+    return HEAD + "".join(f"- {{name: s{number}, url: 'http://a:{number + 1}'}}\n" for number in range(servers))
+
+
+class AnswerTests(SynchronousTestCase):
+    def read(self, text: str) -> object:
+        return finish(_put_together(b"".join(_answer(text, "x.yaml"))))
+
+    def test_same_as_here(self) -> None:
+        """What the process says is what would have been read here, whatever the number of servers."""
+        for count in (1, 249, 250, 251, 1000):
+            spec, line = self.read(text(count))  # type: ignore[misc]
+            self.assertEqual(spec, read_pool(text(count), "x.yaml"))
+            self.assertEqual((line("balancer"), line("pricing")), (2, 3))
+
+    def test_problems(self) -> None:
+        """Its problems are those that would have been found here."""
+        wrong = text(3) + "- {name: s1, url: nonsense}\n"
+        here = self.assertRaises(Misconfigured, read_pool, wrong, "x.yaml")
+        there = self.assertRaises(Misconfigured, self.read, wrong)
+        self.assertEqual(there.problems, here.problems)
+
+
+class ReadingTests(SynchronousTestCase):
+    def test_short(self) -> None:
+        """A short text needs no process: it is read within the call."""
+        spec, line = self.successResultOf(Reading(Clock()).read(text(2), "x.yaml"))
+        self.assertEqual((len(spec.servers), line("pricing")), (2, 3))
+        self.failureResultOf(Reading(Clock()).read("servers: 3", "x.yaml"), Misconfigured)
+
+    def test_no_process(self) -> None:
+        """Where no process can be started, a long text is read all the same."""
+
+        class Full(Clock):
+            def spawnProcess(self, *arguments: object, **more: object) -> None:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        long = text(SHORT // 20)
+        clock = Full()
+        spec, _ = self.successResultOf(Reading(clock).read(long, "x.yaml"))
+        self.assertEqual(len(spec.servers), SHORT // 20)
