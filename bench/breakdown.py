@@ -6,6 +6,9 @@ Runs one exchange over transports that are no sockets, whole and in its steps, a
 of many rounds: what remains between that and `bench/run.py` is the event loop and the kernel.
 """
 
+# mypy: allow-untyped-calls
+# (MemoryReactorClock has no annotations.)
+
 from __future__ import annotations
 
 import sys
@@ -17,19 +20,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from twisted.internet.address import IPv4Address  # noqa: E402
-from twisted.internet.task import Clock  # noqa: E402
+from twisted.internet.testing import MemoryReactorClock  # noqa: E402
 
-from twisted_lb.api_key import digest, key_from_fields  # noqa: E402
 from twisted_lb.backend import Backend  # noqa: E402
 from twisted_lb.balancers.round_robin import RoundRobin  # noqa: E402
+from twisted_lb.config.settings import ProxySettings  # noqa: E402
+from twisted_lb.credentials import KeyPlaces, digest  # noqa: E402
 from twisted_lb.interfaces import Taken  # noqa: E402
 from twisted_lb.limits.bucket import Bucket  # noqa: E402
-from twisted_lb.limits.headers import rate_limit_fields  # noqa: E402
+from twisted_lb.limits.response_headers import rate_limit_fields  # noqa: E402
+from twisted_lb.network.stock import StockReactor  # noqa: E402
+from twisted_lb.own_fields import RESPONSE_FIELDS, consumer_line, request_fields  # noqa: E402
+from twisted_lb.pool.pool import Pool  # noqa: E402
 from twisted_lb.proxy.exchange import Exchange  # noqa: E402
-from twisted_lb.proxy.fleet import Fleet  # noqa: E402
-from twisted_lb.proxy.listening import ProxyFactory  # noqa: E402
-from twisted_lb.settings import Settings  # noqa: E402
-from twisted_lb.wire.forwarding import Hop, response_head  # noqa: E402
+from twisted_lb.proxy.factory import ProxyFactory  # noqa: E402
+from twisted_lb.wire.forwarding import ForwardedFields, response_head  # noqa: E402
 from twisted_lb.wire.framing import response_framing  # noqa: E402
 from twisted_lb.wire.head import HeadLimits, read_request_head, read_response_head  # noqa: E402
 
@@ -50,11 +55,16 @@ class Transport:
     """Takes all, and says nothing."""
 
     disconnecting = False
+    sent = 0
+
+    def write(self, data: bytes) -> None:
+        """Sent at once."""
+        self.sent += len(data)
 
     def nothing(self, *args: object) -> None:
         """Done."""
 
-    write = registerProducer = setTcpNoDelay = pauseProducing = resumeProducing = nothing
+    registerProducer = setTcpNoDelay = pauseProducing = resumeProducing = nothing
 
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", "127.0.0.1", 1)
@@ -68,8 +78,8 @@ class Buckets:
 
     counts_in_flight = False
 
-    def take(self, digest: str, asker: Any, cost: int = 1, network: str = "") -> None:
-        asker.bucket_answered(TAKEN)
+    def take(self, digest: str, receiver: Any, cost: int = 1, network: str = "") -> None:
+        receiver.bucket_answered(TAKEN)
 
     def release(self, digest: str, tokens: int) -> None:
         """Never needed."""
@@ -84,6 +94,22 @@ class Door:
         return path == b"/user/create"
 
 
+class Addresses:
+    """Resolves what is an address already."""
+
+    def ask(self, name: str, waiter: Callable[[tuple[str, ...]], None], timeout: float) -> None:
+        waiter((name,))
+
+    def follow(self, name: str, follower: object) -> None:
+        """No address changes."""
+
+
+class Iterations(StockReactor):
+    """Each exchange has an iteration of its own, so that its connection is used again by the next one."""
+
+    iteration = 0
+
+
 def main() -> None:
     """Print the table."""
     servers: list[Any] = []
@@ -93,38 +119,47 @@ def main() -> None:
         servers[0].makeConnection(Transport())
 
     backends = [Backend("server1", "127.0.0.1", 1)]
-    fleet = Fleet(RoundRobin(), backends)
+    pool = Pool(RoundRobin(), backends)
     buckets: Any = Buckets()
     door: Any = Door()
-    factory = ProxyFactory(Clock(), Settings(keepalive_requests=10**9), buckets, fleet, door, dial)
+    clock: Any = MemoryReactorClock()
+    reactor: Any = Iterations(clock)
+    reactor.connectTCP = dial
+    names: Any = Addresses()
+    factory = ProxyFactory(reactor, ProxySettings(keepalive_requests=10**9), buckets, pool, door, names)
     client: Any = factory.buildProtocol(None)
     client.makeConnection(Transport())
     client.dataReceived(REQUEST)
+    # The first request of a connection waits for its turn.
+    clock.advance(0)
     server = servers[0]
     server.dataReceived(RESPONSE)
 
-    limits = HeadLimits()
+    limits = HeadLimits(table=request_fields())
+    keys = KeyPlaces()
     request = read_request_head(REQUEST, 0, limits)
-    response = read_response_head(RESPONSE, 0, 65536)
+    response = read_response_head(RESPONSE, 0, 65536, RESPONSE_FIELDS)
     assert request is not None and response is not None
-    hop = Hop("127.0.0.1", b"http")
+    hop = ForwardedFields("127.0.0.1", b"http")
     fields = rate_limit_fields(("x-ratelimit", "ratelimit"))
     bucket = Bucket(1_000_000, 1e6, 10**12, 0)
-    exchange = Exchange(factory.doorstep.shared, client, request, 0)
+    context = factory.limits.context
+    exchange = Exchange(context, context.route, client, request, 0)
 
     def whole() -> None:
+        reactor.iteration += 1
         client.dataReceived(REQUEST)
         server.dataReceived(RESPONSE)
 
     steps: list[tuple[str, Callable[[], object]]] = [
         ("read and check the request head", lambda: read_request_head(REQUEST, 0, limits)),
-        ("find the key", lambda: key_from_fields(request.notable)),
+        ("find the key", lambda: keys.take(dict(request.notable))),
         ("digest the key", lambda: digest(b"01234567-0123-0123-0123-0123456789ab")),
         ("take a token (arithmetic)", lambda: bucket.take(1, 0)),
-        ("make the exchange", lambda: Exchange(factory.doorstep.shared, client, request, 0)),
-        ("choose a server", lambda: next(fleet.choices(exchange))),
-        ("write the server's head", lambda: hop.request_head(request, 0, b"user1", b"server1:1")),
-        ("read and check the response head", lambda: read_response_head(RESPONSE, 0, 65536)),
+        ("make the exchange", lambda: Exchange(context, context.route, client, request, 0)),
+        ("choose a server", lambda: next(pool.choices(exchange))),
+        ("write the server's head", lambda: hop.request_head(request, 0, consumer_line(b"user1"), b"server1:1")),
+        ("read and check the response head", lambda: read_response_head(RESPONSE, 0, 65536, RESPONSE_FIELDS)),
         ("find where the body ends", lambda: response_framing(response, b"GET")),
         ("rate-limit fields", lambda: fields(TAKEN)),
         ("write the client's head", lambda: response_head(response, 13, 1, b"\r\nX: y", False, b"")),

@@ -1,41 +1,22 @@
-"""What stands behind every peer: three static nginx servers and a redis-server, all on the load's cores."""
+"""What stands behind every peer: three static servers (load.c) and a redis-server, all on the load's cores."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
+from bench.load import SERVER_NAMES, Load, start_load
 from bench.machine import free_port
 from bench.stage import Running, Stage, StageError
 
-SERVER_NAMES = ("server1", "server2", "server3")
+__all__ = ["SERVER_NAMES", "Ground", "Redis", "nginx_argv", "nginx_user", "start_ground"]
 
 # Commands of Redis that run a script; the calls that a script makes inside are counted by Redis under other names.
 SCRIPT_COMMANDS = ("eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro")
-
-STATIC_SERVER = """
-{user}
-daemon off;
-master_process off;
-pid nginx.pid;
-worker_rlimit_nofile 20000;
-events {{ worker_connections 8192; }}
-http {{
-    access_log off;
-    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-    # A server that closed connections during a measurement would charge its peers for opening new ones.
-    keepalive_requests 1000000000;
-    keepalive_timeout 600s;
-    default_type text/plain;
-    server {{
-        listen 127.0.0.1:{port} backlog=4096;
-        location / {{ return 200 "Server {name} answer\\n"; }}
-    }}
-}}
-"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +34,7 @@ class Redis:
     def script_calls(self) -> int:
         """How many scripts clients have called so far."""
         calls = 0
-        for line in self._ask(b"INFO commandstats").decode().splitlines():
+        for line in self.ask("INFO", "commandstats").decode().splitlines():
             command, _, figures = line.removeprefix("cmdstat_").partition(":")
             if command in SCRIPT_COMMANDS:
                 calls += int(figures.partition("calls=")[2].partition(",")[0])
@@ -61,33 +42,48 @@ class Redis:
 
     def flush(self) -> None:
         """Forget everything, so that the next peer starts on an empty store."""
-        self._ask(b"FLUSHALL")
+        self.ask("FLUSHALL")
 
-    def _ask(self, command: bytes) -> bytes:
-        """Send one inline command and return its reply: the text of a simple string, or the body of a bulk string."""
+    def ask(self, *command: str) -> bytes:
+        """Send one command and return its reply.  Raises StageError for an error."""
+        return self.ask_all([command])[0]
+
+    def ask_all(self, commands: Sequence[Sequence[str]]) -> list[bytes]:
+        """Send commands and return their replies, none of which may be an array.  Raises StageError for an error."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
             stream = connection.makefile("rwb")
-            stream.write(command + b"\r\n")
+            for command in commands:
+                parts = [part.encode() for part in command]
+                stream.write(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
             stream.flush()
-            head = stream.readline().rstrip()
-            if head.startswith(b"$"):
-                return stream.read(int(head[1:]))
-            if head.startswith(b"+"):
-                return head[1:]
-            raise StageError(f"redis-server answered {command!r} with {head!r}")
+            return [self._read_reply(stream, command) for command in commands]
+
+    @staticmethod
+    def _read_reply(stream: BufferedIOBase, command: Sequence[str]) -> bytes:
+        """The text of a simple string or a number, or the body of a bulk string."""
+        head = stream.readline().rstrip()
+        if head.startswith(b"$"):
+            return stream.read(int(head[1:]) + 2)[:-2]
+        if head.startswith((b"+", b":")):
+            return head[1:]
+        raise StageError(f"redis-server answered {command[0]} with {head!r}")
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Where the peers find their servers and their Redis."""
+    """Where the peers find their servers and their Redis, and what loads them."""
 
-    server_ports: tuple[int, ...]
+    load: Load
     redis: Redis
-    servers: tuple[Running, ...]
+
+    @property
+    def server_ports(self) -> tuple[int, ...]:
+        """Of the servers, on 127.0.0.1, in the order of SERVER_NAMES."""
+        return self.load.server_ports
 
     def cpu_seconds(self) -> float:
-        """CPU time of the servers and Redis so far, in seconds."""
-        return sum(running.cpu_seconds() for running in (*self.servers, self.redis.running))
+        """CPU time of the clients, the servers and Redis so far, in seconds."""
+        return self.load.running.cpu_seconds() + self.redis.running.cpu_seconds()
 
 
 def nginx_argv(directory: Path, configuration: str) -> list[str]:
@@ -103,16 +99,10 @@ def nginx_user() -> str:
 
 
 def start_ground(stage: Stage, cores: str) -> Ground:
-    """Start the servers and Redis on the stage; raises StageError when one does not come up."""
-    ports: list[int] = []
-    servers: list[Running] = []
-    for name in SERVER_NAMES:
-        directory, port = stage.directory(name), free_port()
-        configuration = STATIC_SERVER.format(user=nginx_user(), port=port, name=name)
-        servers.append(stage.start(name, nginx_argv(directory, configuration), cores, directory, port))
-        ports.append(port)
+    """Start the load with its servers, and Redis; raises StageError when one does not come up."""
+    load = start_load(stage, cores)
     directory, port = stage.directory("redis"), free_port()
     # No snapshots and no append-only file: a disk must not disturb the figures, and the store is thrown away.
     argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     running = stage.start("redis", [*argv, "--dir", str(directory)], cores, directory, port)
-    return Ground(tuple(ports), Redis(running, port), tuple(servers))
+    return Ground(load, Redis(running, port))

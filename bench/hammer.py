@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PATIENCE_SECONDS = 10.0  # for the last answers
-_START_SECONDS = 10.0
+_START_SECONDS = 30.0
 _COLUMNS = ("H", "H", "H", "q", "d", "d")  # the array's codes, in the order of Seen
 _LIMIT = b"\r\nX-RateLimit-Limit: "
 _LENGTH = b"\r\nContent-Length: "
 
 
 @dataclass(frozen=True)
-class Plan:
+class Startup:
     """Who asks whom for what."""
 
     ports: Sequence[int]  # of the balancers; connections are spread over them
@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 class Hammer:
     """The process.  `with` ends it, whatever it does."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Startup) -> None:
         self._popen = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve())], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -109,7 +109,7 @@ class _Connection:
 class _Load:
     """All clients of a plan."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Startup) -> None:
         self._plan = plan
         self._requests = [
             f"GET /{number} HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n".encode()
@@ -224,7 +224,7 @@ def _decoded(data: bytes) -> Iterator[Seen]:
 
 
 if __name__ == "__main__":
-    load = _Load(Plan(**json.loads(sys.stdin.buffer.read())))
+    load = _Load(Startup(**json.loads(sys.stdin.buffer.read())))
     load.run()
     for column in load.columns:
         column.tofile(sys.stdout.buffer)

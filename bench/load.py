@@ -1,23 +1,28 @@
-"""The load: requests prepared in full beforehand, sent by one wrk thread, its result read back as JSON.
+"""The load and the servers behind the peers: load.c, which is compiled for the run, and how it is told what to do.
 
-The requests are varied in path, query and key, so that no peer may profit from seeing the same bytes twice.  They come
-from a fixed seed, so every peer and every run sees the same sequence.
+The requests are prepared in full beforehand, and varied in path, query and key, so that no peer may profit from seeing
+the same bytes twice.  They come from a fixed seed, so every peer and every run sees the same sequence.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-from bench.stage import Stage, StageError
+from bench.machine import free_port
+from bench.stage import Running, Stage, StageError
 
 REQUEST_COUNT = 4000  # prepared requests; each key is used this often divided by the number of keys
-GRACE_SECONDS = 20.0  # beyond the duration asked for, before wrk is given up
-SCRIPT = Path(__file__).with_name("load.lua")
+SERVER_NAMES = ("server1", "server2", "server3")
+CONTROL_SECONDS = 10.0  # for the load's answer to a command
+SOURCE = Path(__file__).with_name("load.c")
 
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 HEADER_SETS: dict[str, tuple[str, ...]] = {
@@ -42,29 +47,99 @@ HEADER_SETS: dict[str, tuple[str, ...]] = {
 }
 
 
+class Tls(Enum):
+    """How the clients connect; the values are those of load.c."""
+
+    NONE = 0
+    KEPT = 1  # with TLS
+    NEW = 2  # the same, with a connection and a full handshake for each request
+
+
 @dataclass(frozen=True)
 class LoadResult:
-    """What wrk counted.  Times are microseconds."""
+    """What the load counted.  Times are microseconds."""
 
     requests: int
     duration_us: int
+    bytes: int  # of the bodies
     p50_us: int
     p99_us: int
     status: int  # answers with a status of 400 or more
-    connect: int  # the last four: socket errors by kind
-    read: int
-    write: int
-    timeout: int
+    connect: int  # connections that could not be opened; the load goes on without them
+    read: int  # connections that ended early, and answers that could not be read
+    timeout: int  # connections without an answer for ten seconds, or since the start
 
     @property
     def errors(self) -> int:
         """Every request that did not get its answer, whatever the reason."""
-        return self.status + self.connect + self.read + self.write + self.timeout
+        return self.status + self.connect + self.read + self.timeout
 
     @property
     def requests_per_second(self) -> float:
-        """Completed requests over the time that wrk took."""
+        """Completed requests over the time that it took."""
         return self.requests * 1e6 / self.duration_us
+
+
+class LoadRun:
+    """A load that is on, from `Load.run`."""
+
+    def __init__(self, connection: socket.socket, load: Running) -> None:
+        self._connection = connection
+        self._load = load
+
+    def reset(self) -> None:
+        """Forget what was counted so far: the end of the warm-up."""
+        self._connection.sendall(b"reset\n")
+
+    def stop(self) -> LoadResult:
+        """End the load and return what it has counted.  Raises StageError when the load has failed."""
+        try:
+            self._connection.sendall(b"stop\n")
+            line = self._connection.makefile("rb").readline()
+        except OSError as error:
+            raise StageError(f"the load does not answer: {error!r}\n{self._load.log_tail()}") from error
+        if not line:
+            raise StageError(f"the load has failed:\n{self._load.log_tail()}")
+        return LoadResult(**json.loads(line))
+
+
+@dataclass(frozen=True)
+class Load:
+    """The process that is both the clients and the servers."""
+
+    running: Running
+    control_port: int
+    server_ports: tuple[int, ...]
+    has_tls: bool = False
+
+    @contextmanager
+    def run(self, port: int, connections: int, requests_file: Path, tls: Tls = Tls.NONE) -> Iterator[LoadRun]:
+        """Load 127.0.0.1:port until `stop`, or the end of the `with`.  Raises StageError where it has no TLS."""
+        if tls is not Tls.NONE and not self.has_tls:
+            raise StageError("the load has no TLS: the headers of OpenSSL are missing (apt-get install libssl-dev)")
+        with socket.create_connection(("127.0.0.1", self.control_port), timeout=CONTROL_SECONDS) as connection:
+            connection.sendall(f"tls {tls.value}\n".encode())
+            connection.sendall(f"run {port} {connections} {requests_file}\n".encode())
+            yield LoadRun(connection, self.running)
+
+
+def start_load(stage: Stage, cores: str) -> Load:
+    """Compile and start it.  Raises StageError when there is no C compiler, or the program does not come up."""
+    program = stage.path / "load"
+    argv = ["cc", "-O2", "-o", str(program), str(SOURCE)]
+    with_tls = [*argv, "-DWITH_TLS", "-lssl", "-lcrypto"]
+    has_tls = not subprocess.run(with_tls, capture_output=True, text=True, check=False).returncode
+    compiled = subprocess.run(with_tls if has_tls else argv, capture_output=True, text=True, check=False)
+    if compiled.returncode:
+        raise StageError(f"cc could not compile {SOURCE.name}:\n{compiled.stderr}")
+    control_port = free_port()
+    server_ports: list[int] = []
+    argv = [str(program), str(control_port)]
+    for name in SERVER_NAMES:
+        server_ports.append(free_port())
+        argv += [str(server_ports[-1]), name]
+    running = stage.start("load", argv, cores, stage.path, control_port)
+    return Load(running, control_port, tuple(server_ports), has_tls)
 
 
 def prepare_requests(keys: Sequence[str], port: int, header_set: str) -> list[bytes]:
@@ -96,21 +171,5 @@ def _target(chance: random.Random) -> str:
 
 
 def write_requests(path: Path, requests: Sequence[bytes]) -> None:
-    """Write the file that load.lua reads."""
+    """Write the file that the load reads."""
     path.write_bytes(b"".join(request + b"\0" for request in requests))
-
-
-def run_wrk(cores: str, port: int, connections: int, seconds: int, requests_file: Path) -> LoadResult:
-    """Load the port for that many seconds.  Raises StageError when wrk fails or does not end."""
-    with Stage() as stage:
-        url = f"http://127.0.0.1:{port}"
-        argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT), url]
-        wrk = stage.start("wrk", [*argv, "--", str(requests_file)], cores, stage.path)
-        try:
-            wrk.popen.wait(seconds + GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise StageError(f"wrk did not end {GRACE_SECONDS:.0f} s after its time") from None
-        for line in wrk.log.read_text().splitlines():
-            if line.startswith("RESULT "):
-                return LoadResult(**json.loads(line.removeprefix("RESULT ")))
-        raise StageError(f"wrk gave no result, status {wrk.popen.returncode}:\n{wrk.log_tail()}")

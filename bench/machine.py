@@ -13,13 +13,14 @@ import resource
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 # Debian's name of the package that brings each program.
-PACKAGES = {"wrk": "wrk", "nginx": "nginx", "redis-server": "redis-server", "taskset": "util-linux"}
+PACKAGES = {"cc": "gcc", "nginx": "nginx", "redis-server": "redis-server", "taskset": "util-linux"}
+NEEDED = tuple(PACKAGES)
 
 # Below the range from which Linux takes the ports of outgoing connections (32768 on): none of ours meets one of those.
 PORT_RANGE = range(20_000, 32_000)
@@ -40,6 +41,7 @@ def require_programs(names: Iterable[str]) -> None:
     if not missing:
         return
     packages = [PACKAGES[name] for name in missing]
+    packages += ["libc6-dev"] if "gcc" in packages else []
     advice = f"missing: {', '.join(missing)}; install with: apt-get install {' '.join(packages)}"
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise MachineError(advice)
@@ -115,11 +117,26 @@ def process_tree(root: int) -> list[int]:
 
 def cpu_seconds(root: int) -> float:
     """User and system time, in seconds, that the process and its living descendants have used so far."""
+    return cpu_seconds_of(process_tree(root))
+
+
+def cpu_seconds_of(pids: Iterable[int]) -> float:
+    """The same for a list of processes, which is quicker than to find the descendants."""
     ticks = 0
-    for pid in process_tree(root):
+    for pid in pids:
         if fields := _stat_fields(pid):
             ticks += int(fields[11]) + int(fields[12])  # utime and stime, fields 14 and 15 of proc(5)
     return ticks / TICKS_PER_SECOND
+
+
+def resident_bytes(root: int) -> int:
+    """Resident memory (VmRSS) of the process and its living descendants."""
+    return sum(
+        int(line.split()[1]) * 1024
+        for pid in process_tree(root)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmRSS:")
+    )
 
 
 def _stat_fields(pid: int) -> list[str]:
@@ -134,13 +151,23 @@ def _stat_fields(pid: int) -> list[str]:
 
 def cores_busy_seconds(cores: str) -> float:
     """Seconds that the cores have spent since boot on anything but idling, waiting for a disk and interrupts."""
-    ticks = 0
+    return sum(user + nice + system + steal for user, nice, system, _, _, _, _, steal in _core_ticks(cores)) / (
+        TICKS_PER_SECOND
+    )
+
+
+def cores_idle_seconds(cores: str) -> float:
+    """Seconds that the cores have spent since boot with nothing to run, a disk's work included."""
+    return sum(idle + disk for _, _, _, idle, disk, *_ in _core_ticks(cores)) / TICKS_PER_SECOND
+
+
+def _core_ticks(cores: str) -> Iterator[list[int]]:
+    """Of each core in the list: user, nice, system, idle, iowait, irq, softirq and steal, see proc_stat(5)."""
+    wanted = parse_cores(cores)
     for line in Path("/proc/stat").read_text().splitlines():
         name, *values = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in parse_cores(cores):
-            user, nice, system, _idle, _iowait, _irq, _softirq, steal = (int(value) for value in values[:8])
-            ticks += user + nice + system + steal
-    return ticks / TICKS_PER_SECOND
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in wanted:
+            yield [int(value) for value in values[:8]]
 
 
 def describe() -> dict[str, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import resource
+import ssl
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.ground import SERVER_NAMES, Ground
-from bench.load import LoadResult, run_wrk
-from bench.machine import cores_busy_seconds
+from bench.load import Tls
+from bench.machine import cores_busy_seconds, cores_idle_seconds, cpu_seconds_of, parse_cores, process_tree
 from bench.peers.interface import StartedPeer
 from bench.stage import StageError
 
@@ -38,54 +38,67 @@ class Measurement:
     p50_ms: float
     p99_ms: float
     cpu_us_per_request: float  # of the proxy and its children, user and system
-    busy: float  # how much of its core the proxy used, 0 to 1
+    idle: float  # how much of the time the proxy's cores had nothing to do, 0 to 1
     others: float  # how much of a core programs outside the benchmark used, 0 to 1; the worse of the two sides
     script_calls_per_request: float | None  # None: the peer has no Redis
-    redis_us_per_request: float | None  # CPU of the redis-server
-    load: dict[str, int]  # what wrk printed
+    redis_us_per_request: float  # CPU of the redis-server; 0: the peer has no Redis
+    load: dict[str, int]  # what the load counted
+
+    @property
+    def cpu_us_with_redis(self) -> float:
+        """CPU of the proxy and the redis-server together for a request, in microseconds."""
+        return self.cpu_us_per_request + self.redis_us_per_request
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
 
 
+class _CpuTimes:
+    """CPU time of the proxy and of Redis, read in so little time that no request comes between it and the counting."""
+
+    def __init__(self, started: StartedPeer, ground: Ground) -> None:
+        self._proxy = process_tree(started.running.pid)
+        self._redis = process_tree(ground.redis.running.pid)
+
+    def read(self) -> tuple[float, float]:
+        """Seconds so far: the proxy's, Redis's."""
+        return cpu_seconds_of(self._proxy), cpu_seconds_of(self._redis)
+
+
 @dataclass(frozen=True)
 class _Clocks:
-    """Every counter that a measurement takes the difference of."""
+    """The counters that tell how far a measurement is to be trusted; milliseconds do not matter."""
 
     wall: float
+    proxy_cores_busy: float
+    proxy_cores_idle: float
+    load_cores_busy: float
     proxy: float
-    proxy_cores: float
-    load_cores: float
     ground: float
-    wrk: float
-    redis: float
     script_calls: int
 
     @classmethod
     def read(cls, started: StartedPeer, ground: Ground, cores: Cores) -> _Clocks:
         return cls(
             time.monotonic(),
-            started.running.cpu_seconds(),
             cores_busy_seconds(cores.proxy),
+            cores_idle_seconds(cores.proxy),
             cores_busy_seconds(cores.load),
+            started.running.cpu_seconds(),
             ground.cpu_seconds(),
-            _ended_children_seconds(),
-            ground.redis.running.cpu_seconds(),
             ground.redis.script_calls(),
         )
-
-
-def _ended_children_seconds() -> float:
-    """CPU time of all our children that have ended; between two readings around a run of wrk, that is wrk's."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def check_answers(started: StartedPeer) -> None:
     """Raise StageError unless the peer answers 200 and reaches every server, so that figures are of the real thing."""
     seen: set[str] = set()
     connection = http.client.HTTPConnection("127.0.0.1", started.port, timeout=10.0)
+    if started.tls is not Tls.NONE:
+        # The certificate is one of the benchmark's own.
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", started.port, timeout=10.0, context=context)
     try:
         for _ in range(CHECK_REQUESTS):
             connection.request("GET", "/check?of=answers", headers={"Authorization": started.keys[0]})
@@ -116,27 +129,28 @@ def measure(
 ) -> Measurement:
     """Warm up, then load the peer for `seconds` and take the difference of every counter.
 
-    Raises StageError when wrk fails, when nothing was answered, or when the peer did not survive.
+    Both are one load, so that the opening of the connections is not measured.  Raises StageError when the load fails,
+    when nothing was answered, or when the peer did not survive.
     """
-    run_wrk(cores.load, started.port, connections, warm_up, requests_file)
-    before = _Clocks.read(started, ground, cores)
-    load = run_wrk(cores.load, started.port, connections, seconds, requests_file)
-    after = _Clocks.read(started, ground, cores)
+    cpu_times = _CpuTimes(started, ground)
+    with ground.load.run(started.port, connections, requests_file, started.tls) as run:
+        time.sleep(warm_up)
+        before = _Clocks.read(started, ground, cores)
+        proxy, redis = cpu_times.read()
+        run.reset()
+        time.sleep(seconds)
+        after = _Clocks.read(started, ground, cores)
+        proxy_after, redis_after = cpu_times.read()
+        load = run.stop()
     started.running.check_alive()
     if not load.requests:
         raise StageError(f"{started.running.name} completed no request:\n{started.running.log_tail()}")
-    return _difference(peer, connections, round_number, load, before, after, uses_redis)
-
-
-def _difference(
-    peer: str, connections: int, round_number: int, load: LoadResult, before: _Clocks, after: _Clocks, uses_redis: bool
-) -> Measurement:
-    wall, proxy = after.wall - before.wall, after.proxy - before.proxy
-    script_calls = (after.script_calls - before.script_calls) / load.requests
-    load_cores = (after.ground - before.ground) + (after.wrk - before.wrk)
-    proxy_side = after.proxy_cores - before.proxy_cores - proxy
-    load_side = after.load_cores - before.load_cores - load_cores
-    redis_us = (after.redis - before.redis) * 1e6 / load.requests
+    wall = after.wall - before.wall
+    proxy_side = after.proxy_cores_busy - before.proxy_cores_busy - (after.proxy - before.proxy)
+    load_side = after.load_cores_busy - before.load_cores_busy - (after.ground - before.ground)
+    idle = (after.proxy_cores_idle - before.proxy_cores_idle) / len(parse_cores(cores.proxy))
+    # Of the time between the two readings, which is a little longer than that of the counting.
+    script_calls = (after.script_calls - before.script_calls) / wall / load.requests_per_second
     return Measurement(
         peer=peer,
         connections=connections,
@@ -146,10 +160,10 @@ def _difference(
         requests_per_second=load.requests_per_second,
         p50_ms=load.p50_us / 1000,
         p99_ms=load.p99_us / 1000,
-        cpu_us_per_request=proxy * 1e6 / load.requests,
-        busy=proxy / wall,
+        cpu_us_per_request=(proxy_after - proxy) * 1e6 / load.requests,
+        idle=idle / wall,
         others=max(0.0, proxy_side, load_side) / wall,
         script_calls_per_request=script_calls if uses_redis else None,
-        redis_us_per_request=redis_us if uses_redis else None,
+        redis_us_per_request=(redis_after - redis) * 1e6 / load.requests if uses_redis else 0.0,
         load=asdict(load),
     )

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import machine
-from bench.ground import start_ground
-from bench.load import HEADER_SETS, prepare_requests, run_wrk, write_requests
+from bench.ground import Ground, start_ground
+from bench.load import HEADER_SETS, LoadResult, prepare_requests, write_requests
 from bench.measure import check_answers
-from bench.peers import PEERS
+from bench.peers import PEERS, find_peer
+from bench.peers.interface import StartedPeer
 from bench.stage import Stage, StageError, exit_on_signals
 
 ATTACH_SECONDS = 0.5  # for a profiler to find its process before the load comes
@@ -63,25 +65,32 @@ def tool_path(tool: str) -> str:
     return found
 
 
+def run_load(ground: Ground, started: StartedPeer, connections: int, seconds: int, requests_file: Path) -> LoadResult:
+    """Load the peer for that many seconds."""
+    with ground.load.run(started.port, connections, requests_file) as run:
+        time.sleep(seconds)
+        return run.stop()
+
+
 def observe(stage: Stage, options: argparse.Namespace) -> Observed:
     """Run the peer under load with the tool attached, and stop both.  The tool's output is in `out` of the result."""
     out = stage.path / "profile.out"
     under_cprofile = options.tool == CPROFILE
     ground = start_ground(stage, options.load_core)
     with Stage() as peer_stage:
-        started = PEERS[options.peer].start(peer_stage, ground, options.proxy_core, out if under_cprofile else None)
+        started = find_peer(options.peer).start(peer_stage, ground, options.proxy_core, out if under_cprofile else None)
         check_answers(started)
         requests_file = stage.path / "requests"
         write_requests(requests_file, prepare_requests(started.keys, started.port, options.headers))
         if not under_cprofile:  # cProfile counts from the start, so a warm-up would be counted too
-            run_wrk(options.load_core, started.port, options.connections, 1, requests_file)
+            run_load(ground, started, options.connections, 1, requests_file)
         # The last of the tree is what works: the worker of nginx, or the process itself.
         pid = machine.process_tree(started.running.pid)[-1]
         with Stage() as tool_stage:
             if not under_cprofile:
                 attach(tool_stage, options, pid, out)
             before = started.running.cpu_seconds()
-            load = run_wrk(options.load_core, started.port, options.connections, options.seconds, requests_file)
+            load = run_load(ground, started, options.connections, options.seconds, requests_file)
             cpu = started.running.cpu_seconds() - before
         if not load.requests or load.errors:
             raise StageError(f"{load.requests} requests, {load.errors} errors:\n{started.running.log_tail()}")
@@ -164,7 +173,7 @@ REPORTS = {"py-spy": report_py_spy, CPROFILE: report_cprofile, "strace": report_
 def main(arguments: Sequence[str]) -> int:
     """Run the profile and return the exit status."""
     parser = argparse.ArgumentParser(prog="bench/profile_peer.py", description="Where a peer's microseconds go.")
-    parser.add_argument("--peer", choices=list(PEERS), default="twisted_lb")
+    parser.add_argument("--peer", default="twisted_lb", help=f"{', '.join(PEERS)} or twisted_lb@VENV")
     parser.add_argument("--tool", choices=list(REPORTS), default="py-spy")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=64)
@@ -176,7 +185,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     exit_on_signals()
     try:
-        machine.require_programs(("wrk", "nginx", "redis-server", "taskset"))
+        machine.require_programs(machine.NEEDED)
         machine.require_cores(options.proxy_core, options.load_core)
         machine.raise_open_files()
         with Stage() as stage:

@@ -80,9 +80,9 @@ class SharedBuckets:
         os.sched_setaffinity(self.redis.pid, BALANCER_CORE)
         self.redis.command("CONFIG", "SET", "appendfsync", "everysec")
 
-    def join(self, environment: Mapping[str, str]) -> Balancer:
-        """One more balancer."""
-        balancer = self._balancer(environment)
+    def join(self, environment: Mapping[str, str], *options: str) -> Balancer:
+        """One more balancer, with options beside those that all have."""
+        balancer = self._balancer(environment, *options)
         self.balancers.append(balancer)
         self._launch(balancer)
         return balancer.wait_ready()
@@ -99,7 +99,7 @@ class SharedBuckets:
         return all(metric(balancer, "instances") == len(self.balancers) for balancer in self.balancers)
 
     def wait_until_known(self) -> None:
-        """Wait for that: each says so every two seconds."""
+        """Wait for that: each says so twice a second."""
         wait_until(self.know_each_other, 15, "every balancer knows of the others")
 
     def create(self, name: str, bucket: Bucket) -> str:
@@ -117,9 +117,8 @@ class SharedBuckets:
         reply = self.redis.command("HMGET", f"tokenlb:{{{digest}}}", "level", "stamp").split(b"\r\n")
         return Stored(int(reply[2]), int(reply[4]))
 
-
-    def _balancer(self, environment: Mapping[str, str]) -> Balancer:
-        return Balancer(self._origin.servers_yaml, *self._options, environment=environment)
+    def _balancer(self, environment: Mapping[str, str], *options: str) -> Balancer:
+        return Balancer(self._origin.servers_yaml, *self._options, *options, environment=environment)
 
     def _launch(self, balancer: Balancer) -> None:
         balancer.launch()

@@ -1,6 +1,6 @@
 """Compares the balancers without a network, on a simulated clock: python -m bench.simulate_balancers
 
-The fleet: 100 servers, each with one request in hand at a time and the others waiting in order.  Their
+The pool: 100 servers, each with one request in hand at a time and the others waiting in order.  Their
 speeds lie evenly from 0.7 to 1.3 times the mean, and the slowest is ten times slower than the mean.  A request
 takes an exponentially distributed time, 10 ms on a server of mean speed.  Requests of 5,000 users come
 at random (a Poisson process) at a share of what all servers can do together.
@@ -30,7 +30,7 @@ USERS = 5000
 MEAN_SECONDS = 0.01
 LOADS = (0.7, 0.9)
 REQUESTS = 40_000
-# The first ones find an empty fleet, and are not counted.
+# The first ones find an empty pool, and are not counted.
 WARM_UP = 0.25
 SEED = 4
 
@@ -101,9 +101,9 @@ class Outcome(NamedTuple):
 
 
 def simulate(entrant: Entrant, load: float, requests: int = REQUESTS) -> Outcome:
-    """Send `requests` requests through a new fleet."""
+    """Send `requests` requests through a new pool."""
     clock = Clock()
-    servers = fleet(clock, entrant)
+    servers = pool(clock, entrant)
     balancer = make_balancer(entrant.word, entrant.options, clock.seconds, Random(SEED))
     balancer.backends_changed([server.backend for server in servers])
     of_backend = {server.backend: server for server in servers}
@@ -121,7 +121,7 @@ def simulate(entrant: Entrant, load: float, requests: int = REQUESTS) -> Outcome
     return outcome(servers)
 
 
-def fleet(clock: Clock, entrant: Entrant) -> list[Server]:
+def pool(clock: Clock, entrant: Entrant) -> list[Server]:
     """The servers, the slowest in the middle."""
     speeds = [0.7 + 0.6 * order / (SERVERS - 1) for order in range(SERVERS)]
     Random(SEED).shuffle(speeds)
@@ -143,9 +143,8 @@ def choose(balancer: IBalancer, user: int, jars: dict[int, bytes]) -> tuple[Back
         backend = next(choices, None)
     chosen = backend or first
     if IResponseFields.providedBy(balancer):
-        fields = balancer.response_fields(request, chosen)
-        if fields:
-            jars[user] = fields.partition(b": ")[2].partition(b";")[0]
+        for _, value in balancer.response_fields(request, chosen):
+            jars[user] = value.partition(b";")[0]
     return chosen, choices
 
 
@@ -186,10 +185,10 @@ def table(load: float, requests: int) -> str:
 
 def main() -> None:
     """Print a table for each load."""
-    parser = argparse.ArgumentParser(description="Compare the balancers on a simulated fleet.")
+    parser = argparse.ArgumentParser(description="Compare the balancers on a simulated pool.")
     parser.add_argument("--requests", type=int, default=REQUESTS, help=f"for each row [default: {REQUESTS}]")
     requests = parser.parse_args().requests
-    speeds = [server.speed for server in fleet(Clock(), ENTRANTS[0])]
+    speeds = [server.speed for server in pool(Clock(), ENTRANTS[0])]
     fair = [f"{speed / sum(speeds):.2%}" for speed in (min(speeds), max(speeds))]
     print(f"In proportion to its speed the slowest server would get {fair[0]} of the requests, the fastest {fair[1]}.")
     for load in LOADS:

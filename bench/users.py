@@ -45,8 +45,8 @@ from bench.stage import exit_on_signals  # noqa: E402
 from tests.integration.processes import Balancer  # noqa: E402
 from tests.integration.redis_server import RedisServer, free_port  # noqa: E402
 from twisted_lb.interfaces import Account, Taken  # noqa: E402
-from twisted_lb.stores.embedded_store import EmbeddedStore, steady_clock  # noqa: E402
-from twisted_lb.stores.redis_store import RedisStore  # noqa: E402
+from twisted_lb.stores.redis.store import RedisStore  # noqa: E402
+from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock  # noqa: E402
 
 CALLS = 64  # at a time
 FEW = 1000
@@ -138,10 +138,10 @@ class Users:
         return figures
 
     async def _take(self, number: int) -> None:
-        asker = _Asker()
+        receiver = _Asker()
         # Without a cost a bucket of 5 tokens is enough for any number of look-ups; it is written all the same.
-        self._store.take(digest(number), asker, 0)
-        await asker.answer
+        self._store.take(digest(number), receiver, 0)
+        await receiver.answer
 
     async def _all_pages(self) -> list[float]:
         """Seconds of each page.  Every user is on one, once and in order."""

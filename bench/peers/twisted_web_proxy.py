@@ -18,6 +18,10 @@ class TwistedWebProxyPeer:
 
     uses_redis = False
 
+    def missing(self) -> str:
+        """See Peer."""
+        return ""
+
     def start(self, stage: Stage, ground: Ground, cores: str, profile: Path | None = None) -> StartedPeer:
         """See Peer."""
         directory, port = stage.directory("twisted_web_proxy"), free_port()
