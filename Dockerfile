@@ -1,4 +1,9 @@
 FROM python:3.13-slim AS build
+# For the compiled data path; the image that is run has no compiler.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+ENV TOKENLB_PURE=0
 WORKDIR /source
 COPY . .
 # pip of the build stage installs into an environment that has none of its own.

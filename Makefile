@@ -4,30 +4,47 @@ VENV := .venv
 SOURCES := setup.py pyproject.toml
 UNIT_TESTS = $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(patsubst %.py,%,$(wildcard tests/test_*.py))
 
+# For two cores: half of the time, a test waits.
+TEST_PROCESSES := 3
+
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean
+.PHONY: help run test test-compiled check bench compiled pure wheel clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed  ## Run the balancer on :8080 with its demo servers, in the foreground
 	$(VENV)/bin/twistd --nodaemon --pidfile= tokenlb --demo
 
 test: $(VENV)/installed-dev  ## Run every test
 	@tools/test_programs.sh
-	$(VENV)/bin/trial --reporter=summary $(filter-out tests.integration,$(subst /,.,$(UNIT_TESTS)))
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/trial --jobs 2 --reporter=text $(filter-out tests.integration,$(subst /,.,$(UNIT_TESTS)))
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -p twisted tests/integration/asynchronous
+
+test-compiled: $(VENV)/installed-dev  ## Run every test on the compiled data path, in a copy of this checkout
+	@tools/test_compiled.sh
 
 check: $(VENV)/installed-dev  ## Check style, types and the direction of imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --strict twisted_lb
 	$(VENV)/bin/python -m pytest --quiet tests/test_floors.py
 
-bench: $(VENV)/installed-dev  ## Measure against nginx (needs wrk and nginx)
+bench: $(VENV)/installed-dev  ## Measure against nginx and others (needs nginx, redis-server, a C compiler)
 	$(VENV)/bin/python bench/run.py
 
-clean:  ## Remove what the other targets have made, but not the data
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp* twisted/plugins/dropin.cache
+compiled: $(VENV)/installed-dev  ## Compile the data path of this checkout with mypyc (needs a C compiler)
+	$(VENV)/bin/python tools/compile_data_path.py
+
+pure:  ## Remove what `make compiled` has made: the checkout is pure Python again
+	find twisted_lb -name '*.so' -delete
+	rm -f twisted_lb_*__mypyc*.so
+
+wheel: $(VENV)/installed  ## Build a wheel with the data path compiled, for this platform and version of Python, in dist/
+	TOKENLB_PURE=0 $(VENV)/bin/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean: pure  ## Remove what the other targets have made, but not the data
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp* twisted/plugins/dropin.cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/installed: $(SOURCES)

@@ -1,16 +1,73 @@
-"""How twisted_lb is packed.  The settings of the tools are in pyproject.toml."""
+"""How twisted_lb is packed.  The settings of the tools are in pyproject.toml.
 
+A wheel, and so `pip install .`, has the data path compiled (tools/compile_data_path.py).  Where that cannot be done
+it is one of pure Python, and a line says so.  An editable install is always pure.
+"""
+
+import shutil
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.build_py import build_py
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "tools"))
+from compile_data_path import NOT_PURE, PURE, NotCompiled, compile_into, pure_wanted  # noqa: E402
+
 VERSION = next(
     line.split('"')[1]
     for line in (HERE / "twisted_lb" / "__init__.py").read_text(encoding="utf-8").splitlines()
     if line.startswith("__version__")
 )
 README = HERE / "README.md"
+
+
+class CompiledDistribution(Distribution):
+    """What is packed, with what was compiled.  A wheel's tag tells of the latter, and is made before all else."""
+
+    def __init__(self, attributes: Any = None) -> None:
+        self.compiled: TemporaryDirectory[str] | None = None
+        super().__init__(attributes)
+
+    def run_commands(self) -> None:
+        if "bdist_wheel" in self.commands:
+            self.compiled = compiled()
+        super().run_commands()
+
+    def has_ext_modules(self) -> bool:
+        return self.compiled is not None
+
+
+class BuildPackage(build_py):
+    """Adds what was compiled to a fresh copy of the package: what an earlier build has left is not packed."""
+
+    def run(self) -> None:
+        made = self.distribution.compiled
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+        if made is not None:
+            shutil.copytree(made.name, self.build_lib, dirs_exist_ok=True)
+
+
+def compiled() -> "TemporaryDirectory[str] | None":
+    """A directory with the extension modules; None where it is pure Python."""
+    wanted = pure_wanted()
+    directory = TemporaryDirectory(prefix="tokenlb-compiled-")
+    try:
+        if wanted == PURE:
+            raise NotCompiled("TOKENLB_PURE is set")
+        compile_into(Path(directory.name))
+    except NotCompiled as error:
+        if wanted == NOT_PURE:
+            raise SystemExit(f"twisted_lb was not compiled: {error}") from None
+        print(f"twisted_lb is installed as pure Python: {error}", file=sys.stderr)
+        return None
+    return directory
+
 
 setup(
     name="twisted_lb",
@@ -21,11 +78,15 @@ setup(
     license="MIT",
     author="twisted_lb contributors",
     python_requires=">=3.11",
+    distclass=CompiledDistribution,
+    cmdclass={"build_py": BuildPackage},
+    # What there is, is compiled already.
+    ext_modules=[],
     # twisted/plugins is a directory that Twisted's own package of that name takes in, and so has no __init__.py.
     # The package_dir makes an editable install put this directory on the path, where Twisted looks for plugins.
     package_dir={"": "."},
     packages=[*find_packages(include=["twisted_lb", "twisted_lb.*"]), "twisted.plugins"],
-    package_data={"twisted_lb.stores": ["*.lua"], "twisted_lb": ["py.typed"]},
+    package_data={"twisted_lb.stores.redis": ["lua/*.lua"], "twisted_lb": ["py.typed"]},
     install_requires=[
         "Twisted[tls]>=25.5",
         "cryptography>=42",
@@ -57,6 +118,7 @@ setup(
             "requests>=2.31",
             "treq>=24.9",
             "uvicorn>=0.30",
+            "websockets>=13.1",
         ],
     },
     classifiers=[
