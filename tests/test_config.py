@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config.pool import Cors, Ejection, HealthCheck, Queue, Retries
+from twisted_lb.config.gateway import Cors
+from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries
 from twisted_lb.config.servers_file import PoolSpec, ServerSpec, line_of, read_pool
 from twisted_lb.config.settings import Misconfigured
 

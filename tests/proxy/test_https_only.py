@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import KEY, REFUSED
 from tests.proxy.world import World, request, response
-from twisted_lb.config.pool import Cors, Queue, Retries
+from twisted_lb.config.gateway import Cors
+from twisted_lb.config.pool import Queue, Retries
 from twisted_lb.cors import CorsPolicy
 
 HSTS = "max-age=31536000; includeSubDomains"

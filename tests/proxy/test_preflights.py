@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.proxy.reading import Response
 from tests.proxy.scripted import KEY, OF_ADDRESS, REFUSED
 from tests.proxy.world import Client, World, request, response
-from twisted_lb.config.pool import Cors, Queue, Retries
+from twisted_lb.config.gateway import Cors
+from twisted_lb.config.pool import Queue, Retries
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import digest
 from twisted_lb.limits.client_networks import KnownKeys

@@ -16,7 +16,8 @@ from twisted_lb.app.listener_tls import certificate_lines
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.version import version_text
 from twisted_lb.config.environment import READERS
-from twisted_lb.config.pool import Cors, Ejection, PoolSpec, ServerSpec, ServerTls
+from twisted_lb.config.gateway import Cors
+from twisted_lb.config.pool import Ejection, PoolSpec, ServerSpec, ServerTls
 from twisted_lb.config.server_tls import own_certificate
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.network.listener import read_endpoint, trial

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from reprlib import repr as shortened
 
-from twisted_lb.config.pool import Cors
+from twisted_lb.config.gateway import Cors
 
 # scheme://host[:port]; a host may begin with "*." for any subdomain, and a port be "*" for any.  RFC 6454 section 6.2.
 _ORIGIN = re.compile(
@@ -60,13 +60,18 @@ def _origin(text: str) -> str:
     return origin
 
 
+def is_token(text: str) -> bool:
+    """Whether it can be a method or the name of a field (RFC 9110 section 5.6.2), at most 64 characters long."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def _method(text: str) -> str:
-    if _TOKEN.fullmatch(text) is None:
+    if not is_token(text):
         raise ValueError(f"expected a method such as GET or PATCH, or '*' for any, not {shortened(text)}")
     return text.upper() if text.upper() in Cors.allowed_methods else text
 
 
 def _header_name(text: str) -> str:
-    if _TOKEN.fullmatch(text) is None:
+    if not is_token(text):
         raise ValueError(f"expected the name of a header field, or '*' for any, not {shortened(text)}")
     return text

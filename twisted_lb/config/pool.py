@@ -1,4 +1,4 @@
-"""The pool as servers.yaml describes it, as immutable objects, independent of the format of the file.
+"""A pool as servers.yaml describes it, as immutable objects, independent of the format of the file.
 
 Durations are in seconds, shares are fractions of 1.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+# The name of the pool in a file without `pools`.
+ONLY_POOL: Final = "default"
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,6 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Cors:
-    """What pages of other origins may do (Fetch standard, CORS protocol)."""
-
-    allowed_origins: tuple[str, ...]  # in lower case; "*": any; "https://*.a.test" and "http://a.test:*" are patterns
-    allowed_methods: tuple[str, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # "*": any
-    allowed_headers: tuple[str, ...] = ("*",)  # that a page may send; "*": any
-    exposed_headers: tuple[str, ...] = ()  # that a page may read, in addition to those of this gateway
-    allow_credentials: bool = False
-    max_age: float = 600.0  # for which browsers may cache the answer to a preflight
-
-
-@dataclass(frozen=True)
 class TlsFiles:
     """What a TLS context for servers is made of; servers with equal ones share a context.
 
@@ -121,10 +113,10 @@ class PoolSpec:
     balancer: str
     options: Mapping[str, object]
     servers: tuple[ServerSpec, ...]
+    name: str = ONLY_POOL
     ejection: Ejection = field(default_factory=Ejection)
     panic_threshold: float = 0.3
     retries: Retries = field(default_factory=Retries)
     queue: Queue = field(default_factory=Queue)
-    cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)

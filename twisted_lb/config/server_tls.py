@@ -1,6 +1,6 @@
 """TLS to servers as servers.yaml configures it: keys of the file -> settings of each server -> TLS contexts.
 
-1. The keys of a server's `tls` take precedence over those at the top, one by one.
+1. The keys of a server's `tls` take precedence over those of its pool, and these over those at the top, one by one.
 2. The files are read and checked once for all servers with the same settings.  What they held belongs to the
    configuration from then on.
 3. A context is made from the contents, without a look at the files: in every process, with or without the rights to
@@ -13,15 +13,16 @@ import binascii
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from stat import S_ISREG
 from typing import Any
 
-from twisted_lb.config.pool import PoolSpec, ServerTls, TlsFiles
+from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.pool import ServerTls, TlsFiles
 from twisted_lb.config.server_url import is_https, location
-from twisted_lb.config.servers_schema import FileModel, ServerModel
+from twisted_lb.config.servers_schema import ServerModel, TlsModel
 from twisted_lb.config.yaml_lines import Path
 from twisted_lb.network.certificate import Certificate, CertificateError, has_key, load, read_certificate
 
@@ -67,29 +68,36 @@ def read_file(path: str) -> bytes:
 class ServersTls:
     """What the servers of one file have for `tls`."""
 
-    def __init__(self, file: FileModel, directory: str, read: ReadFile = read_file) -> None:
+    def __init__(self, directory: str, read: ReadFile = read_file) -> None:
         """Relative paths are relative to `directory`."""
         self.problems: list[Problem] = []
-        self._general = file.tls
         self._directory = directory
         self._read = read
         self._loaded: dict[TlsFiles, TlsFiles] = {}  # as in the file -> with contents
-        if file.tls is not None and not any(is_https(server.url) for server in file.servers):
-            self.problems.append((("tls",), "expected at least one server with an https:// url"))
 
-    def of(self, server: ServerModel, index: int) -> ServerTls | None:
-        """The settings of a server, of which there are `index` before it; None for an http:// one."""
-        own, general = server.tls, self._general
+    def not_needed(self, section: TlsModel | None, place: Path) -> None:
+        """There is no https:// server that this section could be for."""
+        if section is not None:
+            self.problems.append((place, "expected at least one server with an https:// url"))
+
+    def of(
+        self, server: ServerModel, place: Path, general: Sequence[tuple[TlsModel | None, Path]]
+    ) -> ServerTls | None:
+        """The settings of a server at this place; None for an http:// one.
+
+        `general` are the sections that are not its own, the most general first, and their places.
+        """
+        own = server.tls
         if not is_https(server.url):
             if own is not None:
-                self.problems.append((("servers", index, "tls"), "expected only with an https:// url"))
+                self.problems.append(((*place, "tls"), "expected only with an https:// url"))
             return None
         keys: dict[str, Any] = {}
         places: dict[str, Path] = {}
-        for section, place in ((general, ("tls",)), (own, ("servers", index, "tls"))):
+        for section, where in (*general, (own, (*place, "tls"))):
             for key in section.model_fields_set if section is not None else ():
                 keys[key] = getattr(section, key)
-                places[key] = (*place, key)
+                places[key] = (*where, key)
         name = keys.pop("server_name", "") or location(server.url)[0]
         if keys.get("key_file") and not keys.get("cert_file"):
             if "cert_file" not in keys:
@@ -197,7 +205,7 @@ def openssl_text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def files_of(spec: PoolSpec) -> dict[str, bytes]:
+def files_of(spec: GatewaySpec) -> dict[str, bytes]:
     """All files of a configuration, and what they held; SYSTEM is among them where servers are verified by it."""
     found: dict[str, bytes] = {}
     for files in distinct_files(spec):
@@ -205,7 +213,7 @@ def files_of(spec: PoolSpec) -> dict[str, bytes]:
     return found
 
 
-def distinct_files(spec: PoolSpec) -> dict[TlsFiles, int]:
+def distinct_files(spec: GatewaySpec) -> dict[TlsFiles, int]:
     """The settings of all servers, and how many have them."""
     found: dict[TlsFiles, int] = {}
     for server in spec.servers:
@@ -222,7 +230,7 @@ def files_changed(files: Mapping[str, bytes], read: ReadFile = read_file) -> boo
         return True
 
 
-def tls_notices(spec: PoolSpec, file_name: str, now: float) -> list[str]:
+def tls_notices(spec: GatewaySpec, file_name: str, now: float) -> list[str]:
     """What an operator may not have meant: servers that are not verified, and certificates that are not valid `now`."""
     notices = []
     for one in distinct_files(spec):

@@ -1,4 +1,4 @@
-"""servers.yaml as an immutable description of the pool, or all errors in it.
+"""servers.yaml as an immutable description of pools and routes, or all errors in it.
 
 1. The text is parsed to plain data, with the line of each key.
 2. pydantic validates the data with the models of `servers_schema`, strictly.
@@ -10,83 +10,98 @@ No I/O but the files of `tls`, which belong to the configuration, and are read b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.config.server_tls import ReadFile, ServersTls, read_file
-from twisted_lb.config.server_url import shortened
+from twisted_lb.config.server_url import is_https, shortened
 from twisted_lb.config.servers_schema import (
+    NAME_FORM,
     FileModel,
+    Keys,
+    PoolModel,
+    RouteModel,
     ServerModel,
+    TlsModel,
+    cors_of,
     keys_of,
     pool_parts,
+    route_spec,
     section_of,
+    server_name,
     server_spec,
 )
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.config.yaml_lines import Document, NotYaml, Path, read_yaml
 
-__all__ = ["PoolSpec", "ServerSpec", "line_of", "read_pool", "read_with_lines"]
-
-# The keys that may name custom classes.
+# The keys of a pool that may name custom classes.
 CLASSES = ("balancer", "pricing")
+
+# The lines of these keys, by the name of the pool and the key.
+Lines = dict[tuple[str, str], int]
 
 _WHY_NOT_NULL = "every sandboxed page has the origin null"
 _WHY_NOT_ANY = "with credentials browsers do not treat '*' as a wildcard"
 
 
-def read_pool(text: str, file_name: str, read: ReadFile = read_file) -> PoolSpec:
-    """The pool that `text` describes.  Raises Misconfigured with every problem of the file.
+def read_gateway(text: str, file_name: str, read: ReadFile = read_file) -> GatewaySpec:
+    """The pools and routes that `text` describes.  Raises Misconfigured with every problem of the file.
 
     `read` returns the contents of the files that it names; their paths are relative to the directory of the file.
     """
     return read_with_lines(text, file_name, read)[0]
 
 
-def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tuple[PoolSpec, dict[str, int]]:
+def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tuple[GatewaySpec, Lines]:
     """The same, with the lines of the keys that name classes."""
     try:
         document = read_yaml(text)
     except NotYaml as error:
         raise Misconfigured([f"{file_name}:{error.line}: invalid YAML: {error}"]) from None
-    problems = [*_keys_twice(document), *_names_twice(document.data)]
+    problems = list(_keys_twice(document))
     file: FileModel | None = None
     try:
         file = FileModel.model_validate(document.data)
     except ValidationError as error:
         problems.extend(_problem(complaint) for complaint in error.errors())
-    servers: list[ServerSpec] = []
+    pools: list[PoolSpec] = []
+    places: dict[str, Path] = {}
     if file is not None:
-        problems.extend(_contradictions(file))
-        tls = ServersTls(file, os.path.dirname(os.path.abspath(file_name)), read)
-        servers = [
-            server_spec(server, file, tls.of(server, index)) for index, server in enumerate(file.servers)
-        ]
+        problems.extend(_of_file(file))
+        places = {name: ("pools", name) for name in file.pools or {}} or {ONLY_POOL: ()}
+        tls = ServersTls(os.path.dirname(os.path.abspath(file_name)), read)
+        models: dict[str, PoolModel | FileModel] = {**file.pools} if file.pools else {ONLY_POOL: file}
+        for name, pool in models.items():
+            problems.extend(_of_pool(pool, places[name]))
+            pools.append(_pool(name, pool, file, tls, places[name]))
+        if not any(is_https(server.url) for pool in pools for server in pool.servers):
+            tls.not_needed(file.tls, ("tls",))
         problems.extend(_Problem(*problem) for problem in tls.problems)
     if file is None or problems:
         problems.sort(key=lambda problem: document.line(problem.path))
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
-    word, options = file.balancer
-    pricing, pricing_options = file.pricing
-    spec = PoolSpec(
-        word,
-        MappingProxyType(options),
-        tuple(servers),
-        pricing=pricing,
-        pricing_options=MappingProxyType(pricing_options),
-        **pool_parts(file),
+    routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
+    spec = GatewaySpec(tuple(pools), routes, cors_of(file))
+    return spec, {(name, key): document.line((*place, key)) for name, place in places.items() for key in CLASSES}
+
+
+def _pool(name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path) -> PoolSpec:
+    keys = Keys(pool, file)
+    general: list[tuple[TlsModel | None, Path]] = [(file.tls, ("tls",))]
+    if pool is not file:
+        general.append((pool.tls, (*place, "tls")))
+        if not any(is_https(server.url) for server in pool.servers or ()):
+            tls.not_needed(pool.tls, (*place, "tls"))
+    servers = tuple(
+        server_spec(server, keys, tls.of(server, (*place, "servers", index), general))
+        for index, server in enumerate(pool.servers or ())
     )
-    return spec, {key: document.line((key,)) for key in CLASSES}
-
-
-def line_of(text: str, key: str) -> int:
-    """The line of a top-level key of a valid file; 1 when it is absent."""
-    return read_yaml(text).line((key,))
+    return PoolSpec(servers=servers, name=name, **pool_parts(keys))
 
 
 class _Problem(NamedTuple):
@@ -99,21 +114,19 @@ def _keys_twice(document: Document) -> Iterator[_Problem]:
         yield _Problem(path, f"duplicate key, first on line {first}")
 
 
-def _names_twice(data: object) -> Iterator[_Problem]:
-    servers = data.get("servers") if isinstance(data, dict) else None
-    first: dict[str, int] = {}
-    for index, server in enumerate(servers if isinstance(servers, list) else ()):
-        name = server.get("name") if isinstance(server, dict) else None
-        if isinstance(name, str) and first.setdefault(name, index) != index:
-            yield _Problem(("servers", index, "name"), f"{name!r} is already the name of servers[{first[name]}]")
-
-
-def _contradictions(file: FileModel) -> Iterator[_Problem]:
+def _of_file(file: FileModel) -> Iterator[_Problem]:
     """Keys that are valid by themselves, but not together."""
-    ejection = file.ejection
-    if ejection is not None and ejection.max_time < ejection.base_time:
-        expected = f"expected at least base_time, which is {ejection.base_time:g} s"
-        yield _Problem(("ejection", "max_time"), f"{expected}, not {ejection.max_time:g} s")
+    if file.pools is None:
+        if file.servers is None:
+            yield _Problem((), "expected the key servers, or pools and routes")
+        if file.routes is not None:
+            yield _Problem(("routes",), "expected pools beside it, with the pools that routes lead to")
+    else:
+        if file.servers is not None:
+            yield _Problem(("servers",), "expected in one of the pools, where there are pools")
+        if file.routes is None and len(file.pools) > 1:
+            yield _Problem(("pools",), "expected routes beside it, which say what requests go to which pool")
+        yield from _of_routes(file.routes or [], file.pools)
     cors = file.cors
     if cors is not None and cors.allow_credentials:
         for key in ("allowed_origins", "exposed_headers"):
@@ -121,6 +134,35 @@ def _contradictions(file: FileModel) -> Iterator[_Problem]:
                 expected = "expected names when allow_credentials is set"
                 why = _WHY_NOT_NULL if open_to_all == "null" else _WHY_NOT_ANY
                 yield _Problem(("cors", key), f"{expected}, not {open_to_all!r}: {why}")
+
+
+def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator[_Problem]:
+    first: dict[str, int] = {}
+    for index, route in enumerate(routes):
+        if route.pool not in pools:
+            close = get_close_matches(route.pool, list(pools), 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
+            yield _Problem(("routes", index, "pool"), f"there is no pool {route.pool!r}; {hint}")
+        if route.name and first.setdefault(route.name, index) != index:
+            text = f"{route.name!r} is already the name of routes[{first[route.name]}]"
+            yield _Problem(("routes", index, "name"), text)
+
+
+def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:
+    first: dict[str, int] = {}
+    for index, server in enumerate(pool.servers or ()):
+        name = server_name(server)
+        if first.setdefault(name, index) != index:
+            where = (*place, "servers", index)
+            other = f"servers[{first[name]}]"
+            if server.name:
+                yield _Problem((*where, "name"), f"{name!r} is already the name of {other}")
+            else:
+                yield _Problem(where, f"expected a name: {name!r}, from its url, is already that of {other}")
+    ejection = pool.ejection
+    if ejection is not None and ejection.max_time < ejection.base_time:
+        expected = f"expected at least base_time, which is {ejection.base_time:g} s"
+        yield _Problem((*place, "ejection", "max_time"), f"{expected}, not {ejection.max_time:g} s")
 
 
 def _problem(complaint: Any) -> _Problem:
@@ -135,8 +177,10 @@ def _problem(complaint: Any) -> _Problem:
         return _Problem(path, f"unknown key; {hint}")
     if kind == "value_error":
         return _Problem(path, str(complaint["ctx"]["error"]))
-    if path and isinstance(path[-1], int):
-        return _Problem(path, f"expected {keys_of(ServerModel)}, not {shortened.repr(complaint['input'])}")
+    if path and path[-1] == "[key]":
+        return _Problem(path[:-1], f"expected {NAME_FORM} as the name of a pool, not {path[-2]!r}")
+    if path and not key:
+        return _Problem(path, f"expected {keys_of(section)}, not {shortened.repr(complaint['input'])}")
     if not path:
         return _Problem(path, f"expected the keys balancer and servers, not {shortened.repr(complaint['input'])}")
     expected = keys[key].description

@@ -8,17 +8,29 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.environment import duration
-from twisted_lb.config.pool import Cors, Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.gateway import Cors, RouteSpec
+from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.route_values import (
+    HOST_FORM,
+    PATH_FORM,
+    checked_host,
+    checked_path,
+    route_fields,
+    route_methods,
+)
 from twisted_lb.config.server_url import SERVER_NAME, URL_FORM, checked_server_name, location, shortened
 
 MAX_WEIGHT = 1000  # a larger one would make the ring of round robin long; nginx and HAProxy allow 65535 and 256
-MAX_SERVERS = 10_000
+MAX_SERVERS = 10_000  # of a pool
+MAX_POOLS = 10_000
+MAX_ROUTES = 10_000
 MAX_CONNECTIONS = 1_000_000
 DEFAULT_BALANCER = "round_robin"
 CLASS_FORM = "package.module:Class"
@@ -26,6 +38,7 @@ CLASS_FORM = "package.module:Class"
 # A name and its options.
 Named = tuple[str, dict[str, Any]]
 
+NAME_FORM = "a text of 1 to 64 letters, digits and . _ : -"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 # Visible ASCII without '#': RFC 9112 section 3.2.1, with the query.
 _PATH = r"^/[!\"$-~]{0,1023}$"
@@ -218,8 +231,9 @@ class ServerModel(Section):
     """One of the servers."""
 
     name: str = Field(
+        default="",
         pattern=_NAME,
-        description="a text of 1 to 64 letters, digits and . _ : -, such as server1",
+        description=f"{NAME_FORM}, such as server1",
     )
     url: Annotated[str, AfterValidator(_checked_url)] = Field(description=f"a text of the form {URL_FORM}")
     weight: int = Field(1, ge=0, le=MAX_WEIGHT, description=f"a whole number from 0 (drain) to {MAX_WEIGHT}")
@@ -236,8 +250,8 @@ class ServerModel(Section):
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
 
 
-class FileModel(Section):
-    """The whole file."""
+class PoolKeys(Section):
+    """What a pool has besides its servers.  At the top of a file with pools, the keys are those of all pools."""
 
     balancer: Annotated[Named, _named("a name", "the name of a balancer")] = Field(
         (DEFAULT_BALANCER, {}), description="a name, or {name: ..., and its options}"
@@ -245,34 +259,68 @@ class FileModel(Section):
     pricing: Annotated[Named, _named(CLASS_FORM, f"{CLASS_FORM} of your own")] = Field(
         ("", {}), description=f"{CLASS_FORM}, or {{name: ..., and its options}}"
     )
-    servers: list[ServerModel] = Field(
-        min_length=1,
-        max_length=MAX_SERVERS,
-        description=f"a list of 1 to {MAX_SERVERS} servers, each as {{name: ..., url: ...}}",
-    )
     send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     ejection: Annotated[EjectionModel | None, _false_is(NO_EJECTION)] = _switched(EjectionModel)
     panic_threshold: float = _share(PoolSpec.panic_threshold)
     retries: RetriesModel = Field(default=RetriesModel(), description=keys_of(RetriesModel))
     queue: QueueModel = Field(default=QueueModel(), description=keys_of(QueueModel))
-    cors: Annotated[CorsModel | None, BeforeValidator(_pass_or_keys)] = Field(
-        default=None, description="pass, or the keys of cors"
-    )
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
 
 
+_SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{name: ..., url: ...}}"
+
+
+class PoolModel(PoolKeys):
+    """One of the pools."""
+
+    servers: list[ServerModel] = Field(min_length=1, max_length=MAX_SERVERS, description=_SERVERS)
+
+
+class RouteModel(Section):
+    """One of the routes."""
+
+    name: str = Field(default="", pattern=_NAME, description=NAME_FORM)
+    host: Annotated[str, AfterValidator(checked_host)] = Field(default="", description=HOST_FORM)
+    path: Annotated[str, AfterValidator(checked_path)] = Field(default="", description=PATH_FORM)
+    methods: Annotated[tuple[str, ...], BeforeValidator(route_methods)] = ()
+    headers: Annotated[tuple[tuple[str, str | None], ...], BeforeValidator(route_fields)] = ()
+    pool: str = Field(description="the name of a pool")
+
+
+class FileModel(PoolKeys):
+    """The whole file: one pool, or `pools` and `routes`."""
+
+    servers: list[ServerModel] | None = Field(
+        default=None, min_length=1, max_length=MAX_SERVERS, description=_SERVERS
+    )
+    pools: dict[Annotated[str, Field(pattern=_NAME)], PoolModel] | None = Field(
+        default=None, min_length=1, max_length=MAX_POOLS, description="a mapping of names and pools"
+    )
+    routes: list[RouteModel] | None = Field(
+        default=None, min_length=1, max_length=MAX_ROUTES, description=f"a list of 1 to {MAX_ROUTES} routes"
+    )
+    cors: Annotated[CorsModel | None, BeforeValidator(_pass_or_keys)] = Field(
+        default=None, description="pass, or the keys of cors"
+    )
+
+
+# The keys whose value is a section, and what that is; servers and routes are elements of a list, pools have names.
 _INNER: dict[tuple[type[Section], str], type[Section]] = {
-    (FileModel, "servers"): ServerModel,
-    (FileModel, "health_check"): HealthCheckModel,
-    (FileModel, "ejection"): EjectionModel,
-    (FileModel, "retries"): RetriesModel,
-    (FileModel, "queue"): QueueModel,
+    (FileModel, "pools"): PoolModel,
+    (FileModel, "routes"): RouteModel,
     (FileModel, "cors"): CorsModel,
-    (FileModel, "tls"): TlsModel,
     (ServerModel, "health_check"): HealthCheckModel,
     (ServerModel, "tls"): TlsModel,
 }
+for _model in (FileModel, PoolModel):
+    _INNER[_model, "servers"] = ServerModel
+    _INNER[_model, "health_check"] = HealthCheckModel
+    _INNER[_model, "ejection"] = EjectionModel
+    _INNER[_model, "retries"] = RetriesModel
+    _INNER[_model, "queue"] = QueueModel
+    _INNER[_model, "tls"] = TlsModel
+_MEMBERS = (ServerModel, PoolModel, RouteModel)
 
 
 def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
@@ -283,32 +331,67 @@ def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
         inner = _INNER.get((model, str(rest[0])))
         if inner is None:
             break
-        # A server is an element of a list.
-        rest = rest[2:] if inner is ServerModel else rest[1:]
+        if inner in _MEMBERS:
+            rest = rest[1:]
+        rest = rest[1:]
         model = inner
     return model, str(rest[0]) if rest else ""
+
+
+def _layered(kind: Callable[..., Any], *sections: Section | None) -> Any:
+    """An object of the keys of all sections, of which the later ones take precedence."""
+    keys: dict[str, Any] = {}
+    for section in sections:
+        for name in section.model_fields_set if section is not None else ():
+            keys[name] = getattr(section, name)
+    return kind(**keys)
 
 
 def _plain(section: Section, kind: Callable[..., Any]) -> Any:
     return kind(**{one.name: getattr(section, one.name) for one in fields(kind)})  # type: ignore[arg-type]
 
 
-def pool_parts(file: FileModel) -> dict[str, Any]:
-    """Everything but the balancer, the pricing and the servers, by the names of PoolSpec's fields."""
+class Keys(NamedTuple):
+    """The keys of a pool, and those that all pools have; where there is one pool only, both are the file's."""
+
+    own: PoolKeys
+    general: PoolKeys
+
+    def of(self, key: str) -> Any:
+        """The value of a key that is not a section."""
+        return getattr(self.own if key in self.own.model_fields_set else self.general, key)
+
+    def sections(self, key: str) -> tuple[Section | None, Section | None]:
+        """The sections of a key, the more general first."""
+        own = getattr(self.own, key)
+        if own in (NO_CHECK, NO_EJECTION):
+            return None, own
+        general = getattr(self.general, key)
+        # A pool that says what to do, where the file says that there is nothing to do, says so alone.
+        return (None if general in (NO_CHECK, NO_EJECTION) and own is not None else general), own
+
+
+def pool_parts(keys: Keys) -> dict[str, Any]:
+    """Everything but the servers, by the names of PoolSpec's fields."""
+    word, options = keys.of("balancer")
+    pricing, pricing_options = keys.of("pricing")
     return {
-        "ejection": _plain(file.ejection or EjectionModel(), Ejection),
-        "panic_threshold": file.panic_threshold,
-        "retries": _plain(file.retries, Retries),
-        "queue": _plain(file.queue, Queue),
-        "cors": _plain(file.cors, Cors) if file.cors is not None else None,
+        "balancer": word,
+        "options": MappingProxyType(options),
+        "pricing": pricing,
+        "pricing_options": MappingProxyType(pricing_options),
+        "ejection": _layered(Ejection, *keys.sections("ejection")),
+        "panic_threshold": keys.of("panic_threshold"),
+        "retries": _layered(Retries, *keys.sections("retries")),
+        "queue": _layered(Queue, *keys.sections("queue")),
     }
 
 
-def server_spec(server: ServerModel, file: FileModel, tls: ServerTls | None) -> ServerSpec:
-    """The server; what it does not say of its health check and of `send_proxy` is taken from the file's own keys."""
+def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> ServerSpec:
+    """The server; what it does not say of its health check and of `send_proxy` is taken from its pool."""
     host, port = location(server.url)
     return ServerSpec(
-        server.name,
+        server_name(server),
         server.url,
         host,
         port,
@@ -316,17 +399,30 @@ def server_spec(server: ServerModel, file: FileModel, tls: ServerTls | None) -> 
         server.maxconn,
         server.backup,
         server.slowstart,
-        _check(server.health_check, file.health_check),
-        (server.send_proxy if server.send_proxy is not None else file.send_proxy) or 0,
+        _check(server.health_check, *keys.sections("health_check")),
+        (server.send_proxy if server.send_proxy is not None else keys.of("send_proxy")) or 0,
         tls,
     )
 
 
-def _check(own: HealthCheckModel | None, general: HealthCheckModel | None) -> HealthCheck | None:
+def server_name(server: ServerModel) -> str:
+    """Its name, by default its host and port."""
+    return server.name or server.url.partition("//")[2].partition("/")[0].lower()
+
+
+def route_spec(route: RouteModel) -> RouteSpec:
+    """The route."""
+    name = route.name or f"{route.host}{route.path or '/'}"
+    return RouteSpec(route.pool, name, route.host, route.path, route.methods, route.headers)
+
+
+def cors_of(file: FileModel) -> Cors | None:
+    """What pages of other origins may do."""
+    return _plain(file.cors, Cors) if file.cors is not None else None
+
+
+def _check(own: Section | None, *general: Section | None) -> HealthCheck | None:
     if own is NO_CHECK:
         return None
-    keys: dict[str, Any] = {}
-    present = [section for section in (general, own) if section is not None and section is not NO_CHECK]
-    for section in present:
-        keys.update({name: getattr(section, name) for name in section.model_fields_set})
-    return HealthCheck(**keys) if present else None
+    present = [section for section in (*general, own) if section is not None and section is not NO_CHECK]
+    return _layered(HealthCheck, *present) if present else None
