@@ -28,12 +28,16 @@ from twisted_lb.config.settings import ProxySettings  # noqa: E402
 from twisted_lb.credentials import KeyPlaces, digest  # noqa: E402
 from twisted_lb.interfaces import Taken  # noqa: E402
 from twisted_lb.limits.bucket import Bucket  # noqa: E402
+from twisted_lb.limits.pricing import NO_PRICING  # noqa: E402
 from twisted_lb.limits.response_headers import rate_limit_fields  # noqa: E402
 from twisted_lb.network.stock import StockReactor  # noqa: E402
 from twisted_lb.own_fields import RESPONSE_FIELDS, consumer_line, request_fields  # noqa: E402
 from twisted_lb.pool.pool import Pool  # noqa: E402
 from twisted_lb.proxy.exchange import Exchange  # noqa: E402
 from twisted_lb.proxy.factory import ProxyFactory  # noqa: E402
+from twisted_lb.proxy.route import Route  # noqa: E402
+from twisted_lb.routing.match import Match  # noqa: E402
+from twisted_lb.routing.table import RouteTable  # noqa: E402
 from twisted_lb.wire.forwarding import ForwardedFields, response_head  # noqa: E402
 from twisted_lb.wire.framing import response_framing  # noqa: E402
 from twisted_lb.wire.head import HeadLimits, read_request_head, read_response_head  # noqa: E402
@@ -126,7 +130,9 @@ def main() -> None:
     reactor: Any = Iterations(clock)
     reactor.connectTCP = dial
     names: Any = Addresses()
-    factory = ProxyFactory(reactor, ProxySettings(keepalive_requests=10**9), buckets, pool, door, names)
+    factory = ProxyFactory(reactor, ProxySettings(keepalive_requests=10**9), buckets, door, names)
+    route = Route(factory.add_pool(pool), NO_PRICING)
+    factory.use(RouteTable([(Match(), route)]))
     client: Any = factory.buildProtocol(None)
     client.makeConnection(Transport())
     client.dataReceived(REQUEST)
@@ -144,7 +150,7 @@ def main() -> None:
     fields = rate_limit_fields(("x-ratelimit", "ratelimit"))
     bucket = Bucket(1_000_000, 1e6, 10**12, 0)
     context = factory.limits.context
-    exchange = Exchange(context, context.route, client, request, 0)
+    exchange = Exchange(context, route, client, request, 0)
 
     def whole() -> None:
         reactor.iteration += 1
@@ -156,7 +162,7 @@ def main() -> None:
         ("find the key", lambda: keys.take(dict(request.notable))),
         ("digest the key", lambda: digest(b"01234567-0123-0123-0123-0123456789ab")),
         ("take a token (arithmetic)", lambda: bucket.take(1, 0)),
-        ("make the exchange", lambda: Exchange(context, context.route, client, request, 0)),
+        ("make the exchange", lambda: Exchange(context, route, client, request, 0)),
         ("choose a server", lambda: next(pool.choices(exchange))),
         ("write the server's head", lambda: hop.request_head(request, 0, consumer_line(b"user1"), b"server1:1")),
         ("read and check the response head", lambda: read_response_head(RESPONSE, 0, 65536, RESPONSE_FIELDS)),

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted_lb.app.describe import description
 from twisted_lb.app.startup import Startup
 from twisted_lb.app.version import version_text
-from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
 
 ALL = """
@@ -27,7 +27,7 @@ servers:
 
 
 def described(text: str, **settings: Any) -> str:
-    return description(Startup(Settings(**settings), read_pool(text, "x.yaml"), text, False))
+    return description(Startup(Settings(**settings), read_gateway(text, "x.yaml"), text, False))
 
 
 class DescriptionTests(SynchronousTestCase):
@@ -56,7 +56,7 @@ class DescriptionTests(SynchronousTestCase):
 
     def test_notices(self) -> None:
         """What an operator may have meant otherwise is there, too."""
-        startup = Startup(Settings(), read_pool(ALL, "x.yaml"), ALL, False, ("X is no setting", "Y neither"))
+        startup = Startup(Settings(), read_gateway(ALL, "x.yaml"), ALL, False, ("X is no setting", "Y neither"))
         self.assertIn("\nnotice     X is no setting\nnotice     Y neither\n", description(startup))
 
     def test_no_pricing(self) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config.gateway import Cors
-from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries
-from twisted_lb.config.servers_file import PoolSpec, ServerSpec, line_of, read_pool
+from tests.configuration import only_pool
+from twisted_lb.config.cors import Cors
+from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
+from twisted_lb.config.servers_file import read_gateway, read_with_lines
 from twisted_lb.config.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ servers:
   - {name: "s_3.x:y", url: "http://[2001:DB8::0:1]:8000/", weight: 1000}
 """
         self.assertEqual(
-            read_pool(text, "x.yaml"),
+            only_pool(text, "x.yaml"),
             PoolSpec(
                 "mine.module:Class",
                 {"speed": 3, "deep": {"a": [1]}},
@@ -52,7 +53,7 @@ servers:
 
     def test_defaults(self) -> None:
         """Without a balancer it is round robin without options; JSON is YAML too."""
-        pool = read_pool('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
+        pool = only_pool('{"servers": [{"name": "a", "url": "http://a:1"}]}', "x.yaml")
         self.assertEqual((pool.balancer, dict(pool.options)), ("round_robin", {}))
 
     def test_pricing(self) -> None:
@@ -63,13 +64,14 @@ servers:
             ("pricing: {name: 'mine:Class', factor: 3}", "mine:Class", {"factor": 3}),
         ]
         for line, word, options in cases:
-            pool = read_pool(f"servers: [{{name: a, url: http://a}}]\n{line}", "x.yaml")
+            pool = only_pool(f"servers: [{{name: a, url: http://a}}]\n{line}", "x.yaml")
             self.assertEqual((pool.pricing, pool.pricing_options), (word, options), line)
 
     def test_lines(self) -> None:
         """The line of a key at the top is known, for what is found out about its value later."""
         text = "servers:\n- {name: a, url: http://a}\n\npricing:\n  name: a:B\n"
-        self.assertEqual([line_of(text, key) for key in ("servers", "pricing", "balancer")], [1, 4, 1])
+        lines = read_with_lines(text, "x.yaml")[1]
+        self.assertEqual(lines, {("default", "balancer"): (1, "balancer"), ("default", "pricing"): (4, "pricing")})
 
     def test_failure_words(self) -> None:
         """Each word about failures has its place in the description; times are as in .env."""
@@ -90,7 +92,7 @@ queue: {size: 10, timeout: 2}
 servers:
   - {name: a, url: http://a, maxconn: 100, backup: true, slowstart: 30s}
 """
-        pool = read_pool(text, "x.yaml")
+        pool = only_pool(text, "x.yaml")
         check = HealthCheck("/healthz", 0.5, 1.5, 1, 2, ((204, 204),))
         self.assertEqual(pool.servers, (ServerSpec("a", "http://a", "a", 80, 1, 100, True, 30.0, check),))
         self.assertEqual(pool.ejection, Ejection(3, 0.25, 60.0, 7, False, 5.0, 3600.0, 1.0))
@@ -100,7 +102,7 @@ servers:
 
     def test_failure_defaults(self) -> None:
         """A file that says nothing about failures has no checks, and has the defaults for all else."""
-        pool = read_pool("servers: [{name: a, url: http://a}]", "x.yaml")
+        pool = only_pool("servers: [{name: a, url: http://a}]", "x.yaml")
         self.assertEqual(pool, PoolSpec("round_robin", {}, (ServerSpec("a", "http://a", "a", 80),)))
 
     def test_health_checks(self) -> None:
@@ -118,7 +120,7 @@ servers:
         ]
         for general, own, expected in cases:
             text = f"health_check: {general}\nservers: [{{name: a, url: http://a, health_check: {own or 'null'}}}]"
-            self.assertEqual(read_pool(text, "x.yaml").servers[0].health_check, expected, text)
+            self.assertEqual(only_pool(text, "x.yaml").servers[0].health_check, expected, text)
 
     def test_statuses(self) -> None:
         """A status is a number, a range, or a list of both."""
@@ -131,17 +133,17 @@ servers:
         ]
         for value, expected in cases:
             text = f"servers: [{{name: a, url: http://a}}]\nhealth_check: {{status: {value}}}"
-            check = read_pool(text, "x.yaml").servers[0].health_check
+            check = only_pool(text, "x.yaml").servers[0].health_check
             self.assertEqual(check, HealthCheck(status=expected), value)
 
     def test_no_ejection(self) -> None:
         """`ejection: false` looks at no requests."""
-        pool = read_pool("ejection: false\nservers: [{name: a, url: http://a}]", "x.yaml")
+        pool = only_pool("ejection: false\nservers: [{name: a, url: http://a}]", "x.yaml")
         self.assertEqual((pool.ejection.consecutive_failures, pool.ejection.failure_share), (0, 0))
 
     def test_immutable(self) -> None:
         """The description cannot be changed."""
-        pool = read_pool("servers: [{name: a, url: http://a:1}]", "x.yaml")
+        pool = only_pool("servers: [{name: a, url: http://a:1}]", "x.yaml")
         self.assertRaises(AttributeError, setattr, pool, "balancer", "x")
         self.assertRaises(AttributeError, setattr, pool.servers[0], "weight", 2)
         self.assertFalse(hasattr(pool.options, "__setitem__"))
@@ -149,13 +151,13 @@ servers:
     def test_files_of_the_project(self) -> None:
         """The two server files that the project ships can be used, and name three servers each."""
         for name in ("servers.yaml", "compose/servers.yaml"):
-            pool = read_pool((ROOT / name).read_text(), name)
+            pool = only_pool((ROOT / name).read_text(), name)
             self.assertEqual([one.name for one in pool.servers], ["server1", "server2", "server3"])
 
 
 class RefusalTests(SynchronousTestCase):
     def problems(self, text: str) -> tuple[str, ...]:
-        return self.assertRaises(Misconfigured, read_pool, text, "x.yaml").problems
+        return self.assertRaises(Misconfigured, read_gateway, text, "x.yaml").problems
 
     def test_server_lines(self) -> None:
         """A server that cannot be used is told with file, line, key and what was expected."""
@@ -166,7 +168,6 @@ class RefusalTests(SynchronousTestCase):
         cases = [
             ("{name: a, url: http://a, weihgt: 2}", "servers[1].weihgt: unknown key; did you mean 'weight'?"),
             ("{name: a, url: http://a, x: 2}", "servers[1].x: unknown key; expected one of name, url, weight"),
-            ("{url: http://a}", "servers[1].name: is missing; expected a text of 1 to 64 letters"),
             ("{name: a}", f"servers[1].url: is missing; expected {text_form}"),
             ("{name: 7, url: http://a}", name + "7"),
             ("{name: on, url: http://a}", name + "True"),
@@ -265,14 +266,20 @@ class RefusalTests(SynchronousTestCase):
             (problem,) = self.problems(f"servers: [{{name: a, url: http://a}}]\n{line}\n")
             self.assertTrue(problem.startswith(f"x.yaml:2: {expected}"), (line, problem))
 
+    def test_default_names(self) -> None:
+        """A server without a name has that of its url, which another one of its pool must not have."""
+        text = "servers:\n- {url: 'http://a'}\n- {url: 'http://A/'}\n- {url: 'http://a:80'}\n"
+        expected = "x.yaml:3: servers[1]: expected a name: 'a', from its url, is already that of servers[0]"
+        self.assertEqual(self.problems(text), (expected,))
+
     def test_files(self) -> None:
         """A file that is not of the right shape is told so."""
         cases = [
             ("", "x.yaml:1: expected the keys balancer and servers, not None"),
             ("[]", "x.yaml:1: expected the keys balancer and servers, not []"),
-            ("balancer: x", "x.yaml:1: servers: is missing; expected a list of 1 to 10000 servers"),
-            ("\nservers: []", "x.yaml:2: servers: expected a list of 1 to 10000 servers, each as {name: "),
-            ("servers: {a: 1}", "x.yaml:1: servers: expected a list of 1 to 10000 servers, each as {name: "),
+            ("balancer: x", "x.yaml:1: expected the key servers, or pools and routes"),
+            ("\nservers: []", "x.yaml:2: servers: expected a list of 1 to 10000 servers, each as {url: "),
+            ("servers: {a: 1}", "x.yaml:1: servers: expected a list of 1 to 10000 servers, each as {url: "),
             ("a: [", "x.yaml:1: invalid YAML: "),
         ]
         for text, expected in cases:
@@ -333,7 +340,7 @@ class RefusalTests(SynchronousTestCase):
         shapes = (data, {"servers": data}, {"servers": [data]}, {"health_check": data, "ejection": {"window": data}})
         for text in (*map(json.dumps, shapes), str(data)):
             try:
-                read_pool(text, "x.yaml")
+                read_gateway(text, "x.yaml")
             except Misconfigured as error:
                 self.assertTrue(error.problems)
 
@@ -352,8 +359,8 @@ class CorsTests(SynchronousTestCase):
             ("cors: {allowed_origins: 'app://x, http://[::1]:*'}", Cors(("app://x", "http://[::1]:*"))),
             ("cors: " + full, Cors(origins, ("GET", "PURGE"), ("X-A", "x-b"), ("X-C",), True, 120.0)),
         ):
-            pool = read_pool(f"{text}\nservers: [{{name: a, url: http://a}}]", "x.yaml")
-            self.assertEqual(pool.cors, expected, text)
+            spec = read_gateway(f"{text}\nservers: [{{name: a, url: http://a}}]", "x.yaml")
+            self.assertEqual(spec.cors, expected, text)
 
     def test_refused(self) -> None:
         """What cannot be used is an error that names the key and says what was expected."""
@@ -379,6 +386,6 @@ class CorsTests(SynchronousTestCase):
             ("{allowed_origins: '*', expose_headers: a}", "cors.expose_headers", "did you mean 'exposed_headers'?"),
         ):
             text = f"servers: [{{name: a, url: http://a}}]\ncors: {value}"
-            error = self.assertRaises(Misconfigured, read_pool, text, "x.yaml")
+            error = self.assertRaises(Misconfigured, read_gateway, text, "x.yaml")
             self.assertIn(f"x.yaml:2: {key}: ", error.problems[0], value)
             self.assertIn(said, error.problems[0], value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config.gateway import Cors
+from twisted_lb.config.cors import Cors
 from twisted_lb.cors import EXPOSED, CorsPolicy, is_preflight
 from twisted_lb.wire.head import HeadLimits, RequestHead, ResponseHead, read_request_head, read_response_head
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.config.servers_file import read_pool
+from tests.configuration import only_pool
 from twisted_lb.limits.pricing import Pricing, make_pricing
 from twisted_lb.testing import FakeRequest, FakeResponse, PricingContract
 
@@ -35,7 +35,7 @@ class ExampleTests(PricingContract, SynchronousTestCase):
 
     def pricings(self) -> list[Pricing]:
         """One for each way in which the page has it in servers.yaml."""
-        pools = [read_pool(SERVERS + text, "x.yaml") for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+        pools = [only_pool(SERVERS + text, "x.yaml") for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
         return [make_pricing(pool.pricing, pool.pricing_options) for pool in pools]
 
     def test_configuration(self) -> None:

@@ -8,10 +8,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.configuration import only_pool
 from tests.network.fakes import dialer
+from twisted_lb.app.gateway import pool_of
 from twisted_lb.app.health_service import TICK_SECONDS, HealthService
-from twisted_lb.app.reload import pool_of
-from twisted_lb.config.servers_file import read_pool
 
 TWO = """
 ejection: {consecutive_failures: 1, base_time: 10, minimum_requests: 2}
@@ -24,7 +24,7 @@ servers:
 class HealthServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        spec = read_pool(TWO, "x.yaml")
+        spec = only_pool(TWO)
         self.pool = pool_of(spec, self.reactor)
         self.a, self.b = self.pool.backends
         self.health_service = HealthService(self.reactor, self.pool, spec, dialer(self.reactor))
@@ -82,7 +82,7 @@ class HealthServiceTests(SynchronousTestCase):
 
     def test_fields_of_panic(self) -> None:
         """Panic, and its end, are events with the numbers they were decided by."""
-        spec = read_pool(TWO + "panic_threshold: 0.9\nhealth_check: {passes: 1, fails: 1}\n", "x.yaml")
+        spec = only_pool(TWO + "panic_threshold: 0.9\nhealth_check: {passes: 1, fails: 1}\n")
         self.health_service.follow(spec)
         with capturedLogs() as log:
             self.health_service.health.probe_failed(self.a, 0.0, "status 500")
@@ -116,10 +116,10 @@ class HealthServiceTests(SynchronousTestCase):
     def test_checks_follow_the_file(self) -> None:
         """A check that the file now asks for is made, and one that it asks for no more is not."""
         self.health_service.startService()
-        self.health_service.follow(read_pool(TWO + "health_check: {interval: 1s}\n", "x.yaml"))
+        self.health_service.follow(only_pool(TWO + "health_check: {interval: 1s}\n"))
         self.reactor.advance(1)
         self.assertEqual({client[1] for client in self.reactor.tcpClients}, {1, 2})
-        self.health_service.follow(read_pool(TWO, "x.yaml"))
+        self.health_service.follow(only_pool(TWO))
         before = len(self.reactor.tcpClients)
         self.reactor.advance(5)
         self.assertEqual(len(self.reactor.tcpClients), before)
@@ -137,7 +137,7 @@ class HealthServiceTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """A stopped health_service has no timer left."""
-        self.health_service.follow(read_pool(TWO + "health_check: {interval: 1s}\n", "x.yaml"))
+        self.health_service.follow(only_pool(TWO + "health_check: {interval: 1s}\n"))
         self.health_service.startService()
         self.successResultOf(self.health_service.stopService())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -148,7 +148,7 @@ class ManyServersTests(SynchronousTestCase):
         """When hundreds of servers fail at once, the balancer is told of it soon, and not of each by itself."""
         reactor = MemoryReactorClock()
         lines = "".join(f'- {{name: s{number}, url: "http://127.0.0.1:{number + 1}"}}\n' for number in range(300))
-        spec = read_pool(f"ejection: {{consecutive_failures: 1, max_share: 1}}\nservers:\n{lines}", "x.yaml")
+        spec = only_pool(f"ejection: {{consecutive_failures: 1, max_share: 1}}\nservers:\n{lines}")
         pool = pool_of(spec, reactor)
         health_service = HealthService(reactor, pool, spec, dialer(reactor))
         told: list[list[str]] = []

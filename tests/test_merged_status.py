@@ -15,7 +15,7 @@ def view(name: str = "a", **more: Any) -> dict[str, Any]:
     backend = Backend(name, "h", 1)
     for field, value in more.items():
         setattr(backend, field, value)
-    return shown_server(backend)
+    return shown_server(backend, "default")
 
 
 class CombinedTests(SynchronousTestCase):
@@ -111,6 +111,6 @@ class ForgottenTests(SynchronousTestCase):
         """What is kept of ended workers is of servers that there still are: others would be kept for ever."""
         retired_counters = RetiredCounters()
         retired_counters.add(report()._replace(servers=[view("a", requests=1), view("b", requests=2)]))
-        retired_counters.keep([("b", "http://h:1"), ("c", "http://h:1")])
+        retired_counters.keep([("default", "b", "http://h:1"), ("default", "c", "http://h:1")])
         put = retired_counters.put_onto(report()._replace(servers=[view("a"), view("b")]))
         self.assertEqual([server["requests"] for server in put.servers], [0, 2])

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.api.address_limit import AddressGate
 from twisted_lb.app.process import Serving, limits_of
-from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
 from twisted_lb.interfaces import Account, AccountPage, Limits, Policy, Profile, StoreState
 from twisted_lb.limits.fallback import COUNTS
@@ -47,7 +47,7 @@ class FakeStore:
 
 
 def serving_of(pool: str = FLEET, redis_url: str = "redis://127.0.0.1:1", **settings: Any) -> Serving:
-    return Serving(MemoryReactorClock(), Settings(redis_url=redis_url, **settings), read_pool(pool, "x.yaml"), {})
+    return Serving(MemoryReactorClock(), Settings(redis_url=redis_url, **settings), read_gateway(pool, "x.yaml"), {})
 
 
 def reachable(root: object, closed: tuple[object, ...]) -> Iterator[object]:
@@ -90,12 +90,12 @@ class ServingTests(SynchronousTestCase):
         self.patch(self.serving, "_store", self.store)
 
     def swap(self, text: str) -> str:
-        return self.serving.swap(read_pool(text, "x.yaml"))
+        return self.serving.gateway.change(read_gateway(text, "x.yaml"))
 
     def test_parts(self) -> None:
         """The store comes first and the proxy last, and nothing is among them that a machine has only once."""
         kinds = [type(part).__name__ for part in self.serving.together()]
-        self.assertEqual(kinds, ["StoreService", "HealthService", "ProxyService"])
+        self.assertEqual(kinds, ["StoreService", "PoolsInProcess", "ProxyService"])
 
     def readiness(self) -> tuple[bool, bool, str]:
         return self.serving.report()[:3]
@@ -107,7 +107,7 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(self.readiness(), (False, False, "draining"))
         serving.proxy.running = True
         self.assertEqual(self.readiness(), (True, False, "serving"))
-        serving.pool.backends[0].up = False
+        serving.gateway.backends[0].up = False
         self.assertEqual(self.readiness(), (False, False, "no server is available"))
 
     def test_store_away(self) -> None:
@@ -117,7 +117,7 @@ class ServingTests(SynchronousTestCase):
             self.patch(serving, "_store", FakeStore())
             serving.proxy.running = True
             self.assertEqual(serving.report()[:3], (ready, ready, "Redis is away"), mode)
-            serving.pool.backends[0].up = False
+            serving.gateway.backends[0].up = False
             self.assertEqual(serving.report()[:3], (False, False, "no server is available"), mode)
 
     def test_store_that_cannot_be_written(self) -> None:
@@ -138,7 +138,7 @@ class ServingTests(SynchronousTestCase):
 
     def test_shown(self) -> None:
         """The servers are shown in the order of the file, and one that is gone as long as it has exchanges."""
-        near = self.serving.pool.backends[0]
+        near = self.serving.gateway.backends[0]
         near.in_flight = 1
         self.swap("servers: [{name: new, url: 'http://127.0.0.1:1'}]")
         states = [(server["name"], server["state"], server["reason"]) for server in self.serving.report().servers]
@@ -170,7 +170,7 @@ class ServingTests(SynchronousTestCase):
         context = factory.limits.context
         found = list(reachable(ClientConnection(factory.limits), (context.buckets, factory.limits.door, serving)))
         self.assertIn(context.settings, found)
-        self.assertIn(context.route.pool.servers, found)
+        self.assertIn(context.routes.only.pool.servers, found)
         self.assertEqual([one for one in found if isinstance(one, Settings)], [])
         self.assertEqual([one for one in found if isinstance(one, (str, bytes)) and secret in repr(one)], [])
         # The walk would have found it.
@@ -202,41 +202,43 @@ class ServingTests(SynchronousTestCase):
         """A server that comes while the program runs begins with a part of its weight; those of the start do not."""
         slow = ', slowstart: 10}'
         self.swap(FLEET.replace("}", slow))
-        near = self.serving.pool.backends[0]
+        near = self.serving.gateway.backends[0]
         self.assertEqual(near.effective_weight, 1)
         self.swap(FLEET.replace("}", slow) + "- {name: new, url: 'http://127.0.0.1:1', slowstart: 10}")
-        new = self.serving.pool.backends[2]
+        new = self.serving.gateway.backends[2]
         self.assertTrue(0 < new.effective_weight < 1, new.effective_weight)
 
     def test_health_of_what_stays(self) -> None:
         """A server that was ejected before a swap is ejected after it."""
         self.swap("ejection: {consecutive_failures: 2}\n" + FLEET.replace(", weight: 0", ""))
-        near, far = self.serving.pool.backends
+        near, far = self.serving.gateway.backends
+        seen = self.serving.factory.limits.context.routes.only.seen
         for _ in range(2):
-            self.serving.health_service.seen(near, 0, 0.0, "refused")
+            seen(near, 0, 0.0, "refused")
         self.assertFalse(near.up)
         self.swap(FLEET.replace(", weight: 0", ", weight: 3"))
-        self.assertIs(self.serving.pool.backends[0], near)
+        self.assertIs(self.serving.gateway.backends[0], near)
         self.assertEqual((near.up, far.up, far.weight), (False, True, 3))
 
     def test_retries_and_queue(self) -> None:
         """What the file says of retries and of the queue holds from the start, and after a swap."""
         factory = self.serving.proxy.factory
-        self.assertEqual(factory.pool.retries.attempts, 3)
+        pool = factory.limits.context.routes.only.pool
+        self.assertEqual(pool.retries.attempts, 3)
         self.swap(FLEET + "retries: {attempts: 1}\nqueue: {size: 0}\n")
-        self.assertEqual(factory.pool.retries.attempts, 1)
+        self.assertEqual(pool.retries.attempts, 1)
         waiting: Any = object()
-        self.assertFalse(factory.pool.queue.join(waiting, b"user", 1))
+        self.assertFalse(pool.queue.join(waiting, b"user", 1))
 
     def test_pricing(self) -> None:
         """What the file says of costs holds from the start, and after a swap."""
         priced = FLEET + 'pricing: "tests.test_process:Three"\n'
         request: Any = object()
         shared = serving_of(priced).proxy.factory.limits.context
-        self.assertEqual(shared.route.pricing.cost(request), 3)
+        self.assertEqual(shared.routes.only.pricing.cost(request), 3)
         shared = self.serving.proxy.factory.limits.context
-        self.assertFalse(shared.route.pricing.asks)
+        self.assertFalse(shared.routes.only.pricing.asks)
         self.swap(priced)
-        self.assertEqual(shared.route.pricing.cost(request), 3)
+        self.assertEqual(shared.routes.only.pricing.cost(request), 3)
         self.swap(FLEET)
-        self.assertFalse(shared.route.pricing.asks)
+        self.assertFalse(shared.routes.only.pricing.asks)

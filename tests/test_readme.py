@@ -13,13 +13,14 @@ from zope.interface.verify import verifyObject
 
 from twisted_lb.balancers.registry import make_balancer
 from twisted_lb.config.environment import read_settings
-from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.servers_schema import (
     EjectionModel,
     FileModel,
     HealthCheckModel,
     QueueModel,
     RetriesModel,
+    RouteModel,
     ServerModel,
 )
 from twisted_lb.config.settings import Settings
@@ -52,10 +53,12 @@ class ServersFileTests(SynchronousTestCase):
 
     def test_keys(self) -> None:
         """The tables have each key of each section, and nothing else."""
-        servers, health = (ROOT / "docs" / "servers.md").read_text(), (ROOT / "docs" / "health.md").read_text()
+        names = ("servers", "health", "routing")
+        servers, health, routing = [(ROOT / "docs" / f"{name}.md").read_text() for name in names]
         for text, head, section in (
             (servers, "key at the top", FileModel),
             (servers, "key", ServerModel),
+            (routing, "key of a route", RouteModel),
             (servers, "key of `retries`", RetriesModel),
             (servers, "key of `queue`", QueueModel),
             (health, "key of `health_check`", HealthCheckModel),
@@ -72,9 +75,10 @@ class ServersFileTests(SynchronousTestCase):
             self.assertEqual(section.model_validate({**given, **needed}), section.model_validate(needed), head)
 
     def test_example(self) -> None:
-        """The example is a file that can be read."""
-        (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "servers.md").read_text(), re.DOTALL)
-        self.assertEqual(len(read_pool(text, "servers.yaml").servers), 3)
+        """The examples are files that can be read."""
+        texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "servers.md").read_text(), re.DOTALL)
+        specs = [read_gateway(text, "servers.yaml") for text in texts]
+        self.assertEqual([(len(spec.pools), len(spec.servers)) for spec in specs], [(1, 3), (2, 3)])
 
 
 def rows(text: str, head: str) -> dict[str, str]:

@@ -10,32 +10,13 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.app.reload import LOOK_SECONDS, ServersFile, Swap, pool_of, pricing_of
-from twisted_lb.balancers.failover import Failover
+from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
 from twisted_lb.config.pool import PoolSpec
-from twisted_lb.config.servers_file import read_pool
 from twisted_lb.config.settings import Misconfigured
-from twisted_lb.limits.pricing import Pricing
-from twisted_lb.testing import FakeRequest
 
 ONE = 'servers: [{name: a, url: "http://127.0.0.1:1"}]\n'
 TWO = 'servers: [{name: a, url: "http://127.0.0.1:1"}, {name: b, url: "http://127.0.0.1:2"}]\n'
 BAD = "servers: [{name: a, url: nonsense}]\n"
-PRICED = f"pricing: {{name: '{__name__}:Fixed', tokens: %d}}\n"
-
-
-class Fixed:
-    def __init__(self, tokens: int) -> None:
-        if tokens < 0:
-            raise ValueError("below 0")
-        self._tokens = tokens
-
-    def cost(self, request: object) -> int:
-        return self._tokens
-
-
-def spec_of(text: str) -> PoolSpec:
-    return read_pool(text, "x.yaml")
 
 
 class ServersFileTests(SynchronousTestCase):
@@ -176,91 +157,3 @@ class ServersFileTests(SynchronousTestCase):
         """A stopped service looks no more."""
         self.file.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-
-class SwapTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.followed: list[PoolSpec] = []
-
-    def swap(self, before: str, after: str) -> str:
-        spec = spec_of(before)
-        self.pool = pool_of(spec, Clock())
-        self.balancer = self.pool.balancer
-        return Swap(Clock(), self.pool, spec, self.followed.append)(spec_of(after))
-
-    def test_words(self) -> None:
-        """What has changed is said with the names of the servers and both values."""
-        cases = [
-            (ONE, TWO, "added b http://127.0.0.1:2"),
-            (TWO, ONE, "removed b"),
-            (ONE, ONE.replace(":1", ":9"), "moved a to http://127.0.0.1:9"),
-            (ONE, ONE.replace("}", ", weight: 0}"), "changed a (weight 1 -> 0)"),
-            (ONE, "# new\n" + ONE, "the same servers and balancer as before"),
-            (ONE, ONE + "retries: {attempts: 1}\n", "retries changed"),
-            (ONE, ONE.replace("}", ", health_check: {path: /h}}"), "health check of a"),
-            (ONE, "balancer: twisted_lb.balancers.round_robin:RoundRobin\n" + ONE, "balancer round_robin -> tw"),
-        ]
-        for before, after, expected in cases:
-            self.assertTrue(self.swap(before, after).startswith(expected), expected)
-
-    def test_many(self) -> None:
-        """Of many servers the first ones are named, and the rest are counted."""
-        lines = "".join(f"- {{name: s{number}, url: 'http://h:{number}'}}\n" for number in range(1, 101))
-        said = self.swap(ONE, "servers:\n" + lines)
-        self.assertIn("s10 http://h:10 and 90 more; removed a", said)
-
-    def test_balancer_stays(self) -> None:
-        """A balancer whose word and options are as before keeps what it has learned."""
-        self.swap(ONE, TWO)
-        self.assertIs(self.pool.balancer, self.balancer)
-        self.assertEqual([len(spec.servers) for spec in self.followed], [2])
-
-    def test_backups(self) -> None:
-        """The first backup brings another balancer for the backups, and a second one changes nothing of that."""
-        with_backup = TWO.replace("2\"}", "2\", backup: true}")
-        self.swap(ONE, with_backup)
-        self.assertIsInstance(self.pool.balancer, Failover)
-        self.swap(with_backup, with_backup.replace("1\"}", "1\", backup: true}"))
-        self.assertIs(self.pool.balancer, self.balancer)
-
-    def test_pricing(self) -> None:
-        """Another pricing is there when the rest follows; one whose word and options are as before stays itself."""
-        seen: list[Pricing] = []
-        spec = spec_of(ONE + PRICED % 2)
-        before = pricing_of(spec, Clock())
-        swap = Swap(Clock(), pool_of(spec, Clock()), spec, lambda spec: seen.append(swap.pricing), before)
-        self.assertEqual(swap(spec_of(TWO + PRICED % 2)), "added b http://127.0.0.1:2")
-        self.assertEqual(swap(spec_of(TWO + PRICED % 31337)), f"changed options of {__name__}:Fixed: tokens")
-        self.assertEqual(swap(spec_of(TWO)), f"pricing {__name__}:Fixed -> none")
-        self.assertEqual(swap(spec_of(TWO + PRICED % 4)), f"pricing none -> {__name__}:Fixed")
-        self.assertIs(seen[0], before)
-        self.assertEqual([pricing.cost(FakeRequest()) for pricing in seen], [2, 31337, 1, 4])
-
-    def test_pricing_that_fails(self) -> None:
-        """When the pricing cannot be made nothing has changed, the servers included."""
-        spec = spec_of(ONE + PRICED % 2)
-        pool = pool_of(spec, Clock())
-        before = pricing_of(spec, Clock())
-        swap = Swap(Clock(), pool, spec, self.followed.append, before)
-        error = self.assertRaises(Misconfigured, swap, spec_of(TWO + PRICED % -1))
-        self.assertEqual(str(error), f"pricing: {__name__}:Fixed rejected its options: ValueError: below 0")
-        self.assertEqual((self.followed, len(pool.backends)), ([], 1))
-        self.assertIs(swap.pricing, before)
-        self.assertEqual(swap(spec), "the same servers and balancer as before")
-
-    def test_failure_changes_nothing(self) -> None:
-        """When the balancer fails nothing follows, and the next swap is compared with what still runs."""
-        spec = spec_of(ONE)
-        pool = pool_of(spec, Clock())
-        swap = Swap(Clock(), pool, spec, self.followed.append)
-
-        def fail(backends: object) -> None:
-            if len(pool.backends) != len(list(backends)):  # type: ignore[call-overload]
-                raise KeyError("b")
-
-        self.patch(pool.balancer, "backends_changed", fail)
-        error = self.assertRaises(Misconfigured, swap, spec_of(TWO))
-        self.assertIn("KeyError('b')", str(error))
-        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.assertEqual((self.followed, len(pool.backends)), ([], 1))
-        self.assertEqual(swap(spec), "the same servers and balancer as before")

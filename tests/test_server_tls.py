@@ -10,9 +10,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.certificates import Authority
+from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import ServerTls, TlsFiles
 from twisted_lb.config.server_tls import client_context, files_changed, files_of, read_file, tls_notices
-from twisted_lb.config.servers_file import PoolSpec, read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Misconfigured
 
 
@@ -29,8 +30,8 @@ class FilesCase(SynchronousTestCase):
     def path(self, name: str) -> str:
         return f"{self.directory.absolute()}/{name}"
 
-    def read(self, text: str) -> PoolSpec:
-        return read_pool(text, self.file_name)
+    def read(self, text: str) -> GatewaySpec:
+        return read_gateway(text, self.file_name)
 
     def tls(self, *lines: str, general: str = "") -> list[ServerTls | None]:
         """The settings of servers that are described by these lines."""
@@ -118,7 +119,7 @@ class ContentTests(FilesCase):
         for path in held:
             Path(path).unlink()
         self.assertRaises(Misconfigured, self.read, self.TEXT)
-        again = read_pool(self.TEXT, self.file_name, held.__getitem__)
+        again = read_gateway(self.TEXT, self.file_name, held.__getitem__)
         self.assertEqual(again, spec)
         tls = again.servers[0].tls
         assert tls is not None

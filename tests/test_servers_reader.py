@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.app.servers_reader import SHORT, Reading, _answer, _put_together
-from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.steps import finish
 
@@ -30,14 +30,14 @@ class AnswerTests(SynchronousTestCase):
     def test_same_as_here(self) -> None:
         """What the process says is what would have been read here, whatever the number of servers."""
         for count in (1, 249, 250, 251, 1000):
-            spec, line = self.read(text(count))  # type: ignore[misc]
-            self.assertEqual(spec, read_pool(text(count), "x.yaml"))
-            self.assertEqual((line("balancer"), line("pricing")), (2, 3))
+            spec, lines = self.read(text(count))  # type: ignore[misc]
+            self.assertEqual(spec, read_gateway(text(count), "x.yaml"))
+            self.assertEqual(lines, {("default", "balancer"): (2, "balancer"), ("default", "pricing"): (3, "pricing")})
 
     def test_problems(self) -> None:
         """Its problems are those that would have been found here."""
         wrong = text(3) + "- {name: s1, url: nonsense}\n"
-        here = self.assertRaises(Misconfigured, read_pool, wrong, "x.yaml")
+        here = self.assertRaises(Misconfigured, read_gateway, wrong, "x.yaml")
         there = self.assertRaises(Misconfigured, self.read, wrong)
         self.assertEqual(there.problems, here.problems)
 
@@ -45,8 +45,8 @@ class AnswerTests(SynchronousTestCase):
 class ReadingTests(SynchronousTestCase):
     def test_short(self) -> None:
         """A short text needs no process: it is read within the call."""
-        spec, line = self.successResultOf(Reading(Clock()).read(text(2), "x.yaml"))
-        self.assertEqual((len(spec.servers), line("pricing")), (2, 3))
+        spec, lines = self.successResultOf(Reading(Clock()).read(text(2), "x.yaml"))
+        self.assertEqual((len(spec.servers), lines["default", "pricing"]), (2, (3, "pricing")))
         self.failureResultOf(Reading(Clock()).read("servers: 3", "x.yaml"), Misconfigured)
 
     def test_no_process(self) -> None:

@@ -13,7 +13,7 @@ from twisted_lb.app.build import ANNOUNCEMENT, _Announcement, build, url
 from twisted_lb.app.demo import DemoSite
 from twisted_lb.app.listener_tls import ListenerTls, new_contexts
 from twisted_lb.app.startup import Startup
-from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
 from twisted_lb.network.certificate_files import CertificatePaths
 from twisted_lb.network.certificate_set import CertificateSet
@@ -28,7 +28,7 @@ servers:
 
 
 def startup_of(demo: bool = False, **settings: Any) -> Startup:
-    return Startup(Settings(**settings), read_pool(FLEET, "x.yaml"), FLEET, demo)
+    return Startup(Settings(**settings), read_gateway(FLEET, "x.yaml"), FLEET, demo)
 
 
 class FakePort:
@@ -50,7 +50,7 @@ class BuildTests(SynchronousTestCase):
     def test_order(self) -> None:
         """The store comes first and the proxy last, so that they stop the other way round."""
         watching = ["ServersFile", "Hangups", "_Announcement"]
-        expected = ["StoreService", "ListeningService", "HealthService", "ProxyService", *watching]
+        expected = ["StoreService", "ListeningService", "PoolsInProcess", "ProxyService", *watching]
         self.assertEqual(self.kinds(startup_of()), expected)
         self.assertEqual(self.kinds(startup_of(redis_url="redis://127.0.0.1:1")), expected)
 
@@ -126,7 +126,7 @@ class AnnouncementTests(SynchronousTestCase):
     def test_many_servers(self) -> None:
         """Of many servers the first ones are named, and the rest are counted."""
         lines = "\n".join(f"- {{name: s{number}, url: http://h:{number}}}" for number in range(1, 21))
-        startup = startup_of()._replace(pool=read_pool(f"servers:\n{lines}", "x.yaml"))
+        startup = startup_of()._replace(gateway=read_gateway(f"servers:\n{lines}", "x.yaml"))
         said = self.said(startup, FakePort(IPv4Address("TCP", "127.0.0.1", 1)))
         self.assertIn("s6 http://h:6, and 14 more", said)
         self.assertNotIn("s7 ", said)

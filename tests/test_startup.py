@@ -35,8 +35,8 @@ class ReadPlanTests(SynchronousTestCase):
     def test_plan(self) -> None:
         """A good start has the settings, the pool, and the text that the pool was read from."""
         startup = self.read(demo=True, data_dir="d")
-        self.assertEqual([server.name for server in startup.pool.servers], ["a"])
-        self.assertEqual((startup.pool_text, startup.demo), (SERVERS, True))
+        self.assertEqual([server.name for server in startup.gateway.servers], ["a"])
+        self.assertEqual((startup.servers_text, startup.demo), (SERVERS, True))
 
     def test_data_directory_is_absolute(self) -> None:
         """The data directory and the servers file do not move when the working directory does; no file stays none."""
@@ -63,7 +63,7 @@ class ReadPlanTests(SynchronousTestCase):
         """Problems of the settings, the endpoints, the Redis URL and the pool come together."""
         Path("servers.yaml").write_text("balancer: x")
         problems = self.problems(workers="x", listen=["tcp:x"], admin_listen="nope:1", redis_url="http://x")
-        for part in ("WORKERS", "LISTEN: 'tcp:x'", "ADMIN_LISTEN: 'nope:1'", "REDIS_URL: ", "servers.yaml:1: servers"):
+        for part in ("WORKERS", "LISTEN: 'tcp:x'", "ADMIN_LISTEN: 'nope:1'", "REDIS_URL: ", "servers.yaml:1: "):
             self.assertTrue(any(part in problem for problem in problems), (part, problems))
 
     def test_password_is_not_told(self) -> None:
@@ -118,7 +118,7 @@ class ReadPlanTests(SynchronousTestCase):
         Path("mine_here.py").write_text("from twisted_lb.balancers.round_robin import RoundRobin as Mine\n")
         self.addCleanup(sys.modules.pop, "mine_here", None)
         Path("servers.yaml").write_text("balancer: mine_here:Mine\n" + SERVERS)
-        self.assertEqual(self.read().pool.balancer, "mine_here:Mine")
+        self.assertEqual(self.read().gateway.pools[0].balancer, "mine_here:Mine")
 
     def test_data_directory(self) -> None:
         """A data directory that cannot be made is a problem of the start, and with Redis it does not matter."""

@@ -28,7 +28,7 @@ from twisted_lb.app.workers.supervisor import (
     Workers,
 )
 from twisted_lb.backend import Backend
-from twisted_lb.config.servers_file import read_pool
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
 from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.network.certificate import Certificate
@@ -119,7 +119,7 @@ def shown(state: str, requests: int = 0) -> dict[str, Any]:
     """A server as a worker reports it."""
     backend = Backend("a", "127.0.0.1", 9001)
     backend.up, backend.requests = state == "up", requests
-    return shown_server(backend)
+    return shown_server(backend, "default")
 
 
 def said(
@@ -133,7 +133,7 @@ class WorkersTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = FakeReactor()
         settings = Settings(listen=("tcp:1", "tcp:2"), workers=2, redis_url="redis://x", drain_seconds=30.0)
-        self.startup = Startup(settings, read_pool(FLEET, "x.yaml"), FLEET, False)
+        self.startup = Startup(settings, read_gateway(FLEET, "x.yaml"), FLEET, False)
         self.workers = Workers(self.reactor, self.startup)
 
     def start(self) -> None:
@@ -176,7 +176,7 @@ class WorkersTests(SynchronousTestCase):
         self.assertEqual(line.count(b"\n"), 1)
         told = json.loads(line)
         self.assertEqual(told["settings"], json.loads(json.dumps(asdict(self.startup.settings))))
-        self.assertEqual(told["pool"], FLEET)
+        self.assertEqual(told["servers"], FLEET)
 
     def test_restart(self) -> None:
         """A worker that dies is started again, after a delay that doubles up to its longest."""
@@ -370,11 +370,11 @@ class WorkersTests(SynchronousTestCase):
         self.workers.use(text, files={"/a": b"\xff"})
         for process in self.reactor.processes:
             told = json.loads(process.written.splitlines()[1])
-            self.assertEqual((told["pool"], as_bytes(told["files"])), (text, {"/a": b"\xff"}))
+            self.assertEqual((told["servers"], as_bytes(told["files"])), (text, {"/a": b"\xff"}))
         self.reactor.processes[0].end(KILLED)
         self.workers.use(FLEET)
         self.reactor.advance(FIRST_DELAY_SECONDS)
-        self.assertEqual(json.loads(self.reactor.processes[2].written)["pool"], FLEET)
+        self.assertEqual(json.loads(self.reactor.processes[2].written)["servers"], FLEET)
 
     def test_other_certificates(self) -> None:
         """All workers are told of other certificates, without those that they have, and a later one gets all."""

@@ -79,6 +79,8 @@ COMPILED = (
     "proxy/tls_handshake.py",
     "proxy/token_grant.py",
     "proxy/tunnel.py",
+    "routing/match.py",
+    "routing/table.py",
     "stores/redis/batch_encoding.py",
     "stores/redis/batches.py",
     "stores/sqlite/store.py",
@@ -106,6 +108,7 @@ INHERITED = ("Fallback",)
 # Modules of the package that these import, and that are not compiled.
 READ = (
     "access_log/writer.py",
+    "config/cors.py",
     "config/pool.py",
     "config/settings.py",
     "interfaces.py",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from twisted_lb.config.gateway import Cors
+from twisted_lb.config.cors import Cors
 from twisted_lb.wire.field_names import folded
 from twisted_lb.wire.grammar import TOKEN_LIST
 from twisted_lb.wire.head import RequestHead, ResponseHead

@@ -87,14 +87,14 @@ def check(options: Options) -> int:
     from twisted.internet import reactor
 
     from twisted_lb.app.describe import description, shown_whole, try_listening
-    from twisted_lb.app.reload import pool_of
+    from twisted_lb.app.gateway import Gateway
     from twisted_lb.config.settings import Misconfigured
 
     try:
         startup = startup_of(options)
         in_use = try_listening(startup.settings)
-        # Only the balancer itself can tell whether it accepts the servers.
-        pool_of(startup.pool, reactor)
+        # Only a balancer itself can tell whether it accepts the servers.
+        Gateway(reactor, startup.gateway)
     except Misconfigured as error:
         shown_whole(f"twisted_lb cannot start:\n{error}", sys.stderr)
         return 1

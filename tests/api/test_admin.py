@@ -38,7 +38,7 @@ class HealthTests(SynchronousTestCase):
         self.asked: list[tuple[str, int]] = []
 
     def report(self) -> Any:
-        return Report(*self.ready, [shown_server(backend) for backend in self.backends], self.counts)
+        return Report(*self.ready, [shown_server(backend, "default") for backend in self.backends], self.counts)
 
     def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
         self.asked.append((after, count))
@@ -103,6 +103,7 @@ class AdminTests(HealthTests):
             shown[0],
             {
                 "name": "server1",
+                "pool": "default",
                 "url": "http://localhost:9001",
                 "state": "up",
                 "reason": "new",
@@ -148,7 +149,7 @@ class AdminTests(HealthTests):
         answer = self.call("GET", "/metrics")
         self.assertTrue(answer.field("content-type").startswith("text/plain; version="))
         self.assertEqual(answer.status, 200)
-        for line in (b"tokenlb_store_up 0.0", b'tokenlb_server_up{server="server1"} 1.0'):
+        for line in (b"tokenlb_store_up 0.0", b'tokenlb_server_up{pool="default",server="server1"} 1.0'):
             self.assertIn(line, answer.body.split(b"\n"))
 
     def test_users(self) -> None:

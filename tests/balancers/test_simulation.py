@@ -8,8 +8,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench.simulate_balancers import ENTRANTS, LOADS, Entrant, simulate
+from tests.configuration import only_pool
 from twisted_lb.balancers.registry import BALANCERS, make_balancer
-from twisted_lb.config.servers_file import read_pool
 from twisted_lb.interfaces import IBalancer
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "balancing.md").read_text(encoding="utf-8")
@@ -44,5 +44,5 @@ class SimulationTests(SynchronousTestCase):
         examples = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
         self.assertEqual(len(examples), 3)
         for example in examples:
-            pool = read_pool(example + "servers: [{name: a, url: 'http://a.example'}]\n", "servers.yaml")
+            pool = only_pool(example + "servers: [{name: a, url: 'http://a.example'}]\n", "servers.yaml")
             self.assertTrue(IBalancer.providedBy(make_balancer(pool.balancer, pool.options)), example)

@@ -49,7 +49,7 @@ class BrokenWorld(SynchronousTestCase):
     def assert_at_rest(self, world: World) -> None:
         """Nobody has anything any more, and what was admitted has been settled."""
         self.assertEqual(world.in_flight, [0] * len(world.backends))
-        self.assertEqual((world.buckets.unreleased, len(world.factory.pool.queue)), (0, 0))
+        self.assertEqual((world.buckets.unreleased, len(world.server_pool.queue)), (0, 0))
         self.assertEqual(len(world.factory.limits.context.waiting), 0)
 
     def assert_still_serves(self, world: World) -> None:
@@ -106,7 +106,7 @@ class SeamTests(BrokenWorld):
             for kind in KINDS:
                 world = World(counts_in_flight=True)
                 context: Any = world.factory.limits.context
-                owner = context.route if name == "seen" else context
+                owner = world.route if name == "seen" else context
                 client, upstream = world.asked()
                 original = getattr(owner, name)
                 setattr(owner, name, raising(kind))

@@ -8,10 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import ADMITTED, KEY, REFUSED
 from tests.proxy.world import World, request, response
-from twisted_lb.config.pool import Queue, Retries
 from twisted_lb.credentials import digest
 from twisted_lb.interfaces import MICROTOKENS, IRequest, IResponse
-from twisted_lb.limits.pricing import Pricing
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.proxy.route import Route
 
 MINE = digest(KEY)
 
@@ -215,7 +215,7 @@ class PricingTests(SynchronousTestCase):
     def test_another_class(self) -> None:
         """A request is settled by the object that priced it, and the next one priced by the one that came since."""
         client, upstream = self.world.asked()
-        self.world.factory.configure(Retries(), Queue())
+        self.world.use(Route(self.world.server_pool, NO_PRICING))
         upstream.send(response())
         self.assertEqual(self.world.buckets.released, [(MINE, 4)])
         client.send(request())

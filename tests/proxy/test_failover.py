@@ -181,7 +181,7 @@ class NameTests(SynchronousTestCase):
             factory.clientConnectionFailed(connector, Failure(ConnectionRefusedError()))  # type: ignore[arg-type]
             return connector
 
-        world.factory.pool._dialer.connect = dial
+        world.server_pool._dialer.connect = dial
         client = world.client()
         client.send(request())
         good.last.send(response(b"good"))

@@ -9,8 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import KEY, REFUSED
 from tests.proxy.world import World, request, response
-from twisted_lb.config.gateway import Cors
-from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.cors import Cors
 from twisted_lb.cors import CorsPolicy
 
 HSTS = "max-age=31536000; includeSubDomains"
@@ -115,7 +114,7 @@ class RedirectTests(SynchronousTestCase):
     def test_key_in_the_query(self) -> None:
         """A page of an allowed origin may follow; the key is not in what is kept of the request."""
         policy = CorsPolicy(Cors(allowed_origins=("https://app.test",)))
-        self.world.factory.configure(Retries(), Queue(), cors=policy)
+        self.world.use(self.world.route, policy)
         client = self.world.client()
         client.send(request("GET", "/?api_key=" + KEY.decode(), b"Origin: https://app.test"))
         answer = client.response()

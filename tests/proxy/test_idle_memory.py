@@ -57,7 +57,7 @@ class IdleTests(SynchronousTestCase):
         world = self.world
         factory = world.factory
         backend = world.backends[0]
-        shared = [backend, factory.pool.connections[backend], factory.sweeper, factory.data_path]
+        shared = [backend, world.server_pool.connections[backend], factory.sweeper, factory.data_path]
         return kept_bytes(connection, [transport, *shared])
 
     def assert_idle(self, *statuses: int, at_most: int = MAX_MORE_BYTES) -> None:
@@ -147,15 +147,15 @@ class NotIdleTests(SynchronousTestCase):
                 transport,
                 world.factory.limits,
                 world.factory.limits.context,
-                world.factory.limits.context.route.pricing,
-                world.factory.pool,
+                world.route.pricing,
+                world.server_pool,
                 world.factory.sweeper,
                 world.factory.data_path,
                 world.settings,
                 world.clock,
                 world.balancer,
                 world.backends[0],
-                world.factory.pool.connections[world.backends[0]],
+                world.server_pool.connections[world.backends[0]],
                 *(server.transport for server in world.server.connections),
                 *(server.transport.protocol for server in world.server.connections),
             ],

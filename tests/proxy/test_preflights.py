@@ -10,8 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.proxy.reading import Response
 from tests.proxy.scripted import KEY, OF_ADDRESS, REFUSED
 from tests.proxy.world import Client, World, request, response
-from twisted_lb.config.gateway import Cors
-from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.cors import Cors
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import digest
 from twisted_lb.limits.client_networks import KnownKeys
@@ -29,7 +28,7 @@ def options(*fields: bytes, target: bytes = b"/a?b", version: bytes = b"1.1") ->
 def allow(world: World, **more: Any) -> None:
     """servers.yaml says `cors: {allowed_origins: ...}` from now on."""
     policy = CorsPolicy(Cors(**{"allowed_origins": (APP.decode(),), **more}))
-    world.factory.configure(Retries(), Queue(), cors=policy)
+    world.use(world.route, policy)
 
 
 class PassedTests(SynchronousTestCase):
@@ -184,9 +183,9 @@ class PassedTests(SynchronousTestCase):
         user = self.world.client()
         user.send(request())
         client = self.ask()
-        self.assertEqual(len(self.world.factory.pool.queue), 1)
+        self.assertEqual(len(self.world.server_pool.queue), 1)
         client.leave()
-        self.assertEqual((len(self.world.factory.pool.queue), len(self.world.factory.limits.preflights)), (0, 0))
+        self.assertEqual((len(self.world.server_pool.queue), len(self.world.factory.limits.preflights)), (0, 0))
 
     def test_posted(self) -> None:
         """What follows a preflight on its connection waits for its turn, like what follows other free requests."""
@@ -322,7 +321,7 @@ class AnsweredTests(SynchronousTestCase):
         allow(self.world, allowed_origins=("https://other.test",))
         upstream.send(response())
         self.assertIsNone(client.response().field("access-control-allow-origin"))
-        self.world.factory.configure(Retries(), Queue())
+        self.world.use(self.world.route)
         client, upstream = self.world.asked(options(*ASKS))
         upstream.send(response(b"", b"Access-Control-Allow-Origin: theirs"))
         self.assertEqual(client.response("OPTIONS").field("access-control-allow-origin"), "theirs")
@@ -331,7 +330,7 @@ class AnsweredTests(SynchronousTestCase):
         """A policy from the start that was taken back leaves no trace in what passes."""
         world = World()
         allow(world)
-        world.factory.configure(Retries(), Queue())
+        world.use(world.route)
         client, upstream = world.asked(request("GET", "/", ORIGIN))
         upstream.send(response(b"", b"Access-Control-Allow-Origin: theirs", b"Vary: x"))
         answer = client.response()

@@ -164,7 +164,7 @@ class MaxconnTests(SynchronousTestCase):
         third.finish()
         self.upstream.send(response(b"one"))
         self.assertEqual((len(self.world.dialled), self.world.in_flight), (1, [0]))
-        self.assertEqual(len(self.world.factory.pool.queue), 0)
+        self.assertEqual(len(self.world.server_pool.queue), 0)
 
     def test_server_comes_back(self) -> None:
         """Requests that wait see servers that come back."""
@@ -188,4 +188,4 @@ class MaxconnTests(SynchronousTestCase):
         self.upstream.finish()
         self.assertEqual(second.response().status, 503)
         self.assertEqual(third.response().status, 503)
-        self.assertEqual((self.world.in_flight, len(self.world.factory.pool.queue)), ([0], 0))
+        self.assertEqual((self.world.in_flight, len(self.world.server_pool.queue)), ([0], 0))

@@ -21,7 +21,7 @@ def head_of(*fields: bytes) -> ResponseHead:
 class TokenGrantTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
-        self.tokens = TokenGrant(self.world.factory.limits.context, self.world.factory.limits.context.route.pricing)
+        self.tokens = TokenGrant(self.world.factory.limits.context, self.world.route.pricing)
         self.tokens.digest = "key"
         self.tokens.cost = 3
         self.world.buckets.others.add("key")
@@ -70,7 +70,7 @@ class TokenGrantTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """What was refused is neither refunded nor settled."""
-        tokens = TokenGrant(self.world.factory.limits.context, self.world.factory.limits.context.route.pricing)
+        tokens = TokenGrant(self.world.factory.limits.context, self.world.route.pricing)
         tokens.taken = REFUSED
         tokens.refund()
         tokens.settle(self)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from tests.proxy.transports import Address, FakeTransport
 from twisted_lb.backend import Backend
 from twisted_lb.config.pool import Queue, Retries
 from twisted_lb.config.settings import ProxySettings
+from twisted_lb.cors import CorsPolicy
 from twisted_lb.deadlines import TICK_SECONDS
 from twisted_lb.interfaces import IBalancer
 from twisted_lb.limits.authentication import Authentication
@@ -36,6 +37,9 @@ from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.pool.pool import Pool
 from twisted_lb.proxy.factory import ProxyFactory
+from twisted_lb.proxy.route import Route
+from twisted_lb.routing.match import Match
+from twisted_lb.routing.table import RouteTable
 
 CLIENT = IPv4Address("TCP", "192.0.2.7", 50_000)
 
@@ -152,17 +156,24 @@ class World:
             MemoryReactor(self.clock, self._dial),
             self.settings,
             self.buckets,
-            self.pool,
             self.door,
             self.names,
-            lambda backend, status, now, why, fault: self.seen.append((backend.name, status, why)),
-            retries,
-            queue,
-            pricing,
             known_keys,
             authentication=authentication,
         )
+        self.server_pool = self.factory.add_pool(
+            self.pool,
+            lambda backend, status, now, why, fault: self.seen.append((backend.name, status, why)),
+            retries,
+            queue,
+        )
+        self.use(Route(self.server_pool, pricing))
         self.factory.doStart()
+
+    def use(self, route: Route, cors: CorsPolicy | None = None) -> None:
+        """All requests take this route."""
+        self.route = route
+        self.factory.use(RouteTable([(Match(), route)]), cors)
 
     @property
     def server(self) -> ScriptedServer:

@@ -79,23 +79,23 @@ class _Numbers(Collector):
 
     def _of_servers(self) -> Iterator[Metric]:
         # A removed server may have been added again under the same name before its last exchange has completed.
-        servers = {server["name"]: server for server in reversed(self._report.servers)}
-        labels = ["server"]
+        servers = {(server["pool"], server["name"]): server for server in reversed(self._report.servers)}
+        labels = ["pool", "server"]
         up = GaugeMetricFamily("tokenlb_server_up", "Whether the server gets requests (1) or not (0).", labels=labels)
         in_flight = GaugeMetricFamily("tokenlb_server_in_flight", "Requests in flight at the server.", labels=labels)
         words = "Open tunnels to the server (WebSocket and other switched protocols), which are in flight as well."
         tunnels = GaugeMetricFamily("tokenlb_server_tunnels", words, labels=labels)
-        for name, server in servers.items():
-            up.add_metric([name], server["state"] == "up")
-            in_flight.add_metric([name], server["in_flight"])
-            tunnels.add_metric([name], server["tunnels"])
+        for place, server in servers.items():
+            up.add_metric(place, server["state"] == "up")
+            in_flight.add_metric(place, server["in_flight"])
+            tunnels.add_metric(place, server["tunnels"])
         yield up
         yield in_flight
         yield tunnels
         for count, words in _SERVER_COUNTERS:
             counter = CounterMetricFamily(f"tokenlb_server_{count}", words, labels=labels)
-            for name, server in servers.items():
-                counter.add_metric([name], server[count])
+            for place, server in servers.items():
+                counter.add_metric(place, server[count])
             yield counter
 
 

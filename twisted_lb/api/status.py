@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
+from twisted_lb.pool.pool import REMOVED
 
 
 class Report(NamedTuple):
@@ -49,16 +50,22 @@ class WithCounts:
         return self._running.users(after, count)
 
 
-def shown_server(backend: Backend) -> dict[str, Any]:
+def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
+    """A server of a pool that was removed."""
+    return {**shown_server(backend, pool), "state": "draining", "reason": REMOVED}
+
+
+def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
     """A server as GET /servers shows it: its state, and its counters since it was added to the servers file."""
     if not backend.up:
         state, reason = "down", backend.reason
     elif not backend.weight:
-        state, reason = "draining", backend.reason if backend.reason == "removed" else "its weight is 0"
+        state, reason = "draining", backend.reason if backend.reason == REMOVED else "its weight is 0"
     else:
         state, reason = "up", backend.reason
     return {
         "name": backend.name,
+        "pool": pool,
         "url": backend.url,
         "state": state,
         "reason": reason,

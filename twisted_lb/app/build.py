@@ -27,8 +27,9 @@ from twisted.logger import Logger
 from twisted_lb.api.admin import admin_factory, health_factory
 from twisted_lb.api.status import Running, WithCounts
 from twisted_lb.app.certificate_watch import CertificateWatch
+from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.process import Serving
-from twisted_lb.app.reload import ServersFile, Swap, pool_of
+from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 from twisted_lb.app.services import (
     CannotStart,
@@ -41,13 +42,12 @@ from twisted_lb.app.services import (
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.workers.supervisor import Workers
-from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import listen
-from twisted_lb.pool.pool import Pool
 from twisted_lb.steps import run_in_turns
 
 __all__ = ["CannotStart", "build"]
@@ -78,24 +78,24 @@ def build(reactor: Any, startup: Startup) -> IService:
         _log.warn(TOO_FEW, **short)
     if settings.workers > 1:
         workers = Workers(reactor, startup)
-        # A pool without clients, which validates changes and describes them.
-        pool = pool_of(startup.pool, reactor)
-        file = _file(reactor, startup, _swap_of_workers(Swap(reactor, pool, startup.pool), pool, workers))
+        # Without clients: it validates changes and describes them.
+        gateway = Gateway(reactor, startup.gateway)
+        file = _file(reactor, startup, _change_of_workers(gateway, workers))
         watch = _watch(reactor, startup, workers.use_certificates)
         admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)))
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
-        demo = _demo(reactor, startup, pool)
+        demo = _demo(reactor, startup, gateway)
         signals = _signals(reactor, settings, file, watch, workers.reopen_logs)
         return ordered(*demo, admin, *health, workers, file, *watch, *signals, announcement)
-    serving = Serving(reactor, settings, startup.pool, _openings(reactor, startup))
-    file = _file(reactor, startup, serving.swap.in_turns)
+    serving = Serving(reactor, settings, startup.gateway, _openings(reactor, startup))
+    file = _file(reactor, startup, _change(serving.gateway))
     watch = _watch(reactor, startup)
     admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)))
     health = _health(reactor, settings, serving)
     return ordered(
         serving.store,
-        *_demo(reactor, startup, serving.pool),
+        *_demo(reactor, startup, serving.gateway),
         admin,
         *health,
         *serving.parts[1:],
@@ -106,26 +106,33 @@ def build(reactor: Any, startup: Startup) -> IService:
     )
 
 
-def _demo(reactor: Any, startup: Startup, pool: Pool) -> list[IService]:
+def _demo(reactor: Any, startup: Startup, gateway: Gateway) -> list[IService]:
     if not startup.demo:
         return []
-    demo = DemoServers(reactor, pool.backends)
-    pool.subscribe(demo)
+    demo = DemoServers(reactor, gateway.backends)
+    gateway.subscribe(demo)
     return [demo]
 
 
-def _file(reactor: Any, startup: Startup, swap: Callable[[PoolSpec, str], Deferred[str]]) -> ServersFile:
-    files = files_of(startup.pool)
-    return ServersFile(reactor, startup.settings.servers_file, startup.pool_text, swap, files=files)
+def _file(reactor: Any, startup: Startup, change: Callable[[GatewaySpec, str], Deferred[str]]) -> ServersFile:
+    files = files_of(startup.gateway)
+    return ServersFile(reactor, startup.settings.servers_file, startup.servers_text, change, files=files)
 
 
-def _swap_of_workers(swap: Swap, pool: Pool, workers: Workers) -> Callable[[PoolSpec, str], Deferred[str]]:
-    def use(spec: PoolSpec, text: str) -> Deferred[str]:
-        swapped = swap.in_turns(spec)
-        return swapped.addCallback(tell, text, files_of(spec))
+def _change(gateway: Gateway) -> Callable[[GatewaySpec, str], Deferred[str]]:
+    def use(spec: GatewaySpec, text: str) -> Deferred[str]:
+        return gateway.change_in_turns(spec)
 
-    def tell(said: str, text: str, files: dict[str, bytes]) -> str:
-        workers.use(text, [(backend.name, backend.url) for backend in pool.backends], files)
+    return use
+
+
+def _change_of_workers(gateway: Gateway, workers: Workers) -> Callable[[GatewaySpec, str], Deferred[str]]:
+    def use(spec: GatewaySpec, text: str) -> Deferred[str]:
+        return gateway.change_in_turns(spec).addCallback(tell, text, spec)
+
+    def tell(said: str, text: str, spec: GatewaySpec) -> str:
+        places = [(pool.name, server.name, server.url) for pool in spec.pools for server in pool.servers]
+        workers.use(text, places, files_of(spec))
         return said
 
     return use
@@ -219,14 +226,15 @@ class _Announcement(Service):
         _log.info(ANNOUNCEMENT, **self._fields())
 
     def _fields(self) -> dict[str, object]:
-        settings, pool = self._startup.settings, self._startup.pool
+        settings, gateway = self._startup.settings, self._startup.gateway
         # The ports with TLS come last.
         clear = len(settings.listen)
         public = [url(port) for port in self._public.ports[:clear]]
         public += [url(port, "https") for port in self._public.ports[clear:]]
-        shown = [f"{server.name} {server.url}" for server in pool.servers[:SHOWN_SERVERS]]
-        if len(pool.servers) > SHOWN_SERVERS:
-            shown.append(f"and {len(pool.servers) - SHOWN_SERVERS} more")
+        servers = gateway.servers
+        shown = [f"{server.name} {server.url}" for server in servers[:SHOWN_SERVERS]]
+        if len(servers) > SHOWN_SERVERS:
+            shown.append(f"and {len(servers) - SHOWN_SERVERS} more")
         # A Redis URL may contain a password.
         store = "Redis" if settings.redis_url else f"embedded, in {settings.data_dir}"
         probed = [f"{url(port)}/readyz" for service in self._health for port in service.ports]
@@ -236,7 +244,7 @@ class _Announcement(Service):
             "health": f"\nhealth   {', '.join(probed)}" if probed else "",
             "store": store,
             "servers": ", ".join(shown),
-            "balancer": pool.balancer,
+            "balancer": ", ".join(dict.fromkeys(pool.balancer for pool in gateway.pools[:SHOWN_SERVERS])),
             "base": next((address for address in public if address.startswith("http")), "http://localhost:8080"),
             "field": key_places(settings).example.replace("<key>", "API_KEY"),
         }

@@ -15,9 +15,10 @@ from twisted_lb.app.certificate_watch import shown_expiry
 from twisted_lb.app.listener_tls import certificate_lines
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.version import version_text
+from twisted_lb.config.cors import Cors
 from twisted_lb.config.environment import READERS
-from twisted_lb.config.gateway import Cors
-from twisted_lb.config.pool import Ejection, PoolSpec, ServerSpec, ServerTls
+from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.config.pool import ONLY_POOL, Ejection, PoolSpec, ServerSpec, ServerTls
 from twisted_lb.config.server_tls import own_certificate
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.network.listener import read_endpoint, trial
@@ -30,7 +31,7 @@ SHOWN |= {"admin_token", "redis_sentinel_password"}
 
 def description(startup: Startup) -> str:
     """The configuration as text."""
-    settings, pool = startup.settings, startup.pool
+    settings, gateway = startup.settings, startup.gateway
     if settings.redis_url:
         store = f"Redis at {parse_redis_url(settings.redis_url).place}"
     else:
@@ -44,19 +45,17 @@ def description(startup: Startup) -> str:
         "workers": str(settings.workers),
         "settings": ", ".join(_other_settings(settings)) or "all have their defaults",
         "servers in": settings.servers_file,
-        "balancer": _named(pool.balancer, pool.options),
-        "pricing": _named(pool.pricing, pool.pricing_options) or "1 token per request, or as the server reports",
-        "ejection": _ejection(pool.ejection),
-        "panic": f"below {pool.panic_threshold:.0%} healthy servers",
-        "retries": _retries(pool),
-        "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
-        "cors": _cors(pool.cors),
+        "cors": _cors(gateway.cors),
     }
     shown = [f"{name:<11}{text}" for name, text in lines.items()]
     if startup.tls is not None:
         shown += [f"{'tls':<11}{line}" for line in certificate_lines(startup.tls.files, time.time())]
     shown += [f"{'notice':<11}{notice}" for notice in startup.notices]
-    return "\n".join(["twisted_lb: the configuration is valid", *shown, *map(_server, pool.servers)])
+    for pool in gateway.pools:
+        shown += _pool(pool)
+    if gateway.has_routes:
+        shown += ["routes", *map(_route, gateway.routes)]
+    return "\n".join(["twisted_lb: the configuration is valid", *shown])
 
 
 def try_listening(settings: Settings) -> list[str]:
@@ -124,6 +123,28 @@ def _ejection(ejection: Ejection) -> str:
         return "none"
     times = f"for {ejection.base_time:g} s to {ejection.max_time:g} s"
     return f"{' or '.join(reasons)}, {times}, at most {ejection.max_share:.0%} of the servers"
+
+
+def _pool(pool: PoolSpec) -> list[str]:
+    lines = {
+        "balancer": _named(pool.balancer, pool.options),
+        "pricing": _named(pool.pricing, pool.pricing_options) or "1 token per request, or as the server reports",
+        "ejection": _ejection(pool.ejection),
+        "panic": f"below {pool.panic_threshold:.0%} healthy servers",
+        "retries": _retries(pool),
+        "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
+    }
+    name = [] if pool.name == ONLY_POOL else [f"{'pool':<11}{pool.name}"]
+    return [*name, *(f"{key:<11}{text}" for key, text in lines.items()), *map(_server, pool.servers)]
+
+
+def _route(route: RouteSpec) -> str:
+    parts = [f"{route.host or 'any host'}, {route.path or 'any path'}"]
+    if route.methods:
+        parts.append(" ".join(route.methods))
+    parts += [name if value is None else f"{name}: {value}" for name, value in route.headers]
+    named = f" ({route.name})" if route.name != f"{route.host}{route.path or '/'}" else ""
+    return f"  {', '.join(parts)} -> {route.pool}{named}"
 
 
 def _retries(pool: PoolSpec) -> str:

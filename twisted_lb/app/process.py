@@ -1,11 +1,10 @@
-"""The parts that serve clients in one process: a store, a pool with its balancer, and the proxy.
+"""The parts that serve clients in one process: a store, pools with their balancers, and the proxy.
 
 A program with one process has them beside its listeners for operators; with several, each worker has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -18,18 +17,17 @@ from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.address_limit import AddressGate, Gate
 from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.representations import shown_page
-from twisted_lb.api.status import Report, shown_server
+from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
 from twisted_lb.app.data_path import data_path_reactor
 from twisted_lb.app.fatal import end_process
-from twisted_lb.app.health_service import HealthService
-from twisted_lb.app.reload import Swap, pool_of, pricing_of
+from twisted_lb.app.gateway import Gateway
+from twisted_lb.app.pools_in_process import PoolsInProcess
 from twisted_lb.app.services import Opening, OrderedServices, ProxyService, StoreService, ordered
 from twisted_lb.app.startup import security_of
-from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
-from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import key_places
 from twisted_lb.interfaces import Limits, Policy
 from twisted_lb.limits.authentication import make_authentication
@@ -49,13 +47,13 @@ from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 
 
 class Serving:
-    """The parts, of which `store` starts first and `proxy` last; `swap` applies another configuration."""
+    """The parts, of which `store` starts first and `proxy` last; `gateway` applies other configurations."""
 
     def __init__(
         self,
         reactor: Any,
         settings: Settings,
-        spec: PoolSpec,
+        spec: GatewaySpec,
         openings: dict[str, Opening],
         of_program: bool = True,
         standard_output: int = STANDARD_OUTPUT,
@@ -76,7 +74,7 @@ class Serving:
         keys = key_places(settings)
         users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate, keys=keys)
         self.user_api = users.resource()
-        self.pool = pool_of(spec, reactor)
+        self.gateway = Gateway(reactor, spec)
         names = Names(reactor, Resolver(reactor, read_name_servers(settings.resolver)).look_up)
         if of_program:
             reactor.installNameResolver(HostnameResolver(names))
@@ -84,42 +82,30 @@ class Serving:
         contexts = TlsContexts()
         connect_tls = partial(open_tls, StockReactor(reactor))
         dialer = Dialer(reactor, names, dead, partial(_dial, reactor), connect_tls, contexts)
-        self.health_service = HealthService(reactor, self.pool, spec, dialer)
-        pricing = pricing_of(spec, reactor)
         self.factory = ProxyFactory(
             data_path_reactor(reactor),
             settings.for_proxy(),
             store,
-            self.pool,
             ApiDoor(self.user_api),
             names,
-            seen=self.health_service.seen,
-            retries=spec.retries,
-            queue=spec.queue,
-            pricing=pricing,
             known_keys=known_keys,
             dead=dead,
             data_path_lost=partial(end_process, reactor, "The epoll set of the data path was lost"),
-            cors=cors_of(spec),
             authentication=make_authentication(settings.authenticator, reactor.seconds),
             contexts=contexts,
         )
+        self.pools = PoolsInProcess(reactor, self.gateway, self.factory, dialer)
         self.access_log: AccessLogService | None = None
         if settings.access_log:
             self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
         self.store = StoreService(store)
         self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
-        self.swap = Swap(reactor, self.pool, spec, self._follow, pricing)
-
-    def _follow(self, spec: PoolSpec) -> Iterator[None]:
-        self.factory.configure(spec.retries, spec.queue, self.swap.pricing, cors_of(spec))
-        return self.health_service.follow_in_steps(spec)
 
     @property
     def parts(self) -> tuple[IService, ...]:
         """In the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
-        return self.store, *log, self.health_service, self.proxy
+        return self.store, *log, self.pools, self.proxy
 
     def together(self) -> OrderedServices:
         """The parts as one service."""
@@ -127,8 +113,11 @@ class Serving:
 
     def report(self) -> Report:
         """The state of this process.  See api.status.Running."""
-        # Including removed ones that still have exchanges.
-        servers = [shown_server(backend) for backend in [*self.pool.backends, *self.pool.leaving]]
+        servers = []
+        for name, one in self.gateway.pools.items():
+            # Including removed ones that still have exchanges.
+            servers += [shown_server(backend, name) for backend in [*one.pool.backends, *one.pool.leaving]]
+        servers += [shown_removed(backend, name) for name, backend in self.pools.removed]
         counts = {**self._store.counts(), **self.factory.counts()}
         if self.access_log is not None:
             counts.update(self.access_log.counts())
@@ -138,7 +127,7 @@ class Serving:
         """Whether this process is ready for traffic, whether it is degraded, and the reason."""
         if not self.proxy.running:
             return False, False, "draining"
-        if not any(backend.available for backend in self.pool.backends):
+        if not any(backend.available for backend in self.gateway.backends):
             return False, False, "no server is available"
         state = self._store.state()
         if not state.up:
@@ -171,11 +160,6 @@ class Serving:
 def _dial(reactor: Any, address: str, port: int, factory: ClientFactory, timeout: float) -> Any:
     """Connect with Twisted's own transport, for connections outside the data path."""
     return reactor.connectTCP(address, port, factory, timeout)
-
-
-def cors_of(spec: PoolSpec) -> CorsPolicy | None:
-    """The CORS policy; None if preflights are passed to the servers."""
-    return None if spec.cors is None else CorsPolicy(spec.cors)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -2,9 +2,9 @@
 
 `python -m twisted_lb.app.servers_reader` gets the name of the file and its text on standard input, and, from a worker,
 the contents of the files that it names, which workers may not have the rights to read.  It writes the result of
-`read_pool` to standard output, in pieces: each is a pickle preceded by its length, so that the parent processes one
-piece per iteration of its reactor.  The first piece is a list of problems, or everything but the servers with the lines
-of some keys; each further one contains some servers.
+`read_with_lines` to standard output, in pieces: each is a pickle preceded by its length, so that the parent processes
+one piece per iteration of its reactor.  The first piece is a list of problems, or everything but the servers and routes
+with the lines of some keys; each further one contains some servers of a pool, or some routes.
 
 A short text is parsed immediately, in this process.
 """
@@ -14,9 +14,8 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from struct import Struct
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,8 +27,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.app.collector import Hold
+from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.pool import PoolSpec, ServerSpec
 from twisted_lb.config.server_tls import ReadFile, read_file
-from twisted_lb.config.servers_file import PoolSpec, ServerSpec, line_of, read_pool, read_with_lines
+from twisted_lb.config.servers_file import Lines, read_with_lines
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.steps import Steps, chunks, run_in_turns
 
@@ -46,10 +47,10 @@ _log = Logger()
 
 
 class Read(NamedTuple):
-    """The contents of a file, and the lines of the keys that name classes."""
+    """What a file says, and the lines of the keys that name classes."""
 
-    spec: PoolSpec
-    line: Callable[[str], int]
+    spec: GatewaySpec
+    lines: Lines
 
 
 class Reading:
@@ -98,7 +99,7 @@ class Reading:
 
 
 def _read_here(text: str, file_name: str, files: Mapping[str, bytes] | None) -> Read:
-    return Read(read_pool(text, file_name, _reader(files)), partial(line_of, text))
+    return Read(*read_with_lines(text, file_name, _reader(files)))
 
 
 def _reader(files: Mapping[str, bytes] | None) -> ReadFile:
@@ -165,13 +166,21 @@ def _put_together(written: bytes) -> Steps[Read]:
     problems, spec, lines = next(pieces)
     if problems:
         raise Misconfigured(problems)
-    servers: list[ServerSpec] = []
-    for some in pieces:
-        servers += some
+    servers: dict[str, list[ServerSpec]] = {pool.name: [] for pool in spec.pools}
+    routes: list[RouteSpec] = []
+    for name, some in pieces:
+        if name is None:
+            routes += some
+        else:
+            servers[name] += some
         yield
-    options, pricing_options = MappingProxyType(spec.options), MappingProxyType(spec.pricing_options)
-    spec = replace(spec, servers=tuple(servers), options=options, pricing_options=pricing_options)
-    return Read(spec, lines.__getitem__)
+    pools = []
+    for pool in spec.pools:
+        options, pricing_options = MappingProxyType(pool.options), MappingProxyType(pool.pricing_options)
+        pools.append(
+            replace(pool, servers=tuple(servers[pool.name]), options=options, pricing_options=pricing_options)
+        )
+    return Read(replace(spec, pools=tuple(pools), routes=tuple(routes)), lines)
 
 
 def _answer(text: str, file_name: str, files: Mapping[str, bytes] | None = None) -> Iterator[bytes]:
@@ -180,11 +189,17 @@ def _answer(text: str, file_name: str, files: Mapping[str, bytes] | None = None)
     except Misconfigured as error:
         yield _packed((error.problems, None, {}))
         return
+    yield _packed(((), replace(spec, pools=tuple(map(_without_servers, spec.pools)), routes=()), lines))
+    for pool in spec.pools:
+        for some in chunks(pool.servers):
+            yield _packed((pool.name, list(some)))
+    for few in chunks(spec.routes):
+        yield _packed((None, list(few)))
+
+
+def _without_servers(pool: PoolSpec) -> PoolSpec:
     # A MappingProxyType cannot be pickled.
-    options, pricing_options = dict(spec.options), dict(spec.pricing_options)
-    yield _packed(((), replace(spec, servers=(), options=options, pricing_options=pricing_options), lines))
-    for some in chunks(spec.servers):
-        yield _packed(list(some))
+    return replace(pool, servers=(), options=dict(pool.options), pricing_options=dict(pool.pricing_options))
 
 
 def main() -> None:

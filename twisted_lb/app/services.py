@@ -133,12 +133,13 @@ class ListeningService(Service):
 
 
 class DemoServers(OrderedServices):
-    """A demo server for each http:// server of the pool on a loopback address; an observer of the pool."""
+    """A demo server for each http:// server on a loopback address; an observer of the pools."""
 
     def __init__(self, reactor: Any, backends: Iterable[Backend]) -> None:
         super().__init__()
         self._reactor = reactor
-        self._sites: dict[Backend, ListeningService] = {}
+        self._sites: dict[str, ListeningService] = {}  # by their endpoints
+        self._served: dict[str, set[Backend]] = {}  # by each: servers of several pools may have the same address
         for backend in backends:
             self.backend_added(backend)
 
@@ -148,10 +149,15 @@ class DemoServers(OrderedServices):
         if address is None or backend.tls is not None:
             # They have no certificate.
             return
-        opening = partial(listen, self._reactor, demo_endpoint(address, backend.port), ())
+        endpoint = demo_endpoint(address, backend.port)
+        served = self._served.setdefault(endpoint, set())
+        served.add(backend)
+        if endpoint in self._sites:
+            return
+        opening = partial(listen, self._reactor, endpoint, ())
         where = f"--demo {backend.name} on {address} port {backend.port}"
         site = ListeningService(DemoSite(backend.name, self._reactor), {where: opening})
-        self._sites[backend] = site
+        self._sites[endpoint] = site
         try:
             self.addService(site)
         except CannotStart as error:
@@ -159,15 +165,19 @@ class DemoServers(OrderedServices):
 
     def backend_removed(self, backend: Backend) -> None:
         """Accept no more connections for it; existing ones stay open."""
-        site = self._sites.pop(backend, None)
-        if site is not None:
-            self.removeService(site)
+        for endpoint, served in self._served.items():
+            if backend in served:
+                served.remove(backend)
+                if not served:
+                    del self._served[endpoint]
+                    self.removeService(self._sites.pop(endpoint))
+                return
 
     def tls_changed(self, backend: Backend) -> None:
         """From http:// to https://, or back."""
         if backend.tls is not None:
             self.backend_removed(backend)
-        elif backend not in self._sites:
+        else:
             self.backend_added(backend)
 
 

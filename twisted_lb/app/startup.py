@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from twisted_lb.access_log.destinations import is_file, problem_of
@@ -20,8 +19,10 @@ from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
 from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.config.environment import read_notices, read_settings
+from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.pool import PoolSpec
 from twisted_lb.config.server_tls import tls_notices
-from twisted_lb.config.servers_file import PoolSpec, line_of, read_pool
+from twisted_lb.config.servers_file import Lines, read_with_lines
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.limits.authentication import AuthenticatorError, make_authentication
 from twisted_lb.limits.pricing import PricingError, make_pricing
@@ -48,14 +49,14 @@ FILES = (
 
 
 class Startup(NamedTuple):
-    """A validated configuration.  `pool` was read from `pool_text`; `notices` are logged, or shown by --check.
+    """A validated configuration.  `gateway` was read from `servers_text`; `notices` are logged, or shown by --check.
 
     `tls` is None where no certificate is set.
     """
 
     settings: Settings
-    pool: PoolSpec
-    pool_text: str
+    gateway: GatewaySpec
+    servers_text: str
     demo: bool
     notices: tuple[str, ...] = ()
     tls: ListenerTls | None = None
@@ -92,10 +93,10 @@ def read_startup(
     if not settings.redis_url and (problem := data_dir_problem(settings.data_dir)):
         problems.append(f"DATA_DIR: {problem}")
     problems += _access_log_problems(settings)
-    pool, pool_text = None, ""
+    gateway, servers_text = None, ""
     try:
-        pool_text = read_text(settings.servers_file)
-        pool = check_pool(pool_text, settings.servers_file)
+        servers_text = read_text(settings.servers_file)
+        gateway = check_gateway(servers_text, settings.servers_file)
     except Misconfigured as error:
         problems += error.problems
     look_beside(settings.servers_file)
@@ -103,8 +104,8 @@ def read_startup(
         make_authentication(settings.authenticator)
     except AuthenticatorError as error:
         problems.append(f"AUTHENTICATOR: {error}")
-    if pool is not None and demo:
-        problems += _demo_problems(pool, settings)
+    if gateway is not None and demo:
+        problems += _demo_problems(gateway, settings)
     # twistd may change the directory before the store is opened and the servers file is reloaded.
     paths = {name: os.path.abspath(path) for name in FILES if (path := getattr(settings, name))}
     if is_file(settings.access_log):
@@ -115,15 +116,15 @@ def read_startup(
         tls = read_listener_tls(settings, now)
     except Misconfigured as error:
         problems += error.problems
-    if problems or pool is None:
+    if problems or gateway is None:
         raise Misconfigured(problems)
     if settings.http_redirect == "https":
         settings = replace(settings, https_port=_https_port(settings))
     notices = read_notices(environment, env_text, env_file or DEFAULT_ENV_FILE)
-    notices += tls_notices(pool, settings.servers_file, now)
+    notices += tls_notices(gateway, settings.servers_file, now)
     if tls is not None:
         notices += certificate_notices(tls.files, now)
-    return Startup(settings, pool, pool_text, demo, tuple(notices), tls)
+    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls)
 
 
 def _https_port(settings: Settings) -> int:
@@ -182,30 +183,37 @@ def read_text(file_name: str) -> str:
         raise Misconfigured([f"{file_name}: cannot be read: it is not UTF-8 text"]) from None
 
 
-def check_pool(text: str, file_name: str) -> PoolSpec:
-    """The pool in the text of a servers file, with a balancer and a pricing that can be created.
+def check_gateway(text: str, file_name: str) -> GatewaySpec:
+    """The pools and routes in the text of a servers file, with balancers and pricing classes that can be created.
 
     Raises Misconfigured.
     """
-    pool = read_pool(text, file_name)
-    check_classes(pool, file_name, partial(line_of, text))
-    return pool
+    spec, lines = read_with_lines(text, file_name)
+    check_classes(spec, file_name, lines)
+    return spec
 
 
-def check_classes(pool: PoolSpec, file_name: str, line: Callable[[str], int]) -> None:
-    """Raise Misconfigured if the balancer or the pricing cannot be created; `line` returns the lines of their keys."""
+def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
+    """Raise Misconfigured if a balancer or a pricing cannot be created; `lines` are those of their keys."""
     look_beside(file_name)
     problems = []
-    try:
-        make_balancer(pool.balancer, pool.options)
-    except BalancerError as error:
-        problems.append(f"{file_name}:{line('balancer')}: balancer: {error}")
-    try:
-        make_pricing(pool.pricing, pool.pricing_options)
-    except PricingError as error:
-        problems.append(f"{file_name}:{line('pricing')}: pricing: {error}")
+
+    def problem(pool: PoolSpec, key: str, error: Exception) -> None:
+        line, place = lines[pool.name, key]
+        problems.append(f"{file_name}:{line}: {place}: {error}")
+
+    for pool in spec.pools:
+        try:
+            make_balancer(pool.balancer, pool.options)
+        except BalancerError as error:
+            problem(pool, "balancer", error)
+        try:
+            make_pricing(pool.pricing, pool.pricing_options)
+        except PricingError as wrong:
+            problem(pool, "pricing", wrong)
     if problems:
-        raise Misconfigured(problems)
+        # Keys at the top are those of all pools.
+        raise Misconfigured(list(dict.fromkeys(problems)))
 
 
 def security_of(settings: Settings) -> RedisSecurity:
@@ -251,9 +259,9 @@ def endpoints_of(settings: Settings) -> list[tuple[str, str]]:
     return [*public, *secured, *health, ("ADMIN_LISTEN", settings.admin_listen)]
 
 
-def _demo_problems(pool: PoolSpec, settings: Settings) -> list[str]:
+def _demo_problems(gateway: GatewaySpec, settings: Settings) -> list[str]:
     """Demo servers that cannot be started because another listener has their address."""
-    names: dict[str, str] = {}
+    names: dict[tuple[str, str], str] = {}
     problems = []
     others = []
     for name, text in endpoints_of(settings):
@@ -262,12 +270,13 @@ def _demo_problems(pool: PoolSpec, settings: Settings) -> list[str]:
         except ValueError:
             # Reported elsewhere.
             continue
-    for server in pool.servers:
+    for pool, server in ((pool.name, server) for pool in gateway.pools for server in pool.servers):
         address = demo_address(server.host)
         if address is None or server.tls is not None:
             continue
         place = demo_endpoint(address, server.port)
-        first = names.setdefault(place, server.name)
+        # Pools may share servers.
+        first = names.setdefault((pool, place), server.name)
         if first != server.name:
             problems.append(f"option --demo: {server.name} would listen on {place}, as {first} does")
         for name, other in others:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from reprlib import repr as shortened
 
-from twisted_lb.config.gateway import Cors
+from twisted_lb.config.cors import Cors
 
 # scheme://host[:port]; a host may begin with "*." for any subdomain, and a port be "*" for any.  RFC 6454 section 6.2.
 _ORIGIN = re.compile(

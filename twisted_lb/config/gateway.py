@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from twisted_lb.config.cors import Cors
 from twisted_lb.config.pool import PoolSpec, ServerSpec
-
-
-@dataclass(frozen=True)
-class Cors:
-    """What pages of other origins may do (Fetch standard, CORS protocol)."""
-
-    allowed_origins: tuple[str, ...]  # in lower case; "*": any; "https://*.a.test" and "http://a.test:*" are patterns
-    allowed_methods: tuple[str, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # "*": any
-    allowed_headers: tuple[str, ...] = ("*",)  # that a page may send; "*": any
-    exposed_headers: tuple[str, ...] = ()  # that a page may read, in addition to those of this gateway
-    allow_credentials: bool = False
-    max_age: float = 600.0  # for which browsers may cache the answer to a preflight
 
 
 @dataclass(frozen=True)
@@ -38,6 +27,11 @@ class GatewaySpec:
     pools: tuple[PoolSpec, ...]
     routes: tuple[RouteSpec, ...]
     cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
+
+    @property
+    def has_routes(self) -> bool:
+        """Whether requests are told apart."""
+        return len(self.routes) > 1 or self.routes[0] != RouteSpec(self.pools[0].name, "/")
 
     @property
     def servers(self) -> tuple[ServerSpec, ...]:

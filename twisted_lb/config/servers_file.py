@@ -23,17 +23,18 @@ from twisted_lb.config.server_url import is_https, shortened
 from twisted_lb.config.servers_schema import (
     NAME_FORM,
     FileModel,
-    Keys,
     PoolModel,
     RouteModel,
-    ServerModel,
     TlsModel,
-    cors_of,
     keys_of,
+    section_of,
+)
+from twisted_lb.config.servers_specs import (
+    Keys,
+    cors_of,
+    name_from_url,
     pool_parts,
     route_spec,
-    section_of,
-    server_name,
     server_spec,
 )
 from twisted_lb.config.settings import Misconfigured
@@ -42,8 +43,8 @@ from twisted_lb.config.yaml_lines import Document, NotYaml, Path, read_yaml
 # The keys of a pool that may name custom classes.
 CLASSES = ("balancer", "pricing")
 
-# The lines of these keys, by the name of the pool and the key.
-Lines = dict[tuple[str, str], int]
+# The lines of these keys and their places in the file, by the name of the pool and the key.
+Lines = dict[tuple[str, str], tuple[int, str]]
 
 _WHY_NOT_NULL = "every sandboxed page has the origin null"
 _WHY_NOT_ANY = "with credentials browsers do not treat '*' as a wildcard"
@@ -63,7 +64,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         document = read_yaml(text)
     except NotYaml as error:
         raise Misconfigured([f"{file_name}:{error.line}: invalid YAML: {error}"]) from None
-    problems = list(_keys_twice(document))
+    problems = [*_keys_twice(document), *_names_twice(document.data)]
     file: FileModel | None = None
     try:
         file = FileModel.model_validate(document.data)
@@ -87,7 +88,13 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
     spec = GatewaySpec(tuple(pools), routes, cors_of(file))
-    return spec, {(name, key): document.line((*place, key)) for name, place in places.items() for key in CLASSES}
+    return spec, {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+
+
+def _class_place(document: Document, place: Path, key: str) -> tuple[int, str]:
+    """The line and the place of a key of the pool at `place`; it may be among those of all pools."""
+    found = next((path for path in ((*place, key), (key,)) if path in document.lines), (*place, key))
+    return document.line(found), _dotted(found)
 
 
 def _pool(name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path) -> PoolSpec:
@@ -114,6 +121,30 @@ def _keys_twice(document: Document) -> Iterator[_Problem]:
         yield _Problem(path, f"duplicate key, first on line {first}")
 
 
+def _names_twice(data: object) -> Iterator[_Problem]:
+    """Of servers of one pool, and of routes; also in a file with other problems."""
+    file = data if isinstance(data, dict) else {}
+    pools = file.get("pools")
+    lists: list[tuple[Path, object]] = [(("servers",), file.get("servers")), (("routes",), file.get("routes"))]
+    for name, pool in pools.items() if isinstance(pools, dict) else ():
+        lists.append((("pools", name, "servers"), pool.get("servers") if isinstance(pool, dict) else None))
+    for place, members in lists:
+        first: dict[str, int] = {}
+        for index, member in enumerate(members if isinstance(members, list) else ()):
+            name = member.get("name") if isinstance(member, dict) else None
+            given = isinstance(name, str)
+            if not given:
+                url = member.get("url") if isinstance(member, dict) else None
+                name = name_from_url(url) if isinstance(url, str) else None
+            if not isinstance(name, str) or first.setdefault(name, index) == index:
+                continue
+            other = f"{place[-1]}[{first[name]}]"
+            if given:
+                yield _Problem((*place, index, "name"), f"{name!r} is already the name of {other}")
+            else:
+                yield _Problem((*place, index), f"expected a name: {name!r}, from its url, is already that of {other}")
+
+
 def _of_file(file: FileModel) -> Iterator[_Problem]:
     """Keys that are valid by themselves, but not together."""
     if file.pools is None:
@@ -137,28 +168,14 @@ def _of_file(file: FileModel) -> Iterator[_Problem]:
 
 
 def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator[_Problem]:
-    first: dict[str, int] = {}
     for index, route in enumerate(routes):
         if route.pool not in pools:
             close = get_close_matches(route.pool, list(pools), 1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
             yield _Problem(("routes", index, "pool"), f"there is no pool {route.pool!r}; {hint}")
-        if route.name and first.setdefault(route.name, index) != index:
-            text = f"{route.name!r} is already the name of routes[{first[route.name]}]"
-            yield _Problem(("routes", index, "name"), text)
 
 
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:
-    first: dict[str, int] = {}
-    for index, server in enumerate(pool.servers or ()):
-        name = server_name(server)
-        if first.setdefault(name, index) != index:
-            where = (*place, "servers", index)
-            other = f"servers[{first[name]}]"
-            if server.name:
-                yield _Problem((*where, "name"), f"{name!r} is already the name of {other}")
-            else:
-                yield _Problem(where, f"expected a name: {name!r}, from its url, is already that of {other}")
     ejection = pool.ejection
     if ejection is not None and ejection.max_time < ejection.base_time:
         expected = f"expected at least base_time, which is {ejection.base_time:g} s"
@@ -190,5 +207,9 @@ def _problem(complaint: Any) -> _Problem:
 
 
 def _line(problem: _Problem, document: Document, file_name: str) -> str:
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem.path).lstrip(".")
+    where = _dotted(problem.path)
     return f"{file_name}:{document.line(problem.path)}: {where + ': ' if where else ''}{problem.text}"
+
+
+def _dotted(path: Path) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

@@ -6,17 +6,14 @@ The descriptions are used in error messages, after "expected".  Absent keys have
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import fields
-from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.environment import duration
-from twisted_lb.config.gateway import Cors, RouteSpec
-from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
 from twisted_lb.config.route_values import (
     HOST_FORM,
     PATH_FORM,
@@ -336,93 +333,3 @@ def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
         rest = rest[1:]
         model = inner
     return model, str(rest[0]) if rest else ""
-
-
-def _layered(kind: Callable[..., Any], *sections: Section | None) -> Any:
-    """An object of the keys of all sections, of which the later ones take precedence."""
-    keys: dict[str, Any] = {}
-    for section in sections:
-        for name in section.model_fields_set if section is not None else ():
-            keys[name] = getattr(section, name)
-    return kind(**keys)
-
-
-def _plain(section: Section, kind: Callable[..., Any]) -> Any:
-    return kind(**{one.name: getattr(section, one.name) for one in fields(kind)})  # type: ignore[arg-type]
-
-
-class Keys(NamedTuple):
-    """The keys of a pool, and those that all pools have; where there is one pool only, both are the file's."""
-
-    own: PoolKeys
-    general: PoolKeys
-
-    def of(self, key: str) -> Any:
-        """The value of a key that is not a section."""
-        return getattr(self.own if key in self.own.model_fields_set else self.general, key)
-
-    def sections(self, key: str) -> tuple[Section | None, Section | None]:
-        """The sections of a key, the more general first."""
-        own = getattr(self.own, key)
-        if own in (NO_CHECK, NO_EJECTION):
-            return None, own
-        general = getattr(self.general, key)
-        # A pool that says what to do, where the file says that there is nothing to do, says so alone.
-        return (None if general in (NO_CHECK, NO_EJECTION) and own is not None else general), own
-
-
-def pool_parts(keys: Keys) -> dict[str, Any]:
-    """Everything but the servers, by the names of PoolSpec's fields."""
-    word, options = keys.of("balancer")
-    pricing, pricing_options = keys.of("pricing")
-    return {
-        "balancer": word,
-        "options": MappingProxyType(options),
-        "pricing": pricing,
-        "pricing_options": MappingProxyType(pricing_options),
-        "ejection": _layered(Ejection, *keys.sections("ejection")),
-        "panic_threshold": keys.of("panic_threshold"),
-        "retries": _layered(Retries, *keys.sections("retries")),
-        "queue": _layered(Queue, *keys.sections("queue")),
-    }
-
-
-def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> ServerSpec:
-    """The server; what it does not say of its health check and of `send_proxy` is taken from its pool."""
-    host, port = location(server.url)
-    return ServerSpec(
-        server_name(server),
-        server.url,
-        host,
-        port,
-        server.weight,
-        server.maxconn,
-        server.backup,
-        server.slowstart,
-        _check(server.health_check, *keys.sections("health_check")),
-        (server.send_proxy if server.send_proxy is not None else keys.of("send_proxy")) or 0,
-        tls,
-    )
-
-
-def server_name(server: ServerModel) -> str:
-    """Its name, by default its host and port."""
-    return server.name or server.url.partition("//")[2].partition("/")[0].lower()
-
-
-def route_spec(route: RouteModel) -> RouteSpec:
-    """The route."""
-    name = route.name or f"{route.host}{route.path or '/'}"
-    return RouteSpec(route.pool, name, route.host, route.path, route.methods, route.headers)
-
-
-def cors_of(file: FileModel) -> Cors | None:
-    """What pages of other origins may do."""
-    return _plain(file.cors, Cors) if file.cors is not None else None
-
-
-def _check(own: Section | None, *general: Section | None) -> HealthCheck | None:
-    if own is NO_CHECK:
-        return None
-    present = [section for section in (*general, own) if section is not None and section is not NO_CHECK]
-    return _layered(HealthCheck, *present) if present else None

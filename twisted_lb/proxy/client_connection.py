@@ -538,7 +538,7 @@ class ClientConnection:
     ) -> None:
         context = self._limits.context
         context.counts.answered[status] += 1
-        cors = context.route.cors
+        cors = context.cors
         if cors is not None:
             # Of a head that was refused, there is what was read.
             fields += cors.fields(self._head.fields if self._head is not None else self._buffer)

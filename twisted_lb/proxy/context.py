@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted_lb.config.settings import ProxySettings
+from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import REDACTED, KeyPlaces
 from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, Taken
@@ -15,9 +16,9 @@ from twisted_lb.network.posted import PostedWork
 from twisted_lb.proxy.counts import Counts
 from twisted_lb.proxy.failure_log import FailureLog
 from twisted_lb.proxy.request_ids import RequestIds
-from twisted_lb.proxy.route import Route
 from twisted_lb.proxy.tunnel import OpenTunnels
 from twisted_lb.request_record import CLIENT_CLOSED_REQUEST, CLIENT_LEFT, RequestRecord, RequestRecords
+from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.query import mask_parameter
 
 
@@ -27,7 +28,8 @@ class ProxyContext:
     # They are read for each request.
     __slots__ = (
         "buckets",
-        "route",
+        "routes",
+        "cors",
         "sweeper",
         "limit_fields",
         "seconds",
@@ -49,7 +51,6 @@ class ProxyContext:
     def __init__(
         self,
         buckets: IBucketStore,
-        route: Route,
         sweeper: Sweeper,
         limit_fields: Callable[[Taken], bytes],
         seconds: Callable[[], float],
@@ -60,13 +61,16 @@ class ProxyContext:
         keys: KeyPlaces,
         authentication: Authentication | None = None,
     ) -> None:
-        """`limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
+        """The routes and the CORS policy are those of the configuration, see `ProxyFactory.use`.
+
+        `limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
 
         `known_keys` is None where client addresses have no bucket; `authentication` is None where requests carry their
         keys in the places of `keys`.
         """
         self.buckets = buckets
-        self.route = route
+        self.routes: RouteTable = RouteTable(())
+        self.cors: CorsPolicy | None = None  # None: pages of other origins are the servers' business
         self.sweeper = sweeper
         self.limit_fields = limit_fields
         self.seconds = seconds
@@ -108,7 +112,6 @@ class ProxyContext:
         """Another one, in which parts may be replaced."""
         other = ProxyContext(
             self.buckets,
-            self.route,
             self.sweeper,
             self.limit_fields,
             self.seconds,
@@ -119,6 +122,8 @@ class ProxyContext:
             self.keys,
             self.authentication,
         )
+        other.routes = self.routes
+        other.cors = self.cors
         other.counts = self.counts
         other.failures = self.failures
         other.invalid_cost_reported = self.invalid_cost_reported

@@ -7,10 +7,12 @@ from typing import Any
 from twisted_lb.cors import is_preflight
 from twisted_lb.credentials import PARAMETER
 from twisted_lb.proxy.connection_limits import ConnectionLimits
+from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.exchange import Exchange
 from twisted_lb.proxy.https_redirect import RedirectedRequest
 from twisted_lb.proxy.local_request import LocalExchange, MaxForwardsAnswer
 from twisted_lb.proxy.preflight import Preflight, PreflightAnswer
+from twisted_lb.proxy.route import Route
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import RequestHead
 from twisted_lb.wire.query import take_parameter
@@ -64,9 +66,20 @@ def dispatch(
         if framing > door.max_body_bytes:
             raise RequestError(413, f"A body for this path has at most {door.max_body_bytes} bytes.")
         return LocalExchange(
-            door, client, context.posted, head, context.keys, context.route.cors, limits.fields_for(client.peer)
+            door, client, context.posted, head, context.keys, context.cors, limits.fields_for(client.peer)
         )
-    return Exchange(context, context.route, client, head, framing)
+    return Exchange(context, route_of(context, head), client, head, framing)
+
+
+def route_of(context: ProxyContext, head: RequestHead) -> Route:
+    """The route of a request.  Raises RequestError where there is none."""
+    routes = context.routes
+    route = routes.only
+    if route is None:
+        route = routes.find(head)
+        if route is None:
+            raise RequestError(404, "There is nothing at this address.")
+    return route
 
 
 def _take_key_parameter(limits: ConnectionLimits, head: RequestHead) -> None:
@@ -86,16 +99,16 @@ def _special_options(
     """
     context = limits.context
     if is_keyless_preflight(limits, head, framing):
-        cors = context.route.cors
+        cors = context.cors
         if cors is not None:
             answer = PreflightAnswer(cors, head, context.sweeper.date)
             fields = limits.fields_for(client.peer)
             return LocalExchange(answer, client, context.posted, head, context.keys, None, fields)
         if not owned:
-            return Preflight(limits.preflights, client, head)
+            return Preflight(limits.preflights, route_of(context, head), client, head)
     if not owned and head.notable.get(b"max-forwards") == [b"0"]:
         # RFC 9110 section 7.6.2: it is ours to answer.
         fields = limits.fields_for(client.peer)
-        cors = context.route.cors
+        cors = context.cors
         return LocalExchange(MaxForwardsAnswer(), client, context.posted, head, context.keys, cors, fields)
     return None

@@ -454,8 +454,8 @@ class Exchange(Admission):
             servers.response_started(self, backend, tokens.view_of(head))
         if servers.adds_response_fields:
             fields += servers.response_fields(self, backend)
-        if route.cors is not None:
-            fields += route.cors.on_answer(self._head, head)
+        if context.cors is not None:
+            fields += context.cors.on_answer(self._head, head)
         return fields
 
     @guarded_done

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.pool import ONLY_POOL, Queue, Retries
 from twisted_lb.config.settings import ProxySettings
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import key_places
@@ -22,7 +22,6 @@ from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, IDoor
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
-from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.limits.response_headers import rate_limit_fields
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.data_path_reactor import IDataPathReactor
@@ -36,10 +35,10 @@ from twisted_lb.proxy.announced_connection import AnnouncedConnection
 from twisted_lb.proxy.client_connection import ClientConnection
 from twisted_lb.proxy.connection_limits import ConnectionLimits, RejectedConnection
 from twisted_lb.proxy.context import ProxyContext
-from twisted_lb.proxy.route import Route
 from twisted_lb.proxy.server_pool import Seen, ServerPool, unseen
 from twisted_lb.proxy.tls_handshake import TlsHandshake, TlsHandshakes
 from twisted_lb.request_record import RequestRecords, Subscriber
+from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.proxy_protocol import ProxyHeader
 
 DRAIN_POLL_SECONDS = 0.05
@@ -58,24 +57,19 @@ class ProxyFactory(Factory):
         data_path: IDataPathReactor,
         settings: ProxySettings,
         buckets: IBucketStore,
-        pool: Pool,
         door: IDoor,
         names: Resolving,
-        seen: Seen = unseen,
-        retries: Retries = Retries(),
-        queue: Queue = Queue(),
-        pricing: Pricing = NO_PRICING,
         known_keys: KnownKeys | None = None,
         data_path_lost: Callable[[Failure], None] = lambda reason: None,
         dead: DeadAddresses | None = None,
-        cors: CorsPolicy | None = None,
         authentication: Authentication | None = None,
         contexts: TlsContexts | None = None,
     ) -> None:
         """`data_path` is the IDataPathReactor; `names` resolves the names of servers.
 
-        `seen` is passive health; `dead` are the addresses that are known not to answer, `contexts`
-        those of TLS to servers.
+        `dead` are the addresses that are known not to answer, `contexts` those of TLS to servers.
+
+        There are no pools and routes yet, see `add_pool` and `use`.
 
         `authentication` finds the keys of requests, by default in the places that the settings name.
 
@@ -89,12 +83,11 @@ class ProxyFactory(Factory):
         dead = dead or DeadAddresses(data_path.seconds)
         self._files = inf  # that connections may use
         connect_tls = partial(open_tls, data_path)
-        dialer = Dialer(data_path, names, dead, data_path.connectTCP, connect_tls, contexts or TlsContexts())
-        self.pool = ServerPool(pool, dialer, self.sweeper, data_path, settings, seen, retries, queue)
+        self._dialer = Dialer(data_path, names, dead, data_path.connectTCP, connect_tls, contexts or TlsContexts())
+        self._pools: list[ServerPool] = []
         self.limits = ConnectionLimits(
             ProxyContext(
                 buckets=buckets,
-                route=Route(self.pool, pricing, cors),
                 sweeper=self.sweeper,
                 limit_fields=rate_limit_fields(settings.rate_limit_headers),
                 seconds=data_path.seconds,
@@ -116,14 +109,32 @@ class ProxyFactory(Factory):
         """A factory for a port with TLS, whose connections are of this one after their handshake."""
         return TlsFactory(self, context)
 
-    def configure(
-        self, retries: Retries, queue: Queue, pricing: Pricing = NO_PRICING, cors: CorsPolicy | None = None
-    ) -> None:
-        """Other bounds for retries and for the queue, other costs, and other origins, from now on."""
-        route = self.limits.context.route
-        route.pricing = pricing
-        route.cors = cors
-        self.pool.configure(retries, queue)
+    def add_pool(
+        self,
+        servers: Pool,
+        seen: Seen = unseen,
+        retries: Retries = Retries(),
+        queue: Queue = Queue(),
+        name: str = ONLY_POOL,
+    ) -> ServerPool:
+        """A pool that routes may lead to; `seen` is passive health."""
+        settings = self._settings
+        pool = ServerPool(
+            servers, self._dialer, self.sweeper, self.data_path, settings, seen, retries, queue, name
+        )
+        self._pools.append(pool)
+        return pool
+
+    def remove_pool(self, pool: ServerPool) -> None:
+        """No route leads to it, and no exchange is left."""
+        self._pools.remove(pool)
+        pool.close()
+
+    def use(self, routes: RouteTable, cors: CorsPolicy | None = None) -> None:
+        """Requests that come from now on have these routes; `cors` None leaves other origins to the servers."""
+        for context in (self.limits.context, self.limits.preflights.context):
+            context.routes = routes
+            context.cors = cors
 
     def subscribe(self, subscriber: Subscriber, wants_fields: bool = False) -> None:
         """Call `subscriber` with the record of each request that is over.  See RequestRecords."""
@@ -175,7 +186,7 @@ class ProxyFactory(Factory):
         self, address: str, make: Callable[[], IProtocol | None], rejected: Callable[[str, bool], IProtocol | None]
     ) -> IProtocol | None:
         limits = self.limits
-        count = len(limits.connections) + len(limits.lingering) + self.pool.connection_count
+        count = len(limits.connections) + len(limits.lingering) + sum([pool.connection_count for pool in self._pools])
         short_of_files = count >= self._files
         full = limits.make_room(address, short_of_files)
         return rejected(full, not short_of_files) if full else make()
@@ -246,7 +257,8 @@ class ProxyFactory(Factory):
         """End the idle connections to servers and the clock."""
         self.sweeper.stop()
         self.data_path.stop()
-        self.pool.close()
+        for pool in self._pools:
+            pool.close()
 
 
 class TlsFactory(Factory):

@@ -18,6 +18,7 @@ from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import AmbiguousKey
 from twisted_lb.interfaces import IDoor, IReply, IServing, Taken
 from twisted_lb.limits.pricing import NO_PRICING
+from twisted_lb.pool.pool import Pool
 from twisted_lb.pool.retry_budget import RetryBudget
 from twisted_lb.proxy.admission import RETRY_SOON
 from twisted_lb.proxy.context import ProxyContext
@@ -48,21 +49,23 @@ class Preflights:
         self.context = context.copied()
         self.context.limit_fields = lambda taken: b""
         self.context.counts_in_flight = False
-        # A stranger's request says nothing of a server.
-        no_retries = RetryBudget(NO_RETRIES, context.seconds)
-        self.route = Route(context.route.pool, NO_PRICING, None, unseen, no_retries)
+        self._no_retries = RetryBudget(NO_RETRIES, context.seconds)
         self._count = 0
         self._networks: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def begin(self, network: str) -> str:
-        """One more; why it may not be, or an empty text."""
+    def route(self, route: Route) -> Route:
+        """The same for preflights: a stranger's request says nothing of a server, and is sent once."""
+        return Route(route.pool, NO_PRICING, route.name, unseen, self._no_retries)
+
+    def begin(self, network: str, servers: Pool) -> str:
+        """One more, to one of these servers; why it may not be, or an empty text."""
         of_network = self._networks.get(network, 0)
         if of_network >= MAX_OF_A_NETWORK:
             return f"Your network has {of_network} preflight requests under way, as many as it may. Try again."
-        if self._count and not self._room():
+        if self._count and not self._room(servers):
             return "There are as many preflight requests under way as there may be. Try again."
         self._count += 1
         self._networks[network] = of_network + 1
@@ -75,13 +78,13 @@ class Preflights:
         if left:
             self._networks[network] = left
 
-    def _room(self) -> bool:
+    def _room(self, servers: Pool) -> bool:
         """Whether one more is within the share of what the servers can have."""
         if self._count >= MAX_PREFLIGHTS:
             return False
         needed = SHARE * (self._count + 1)
         room = 0
-        for backend in self.route.pool.servers.backends:
+        for backend in servers.backends:
             if backend.available:
                 room += backend.maxconn or needed
                 if room >= needed:
@@ -96,10 +99,11 @@ class Preflight(Exchange):
 
     free = True
 
-    def __init__(self, preflights: Preflights, client: IClientStream, head: RequestHead) -> None:
+    def __init__(self, preflights: Preflights, route: Route, client: IClientStream, head: RequestHead) -> None:
+        """`route` is that of the requests which the preflight asks for."""
         # No tunnel is opened without a key.
         head.upgrade = b""
-        Exchange.__init__(self, preflights.context, preflights.route, client, head, 0)
+        Exchange.__init__(self, preflights.context, preflights.route(route), client, head, 0)
         self._preflights = preflights
         self._counted = False
 
@@ -111,7 +115,7 @@ class Preflight(Exchange):
             self._answer(BAD_REQUEST, 400, str(error))
             return
         self._tokens.taken = _NOBODY
-        why_not = self._preflights.begin(self.peer.network)
+        why_not = self._preflights.begin(self.peer.network, self._route.pool.servers)
         if why_not:
             self._answer(NO_ROOM, 503, why_not, RETRY_SOON)
             return

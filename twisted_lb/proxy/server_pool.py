@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from twisted_lb.backend import Backend
-from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.pool import ONLY_POOL, Queue, Retries
 from twisted_lb.config.settings import ProxySettings
 from twisted_lb.deadlines import Sweeper
 from twisted_lb.network.data_path_reactor import IDataPathReactor
@@ -65,9 +65,10 @@ class ServerPool:
         seen: Seen = unseen,
         retries: Retries = Retries(),
         queue: Queue = Queue(),
+        name: str = ONLY_POOL,
     ) -> None:
         """`data_path` is the IDataPathReactor."""
-        self.name = "default"  # there is one pool
+        self.name = name
         self.servers = servers
         self.seen = seen
         self._dialer = dialer
@@ -94,8 +95,14 @@ class ServerPool:
         """How many connections there are, to all servers."""
         return sum([connections.size for connections in self.connections.values()])
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is at one of its servers or waits for one."""
+        return not self.queue and not any(backend.in_flight for backend in self.connections)
+
     def close(self) -> None:
-        """End all connections; for shutdown, when no exchange is left."""
+        """End all connections; for shutdown, or when the pool is removed, and no exchange is left."""
+        self._sweeper.watched.discard(self.retries)
         for connections in self.connections.values():
             connections.close()
 

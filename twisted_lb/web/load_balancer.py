@@ -19,6 +19,7 @@ from twisted_lb.app.process import Serving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.services import OrderedServices
 from twisted_lb.app.startup import read_startup
+from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of, tls_notices
 from twisted_lb.request_record import SHUTDOWN
 from twisted_lb.web.request_stream import RequestStream
@@ -31,7 +32,7 @@ _log = Logger()
 
 
 class LoadBalancer(OrderedServices):
-    """A store, a pool of servers with its balancer and health checks, and connections to the servers.
+    """A store, pools of servers with their balancers and health checks, and connections to the servers.
 
     It is an IService; `user_api` is the resource of the user API, at any place of a site, and `ProxyResource` sends
     requests to the servers.  servers.yaml is watched.
@@ -58,13 +59,16 @@ class LoadBalancer(OrderedServices):
         options = {name: str(value) for name, value in settings.items()}
         given = os.environ if environment is None else environment
         startup = read_startup({"servers_file": servers_file, **options}, env_file, False, given)
-        for notice in tls_notices(startup.pool, startup.settings.servers_file, time.time()):
+        for notice in tls_notices(startup.gateway, startup.settings.servers_file, time.time()):
             _log.warn("{notice}", notice=notice)
         self._reactor = reactor
-        self._serving = serving = Serving(reactor, startup.settings, startup.pool, {}, of_program=False)
+        self._serving = serving = Serving(reactor, startup.settings, startup.gateway, {}, of_program=False)
         self._requests = _Requests(reactor, startup.settings.drain_seconds)
         self.user_api = UserApiResource(serving.user_api, serving.factory.limits.trusted_proxies)
-        self.pool = serving.pool
+
+        def change(spec: GatewaySpec, text: str) -> Deferred[str]:
+            return serving.gateway.change_in_turns(spec)
+
         for part in (
             serving.store,
             *serving.parts[1:-1],
@@ -72,16 +76,16 @@ class LoadBalancer(OrderedServices):
             ServersFile(
                 reactor,
                 startup.settings.servers_file,
-                startup.pool_text,
-                serving.swap.in_turns,
-                files=files_of(startup.pool),
+                startup.servers_text,
+                change,
+                files=files_of(startup.gateway),
             ),
             self._requests,
         ):
             self.addService(part)
 
     def serve(self, request: Request, target: bytes) -> None:
-        """Send a request to a server of the pool, with this target; the response is streamed to the client."""
+        """Send a request to a server, with this target; the response is streamed to the client."""
         stream = RequestStream(request, self._serving.factory.limits, self._reactor, self._requests.ended)
         if not self.running:
             stream.reject(503, "The load balancer does not run. Try again later.", b"\r\nRetry-After: 1")

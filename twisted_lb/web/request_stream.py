@@ -26,7 +26,7 @@ from twisted_lb.network.flow_control import Tap, Throttle
 from twisted_lb.network.peer import UNIX_ADDRESS, PeerInfo, TlsInfo, header_for_server
 from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.proxy.connection_limits import ConnectionLimits
-from twisted_lb.proxy.dispatch import check_request, is_keyless_preflight
+from twisted_lb.proxy.dispatch import check_request, is_keyless_preflight, route_of
 from twisted_lb.proxy.exchange import Exchange
 from twisted_lb.proxy.preflight import Preflight
 from twisted_lb.proxy.request_ids import trace_id, without_id
@@ -158,20 +158,26 @@ class RequestStream:
                 if PARAMETER in head.notable:
                     # The access log of twisted.web shows it.
                     request.uri = take_parameter(request.uri, limits.key_parameter)[0]
+            exchange = self._exchange_for(head, framing)
         except RequestError as error:
             if self.record is not None:
                 self.record.reason = BAD_REQUEST
             self.reject(error.status, error.detail)
             return
+        if exchange is not None:
+            self._exchange = exchange
+            self._content.start(exchange)
+
+    def _exchange_for(self, head: RequestHead, framing: int) -> Exchange | None:
+        """What serves the request; None for a preflight, which is answered here then.  Raises RequestError."""
+        limits = self._limits
         context = limits.context
         if head.method == b"OPTIONS" and is_keyless_preflight(limits, head, framing):
-            if context.route.cors is not None:
-                self._answer(204, context.route.cors.preflight(head), None)
-                return
-            self._exchange = Preflight(limits.preflights, self, head)
-        else:
-            self._exchange = Exchange(context, context.route, self, head, framing)
-        self._content.start(self._exchange)
+            if context.cors is not None:
+                self._answer(204, context.cors.preflight(head), None)
+                return None
+            return Preflight(limits.preflights, route_of(context, head), self, head)
+        return Exchange(context, route_of(context, head), self, head, framing)
 
     def _begin_record(self, record: RequestRecord, head: RequestHead) -> None:
         request = self._request
@@ -264,7 +270,7 @@ class RequestStream:
         context.counts.answered[status] += 1
         if self.record is not None:
             self.record.detail = detail
-        cors = context.route.cors
+        cors = context.cors
         if cors is not None:
             fields += cors.fields(self._head.fields if self._head is not None else b"")
         fields += b"\r\nContent-Type: " + CONTENT_TYPE.encode()

@@ -1,8 +1,8 @@
 """One of several serving processes: `python -m twisted_lb.app.workers.child REACTOR_MODULE`, started by `workers`.
 
 It reads one line of JSON from its standard input and serves on the sockets that it inherited.  It drains and exits when
-its standard input ends, and on SIGTERM.  Further lines on standard input are another pool, `{"pool": "the text of a
-servers file", "files": {...}}` with the contents of the files that it names, keys that other workers know,
+its standard input ends, and on SIGTERM.  Further lines on standard input are another servers file, `{"servers": "its
+text", "files": {...}}` with the contents of the files that it names, keys that other workers know,
 `{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem", "pem": "the text,
 or null for the present one"}]}`, the order to open the access log again, `{"reopen": true}`, or a request:
 
@@ -105,7 +105,7 @@ def main(reactor_module: str) -> None:
     from twisted_lb.app.process import Serving
     from twisted_lb.app.servers_reader import Reading
     from twisted_lb.app.services import Opening, secured
-    from twisted_lb.config.servers_file import read_pool
+    from twisted_lb.config.servers_file import read_gateway
     from twisted_lb.config.settings import Misconfigured, Settings
     from twisted_lb.network.listener import adopt
 
@@ -123,14 +123,14 @@ def main(reactor_module: str) -> None:
         context = certificates.certificates.context
         openings[f"socket {descriptor}"] = secured(opening, context) if listener["tls"] else opening
     file_name = settings.servers_file
-    pool = read_pool(instructions["pool"], file_name, as_bytes(instructions["files"]).__getitem__)
-    serving = Serving(reactor, settings, pool, openings, standard_output=instructions["standard_output"])
+    spec = read_gateway(instructions["servers"], file_name, as_bytes(instructions["files"]).__getitem__)
+    serving = Serving(reactor, settings, spec, openings, standard_output=instructions["standard_output"])
     service = serving.together()
     reading, use_lock = Reading(reactor), DeferredLock()
 
     def use(text: str, files: dict[str, bytes]) -> Deferred[str]:
         # The parent has validated it, and logs the changes.
-        return reading.read(text, file_name, files).addCallback(lambda read: serving.swap.in_turns(read.spec))
+        return reading.read(text, file_name, files).addCallback(lambda read: serving.gateway.change_in_turns(read.spec))
 
     def not_used(failure: Failure) -> None:
         if failure.check(Misconfigured):
@@ -143,9 +143,9 @@ def main(reactor_module: str) -> None:
 
     def told(line: bytes) -> None:
         words = json.loads(line)
-        if "pool" in words:
+        if "servers" in words:
             # Sequentially: a short file after a long one would be read sooner.
-            use_lock.run(use, words["pool"], as_bytes(words["files"])).addErrback(not_used)
+            use_lock.run(use, words["servers"], as_bytes(words["files"])).addErrback(not_used)
         elif "certificates" in words:
             certificates.use_in_turns(words["certificates"]).addErrback(certificates_not_used)
         elif "keys" in words:

@@ -17,13 +17,13 @@ FIRST_INHERITED = REPORTS + 1  # the ports; after them, the standard output for 
 def instructions(
     startup: Startup,
     ports: Sequence[Any],
-    pool_text: str,
-    pool_files: Mapping[str, str],
+    servers_text: str,
+    files: Mapping[str, str],
     certificates: Sequence[Certificate],
 ) -> dict[str, Any]:
-    """The settings, the ports in the order of `listen` and `tls_listen`, and the present pool and certificates.
+    """The settings, the ports in the order of `listen` and `tls_listen`, and the present servers file and certificates.
 
-    `pool_files` are the contents of the files that the pool's text names; see `pipe.as_text`.
+    `files` are the contents of the files that the servers file names; see `pipe.as_text`.
     """
     clear = len(startup.settings.listen)
     return {
@@ -32,8 +32,8 @@ def instructions(
             {"descriptor": FIRST_INHERITED + index, "family": int(port.addressFamily), "tls": index >= clear}
             for index, port in enumerate(ports)
         ],
-        "pool": pool_text,
-        "files": pool_files,
+        "servers": servers_text,
+        "files": files,
         "certificates": words_for_worker(certificates),
         "client_authorities": startup.tls.client_authorities if startup.tls is not None else "",
         "reports": REPORTS,

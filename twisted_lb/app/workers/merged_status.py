@@ -17,9 +17,9 @@ from twisted_lb.api.status import Report
 
 # One server, as the admin listener shows it.
 Shown = dict[str, Any]
-# A server's name and URL, and whether it was removed: a removed server may have been added again, as another one,
+# A server's pool, name and URL, and whether it was removed: a removed server may have been added again, as another one,
 # before the last exchange of the first has completed.
-Place = tuple[str, str, bool]
+Place = tuple[str, str, str, bool]
 
 COUNTS = ("requests", "failures", "retries")
 SUMS = ("in_flight", "tunnels", *COUNTS)
@@ -43,9 +43,9 @@ class RetiredCounters:
             counts = self._servers.setdefault(_place(server), Counter())
             counts.update({name: server[name] for name in COUNTS})
 
-    def keep(self, places: Collection[tuple[str, str]]) -> None:
-        """Drop the servers that are not among these names and URLs: they are not shown any more."""
-        self._servers = {place: counts for place, counts in self._servers.items() if place[:2] in places}
+    def keep(self, places: Collection[tuple[str, str, str]]) -> None:
+        """Drop the servers that are not among these pools, names and URLs: they are not shown any more."""
+        self._servers = {place: counts for place, counts in self._servers.items() if place[:3] in places}
 
     def copy(self) -> RetiredCounters:
         """A copy."""
@@ -109,7 +109,7 @@ def combined(reports: Sequence[Iterable[Shown]]) -> list[Shown]:
 
 
 def _place(server: Shown) -> Place:
-    return server["name"], server["url"], server["reason"] == "removed"
+    return server["pool"], server["name"], server["url"], server["reason"] == "removed"
 
 
 def _one(views: list[Shown]) -> Shown:

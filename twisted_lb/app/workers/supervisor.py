@@ -4,9 +4,9 @@
    twisted_lb.app.workers.child`, which inherit the open sockets and accept from the one queue that the kernel
    has for each.  With SO_REUSEPORT, each worker would have its own queue, and the clients in it would be reset
    whenever that worker dies or drains; ports below 1024 would need each worker to be root.
-2. The parent writes to the standard input of a worker: first a line of JSON with its instructions, later another pool,
-   or a request that the worker answers on another pipe.  When standard input ends, because the parent has closed it
-   or has ended, the worker drains and exits.
+2. The parent writes to the standard input of a worker: first a line of JSON with its instructions, later another
+   servers file, or a request that the worker answers on another pipe.  When standard input ends, because the parent has
+   closed it or has ended, the worker drains and exits.
 3. A worker that dies is restarted after a delay, which doubles while it keeps dying early.  A worker that does not
    respond for WORKER_TIMEOUT is killed, and then restarted.  The parent passes keys that a worker has seen to the
    others, so that all know them during an outage of Redis.
@@ -74,8 +74,8 @@ class Workers(Service):
         self.ports: list[tcp.Port] = []
         self._reactor = reactor
         self._startup = startup
-        self._pool_text = startup.pool_text
-        self._pool_files = as_text(files_of(startup.pool))
+        self._servers_text = startup.servers_text
+        self._files = as_text(files_of(startup.gateway))
         self._certificates: Sequence[Certificate] = startup.tls.files.certificates if startup.tls else ()
         self._slots = [_Slot(number, self, reactor) for number in range(1, startup.settings.workers + 1)]
         self._retired_counters = RetiredCounters()
@@ -155,21 +155,21 @@ class Workers(Service):
 
     def use(
         self,
-        pool_text: str,
-        servers: Iterable[tuple[str, str]] | None = None,
+        servers_text: str,
+        servers: Iterable[tuple[str, str, str]] | None = None,
         files: Mapping[str, bytes] = NO_FILES,
     ) -> None:
-        """Apply another pool to all workers, including those that are started later.
+        """Apply another servers file to all workers, including those that are started later.
 
-        `servers` are the names and URLs of its servers, as a report has them; `files` are those that the text names,
-        and what they hold.
+        `servers` are the pools, names and URLs of its servers, as a report has them; `files` are those that the text
+        names, and what they hold.
         """
-        self._pool_text = pool_text
-        self._pool_files = as_text(files)
+        self._servers_text = servers_text
+        self._files = as_text(files)
         if servers is not None:
             self._retired_counters.keep(set(servers))
         for slot in self._slots:
-            slot.tell({"pool": pool_text, "files": self._pool_files})
+            slot.tell({"servers": servers_text, "files": self._files})
 
     def use_certificates(self, certificates: Sequence[Certificate]) -> None:
         """Serve other certificates, the first as the default, in all workers, also in those that are started later."""
@@ -232,7 +232,7 @@ class Workers(Service):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             childFDs=descriptors,
         )
-        words = instructions(self._startup, self.ports, self._pool_text, self._pool_files, self._certificates)
+        words = instructions(self._startup, self.ports, self._servers_text, self._files, self._certificates)
         transport.writeToChild(0, _line(words))
         return transport
 

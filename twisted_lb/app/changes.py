@@ -1,0 +1,93 @@
+"""What a change of the configuration consists of, for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Final
+
+from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.pool import ONLY_POOL, PoolSpec
+from twisted_lb.pool.pool import Change
+
+SHOWN_NAMES: Final = 10  # of each kind, in a log line
+# Fields of the configuration whose changes are described separately.
+SAID_IN_FULL: Final = ("name", "servers", "balancer", "options", "pricing", "pricing_options")
+NOTHING: Final = "the same servers and balancer as before"
+
+
+def what_changed(before: GatewaySpec, now: GatewaySpec, changes: Mapping[str, Change]) -> str:
+    """A description of a change, on one line; `changes` are those of the pools in `now`."""
+    former = {pool.name: pool for pool in before.pools}
+    names = {pool.name for pool in now.pools}
+    parts = [
+        _listed("added the pool", [pool.name for pool in now.pools if pool.name not in former], "added the pools"),
+        _listed("removed the pool", [name for name in former if name not in names], "removed the pools"),
+    ]
+    for pool in now.pools:
+        if pool.name in former and (text := what_changed_in_pool(former[pool.name], pool, changes[pool.name])):
+            parts.append(text if pool.name == ONLY_POOL else f"pool {pool.name}: {text}")
+    parts.append(_other_routes(before.routes, now.routes))
+    parts.append("cors changed" if before.cors != now.cors else "")
+    return "; ".join(part for part in parts if part) or NOTHING
+
+
+def _other_routes(before: Sequence[RouteSpec], now: Sequence[RouteSpec]) -> str:
+    old, new = set(before), set(now)
+    names = {route.name for route in new - old} & {route.name for route in old - new}
+    parts = [
+        _listed("added the route", [one.name for one in now if one not in old and one.name not in names]),
+        _listed("removed the route", [one.name for one in before if one not in new and one.name not in names]),
+        _listed("changed the route", [one.name for one in now if one not in old and one.name in names]),
+    ]
+    if before != now and not any(parts):
+        parts.append("order of the routes")
+    return "; ".join(part for part in parts if part)
+
+
+def what_changed_in_pool(before: PoolSpec, now: PoolSpec, change: Change) -> str:
+    """A description of the change of a pool, on one line; empty when there is none."""
+    moved = {backend.name for backend in change.added} & {backend.name for backend in change.removed}
+    parts = [
+        _listed("added", [f"{one.name} {one.url}" for one in change.added if one.name not in moved]),
+        _listed("removed", [one.name for one in change.removed if one.name not in moved]),
+        _listed("moved", [f"{one.name} to {one.url}" for one in change.added if one.name in moved]),
+        _listed("changed", [f"{one.name} ({difference})" for one, difference in change.changed]),
+        _listed("health check of", _other_checks(before, now)),
+        "order of the servers" if change.reordered else "",
+    ]
+    parts.append(_other_class("balancer", before.balancer, before.options, now.balancer, now.options))
+    parts.append(_other_class("pricing", before.pricing, before.pricing_options, now.pricing, now.pricing_options))
+    for field in fields(PoolSpec):
+        was, is_now = getattr(before, field.name), getattr(now, field.name)
+        if field.name not in SAID_IN_FULL and was != is_now:
+            parts.append(f"{field.name} changed")
+    return "; ".join(part for part in parts if part)
+
+
+def _other_class(
+    key: str, before: str, options_before: Mapping[str, object], now: str, options: Mapping[str, object]
+) -> str:
+    if before != now:
+        return f"{key} {before or 'none'} -> {now or 'none'}"
+    # An option may be a secret: only its name is shown.
+    names = options_before.keys() | options.keys()
+    differing = sorted(name for name in names if _option(options_before, name) != _option(options, name))
+    return f"changed options of {now}: {', '.join(differing)}" if differing else ""
+
+
+def _option(options: Mapping[str, object], name: str) -> tuple[bool, object]:
+    return name in options, options.get(name)
+
+
+def _other_checks(before: PoolSpec, now: PoolSpec) -> list[str]:
+    checks = {one.name: one.health_check for one in before.servers}
+    return [one.name for one in now.servers if one.name in checks and checks[one.name] != one.health_check]
+
+
+def _listed(what: str, names: Sequence[str], whats: str = "") -> str:
+    if not names:
+        return ""
+    what = whats or what if len(names) > 1 else what
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{what} {', '.join(names[:SHOWN_NAMES])}{more}"

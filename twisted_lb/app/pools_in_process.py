@@ -1,0 +1,130 @@
+"""What a process that serves clients has for each pool, health checks and connections, and the routes.
+
+A pool that is removed goes on for the requests that it has, and for those that found their route before: its
+connections and checks end when it has been idle for some seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+
+from twisted_lb.app.gateway import Gateway, PoolInUse
+from twisted_lb.app.health_service import HealthService
+from twisted_lb.backend import Backend
+from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.cors import CorsPolicy
+from twisted_lb.network.dialer import Dialer
+from twisted_lb.proxy.factory import ProxyFactory
+from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.server_pool import ServerPool
+from twisted_lb.repeated import Repeated
+from twisted_lb.routing.match import Match
+from twisted_lb.routing.table import RouteTable
+from twisted_lb.steps import Steps, chunks, finish
+
+# Longer than a request can wait for its tokens to be taken.
+IDLE_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 1.0
+
+
+class _PoolParts:
+    """What there is for one pool."""
+
+    def __init__(self, health: HealthService, server_pool: ServerPool) -> None:
+        self.health = health
+        self.server_pool = server_pool
+        self.idle_since = 0.0
+
+
+class PoolsInProcess(MultiService):
+    """Follows the gateway; the services in it are the health checks of the pools."""
+
+    def __init__(self, reactor: Any, gateway: Gateway, factory: ProxyFactory, dialer: Dialer) -> None:
+        """`dialer` opens the connections of the health checks."""
+        super().__init__()
+        self._reactor = reactor
+        self._factory = factory
+        self._dialer = dialer
+        self._parts: dict[str, _PoolParts] = {}
+        self._removed: list[_PoolParts] = []
+        self._looks = Repeated(reactor, self._look, "the end of removed pools")
+        finish(self._follow(gateway.spec, gateway.pools))
+        gateway.parts = self
+
+    def startService(self) -> None:
+        """Start the checks."""
+        super().startService()
+        self._looks.start(LOOK_SECONDS)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the checks."""
+        self._looks.stop()
+        stopped: Deferred[None] = super().stopService()
+        return stopped
+
+    @property
+    def removed(self) -> list[tuple[str, Backend]]:
+        """The servers of removed pools that still have exchanges, with the name of the pool."""
+        pools = [parts.server_pool for parts in self._removed]
+        return [(pool.name, backend) for pool in pools for backend in pool.servers.backends if backend.in_flight]
+
+    def follow(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Iterable[None]:
+        """See Parts."""
+        return self._follow(spec, pools)
+
+    def _follow(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[None]:
+        for name, one in pools.items():
+            parts = self._parts.get(name)
+            if parts is None:
+                yield from self._add(one)
+            else:
+                parts.server_pool.configure(one.spec.retries, one.spec.queue)
+                yield from parts.health.follow_in_steps(one.spec)
+            yield
+        table = yield from self._table(spec, pools)
+        self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors))
+        for name in self._parts.keys() - pools.keys():
+            parts = self._parts.pop(name)
+            parts.idle_since = self._reactor.seconds()
+            self._removed.append(parts)
+
+    def _add(self, one: PoolInUse) -> Steps[None]:
+        health = HealthService(self._reactor, one.pool, one.spec, self._dialer)
+        spec = one.spec
+        pool = self._factory.add_pool(one.pool, health.seen, spec.retries, spec.queue, spec.name)
+        self._parts[spec.name] = _PoolParts(health, pool)
+        self.addService(health)
+        yield
+
+    def _table(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[RouteTable]:
+        routes: list[tuple[Match, Route]] = []
+        for some in chunks(spec.routes):
+            for one in some:
+                route = Route(self._parts[one.pool].server_pool, pools[one.pool].pricing, one.name)
+                routes.append((match_of(one), route))
+            yield
+        return RouteTable(routes)
+
+    def _look(self) -> None:
+        """End what removed pools have, once no request needs it any more."""
+        now = self._reactor.seconds()
+        for parts in list(self._removed):
+            if not parts.server_pool.idle:
+                parts.idle_since = now
+            elif now - parts.idle_since >= IDLE_SECONDS:
+                self._removed.remove(parts)
+                self._factory.remove_pool(parts.server_pool)
+                self.removeService(parts.health)
+
+
+def match_of(spec: RouteSpec) -> Match:
+    """What a route asks of a request."""
+    methods = frozenset(method.encode() for method in spec.methods)
+    fields = tuple(
+        (name.encode(), value.encode() if value is not None else None) for name, value in spec.headers
+    )
+    return Match(spec.host, spec.path, methods, fields)

@@ -1,0 +1,107 @@
+"""From the models of servers.yaml to the objects that the rest of the program has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from twisted_lb.config.cors import Cors
+from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.server_url import location
+from twisted_lb.config.servers_schema import (
+    NO_CHECK,
+    NO_EJECTION,
+    FileModel,
+    PoolKeys,
+    RouteModel,
+    Section,
+    ServerModel,
+)
+
+
+def _layered(kind: Callable[..., Any], *sections: Section | None) -> Any:
+    """An object of the keys of all sections, of which the later ones take precedence."""
+    keys: dict[str, Any] = {}
+    for section in sections:
+        for name in section.model_fields_set if section is not None else ():
+            keys[name] = getattr(section, name)
+    return kind(**keys)
+
+
+class Keys(NamedTuple):
+    """The keys of a pool, and those that all pools have; where there is one pool only, both are the file's."""
+
+    own: PoolKeys
+    general: PoolKeys
+
+    def of(self, key: str) -> Any:
+        """The value of a key that is not a section."""
+        return getattr(self.own if key in self.own.model_fields_set else self.general, key)
+
+    def sections(self, key: str) -> tuple[Section | None, Section | None]:
+        """The sections of a key, the more general first."""
+        own = getattr(self.own, key)
+        if own in (NO_CHECK, NO_EJECTION):
+            return None, own
+        general = getattr(self.general, key)
+        # A pool that says what to do, where the file says that there is nothing to do, says so alone.
+        return (None if general in (NO_CHECK, NO_EJECTION) and own is not None else general), own
+
+
+def pool_parts(keys: Keys) -> dict[str, Any]:
+    """Everything but the servers, by the names of PoolSpec's fields."""
+    word, options = keys.of("balancer")
+    pricing, pricing_options = keys.of("pricing")
+    return {
+        "balancer": word,
+        "options": MappingProxyType(options),
+        "pricing": pricing,
+        "pricing_options": MappingProxyType(pricing_options),
+        "ejection": _layered(Ejection, *keys.sections("ejection")),
+        "panic_threshold": keys.of("panic_threshold"),
+        "retries": _layered(Retries, *keys.sections("retries")),
+        "queue": _layered(Queue, *keys.sections("queue")),
+    }
+
+
+def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> ServerSpec:
+    """The server; what it does not say of its health check and of `send_proxy` is taken from its pool."""
+    host, port = location(server.url)
+    return ServerSpec(
+        server.name or name_from_url(server.url),
+        server.url,
+        host,
+        port,
+        server.weight,
+        server.maxconn,
+        server.backup,
+        server.slowstart,
+        _check(server.health_check, *keys.sections("health_check")),
+        (server.send_proxy if server.send_proxy is not None else keys.of("send_proxy")) or 0,
+        tls,
+    )
+
+
+def name_from_url(url: str) -> str:
+    """The name of a server that has none of its own: its host and port."""
+    return url.partition("//")[2].partition("/")[0].lower()
+
+
+def route_spec(route: RouteModel) -> RouteSpec:
+    """The route."""
+    name = route.name or f"{route.host}{route.path or '/'}"
+    return RouteSpec(route.pool, name, route.host, route.path, route.methods, route.headers)
+
+
+def cors_of(file: FileModel) -> Cors | None:
+    """What pages of other origins may do."""
+    return _layered(Cors, file.cors) if file.cors is not None else None
+
+
+def _check(own: Section | None, *general: Section | None) -> HealthCheck | None:
+    if own is NO_CHECK:
+        return None
+    present = [section for section in (*general, own) if section is not None and section is not NO_CHECK]
+    return _layered(HealthCheck, *present) if present else None
