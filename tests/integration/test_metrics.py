@@ -74,7 +74,7 @@ def test_redis_that_is_away(new_balancer: Start, servers: Servers, redis: RedisS
     before = metrics(balancer)
     assert (before["tokenlb_store_up",], before["tokenlb_store_outages_total",]) == (1, 0)
     assert before["tokenlb_takings_total",] == 20 and before["tokenlb_script_calls_total",] > 0
-    assert sum(before["tokenlb_server_requests_total", f"server{number}"] for number in (1, 2, 3)) == 20
+    assert sum(before["tokenlb_server_requests_total", "default", f"server{number}"] for number in (1, 2, 3)) == 20
     status, said = readiness(balancer)
     assert (status, said["ready"], said["degraded"]) == (200, True, False)
 
@@ -115,4 +115,4 @@ def test_admin_token(new_balancer: Start, servers: Servers) -> None:
     balancer = new_balancer(servers.yaml(), environment={"ADMIN_TOKEN": "s3cret"}).start()
     assert users(balancer).status == 401
     assert ask(balancer.admin_port, "GET", "/metrics").status == 401
-    assert metrics(balancer, Authorization="Bearer s3cret")["tokenlb_server_up", "server1"] == 1
+    assert metrics(balancer, Authorization="Bearer s3cret")["tokenlb_server_up", "default", "server1"] == 1

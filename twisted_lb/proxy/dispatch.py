@@ -74,7 +74,7 @@ def dispatch(
 def route_of(context: ProxyContext, head: RequestHead) -> Route:
     """The route of a request.  Raises RequestError where there is none."""
     routes = context.routes
-    route = routes.only
+    route: Route | None = routes.only
     if route is None:
         route = routes.find(head)
         if route is None:
