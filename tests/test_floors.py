@@ -111,6 +111,7 @@ ORDERS = {
         "fields",
         "query",
         "head",
+        "field_value",
         "framing",
         "body",
         "response",
@@ -119,6 +120,7 @@ ORDERS = {
         "proxy_protocol",
         "hsts",
     ],
+    "routing": ["path", "match", "table", "specs"],
     "access_log": ["writer", "destinations", "stamps", "escaping", "formats", "log"],
     "proxy": [
         "guard",

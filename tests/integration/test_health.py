@@ -71,7 +71,7 @@ def test_traffic_shows_it(new_servers: Callable[..., Servers], new_balancer: Sta
 
 
 def test_used_again_at_once(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
-    """A server that refused connections and runs agaXX."""
+    """A server that refused connections and runs again has requests as soon as its checks pass."""
     servers = new_servers(3)
     ejection = "ejection: {consecutive_failures: 3, base_time: 1h, max_time: 1h}\n"
     balancer = new_balancer(CHECKED.replace("200ms", "1s") + ejection + servers.yaml()).start()

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
 from twisted_lb.backend import Backend
-from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
@@ -23,6 +23,7 @@ from twisted_lb.proxy.route import Route
 from twisted_lb.proxy.server_pool import ServerPool
 from twisted_lb.repeated import Repeated
 from twisted_lb.routing.match import Match
+from twisted_lb.routing.specs import match_of
 from twisted_lb.routing.table import RouteTable
 from twisted_lb.steps import Steps, chunks, finish
 
@@ -107,7 +108,7 @@ class PoolsInProcess(MultiService):
                 route = Route(self._parts[one.pool].server_pool, pools[one.pool].pricing, one.name)
                 routes.append((match_of(one), route))
             yield
-        return RouteTable(routes)
+        return (yield from RouteTable.in_steps(routes))
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -119,12 +120,3 @@ class PoolsInProcess(MultiService):
                 self._removed.remove(parts)
                 self._factory.remove_pool(parts.server_pool)
                 self.removeService(parts.health)
-
-
-def match_of(spec: RouteSpec) -> Match:
-    """What a route asks of a request."""
-    methods = frozenset(method.encode() for method in spec.methods)
-    fields = tuple(
-        (name.encode(), value.encode() if value is not None else None) for name, value in spec.headers
-    )
-    return Match(spec.host, spec.path, methods, fields)

@@ -33,7 +33,7 @@ from twisted_lb.limits.wait_queue import KeyQueue
 from twisted_lb.network.peer import PeerInfo
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded
-from twisted_lb.proxy.request_view import RequestView, field_value
+from twisted_lb.proxy.request_view import RequestView
 from twisted_lb.proxy.route import Route
 from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
@@ -47,6 +47,7 @@ from twisted_lb.request_record import (
     UNAUTHORIZED,
     RequestRecord,
 )
+from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.head import RequestHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"

@@ -13,6 +13,7 @@ from twisted_lb.proxy.https_redirect import RedirectedRequest
 from twisted_lb.proxy.local_request import LocalExchange, MaxForwardsAnswer
 from twisted_lb.proxy.preflight import Preflight, PreflightAnswer
 from twisted_lb.proxy.route import Route
+from twisted_lb.routing.path import is_ambiguous
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import RequestHead
 from twisted_lb.wire.query import take_parameter
@@ -76,6 +77,8 @@ def route_of(context: ProxyContext, head: RequestHead) -> Route:
     routes = context.routes
     route: Route | None = routes.only
     if route is None:
+        if is_ambiguous(head.target.partition(b"?")[0]):
+            raise RequestError(400, "The path has dot segments between encoded slashes.")
         route = routes.find(head)
         if route is None:
             raise RequestError(404, "There is nothing at this address.")

@@ -7,6 +7,7 @@ from zope.interface import implementer
 from twisted_lb.credentials import REDACTED
 from twisted_lb.interfaces import IRequest, IResponse
 from twisted_lb.own_fields import CONSUMER
+from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.fields import ABOUT_THE_CLIENT
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
@@ -66,29 +67,3 @@ class ResponseView:
 
     def header(self, name: bytes) -> bytes | None:
         return field_value(self._head, name)
-
-
-def field_value(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
-    """The value of the field of this name, in any case; None where there is none.
-
-    Several fields of a name are one list (RFC 9110 section 5.3), and those of Cookie one cookie string (RFC 9113
-    section 8.2.3).  Set-Cookie is no list, and the first one counts.
-    """
-    name = name.lower()
-    values = head.notable.get(name) or _values(head.fields, b"\r\n%b:" % name)
-    if len(values) < 2 or name == b"set-cookie":
-        return values[0] if values else None
-    return (b"; " if name == b"cookie" else b", ").join(values)
-
-
-def _values(lines: bytes, mark: bytes) -> list[bytes]:
-    """What follows each `mark`, which is in lower case, to the end of the line."""
-    lower = lines.lower()
-    values = []
-    at = lower.find(mark)
-    while at >= 0:
-        start = at + len(mark)
-        end = lines.find(b"\r\n", start)
-        values.append((lines[start:end] if end >= 0 else lines[start:]).strip(b" \t"))
-        at = lower.find(mark, start)
-    return values

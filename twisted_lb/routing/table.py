@@ -1,29 +1,203 @@
-"""Finds the route of a request."""
+"""Finds the route of a request among thousands, in a time that does not grow with them.
+
+    exact host -> the wildcards that include it, longest first -> routes for any host
+        exact path -> the prefixes of it, longest first -> routes for any path
+            methods and header fields -> the order of the file
+
+Where none of the routes of a path has the method or the header fields of the request, the search goes on with the next
+path, and then with the next host.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from twisted_lb.routing.match import Match
+from twisted_lb.routing.path import comparable
+from twisted_lb.steps import STEP, Steps, finish
 from twisted_lb.wire.head import RequestHead
+
+# A host has no more labels than this (RFC 1035 section 2.3.4).
+MAX_LABELS: Final = 128
+
+
+class _Candidate:
+    """A route among those with the same host and path."""
+
+    __slots__ = ("match", "route", "unconditional", "place")
+
+    def __init__(self, match: Match, route: Any, place: int) -> None:
+        self.match = match
+        self.route = route
+        self.unconditional = not match.methods and not match.headers
+        self.place = place  # in the file
+
+
+class _Paths:
+    """The routes of one host."""
+
+    __slots__ = ("exact", "prefixes", "any_path", "depth")
+
+    def __init__(self) -> None:
+        self.exact: dict[bytes, list[_Candidate]] = {}
+        self.prefixes: dict[bytes, list[_Candidate]] = {}  # with a slash at the end
+        self.any_path: list[_Candidate] = []
+        self.depth = 0  # segments of the longest prefix
+
+    def add(self, candidate: _Candidate) -> None:
+        """A route, which comes after those that were added before."""
+        path = candidate.match.path
+        if not path or path == b"/":
+            self.any_path.append(candidate)
+            return
+        path = comparable(path)
+        if path.endswith(b"/"):
+            self.prefixes.setdefault(path, []).append(candidate)
+            self.depth = max(self.depth, path.count(b"/") - 1)
+        else:
+            self.exact.setdefault(path, []).append(candidate)
+
+    def groups(self) -> Iterator[list[_Candidate]]:
+        """The routes of each path."""
+        yield from self.exact.values()
+        yield from self.prefixes.values()
+        yield self.any_path
+
+    def find(self, head: RequestHead, path: bytes) -> _Candidate | None:
+        """The best route that fits; `path` is in its comparable form, empty for the target `*`."""
+        found: _Candidate | None
+        if self.exact:
+            candidates = self.exact.get(path)
+            if candidates is not None and (found := _first(candidates, head)) is not None:
+                return found
+        if self.depth and path:
+            for prefix in prefixes_of(path, self.depth):
+                candidates = self.prefixes.get(prefix)
+                if candidates is not None and (found := _first(candidates, head)) is not None:
+                    return found
+        return _first(self.any_path, head)
 
 
 class RouteTable:
-    """Interim."""
+    """The routes in the order of the file, each with what it asks of a request."""
 
     def __init__(self, routes: Sequence[tuple[Match, Any]]) -> None:
-        self._routes = list(routes)
-        self.only: Any = routes[0][1] if len(routes) == 1 and routes[0][0] == Match() else None
+        finish(self.build_in_steps(routes))
+
+    @classmethod
+    def in_steps(cls, routes: Sequence[tuple[Match, Any]]) -> Steps[RouteTable]:
+        """The table, made in steps."""
+        table = cls(())
+        yield from table.build_in_steps(routes)
+        return table
+
+    def build_in_steps(self, routes: Sequence[tuple[Match, Any]]) -> Steps[None]:
+        """Use these routes, in steps; the table must not be in use meanwhile."""
+        self._hosts: dict[bytes, _Paths] = {}
+        self._wildcards: dict[bytes, _Paths] = {}  # by the name with the dot before it
+        self._any_host = _Paths()
+        # The one route of all requests, if there is one.
+        self.only: Any = routes[0][1] if len(routes) == 1 and routes[0][0].is_any else None
+        for place, (match, route) in enumerate(routes):
+            host = match.host
+            if not host:
+                paths = self._any_host
+            elif host.startswith(b"*."):
+                paths = self._wildcards.setdefault(host[1:], _Paths())
+            else:
+                paths = self._hosts.setdefault(host, _Paths())
+            paths.add(_Candidate(match, route, place))
+            if not place % STEP:
+                yield
+        count = 0
+        for paths in self._all_paths():
+            for candidates in paths.groups():
+                candidates.sort(key=_specificity)
+                count += 1
+                if not count % STEP:
+                    yield
 
     def find(self, head: RequestHead) -> Any:
-        """The route."""
-        path = head.target.partition(b"?")[0].decode("latin-1")
-        host = head.host.partition(b":")[0].decode("latin-1").lower()
-        for match, route in self._routes:
-            if match.host and match.host != host:
-                continue
-            if match.path and match.path != path and not (match.path.endswith("/") and path.startswith(match.path)):
-                continue
-            return route
-        return None
+        """The route of a request; None if there is none."""
+        candidate = self._find(head)
+        return None if candidate is None else candidate.route
+
+    def _find(self, head: RequestHead) -> _Candidate | None:
+        target = head.target
+        query = target.find(b"?")
+        path = comparable(target if query < 0 else target[:query]) if target != b"*" else b""
+        found: _Candidate | None
+        if self._hosts or self._wildcards:
+            host = plain_host(head.host)
+            paths = self._hosts.get(host)
+            if paths is not None and (found := paths.find(head, path)) is not None:
+                return found
+            if self._wildcards:
+                dot = host.find(b".")
+                labels = 0
+                while dot >= 0 and labels < MAX_LABELS:
+                    # At least one label has to be in the place of the asterisk.
+                    paths = self._wildcards.get(host[dot:]) if dot else None
+                    if paths is not None and (found := paths.find(head, path)) is not None:
+                        return found
+                    dot = host.find(b".", dot + 1)
+                    labels += 1
+        return self._any_host.find(head, path)
+
+    def shadowed(self) -> list[tuple[int, int]]:
+        """The routes that no request can have, each with the one that all their requests have; places in the file."""
+        found = []
+        for paths in self._all_paths():
+            for candidates in paths.groups():
+                for index, candidate in enumerate(candidates):
+                    for other in candidates[:index]:
+                        if other.match.includes(candidate.match):
+                            found.append((candidate.place, other.place))
+                            break
+        return sorted(found)
+
+    def _all_paths(self) -> Iterator[_Paths]:
+        yield from self._hosts.values()
+        yield from self._wildcards.values()
+        yield self._any_host
+
+
+def plain_host(host: bytes) -> bytes:
+    """A Host field's value in lower case, without a port and without a dot at the end."""
+    if host.startswith(b"["):
+        end = host.find(b"]")
+        return host[: end + 1].lower() if end >= 0 else host.lower()
+    colon = host.find(b":")
+    if colon >= 0:
+        host = host[:colon]
+    host = host.lower()
+    return host[:-1] if host.endswith(b".") else host
+
+
+def prefixes_of(path: bytes, depth: int) -> list[bytes]:
+    """The prefixes of a path of up to `depth` whole segments, longest first; `/a/b` has `/a/b/` and `/a/`."""
+    found: list[bytes] = []
+    end = 0
+    while len(found) < depth:
+        end = path.find(b"/", end + 1)
+        if end < 0:
+            if not path.endswith(b"/"):
+                found.append(path + b"/")
+            break
+        found.append(path[: end + 1])
+    found.reverse()
+    return found
+
+
+def _first(candidates: list[_Candidate], head: RequestHead) -> _Candidate | None:
+    for candidate in candidates:
+        if candidate.unconditional or candidate.match.method_and_headers_fit(head):
+            return candidate
+    return None
+
+
+def _specificity(candidate: _Candidate) -> tuple[bool, int, int]:
+    """Routes that name methods come first, then those that name more header fields, then the order of the file."""
+    match = candidate.match
+    return not match.methods, -len(match.headers), candidate.place
