@@ -70,6 +70,7 @@ def all_servers_run(request: Any) -> None:
     if "servers" in request.fixturenames:
         servers = request.getfixturevalue("servers")
         servers.start()
+        servers.release()
         servers.forget()
 
 
