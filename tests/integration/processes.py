@@ -28,6 +28,8 @@ END_SECONDS = 60.0
 WAIT_SECONDS = 60.0
 # Why no process gets a wrong clock, or "" when it does.
 MISSING_CLOCK = "" if shutil.which("faketime") else "no faketime; `apt-get install faketime` enables this"
+# By default a Redis that is busy for 100 ms is away.
+REDIS_DEADLINE = "2s"
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -68,7 +70,8 @@ class Balancer:
         max_files: int | None = None,
         activated: socket.socket | None = None,
     ) -> None:
-        """`options` are more options of the command line; `environment` is all it gets but PATH and PYTHONPATH.
+        """`options` are more options of the command line; `environment` is what it gets beside PATH, PYTHONPATH and
+        REDIS_DEADLINE.
 
         `max_files` is how many open files the process may have; `activated` is a listening socket that it gets as
         from systemd.
@@ -119,7 +122,8 @@ class Balancer:
         here = "interface=127.0.0.1"
         command = [*twistd(), "-n", "--pidfile=", "tokenlb", "--servers", "servers.yaml", "--data-dir", "data"]
         command += ["--listen", f"tcp:{self.port}:{here}", "--admin-listen", f"tcp:{self.admin_port}:{here}"]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), **self._environment}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
+        environment |= {"REDIS_DEADLINE": REDIS_DEADLINE, **self._environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, *command, *self._options],

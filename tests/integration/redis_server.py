@@ -208,8 +208,8 @@ class Sentinel(RedisProcess):
         super().__init__(password, tls)
         lines = [
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 2",
-            "sentinel down-after-milliseconds mymaster 300",
-            "sentinel failover-timeout mymaster 2000",
+            "sentinel down-after-milliseconds mymaster 1000",
+            "sentinel failover-timeout mymaster 4000",
         ]
         if master_password:
             lines.append(f"sentinel auth-pass mymaster {master_password}")
