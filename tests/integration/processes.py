@@ -113,6 +113,10 @@ class Balancer:
         """The process that runs now."""
         return self.process.pid
 
+    def workers(self) -> list[int]:
+        """The processes that it has started."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def log(self) -> str:
         """All that was printed so far, by each process that ran here."""
         return self._log.read_text(errors="replace") if self._log.exists() else self._last_log

@@ -79,9 +79,8 @@ def test_unix_socket_and_workers_that_end(
     options = ("--listen", f"unix:{path}", "--workers", "2", "--redis-url", redis.url)
     balancer = new_balancer(servers.yaml(), *options).start()
     key = balancer.create_user("user1", 100)
-    children = Path(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), 15)
+    for child in balancer.workers():
+        os.kill(child, 15)
         wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the end of the worker")
         assert over_unix(path, key, "/x").startswith(b"HTTP/1.1 200 ")
     assert path.exists()

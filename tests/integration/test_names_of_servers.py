@@ -17,7 +17,6 @@ from tests.integration.origin import Servers
 from tests.integration.processes import WAIT_SECONDS, Answer, Balancer, ask, wait_until
 from tests.integration.redis_server import free_port
 
-
 # Within a time is what was so once: the machine may have other things to do.
 TRIES = 3
 

@@ -51,7 +51,7 @@ def test_walk(new_balancer: Start, tmp_path: Path) -> None:
     for _ in range(3):
         balancer = new_balancer(demo_servers(), "--demo").start()
         commands = "".join(commands for commands, _ in steps).replace("localhost:8080", f"127.0.0.1:{balancer.port}")
-        # A shell at a terminal reads commands so, one after the other, and the programs that it starts leave them to it.
+        # A shell at a terminal reads commands so, one after the other, and programs that it starts leave them to it.
         done = subprocess.run(["bash"], input=commands, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.stderr == ""
         # On a busy machine six requests in a row may take a second, after which there is another token.

@@ -21,11 +21,6 @@ from tests.integration.processes import Asking, Balancer, ask, wait_until
 from tests.integration.redis_server import MISSING, RedisServer
 
 
-def workers_of(balancer: Balancer) -> list[int]:
-    """The processes that the balancer has started."""
-    return [int(pid) for pid in Path(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read_text().split()]
-
-
 def alive(pid: int) -> bool:
     """Whether one of its threads runs: the files of a process are closed when the last of them has ended."""
     try:
@@ -90,7 +85,7 @@ def test_share_one_bucket(team: Balancer) -> None:
     key = team.create_user(f"user-{uuid4()}", 20, 0)
     statuses = [ask(team.port, "GET", "/", key=key).status for _ in range(40)]
     assert statuses.count(200) == 20 and statuses.count(429) == 20
-    assert len(workers_of(team)) == 2
+    assert len(team.workers()) == 2
 
 
 def test_share_one_bucket_at_once(team: Balancer) -> None:
@@ -103,7 +98,7 @@ def test_share_one_bucket_at_once(team: Balancer) -> None:
 
 def test_each_serves(team: Balancer, key: str) -> None:
     """While one worker is stopped in its tracks the other serves, API and servers, and the other way round."""
-    for pid in workers_of(team):
+    for pid in team.workers():
         os.kill(pid, signal.SIGSTOP)
         try:
             assert [ask(team.port, "GET", "/", key=key).status for _ in range(10)] == [200] * 10
@@ -114,29 +109,29 @@ def test_each_serves(team: Balancer, key: str) -> None:
 
 def test_worker_that_dies_is_replaced(team: Balancer, key: str) -> None:
     """While one of two workers is dead requests are served, and soon there are two again."""
-    victim, other = workers_of(team)
+    victim, other = team.workers()
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):
         assert ask(team.port, "GET", "/", key=key).status == 200
-    wait_until(lambda: len(set(workers_of(team)) - {victim}) == 2, what="a new worker")
-    assert other in workers_of(team)
+    wait_until(lambda: len(set(team.workers()) - {victim}) == 2, what="a new worker")
+    assert other in team.workers()
     wait_until(lambda: "2 of 2 workers run" in str(ask(team.admin_port, "GET", "/readyz").body))
 
 
 def test_worker_that_stops_by_itself(team: Balancer, key: str) -> None:
     """A worker that gets SIGTERM closes the port for itself only."""
-    victim, _ = workers_of(team)
+    victim, _ = team.workers()
     os.kill(victim, signal.SIGTERM)
     wait_until(lambda: not alive(victim))
     for _ in range(20):
         assert ask(team.port, "GET", "/", key=key).status == 200
-    wait_until(lambda: len(set(workers_of(team)) - {victim}) == 2, what="a new worker")
+    wait_until(lambda: len(set(team.workers()) - {victim}) == 2, what="a new worker")
     wait_until(lambda: "2 of 2 workers run" in str(ask(team.admin_port, "GET", "/readyz").body))
 
 
 def test_drain(own_team: Balancer, servers: Servers) -> None:
     """After SIGTERM a request under way is answered, and then no process is left."""
-    pids = workers_of(own_team)
+    pids = own_team.workers()
     asking = Asking(own_team, own_team.create_user("user1"), "/slow/1.5")
     wait_until(lambda: any(seen.path == "/slow/1.5" for server in servers for seen in server.seen))
     own_team.terminate()
@@ -148,7 +143,7 @@ def test_drain(own_team: Balancer, servers: Servers) -> None:
 
 def test_parent_that_is_killed(own_team: Balancer, servers: Servers) -> None:
     """The workers of a parent that is killed answer what they have begun, free the port, and end."""
-    pids = workers_of(own_team)
+    pids = own_team.workers()
     asking = Asking(own_team, own_team.create_user("user1"), "/slow/1.5")
     wait_until(lambda: any(seen.path == "/slow/1.5" for server in servers for seen in server.seen))
     own_team.kill()
@@ -177,14 +172,14 @@ def watched_team(redis: RedisServer, servers: Servers, new_balancer: Start) -> B
 def test_worker_that_hangs_is_replaced(watched_team: Balancer) -> None:
     """A worker that is stopped in its tracks is told of, killed and replaced, and all is served again."""
     key = watched_team.create_user("user1", 1000)
-    victim, other = workers_of(watched_team)
+    victim, other = watched_team.workers()
     # Each has answered once: until then it is given more time.
     assert json.loads(ask(watched_team.admin_port, "GET", "/servers").body)
     os.kill(victim, signal.SIGSTOP)
     told = re.compile(r"has not responded for \d+\.\d s and is killed")
     wait_until(lambda: told.search(watched_team.log()), what="a line in the log")
-    wait_until(lambda: len(workers_of(watched_team)) == 2 and not alive(victim), what="another worker")
-    assert other in workers_of(watched_team)
+    wait_until(lambda: len(watched_team.workers()) == 2 and not alive(victim), what="another worker")
+    assert other in watched_team.workers()
     assert [ask(watched_team.port, "GET", "/", key=key).status for _ in range(20)] == [200] * 20
 
 
@@ -210,7 +205,7 @@ def test_hanging_worker_of_a_killed_parent(
     options = ("--servers", str(tmp_path / "pool.yaml"), "--redis-url", redis.url, "--workers", "2")
     environment = {"WORKER_TIMEOUT": "3s", "DRAIN_SECONDS": "1s"}
     team = new_balancer(servers.yaml(), *options, environment=environment).start()
-    workers = workers_of(team)
+    workers = team.workers()
     if how == "stopped":
         os.kill(workers[0], signal.SIGSTOP)
     else:
