@@ -78,6 +78,7 @@ class Origin:
         self.idle_seconds = idle_seconds
         self.close_silently = close_silently
         self.seen: list[Seen] = []
+        self.cut: list[str] = []  # paths of those whose connection has ended before they were answered
         self.connections = 0
         self.closed = 0
         self.sent = 0  # bytes of content
@@ -114,6 +115,7 @@ class Origin:
     def forget(self) -> None:
         """Count from zero again."""
         self.seen.clear()
+        self.cut.clear()
         self.handshakes.clear()
         self.sent = self.received = 0
 
@@ -276,6 +278,13 @@ class _Answering(BaseHTTPRequestHandler):
         self.wfile.flush()
         return True
 
+    def _answer_or_note(self) -> None:
+        try:
+            self._answer()
+        except OSError:
+            self.origin.cut.append(self.path)
+            raise
+
     def _answer(self) -> None:
         origin = self.origin
         origin.seen.append(Seen(self.command, self.path, list(self.headers.items()), self._connection_number))
@@ -300,7 +309,7 @@ class _Answering(BaseHTTPRequestHandler):
         if origin.close_silently:
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _answer_or_note
 
     def _head(self, *fields: tuple[str, str]) -> None:
         self.send_response(200)
