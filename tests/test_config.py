@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from twisted_lb.config.pool import Cors, Ejection, HealthCheck, Queue, Retries
 from twisted_lb.config.servers_file import PoolSpec, ServerSpec, line_of, read_pool
 from twisted_lb.config.settings import Misconfigured
@@ -318,7 +319,7 @@ class RefusalTests(SynchronousTestCase):
         (problem,) = self.problems(server("{name: %s, url: http://a}" % ("x" * 100_000)))
         self.assertLess(len(problem), 300)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: st.lists(inner, max_size=3)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from tests.integration.lua_client import START, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.limits.test_bucket import LIVES
@@ -91,7 +92,6 @@ class ArithmeticTests(SynchronousTestCase):
     # Another instance plays it when it is repeated, on a machine that may be slow.
     @settings(
         max_examples=150,
-        deadline=None,
         suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(policies, steps)
