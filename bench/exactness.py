@@ -227,7 +227,7 @@ class Trial:
             before = self._shared.stored(key)
             drained = time.monotonic()
             time.sleep(seconds)
-            connection = http.client.HTTPConnection("127.0.0.1", ports[number % len(ports)], timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", ports[number % len(ports)], timeout=60)
             asked = time.monotonic()
             assert ask_on(connection, "GET", "/", key=key).status == 200, "a bucket that idled admits nothing"
             after = self._shared.stored(key)
@@ -271,7 +271,7 @@ class Trial:
 
     def _drain(self, port: int, key: str, connection: http.client.HTTPConnection | None = None) -> int:
         """How many requests are admitted until the first that is not."""
-        connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         count = 0
         while (status := ask_on(connection, "GET", "/", key=key).status) == 200:
             count += 1

@@ -119,7 +119,7 @@ class Client(threading.Thread):
         self.enough = threading.Event()
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         number = self._number
         while not self.enough.wait(PAUSE_SECONDS):
             number += 1
@@ -171,7 +171,7 @@ class Theatre:
         for client in self._clients:
             client.enough.set()
         for client in self._clients:
-            client.join(12)
+            client.join(70)
         for running in self._running.values():
             self.signal(running, signal.SIGCONT)
 
@@ -219,7 +219,7 @@ class Theatre:
 
     def servers(self) -> dict[str, dict[str, object]]:
         """GET /servers, by name."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=60)
         try:
             connection.request("GET", "/servers")
             return {server["name"]: server for server in json.loads(connection.getresponse().read())}

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PATIENCE_SECONDS = 10.0  # for the last answers
+PATIENCE_SECONDS = 60.0  # for the last answers
 _START_SECONDS = 30.0
 _COLUMNS = ("H", "H", "H", "q", "d", "d")  # the array's codes, in the order of Seen
 _LIMIT = b"\r\nX-RateLimit-Limit: "

@@ -21,7 +21,7 @@ from bench.stage import Running, Stage, StageError
 
 REQUEST_COUNT = 4000  # prepared requests; each key is used this often divided by the number of keys
 SERVER_NAMES = ("server1", "server2", "server3")
-CONTROL_SECONDS = 10.0  # for the load's answer to a command
+CONTROL_SECONDS = 60.0  # for the load's answer to a command
 SOURCE = Path(__file__).with_name("load.c")
 
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"

@@ -20,8 +20,8 @@ from types import TracebackType
 
 from bench.machine import cpu_seconds
 
-READY_SECONDS = 20.0  # from the start of a process until it accepts a connection
-STOP_SECONDS = 10.0  # from the polite signal until SIGKILL
+READY_SECONDS = 60.0  # from the start of a process until it accepts a connection
+STOP_SECONDS = 30.0  # from the polite signal until SIGKILL
 LOG_TAIL_BYTES = 3000
 
 

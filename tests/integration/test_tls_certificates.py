@@ -99,7 +99,7 @@ def test_renewal(new_balancer: Start, servers: Servers, options: tuple[str, ...]
         wait_until(lambda: all(balancer.log().count(f"{path}: the certificate is") for path in renewed(tls)))
         for name, names in (("new.test", ["new.test"]), ("other.test", ["site.test", "other.test"])):
             # All workers, one of which takes each connection.
-            wait_until(lambda name=name, names=names: all(served(tls, name) == names for _ in range(6)))
+            wait_until(lambda name=name, names=names: all(served(tls, name) == names for _ in range(24)))
         assert tls.names("more.test") == ["default.test", "more.test"]
         # The connection that began with the old certificate is still served.
         serve(kept, key)
