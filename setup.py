@@ -107,6 +107,7 @@ setup(
             "mypy>=1.11",
             "mypy-zope>=1.0.8",
             "pytest>=8.0",
+            "pytest-rerunfailures>=16.6",
             "pytest-twisted>=1.14.2",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

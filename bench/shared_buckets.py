@@ -39,7 +39,7 @@ class SharedBuckets:
     """All processes.  `with` ends them."""
 
     def __init__(self, environments: Sequence[Mapping[str, str]], options: Sequence[str] = ()) -> None:
-        """One balancer for each environment."""
+        """One balancer for each environment; REDIS_DEADLINE is what it is by default."""
         self.redis = RedisServer(PASSWORD, appendonly=True, db=DATABASE)
         port = free_port()
         self._origin = QuickOrigin(port)
@@ -118,6 +118,7 @@ class SharedBuckets:
         return Stored(int(reply[2]), int(reply[4]))
 
     def _balancer(self, environment: Mapping[str, str], *options: str) -> Balancer:
+        environment = {"REDIS_DEADLINE": "100ms", **environment}
         return Balancer(self._origin.servers_yaml, *self._options, *options, environment=environment)
 
     def _launch(self, balancer: Balancer) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.configuration import only_pool
+from tests.hypothesis_profile import given
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
 from twisted_lb.config.servers_file import read_gateway, read_with_lines
@@ -326,7 +327,7 @@ class RefusalTests(SynchronousTestCase):
         (problem,) = self.problems(server("{name: %s, url: http://a}" % ("x" * 100_000)))
         self.assertLess(len(problem), 300)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: st.lists(inner, max_size=3)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from time import perf_counter
+from time import thread_time
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from twisted_lb.user_names import MAX_NAME_CHARACTERS, BadName, equal_forms, normalized, user_name
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
@@ -144,9 +145,12 @@ class UserNameTests(SynchronousTestCase):
     def test_long_texts(self) -> None:
         """A text far too long to be a name is refused without being sorted, which would take a second for this one."""
         text = "a" + "\u0323\u0301" * 16_000
-        begun = perf_counter()
-        self.refused(text)
-        self.assertLess(perf_counter() - begun, 0.1)
+        times = []
+        for _ in range(3):
+            begun = thread_time()
+            self.refused(text)
+            times.append(thread_time() - begun)
+        self.assertLess(min(times), 0.1)
 
     def test_equal_forms(self) -> None:
         """The composed form comes first, then the decomposed one where that is another."""
@@ -154,7 +158,7 @@ class UserNameTests(SynchronousTestCase):
         for form in ("\xe9", "e\u0301"):
             self.assertEqual(equal_forms(form), ["\xe9", "e\u0301"])
 
-    @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+    @settings(derandomize=True, database=None, max_examples=1000)
     @given(st.text() | st.text(_hard))
     def test_any_text(self, text: str) -> None:
         """What is a name stays one, in NFC, within its length, and has its ends in every encoding that trims spaces."""

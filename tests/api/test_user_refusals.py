@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.api.caller import Answer, call
 from tests.api.memory_accounts import MemoryAccounts
+from tests.hypothesis_profile import given
 from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.user import UserApi
 from twisted_lb.credentials import digest
@@ -282,7 +283,7 @@ _bodies = st.binary(max_size=200) | _members.map(lambda members: json.dumps(memb
 
 class AnyBodyTests(SynchronousTestCase):
     @given(body=_bodies)
-    @settings(max_examples=300, deadline=None, database=None)
+    @settings(max_examples=300, database=None)
     def test_any_body(self, body: bytes) -> None:
         """Any bytes as a body make a user or get 400, and only what was answered with 200 is stored."""
         accounts = MemoryAccounts()

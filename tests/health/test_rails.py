@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.health.life import Life
+from tests.hypothesis_profile import given
 from twisted_lb.config.pool import HealthCheck
 
 CHECK = HealthCheck(passes=1, fails=1)
@@ -90,7 +91,7 @@ class RailTests(SynchronousTestCase):
         life.fail(0, 50)
         self.assertEqual(life.up, "s0 s1 s2")
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(
         st.integers(1, 6),
         st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["fail", "serve", "wait", "+", "-"])), max_size=80),

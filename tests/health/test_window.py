@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from twisted_lb.health.window import Window
 
 
@@ -27,7 +28,7 @@ class WindowTests(SynchronousTestCase):
         window.count(0, 0, 110.5)
         self.assertEqual(window.total, 0)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.tuples(st.floats(0, 7), st.integers(0, 3), st.integers(0, 3)), max_size=40))
     def test_against_a_list(self, counts: list[tuple[float, int, int]]) -> None:
         """The counters agree with a list of all counts, within a tenth of the window."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 MISSING = "" if shutil.which("curl") else "no curl; `apt-get install curl` enables this"
 
-_SECONDS = 20
+_SECONDS = 60
 
 
 class Curled(NamedTuple):
@@ -39,6 +39,8 @@ def curl(*arguments: str, sent: bytes | None = None) -> Curled:
     with tempfile.TemporaryDirectory(prefix="tokenlb-curl-") as directory:
         heads, body = Path(directory, "heads"), Path(directory, "body")
         command = ["curl", "-q", "--noproxy", "*", "--silent", "--max-time", str(_SECONDS), "--dump-header", str(heads)]
+        # The default is a second, after which it sends a body that nobody has asked for.
+        command += ["--expect100-timeout", "20"]
         command += ["--output", str(body), "--write-out", "%{num_connects} "]
         done = subprocess.run([*command, *arguments], input=sent, capture_output=True, timeout=_SECONDS + 5)
         parts = heads.read_text().replace("\r\n", "\n").strip().split("\n\n") if heads.exists() else []

@@ -34,7 +34,7 @@ class LuaClient:
     """A connection to a Redis on loopback."""
 
     def __init__(self, port: int, limits: Limits = Limits(), instance: bytes = b"me", silence: float = 10.0) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._reader = hiredis.Reader()
         self._frame = BatchFrame(limits, silence, b"process%d" % id(self))
         self._global_bucket = limits.global_bucket.capacity > 0

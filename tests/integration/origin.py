@@ -2,6 +2,7 @@
 
     /size/N     N bytes with a Content-Length           /chunks/N   the same, chunked
     /slow/S     answers after S seconds                 /drip/S     head and one half, S seconds, the other half
+    /held       answers when `answering` is set, which it is from the beginning
     any other   `Server NAME answer`
 
 A request with a body is answered with what was received, as JSON, whatever the path.
@@ -25,7 +26,10 @@ from tests.integration.redis_server import free_port
 BLOCK_BYTES = 1024 * 1024
 # What bodies are made of.  Its length is no power of two, so that a lost block shows in the hash.
 _PATTERN = bytes(range(251)) * (BLOCK_BYTES // 251 + 1)
-_WAIT_SECONDS = 20.0
+_WAIT_SECONDS = 120.0
+# For a request once it has begun, and for the first one of a connection at least.
+_REQUEST_SECONDS = 60.0
+_FIRST_SECONDS = 2.0
 
 
 class Seen(NamedTuple):
@@ -61,7 +65,9 @@ class Origin:
         close_silently: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """A connection is closed after `idle_seconds`, or with no word after each response (`close_silently`).
+        """A connection is closed when it has been idle for `idle_seconds`, or with no word after each response.
+
+        The latter is `close_silently`.  For its first request it has _FIRST_SECONDS at least.
 
         With `tls` it speaks TLS; the attribute can be changed for the connections that follow.
         """
@@ -72,12 +78,15 @@ class Origin:
         self.idle_seconds = idle_seconds
         self.close_silently = close_silently
         self.seen: list[Seen] = []
+        self.cut: list[str] = []  # paths of those whose connection has ended before they were answered
         self.connections = 0
         self.closed = 0
         self.sent = 0  # bytes of content
         self.received = 0  # bytes of content
         self.reading = threading.Event()  # while it is clear, no request body is read
         self.reading.set()
+        self.answering = threading.Event()
+        self.answering.set()
         self._server: _Server | None = None
 
     @property
@@ -97,6 +106,7 @@ class Origin:
         """Refuse connections and end those that are open."""
         server, self._server = self._server, None
         self.reading.set()
+        self.answering.set()
         if server is not None:
             server.shutdown()
             server.server_close()
@@ -105,6 +115,7 @@ class Origin:
     def forget(self) -> None:
         """Count from zero again."""
         self.seen.clear()
+        self.cut.clear()
         self.handshakes.clear()
         self.sent = self.received = 0
 
@@ -137,6 +148,20 @@ class Servers:
         """All count from zero again."""
         for origin in self.all:
             origin.forget()
+
+    def hold(self) -> None:
+        """/held is not answered until `release`."""
+        for origin in self.all:
+            origin.answering.clear()
+
+    def release(self) -> None:
+        """Answer what is held."""
+        for origin in self.all:
+            origin.answering.set()
+
+    def paths(self) -> list[str]:
+        """The paths of the requests that have arrived."""
+        return [one.path for origin in self.all for one in origin.seen]
 
     def yaml(self, balancer: str = "round_robin") -> str:
         """The text of servers.yaml."""
@@ -207,10 +232,10 @@ class _Answering(BaseHTTPRequestHandler):
         self.origin = self.server.origin
         self._connection_number = self.origin.connections
         if self.origin.tls is not None:
-            self.request.settimeout(self.origin.idle_seconds)
+            self.request.settimeout(_REQUEST_SECONDS)
             self.request = self._secured(self.origin.tls)
         super().setup()
-        self.connection.settimeout(self.origin.idle_seconds)
+        self._served = 0
 
     def _secured(self, context: ssl.SSLContext) -> ssl.SSLSocket:
         names: list[str | None] = []
@@ -234,6 +259,16 @@ class _Answering(BaseHTTPRequestHandler):
             except OSError:
                 """Its close_notify is not awaited."""
 
+    def handle_one_request(self) -> None:
+        idle = self.origin.idle_seconds
+        self.connection.settimeout(idle if self._served else max(idle, _FIRST_SECONDS))
+        super().handle_one_request()
+        self._served += 1
+
+    def parse_request(self) -> bool:
+        self.connection.settimeout(_REQUEST_SECONDS)
+        return super().parse_request()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing to say."""
 
@@ -242,6 +277,13 @@ class _Answering(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
         return True
+
+    def _answer_or_note(self) -> None:
+        try:
+            self._answer()
+        except OSError:
+            self.origin.cut.append(self.path)
+            raise
 
     def _answer(self) -> None:
         origin = self.origin
@@ -256,6 +298,9 @@ class _Answering(BaseHTTPRequestHandler):
         elif kind == "slow":
             time.sleep(float(argument))
             self._text(f"Server {origin.name} answer")
+        elif kind == "held":
+            origin.answering.wait(_WAIT_SECONDS)
+            self._text(f"Server {origin.name} answer")
         elif kind == "drip":
             self._drip(float(argument))
         else:
@@ -264,7 +309,7 @@ class _Answering(BaseHTTPRequestHandler):
         if origin.close_silently:
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _answer_or_note
 
     def _head(self, *fields: tuple[str, str]) -> None:
         self.send_response(200)

@@ -5,11 +5,13 @@ A request for /script/NAME is answered with the script of this name, any other w
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from tests.integration.accepting import accepted
@@ -43,7 +45,10 @@ class RawServer:
         self._lock = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._open: list[socket.socket] = []
-        self.answered = 0  # requests to which all was sent that there was to send, or that could be sent
+        self._waiting: set[socket.socket] = set()  # nothing is there of what is read next
+        self._answering: set[socket.socket] = set()
+        # By target, requests to which all was sent that there was to send, or that could be sent.
+        self.answered: Counter[str] = Counter()
 
     @property
     def port(self) -> int:
@@ -57,11 +62,21 @@ class RawServer:
             return b"".join(self.recorded)
 
     def forget(self) -> None:
-        """Record anew."""
+        """Record anew, behind all that has arrived so far."""
+        give_up_at = time.monotonic() + _IDLE_SECONDS
+        while not self._all_is_read() and time.monotonic() < give_up_at:
+            time.sleep(0.001)
         with self._lock:
             for record in self.recorded:
                 record.clear()
             self.requests.clear()
+
+    def _all_is_read(self) -> bool:
+        if _readable(self._listening):
+            return False
+        others = [one for one in list(self._open) if one not in self._answering]
+        # In this order: what was read between the two looks is not in the second.
+        return not any(_readable(one) for one in others) and all(one in self._waiting for one in others)
 
     def start(self) -> RawServer:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -71,7 +86,7 @@ class RawServer:
         """End all connections too."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        for connection in self._open:
+        for connection in list(self._open):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -91,11 +106,12 @@ class RawServer:
         try:
             with connection:
                 if self._tls is not None:
+                    self._open.remove(connection)
                     connection = self._tls.wrap_socket(connection, server_side=True)
                     self._open.append(connection)
                 if self.greeting:
                     connection.sendall(self.greeting)
-                while data := connection.recv(65536):
+                while data := self._read(connection):
                     with self._lock:
                         record += data[: MAX_RECORDED_BYTES - len(record)]
                     pending += data
@@ -113,6 +129,16 @@ class RawServer:
                             return
         except OSError:
             """The balancer ended the connection."""
+        finally:
+            if connection in self._open:
+                self._open.remove(connection)
+
+    def _read(self, connection: socket.socket) -> bytes:
+        if not isinstance(connection, ssl.SSLSocket):
+            self._waiting.add(connection)
+            _readable(connection, _IDLE_SECONDS)
+            self._waiting.discard(connection)
+        return connection.recv(65536)
 
     def _answer(self, connection: socket.socket, request: Message) -> bool:
         """Whether the connection goes on."""
@@ -121,6 +147,7 @@ class RawServer:
         script = self.scripts.get(name)
         if script is None:
             script = Script((answer(b"asked " + target, method),))
+        self._answering.add(connection)
         try:
             for step in script.steps:
                 if isinstance(step, bytes):
@@ -128,7 +155,8 @@ class RawServer:
                 else:
                     time.sleep(step)
         finally:
-            self.answered += 1
+            self.answered[target.decode()] += 1
+            self._answering.discard(connection)
         if script.end == CLOSE and isinstance(connection, ssl.SSLSocket):
             connection.settimeout(0)
             try:
@@ -140,6 +168,17 @@ class RawServer:
         if script.end == RESET:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return script.end == KEEP
+
+
+def _readable(connection: socket.socket, seconds: float = 0.0) -> bool:
+    """Whether something has arrived, or does so in this time: bytes, the end, or a connection."""
+    try:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    except (OSError, ValueError):
+        # It is closed.
+        return False
 
 
 def answer(content: bytes, method: bytes = b"GET") -> bytes:

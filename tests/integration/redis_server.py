@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 # Not the one that hypothesis seeds.
 _random = random.SystemRandom()
@@ -105,7 +105,7 @@ class RedisProcess:
 
     def command(self, *words: str) -> bytes:
         """Send one command on a connection of its own, and give the raw reply (its first 64 KiB)."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as plain:
             connection = self._tls.wrap(plain) if self._tls else plain
             with connection:
                 for introduction in self._introductions():
@@ -151,7 +151,7 @@ class RedisProcess:
             process.send_signal(number)
             if number != signal.SIGKILL:
                 process.send_signal(signal.SIGCONT)
-            process.wait(10)
+            process.wait(30)
 
 
 class RedisServer(RedisProcess):
@@ -208,8 +208,8 @@ class Sentinel(RedisProcess):
         super().__init__(password, tls)
         lines = [
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 2",
-            "sentinel down-after-milliseconds mymaster 300",
-            "sentinel failover-timeout mymaster 2000",
+            "sentinel down-after-milliseconds mymaster 1000",
+            "sentinel failover-timeout mymaster 4000",
         ]
         if master_password:
             lines.append(f"sentinel auth-pass mymaster {master_password}")

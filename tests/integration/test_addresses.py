@@ -12,12 +12,12 @@ from tests.integration.processes import Answer, Balancer, ask, ask_on, wait_unti
 from tests.integration.redis_server import free_port
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def port() -> int:
     return free_port()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def dual(servers: Servers, port: int) -> Iterator[Balancer]:
     """A balancer that also listens on `::`, and whose addresses may try three keys."""
     environment = {"ADDRESS_CAPACITY": "9", "ADDRESS_RATE_PER_SEC": "0.001", "MAX_CONNECTIONS_PER_ADDRESS": "3"}
@@ -33,7 +33,7 @@ def dual(servers: Servers, port: int) -> Iterator[Balancer]:
 
 def on(address: str, port: int, key: str) -> Answer:
     """One request to this address."""
-    connection = http.client.HTTPConnection(address, port, timeout=10)
+    connection = http.client.HTTPConnection(address, port, timeout=60)
     try:
         return ask_on(connection, "GET", "/", key=key)
     finally:
@@ -54,13 +54,15 @@ def test_one_client(dual: Balancer, servers: Servers, port: int) -> None:
     [one] = [one for origin in servers.all for one in origin.seen]
     assert one.field("X-Forwarded-For") == "::1"
     # Connections that are busy, half of them by each listener.
-    held = [http.client.HTTPConnection("127.0.0.1", listener, timeout=10) for listener in (port, dual.port, port)]
+    held = [http.client.HTTPConnection("127.0.0.1", listener, timeout=60) for listener in (port, dual.port, port)]
+    servers.hold()
     try:
         for connection in held:
-            connection.request("GET", "/slow/1", headers={"Authorization": key})
-        wait_until(lambda: sum(len(origin.seen) for origin in servers.all) == 4)
+            connection.request("GET", "/held", headers={"Authorization": key})
+        wait_until(lambda: servers.paths().count("/held") == 3)
         assert ask(port, "GET", "/", key=key).status == 503
         assert ask(dual.port, "GET", "/", key=key).status == 503
+        servers.release()
         assert [connection.getresponse().status for connection in held] == [200] * 3
     finally:
         for connection in held:

@@ -20,9 +20,15 @@ def limits(answer: Answer) -> dict[str, str]:
 
 def test_an_empty_bucket_is_429_until_the_time_it_says(balancer: Balancer, servers: Servers) -> None:
     """The fields count down exactly; the refused request reaches no server; after Retry-After one is admitted."""
-    key = balancer.create_user(f"user-{uuid4()}", 2, 0.5)
     policy = {"X-RateLimit-Limit": "2", "RateLimit-Policy": '"default";q=2;w=4'}
-    first, second, third = (ask(balancer.port, "GET", "/", key=key) for _ in range(3))
+    for _ in range(5):
+        servers.forget()
+        key = balancer.create_user(f"user-{uuid4()}", 2, 0.5)
+        began = time.monotonic()
+        first, second, third = (ask(balancer.port, "GET", "/", key=key) for _ in range(3))
+        # On a busy machine half a token may be back by then.
+        if time.monotonic() - began < 0.9:
+            break
     assert (first.status, second.status, third.status) == (200, 200, 429)
     one_left = {"X-RateLimit-Remaining": "1", "X-RateLimit-Reset": "2", "RateLimit": '"default";r=1;t=2'}
     none_left = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4", "RateLimit": '"default";r=0;t=2'}

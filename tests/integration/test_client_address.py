@@ -34,9 +34,9 @@ WITH_CURL = pytest.mark.skipif(bool(curls.MISSING), reason=curls.MISSING)
 HAPROXY = """
 defaults
   mode http
-  timeout connect 5s
-  timeout client 20s
-  timeout server 20s
+  timeout connect 30s
+  timeout client 60s
+  timeout server 60s
 """
 NGINX = """
 daemon off; master_process off; error_log stderr; pid nginx.pid;
@@ -59,11 +59,11 @@ def running(port: int, *command: str, **files: str) -> Iterator[None]:
             Path(directory, name).write_text(text)
         process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_until(lambda: listens(port), 10.0, f"{command[0]} on port {port}")
+            wait_until(lambda: listens(port), what=f"{command[0]} on port {port}")
             yield
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 def listens(port: int) -> bool:
@@ -101,7 +101,7 @@ def key(balancer: Balancer) -> str:
 
 def ask_from(address: str, port: int, key: str, **fields: str) -> Answer:
     """One request on a connection from this address."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10, source_address=(address, 0))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=(address, 0))
     try:
         named = {name.replace("_", "-"): value for name, value in fields.items()}
         return ask_on(connection, "GET", "/", key=key, fields=named)
@@ -180,7 +180,7 @@ def test_servers_are_told() -> None:
     back += "  http-request return status 200 content-type text/plain"
     back += ' lf-string "haproxy %[src] %[req.hdr(x-forwarded-for)]"\n'
     text = (
-        f"send_proxy: v2\nhealth_check: {{interval: 200ms, fails: 1}}\nservers:\n"
+        f"send_proxy: v2\nhealth_check: {{interval: 200ms, timeout: 30s, fails: 1}}\nservers:\n"
         f"- {{name: a, url: http://127.0.0.1:{nginx}, send_proxy: v1}}\n"
         f"- {{name: b, url: http://127.0.0.1:{nginx}}}\n"
         f"- {{name: c, url: http://127.0.0.1:{haproxy}}}\n"
@@ -195,7 +195,7 @@ def test_servers_are_told() -> None:
             balancer.start()
             own = balancer.create_user("bob", 1000)
             clients = [
-                http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10, source_address=(address, 0))
+                http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=60, source_address=(address, 0))
                 for address in (CLIENT, "127.0.0.8")
             ]
             answers = [ask_on(client, "GET", "/", key=own) for _ in range(8) for client in clients]

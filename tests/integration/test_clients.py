@@ -75,7 +75,7 @@ def test_a_client_gets_all_it_asks_for(
     key = balancer.create_user(f"user-{uuid4()}", 1000)
     arguments = [f"http://127.0.0.1:{relay.port}", key, str(UPLOAD_BYTES), str(DOWNLOAD_BYTES)]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([*command(client), *arguments], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command(client), *arguments], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results["get"] == [f"Server server{number % 3 + 1} answer" for number in range(GETS)]

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+from uuid import uuid4
 
 import pytest
 
@@ -46,11 +47,11 @@ def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(command, cwd=directory, env=environment)
     try:
-        wait_until(lambda: _answers(port), 15, "gunicorn answers")
+        wait_until(lambda: _answers(port), what="gunicorn answers")
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_a_key_goes_to_no_server(balancer: Balancer, key: bytes) -> None:
 
 def test_the_keys_of_two_users(balancer: Balancer, key: bytes) -> None:
     """Two users' keys in one request are 400, wherever the second one is; identifiers of the server's own pass."""
-    second = _user(balancer, "user2")
+    second = _user(balancer, f"user-{uuid4()}")
     first = b"X-API-Key: " + key
     for lines in (
         [b"Authorization: " + second, b"Connection: close, authorization"],
@@ -163,8 +164,9 @@ def test_the_keys_of_two_users(balancer: Balancer, key: bytes) -> None:
     assert variables(balancer, first, b"Authorization: " + own.encode())["HTTP_AUTHORIZATION"] == own
 
 
-def test_no_name_is_read_as_another(balancer: Balancer) -> None:
+def test_no_name_is_read_as_another(new_balancer: Start, wsgiref: int) -> None:
     """A server that reads Latin-1 and strips has a value of its own for each user, which decodes to the name."""
+    balancer = new_balancer(_yaml(wsgiref)).start()
     names = ["Voil\xe0", "Voil\xc5", "Voil\xc3", "Voil", "Voil%C3%A0", "\u0427\u0435\u0445", "\u0445X-Admin: 1"]
     names += ["Zo\xeb", "50%"]
     read = [variables(balancer, b"X-API-Key: " + _user(balancer, name))[CONSUMER] for name in names]

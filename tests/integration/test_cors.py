@@ -29,7 +29,7 @@ def readable(answer: Answer) -> bool:
 def test_passed_to_servers(new_balancer: Start, servers: Servers) -> None:
     """By default preflights reach a server, without a user, and spend nothing of the network, which a new key needs."""
     balancer = new_balancer(servers.yaml(), environment=FEW).start()
-    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=60)
     for _ in range(50):
         connection.request("OPTIONS", "/a?b", headers=ASKS)
         response = connection.getresponse()
@@ -91,7 +91,7 @@ def test_reload(redis: RedisServer, servers: Servers, new_balancer: Start) -> No
     balancer = new_balancer(servers.yaml(), "--redis-url", redis.url, "--workers", "2").start()
     for text, statuses in ((servers.yaml() + CORS, {204}), (servers.yaml() + "cors: pass\n", {200})):
         use(balancer, text)
-        wait_until(lambda: {ask(balancer.port, "OPTIONS", "/", fields=ASKS).status for _ in range(24)} == statuses, 5)
+        wait_until(lambda: {ask(balancer.port, "OPTIONS", "/", fields=ASKS).status for _ in range(24)} == statuses)
     use(balancer, servers.yaml() + "cors: {allowed_origins: [app.test]}\n", "was rejected")
     assert "servers.yaml:6: cors.allowed_origins: expected an origin such as" in balancer.log()
     assert ask(balancer.port, "OPTIONS", "/", fields=ASKS).status == 200
@@ -102,4 +102,4 @@ def use(balancer: Balancer, text: str, said: str = "was reloaded") -> None:
     before = balancer.log().count(said)
     (balancer.directory / "servers.yaml").write_text(text)
     os.kill(balancer.pid, signal.SIGHUP)
-    wait_until(lambda: balancer.log().count(said) > before, 5, said)
+    wait_until(lambda: balancer.log().count(said) > before, what=said)

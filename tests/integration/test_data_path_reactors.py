@@ -1,6 +1,6 @@
 """The contract of IDataPathReactor, on real sockets: the epoll set, and the reactor over each of Twisted's.
 
-Nothing waits here: a reactor is iterated until what the test wants has happened, or ITERATIONS times.
+Nothing waits here: a reactor is iterated until what the test wants has happened, or SECONDS have passed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import select
 import socket
+import time
 from asyncio import new_event_loop
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +28,7 @@ from twisted_lb.network.epoll import AVAILABLE, EpollReactor
 from twisted_lb.network.stock import StockReactor
 from twisted_lb.network.transport import ClientTransport, ServerTransport
 
-ITERATIONS = 200
+SECONDS = 60.0
 MUCH = 4 * 1024 * 1024
 
 
@@ -63,7 +64,8 @@ class Running:
 
     def until(self, done: Callable[[], object]) -> None:
         """Iterate until it is done.  Raises AssertionError."""
-        for _ in range(ITERATIONS):
+        give_up_at = time.monotonic() + SECONDS
+        while time.monotonic() < give_up_at:
             if done():
                 return
             self.stock.iterate(0.01)
@@ -107,7 +109,14 @@ class Descriptor:
         return self.socket.fileno()
 
     def doRead(self) -> Any:
-        data = self.socket.recv(1000)
+        try:
+            data = self.socket.recv(1000)
+        except BlockingIOError:
+            # Twisted's own reactors tell a new descriptor what they have heard of a closed one with its number; their
+            # transports read nothing then.
+            if isinstance(self.data_path, EpollReactor):
+                raise
+            return None
         self.log.append((self.name, "read", data))
         return self.read() if data else ConnectionDone()
 
@@ -375,7 +384,7 @@ def test_connections(running: Running) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     running.sockets.append(listening)
     factory = PeerFactory()
-    running.data_path.connectTCP("127.0.0.1", listening.getsockname()[1], factory, 5)
+    running.data_path.connectTCP("127.0.0.1", listening.getsockname()[1], factory, SECONDS)
     running.until(lambda: factory.peer.transport is not None)
     transport = factory.peer.transport
     assert isinstance(transport, ClientTransport)
@@ -409,5 +418,5 @@ def test_refused(running: Running) -> None:
         def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
             failures.append(reason)
 
-    running.data_path.connectTCP("127.0.0.1", port, Refused(), 5)
+    running.data_path.connectTCP("127.0.0.1", port, Refused(), SECONDS)
     running.until(lambda: failures)

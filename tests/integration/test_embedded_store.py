@@ -49,7 +49,7 @@ def failed(failure):
     reactor.stop()
 
 reactor.callWhenRunning(lambda: write().addErrback(failed))
-reactor.callLater(30, reactor.stop)
+reactor.callLater(100, reactor.stop)
 reactor.run()
 """
 
@@ -118,7 +118,7 @@ class ProcessTests(OnDisk):
 
     def test_a_second_process_is_refused(self) -> None:
         """A process on a data directory that another one has ends with an error that names the directory."""
-        _, errors = self.start_writer(self.data_dir).communicate(timeout=20)
+        _, errors = self.start_writer(self.data_dir).communicate(timeout=100)
         self.assertIn(f"the data directory {self.data_dir} is in use by another process", errors)
 
     @inlineCallbacks

@@ -36,7 +36,7 @@ def started(request: pytest.FixtureRequest, servers: Servers, new_balancer: Star
 def answer_over(connection: socket.socket, data: bytes) -> bytes:
     """Send a request that is the last one, and read to the end."""
     with connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.sendall(data)
         received = b""
         while piece := connection.recv(65536):
@@ -55,7 +55,7 @@ def test_unix_socket(started: Callable[..., Balancer], servers: Servers, tmp_pat
     """A Unix socket is served as TCP is, by each process, with its mode; servers are told the address "unix:"."""
     path = tmp_path / "s"
     balancer = started("--listen", f"unix:{path}:mode=660")
-    key = balancer.create_user("user1", 100)
+    key = balancer.create_user("user1", 100, 0)
     for _ in range(20):
         assert over_unix(path, key, "/x").startswith(b"HTTP/1.1 200 ")
     seen = [request for origin in servers for request in origin.seen]
@@ -79,9 +79,8 @@ def test_unix_socket_and_workers_that_end(
     options = ("--listen", f"unix:{path}", "--workers", "2", "--redis-url", redis.url)
     balancer = new_balancer(servers.yaml(), *options).start()
     key = balancer.create_user("user1", 100)
-    children = Path(f"/proc/{balancer.pid}/task/{balancer.pid}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), 15)
+    for child in balancer.workers():
+        os.kill(child, 15)
         wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the end of the worker")
         assert over_unix(path, key, "/x").startswith(b"HTTP/1.1 200 ")
     assert path.exists()

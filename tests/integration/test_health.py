@@ -9,10 +9,10 @@ import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.origin import Origin, Servers
-from tests.integration.processes import Balancer, ask, wait_until
+from tests.integration.processes import Asking, Balancer, ask, wait_until
 from tests.integration.raw_server import CLOSE, RESET, RawServer, Script
 
-CHECKED = "health_check: {path: /healthz, interval: 200ms, timeout: 500ms, passes: 2, fails: 2}\n"
+CHECKED = "health_check: {path: /healthz, interval: 200ms, timeout: 30s, passes: 2, fails: 2}\n"
 BRIEF_EJECTIONS = "ejection: {consecutive_failures: 3, base_time: 500ms, max_time: 1s}\n"
 NO_EJECTION = "ejection: false\n"
 PROBE = "twisted_lb health check"
@@ -74,8 +74,10 @@ def test_used_again_at_once(new_servers: Callable[..., Servers], new_balancer: S
     """A server that refused connections and runs again has requests as soon as its checks pass."""
     servers = new_servers(3)
     ejection = "ejection: {consecutive_failures: 3, base_time: 1h, max_time: 1h}\n"
-    balancer = new_balancer(CHECKED.replace("200ms", "1s") + ejection + servers.yaml()).start()
+    # Clients must find it before the checks do.
+    balancer = new_balancer(CHECKED.replace("200ms", "3s") + ejection + servers.yaml()).start()
     key = balancer.create_user("user", 100_000, 10_000)
+    wait_until(lambda: checks(servers[1]), what="a check")
     servers[1].stop()
     assert statuses(balancer, key, 12) == [200] * 12
     assert lines(balancer, "server server2 is ejected for 3600 s: 3 requests in a row failed") == 1
@@ -108,7 +110,7 @@ def test_passes_checks_and_cuts_requests(end: str, new_balancer: Start) -> None:
         sound.stop()
     # Three in a row, and one each after 1 s and after 3 s.
     assert 3 <= answered.count(502) <= 5, answered
-    assert answered.count(200) == len(answered) - answered.count(502) > 20
+    assert answered.count(200) == len(answered) - answered.count(502) > 5
 
 
 def test_the_last_one_stays(new_servers: Callable[..., Servers], new_balancer: Start) -> None:
@@ -130,9 +132,15 @@ def test_busy_server_passes(new_servers: Callable[..., Servers], new_balancer: S
     text = servers.yaml().replace("}", ", maxconn: 1}")
     balancer = new_balancer(CHECKED + "queue: {size: 0, timeout: 1s}\n" + text).start()
     key = balancer.create_user("user", 100_000, 10_000)
-    assert ask(balancer.port, "GET", "/slow/2", key=key).status == 200
+    servers.hold()
+    asking = Asking(balancer, key, "/held")
+    wait_until(lambda: requests(servers[0]) == 1, what="the request")
+    servers.forget()
+    wait_until(lambda: len(checks(servers[0])) >= 5, what="checks")
+    servers.release()
+    asking.join(60)
+    assert asking.status == 200
     assert lines(balancer, "server server1 is") == 0
-    assert len(checks(servers[0])) >= 5
 
 
 def test_endless_answers(new_balancer: Start) -> None:

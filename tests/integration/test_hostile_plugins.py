@@ -95,18 +95,22 @@ def test_nothing_passes(hostile: Balancer) -> None:
     """Whatever the classes raise, the client is answered, others go on, and the log says it once a second."""
     hostile.start()
     key = hostile.create_user("user1", 1000, 0)
+    began = time.monotonic()
     for _ in range(20):
         for kind in KINDS:
             for where, status in (("choices", 500), ("cost", 500), ("fields", 200), ("settle", 200), ("end", 200)):
                 assert ask(hostile.port, "GET", f"/{where}/{kind}", key=key).status == status, (where, kind)
         assert ask(hostile.port, "GET", "/text", key=key).status == 200
         assert ask(hostile.port, "GET", "/", key=key).status == 200
+    seconds = time.monotonic() - began
+    tracebacks = hostile.log().count("Traceback")
     time.sleep(1.0)
     assert ask(hostile.port, "GET", "/choices/SystemExit", key=key).status == 500
     # 20 rounds, of 3 requests of each kind with an answer of a server, and of two others.
     assert hostile.tokens(key) == 1000 - 20 * (3 * len(KINDS) + 2)
-    assert hostile.log().count("Traceback") < 50
-    assert "more since the last such line" in hostile.log()
+    # Of 500; each of the five methods has some causes.
+    assert tracebacks < 10 * (seconds + 2)
+    wait_until(lambda: "more since the last such line" in hostile.log(), what="a line with a count")
     hostile.terminate()
     assert hostile.wait() == 0
 
@@ -133,7 +137,7 @@ def test_lost_poller_of_a_worker(redis: RedisServer, servers: Servers) -> None:
         key = balancer.create_user("user1", 1000, 0)
         lose_poller(balancer, key)
         wait_until(lambda: "ended with exit status 1; it is restarted" in balancer.log(), what="the end of a worker")
-        wait_until(lambda: balancer.log().count("is process") == 3, what="another worker")
+        wait_until(lambda: balancer.log().count("is process") >= 3, what="another worker")
         assert ask(balancer.port, "GET", "/", key=key).status == 200
         balancer.process.send_signal(signal.SIGTERM)
         assert balancer.wait() == 0

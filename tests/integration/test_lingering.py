@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import threading
 from collections import Counter
 from contextlib import ExitStack
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.origin import Servers
-from tests.integration.processes import Balancer
+from tests.integration.processes import Balancer, wait_until
 
 UPLOADS = 20
 BODY = b"x" * 20_000_000
@@ -26,7 +25,7 @@ def balancer(servers: Servers, new_balancer: Start) -> Balancer:
 
 def upload(port: int, fields: dict[str, str], body: bytes = BODY, path: str = "/") -> int:
     """POST all of a body, and only then read the answer, as http.client does; its status, or 0 when it was lost."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", path, body, fields)
         return connection.getresponse().status
@@ -57,11 +56,11 @@ def test_refusals_of_large_uploads(balancer: Balancer) -> None:
 def test_no_room(balancer: Balancer, servers: Servers, size: int) -> None:
     """The 503 of MAX_CONNECTIONS reaches each client, whatever it had sent by then."""
     key = balancer.create_user("busy", 100)
+    servers.hold()
     with ExitStack() as stack:
         for _ in range(8):
             busy = stack.enter_context(socket.create_connection(("127.0.0.1", balancer.port)))
-            busy.sendall(b"GET /slow/5 HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\n\r\n" % key.encode())
-        while sum(len(origin.seen) for origin in servers) < 8:
-            threading.Event().wait(0.01)
+            busy.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\n\r\n" % key.encode())
+        wait_until(lambda: len(servers.paths()) == 8, what="all connections are busy")
         statuses = Counter(upload(balancer.port, {}, b"x" * size) for _ in range(UPLOADS))
     assert statuses == {503: UPLOADS}

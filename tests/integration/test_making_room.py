@@ -82,7 +82,7 @@ def attack(port: int, begin: bytes, drop: bytes, many: int) -> Iterator[None]:
         yield
     finally:
         over.set()
-        attacker.join(10)
+        attacker.join(60)
 
 
 def _attack(port: int, begin: bytes, drop: bytes, many: int, over: Any, opened: Any) -> None:
@@ -207,7 +207,7 @@ def test_unix_socket(raw: RawServer, new_balancer: Start) -> None:
     with ExitStack() as stack:
         for _ in range(3):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
-            client.settimeout(10)
+            client.settimeout(60)
             client.connect(path)
             client.sendall(get(key))
             response = http.client.HTTPResponse(client)

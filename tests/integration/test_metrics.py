@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -45,19 +46,19 @@ def all_names(balancer: Balancer, limit: int) -> list[str]:
         query = f"?limit={limit}&after={quote(page['next'])}"
 
 
-def test_users_page_by_page(new_balancer: Start, servers: Servers, store_options: tuple[str, ...]) -> None:
+def test_users_page_by_page(balancer: Balancer) -> None:
     """Pages of any size together show each user once, in the order of the names, with what its bucket has."""
-    balancer = new_balancer(servers.yaml(), *store_options).start()
-    names = [f"page-{number}" for number in range(7)] + ["page-Zoë 东京", "page-%00&?"]
+    ours = f"page-{uuid4()}-"
+    names = [f"{ours}{number}" for number in range(7)] + [f"{ours}Zoë 东京", f"{ours}%00&?"]
     keys = {name: balancer.create_user(name, 9, 0) for name in names}
-    assert ask(balancer.port, "GET", "/", key=keys["page-3"]).status == 200
+    assert ask(balancer.port, "GET", "/", key=keys[f"{ours}3"]).status == 200
     expected = sorted(names, key=str.encode)
     for limit in (1, 2, 9, 200):
         found = all_names(balancer, limit)
-        assert [name for name in found if name.startswith("page-")] == expected
+        assert [name for name in found if name.startswith(ours)] == expected
         assert len(set(found)) == len(found)
-    (user,) = json.loads(users(balancer, "?after=page-2&limit=1").body)["users"]
-    assert user == {"name": "page-3", "capacity": 9, "rate_per_sec": 0, "current_capacity": 8}
+    (user,) = json.loads(users(balancer, f"?after={ours}2&limit=1").body)["users"]
+    assert user == {"name": f"{ours}3", "capacity": 9, "rate_per_sec": 0, "current_capacity": 8}
     assert users(balancer, "?limit=201").status == 400
 
 
@@ -80,6 +81,7 @@ def test_redis_that_is_away(new_balancer: Start, servers: Servers, redis: RedisS
 
     redis.kill()
     wait_until(lambda: readiness(balancer)[1]["degraded"], what="degraded")
+    wait_until(lambda: metrics(balancer)["tokenlb_store_outages_total",] == workers, what="all have noticed")
     status, said = readiness(balancer)
     assert (status, said["ready"]) == (200, True) and "Redis" in said["reason"]
     for _ in range(4):
@@ -91,7 +93,7 @@ def test_redis_that_is_away(new_balancer: Start, servers: Servers, redis: RedisS
 
     redis.start()
     wait_until(lambda: not readiness(balancer)[1]["degraded"], what="recovered")
-    assert metrics(balancer)["tokenlb_store_up",] == 1
+    wait_until(lambda: metrics(balancer)["tokenlb_store_up",] == 1, what="all have recovered")
     assert [user["name"] for user in json.loads(users(balancer).body)["users"]] == ["user1"]
 
 

@@ -47,12 +47,17 @@ def test_walk(new_balancer: Start, tmp_path: Path) -> None:
     """Each line is the one that the README has, but for the key, the date and a version."""
     steps = STEP.findall(WALK)
     assert len(steps) == WALK.count("```") // 4 >= 4
-    balancer = new_balancer(demo_servers(), "--demo").start()
-    commands = "".join(commands for commands, _ in steps).replace("localhost:8080", f"127.0.0.1:{balancer.port}")
-    # A shell at a terminal reads commands so, one after the other, and the programs that it starts leave them to it.
-    done = subprocess.run(["bash"], input=commands, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    assert comparable(done.stdout) == comparable("".join(printed for _, printed in steps))
+    expected = comparable("".join(printed for _, printed in steps))
+    for _ in range(3):
+        balancer = new_balancer(demo_servers(), "--demo").start()
+        commands = "".join(commands for commands, _ in steps).replace("localhost:8080", f"127.0.0.1:{balancer.port}")
+        # A shell at a terminal reads commands so, one after the other, and programs that it starts leave them to it.
+        done = subprocess.run(["bash"], input=commands, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.stderr == ""
+        # On a busy machine six requests in a row may take a second, after which there is another token.
+        if comparable(done.stdout) == expected:
+            break
+    assert comparable(done.stdout) == expected
 
 
 @pytest.mark.skipif(

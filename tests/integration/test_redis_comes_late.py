@@ -9,8 +9,6 @@ from tests.integration.origin import Servers
 from tests.integration.processes import Balancer, ask, wait_until
 from tests.integration.redis_server import RedisServer
 
-BACK_SECONDS = 10.0
-
 
 def assert_away(balancer: Balancer) -> None:
     """Without Redis all that needs it is 503 at once, as a problem that names no host; what has no key is 401."""
@@ -19,7 +17,7 @@ def assert_away(balancer: Balancer) -> None:
         ("GET", "/user/tokens/profile", None),
         ("POST", "/user/create", b'{"name": "nobody"}'),
     ):
-        answer = ask(balancer.port, method, path, body, "unknown", seconds=5)
+        answer = ask(balancer.port, method, path, body, "unknown")
         assert answer.status == 503, answer
         assert answer.fields["Content-Type"] == "application/problem+json"
         detail = json.loads(answer.body)["detail"]
@@ -36,8 +34,7 @@ def test_redis_comes_late(new_balancer: Start, servers: Servers, redis: RedisSer
     redis.start()
     wait_until(
         lambda: ask(balancer.port, "GET", "/user/tokens/profile", key="unknown").status == 401,
-        BACK_SECONDS,
-        "the store is there",
+        what="the store is there",
     )
     key = balancer.create_user("user1", 5, 0)
     assert ask(balancer.port, "GET", "/", key=key).status == 200

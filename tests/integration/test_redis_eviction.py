@@ -38,6 +38,6 @@ def test_no_permission(new_balancer: Start, redis: RedisServer) -> None:
     balancer = new_balancer(SERVERS, "--redis-url", f"redis://gateway:geheim@127.0.0.1:{redis.port}").start()
     assert balancer.create_user("user1")
     # INFO and CONFIG, and nothing else, were refused.
-    assert b"errorstat_NOPERM:count=2\r\n" in redis.command("INFO", "errorstats")
+    wait_until(lambda: b"errorstat_NOPERM:count=2\r\n" in redis.command("INFO", "errorstats"), what="two refusals")
     assert "maxmemory" not in balancer.log()
     assert "Traceback" not in balancer.log() and "trying again" not in balancer.log()

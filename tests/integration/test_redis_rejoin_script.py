@@ -198,7 +198,7 @@ class RejoinScriptTests(OnLua):
         self.announce(b"one", b"two")
         self.back(b"one2", START, b"one")
         for key in (b"tokenlb:returning", b"tokenlb:switch"):
-            self.assertTrue(9000 < self.lua.command(b"PTTL", key) <= 10_001, key)
+            self.assertTrue(5000 < self.lua.command(b"PTTL", key) <= 10_001, key)
         self.assertTrue(self.refused(START + 11 * SECOND))
         self.assertEqual(self.lua.rejoin(START + 11 * SECOND, b"new", JOIN), (0, GO))
         self.assertFalse(self.refused(START + 11 * SECOND))

@@ -129,14 +129,14 @@ def relay(kind: Kind, tmp_path: Path) -> Iterator[CountingRelay]:
         )
     relay = CountingRelay(port).start()
     try:
-        wait_until(lambda: answers(port) or process.poll() is not None, 15, "the server answers")
+        wait_until(lambda: answers(port) or process.poll() is not None, what="the server answers")
         assert process.poll() is None, (tmp_path / "log").read_text()
         yield relay
     finally:
         relay.stop()
         # Some have processes of their own; all are of one group.
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(5)
+        process.wait(60)
 
 
 def answers(port: int) -> bool:
@@ -151,7 +151,7 @@ def test_a_server_gets_and_gives_all(new_balancer: Start, kind: Kind, relay: Cou
     """Ten GETs, HEAD, uploads with a length and in chunks, and 64 MiB, on as few connections as the server allows."""
     balancer = new_balancer(f"servers: [{{name: a, url: 'http://127.0.0.1:{relay.port}'}}]").start()
     key = balancer.create_user("user1", 1000)
-    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=120)
     try:
         for _ in range(10):
             assert ask_on(connection, "GET", "/", key=key).status == 200

@@ -17,7 +17,7 @@ from tests.integration.conftest import Start
 from tests.integration.origin import Servers
 from tests.integration.processes import PROJECT, ask
 
-CHECKED = "health_check: {path: /, interval: 100ms, fails: 1}\nejection: {consecutive_failures: 1}\n"
+CHECKED = "health_check: {path: /, interval: 100ms, timeout: 30s, fails: 1}\nejection: {consecutive_failures: 1}\n"
 
 # Runs where there are twelve local ports.
 FEW_PORTS = """
@@ -41,10 +41,10 @@ try:
         one = socket.socket()
         one.bind(("127.0.0.9", 30000 + number))
         one.connect(("127.0.0.1", balancer.port))
-        one.sendall(f"GET /slow/2 HTTP/1.1\\r\\nHost: a\\r\\nAuthorization: {key}\\r\\n\\r\\n".encode())
+        one.sendall(f"GET /slow/5 HTTP/1.1\\r\\nHost: a\\r\\nAuthorization: {key}\\r\\n\\r\\n".encode())
         connections.append(one)
     for one in connections:
-        one.settimeout(10)
+        one.settimeout(60)
     print(json.dumps({"statuses": [int(one.recv(65536)[9:12]) for one in connections], "log": balancer.log()}))
 finally:
     balancer.close()
@@ -58,7 +58,7 @@ def test_open_files(servers: Servers, new_balancer: Start) -> None:
     key = balancer.create_user("user1", 10, 0)
     limits = resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE)
     with socket.create_connection(("127.0.0.1", balancer.port)) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.sendall(b"GET /user/tokens/profile HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\n\r\n" % key.encode())
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         # Numbers of files that are open go on; a new one would have a higher number than this.
@@ -88,7 +88,7 @@ def test_local_ports() -> None:
     """Without a local port left, requests are 503, and the server and its checks are left alone."""
     program = FEW_PORTS.replace("CHECKED", repr(CHECKED))
     done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60
+        ["unshare", "--net", sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=300
     )
     if done.returncode and "Operation not permitted" in done.stderr:
         pytest.skip("no network namespace can be made here")

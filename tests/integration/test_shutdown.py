@@ -23,7 +23,7 @@ DRAIN = "DRAIN_SECONDS"
 def refused(port: int) -> bool:
     """Whether nobody listens there."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -31,7 +31,7 @@ def refused(port: int) -> bool:
 
 def under_way(servers: Servers, count: int) -> None:
     """Wait until the servers have this many requests."""
-    wait_until(lambda: sum(len(origin.seen) for origin in servers.all) >= count, 10, "requests reach the servers")
+    wait_until(lambda: sum(len(origin.seen) for origin in servers.all) >= count, what="requests reach the servers")
 
 
 @pytest.mark.parametrize("store_options", STORES, indirect=True)
@@ -39,9 +39,9 @@ def test_what_is_under_way_finishes(
     new_balancer: Start, servers: Servers, store_options: tuple[str, ...]
 ) -> None:
     """Slow answers, downloads and uploads all end well after SIGTERM; nobody new gets in; the exit status is 0."""
-    balancer = new_balancer(servers.yaml(), *store_options, environment={DRAIN: "15"}).start()
+    balancer = new_balancer(servers.yaml(), *store_options, environment={DRAIN: "120"}).start()
     key = balancer.create_user(f"user-{uuid4()}", 100, 0)
-    upload = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=20)
+    upload = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=120)
     with ThreadPoolExecutor(8) as clients:
         paths = ["/slow/1.5"] * 4 + ["/drip/1.5"] * 2
         answers: list[Future[Answer]] = [clients.submit(ask, balancer.port, "GET", path, key=key) for path in paths]
@@ -52,7 +52,7 @@ def test_what_is_under_way_finishes(
         under_way(servers, 7)
         began = time.monotonic()
         balancer.terminate()
-        wait_until(lambda: refused(balancer.port), 5, "the port is closed")
+        wait_until(lambda: refused(balancer.port), what="the port is closed")
         readiness = ask(balancer.admin_port, "GET", "/readyz")
         assert (readiness.status, json.loads(readiness.body)["reason"]) == (503, "draining")
         time.sleep(0.5)
@@ -62,20 +62,20 @@ def test_what_is_under_way_finishes(
         assert response.headers["Connection"] == "close"
         upload.close()
         for path, answer in zip(paths, answers):
-            body = answer.result(20).body
+            body = answer.result(120).body
             assert answer.result().status == 200
             assert body == b"firstother" or (b"answer" in body and path.startswith("/slow"))
     assert balancer.wait() == 0
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100
 
 
 def test_idle_connections_do_not_hold_it_up(new_balancer: Start, servers: Servers) -> None:
     """A client that keeps an idle connection sees it closed, and the program ends at once."""
     balancer = new_balancer(servers.yaml()).start()
     key = balancer.create_user(f"user-{uuid4()}")
-    idle = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    idle = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=60)
     assert ask_on(idle, "GET", "/", key=key).status == 200
-    silent = socket.create_connection(("127.0.0.1", balancer.port), timeout=10)
+    silent = socket.create_connection(("127.0.0.1", balancer.port), timeout=60)
     began = time.monotonic()
     balancer.terminate()
     assert balancer.wait() == 0
@@ -89,7 +89,7 @@ def test_what_hangs_is_cut_when_the_time_is_up(new_balancer: Start, servers: Ser
     """An exchange that does not end holds the program for DRAIN_SECONDS and no longer."""
     balancer = new_balancer(servers.yaml(), environment={DRAIN: "1"}).start()
     key = balancer.create_user(f"user-{uuid4()}")
-    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=120)
     connection.request("GET", "/slow/30", headers={"Authorization": key})
     under_way(servers, 1)
     began = time.monotonic()
@@ -106,7 +106,7 @@ def test_connections_that_wait_to_be_accepted_are_served(new_balancer: Start, se
     balancer = new_balancer(servers.yaml()).start()
     key = balancer.create_user(f"user-{uuid4()}", 100, 0)
     os.kill(balancer.pid, signal.SIGSTOP)
-    waiting = [http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=20) for _ in range(40)]
+    waiting = [http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=120) for _ in range(40)]
     try:
         for connection in waiting:
             connection.request("GET", "/", headers={"Authorization": key})

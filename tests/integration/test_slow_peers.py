@@ -30,17 +30,17 @@ MAX_IDLE_BYTES = 6 * 1024
 MAX_ASKING_BYTES = 4 * 1024 * 1024
 
 LIMITS = {
-    "HEAD_TIMEOUT": "300ms",
-    "BODY_TIMEOUT": "300ms",
+    "HEAD_TIMEOUT": "1s",
+    "BODY_TIMEOUT": "1s",
     "MIN_BODY_RATE": "1000",
     "SEND_TIMEOUT": "1s",
-    "KEEPALIVE_TIMEOUT": "700ms",
+    "KEEPALIVE_TIMEOUT": "2s",
     "KEEPALIVE_REQUESTS": "3",
     "MAX_HEAD_BYTES": "4k",
     "MAX_TARGET_BYTES": "256",
     "MAX_HEADER_FIELDS": "20",
     "MAX_BODY_BYTES": "10000",
-    "UPSTREAM_TIMEOUT": "500ms",
+    "UPSTREAM_TIMEOUT": "2s",
 }
 # A deadline is met late by at most two ticks of 0.25 s; the rest is for a busy machine, and less than each default.
 LATE_SECONDS = 8.0
@@ -210,7 +210,7 @@ def test_a_slow_head(balancer: Balancer, raw: RawServer, key: bytes) -> None:
     """A head that is not whole in HEAD_TIMEOUT is 408, however steadily it comes, and reaches no server."""
     received, seconds = trickle(balancer.port, get(key)[:-4] + b"\r\nA: ", b"a")
     assert received.startswith(b"HTTP/1.1 408 ") and b"\r\nConnection: close\r\n" in received
-    assert 0.3 <= seconds < LATE_SECONDS
+    assert 1.0 <= seconds < LATE_SECONDS
     assert raw.received == b""
 
 
@@ -219,7 +219,7 @@ def test_a_silent_client(balancer: Balancer) -> None:
     began = time.monotonic()
     got = exchange(balancer.port, b"", to_end=True)
     assert (got.status, got.ended) == (0, True)
-    assert 0.3 <= time.monotonic() - began < LATE_SECONDS
+    assert 1.0 <= time.monotonic() - began < LATE_SECONDS
 
 
 def test_empty_lines(balancer: Balancer) -> None:
@@ -234,16 +234,21 @@ def test_a_slow_body(framing: bytes, balancer: Balancer, key: bytes) -> None:
     drop = b"a" if framing.startswith(b"C") else b"1\r\na\r\n"
     received, seconds = trickle(balancer.port, post(key, b"", framing), drop)
     assert received.startswith(b"HTTP/1.1 408 ") and b"\r\nConnection: close\r\n" in received
-    assert 0.3 <= seconds < LATE_SECONDS
+    assert 1.0 <= seconds < LATE_SECONDS
 
 
 def test_a_body_in_time(balancer: Balancer, raw: RawServer, key: bytes) -> None:
     """A body that goes on fast enough may take longer than BODY_TIMEOUT."""
-    begin = post(key, b"", b"Content-Length: 5000", b"Connection: close")
-    received, seconds = trickle(balancer.port, begin, b"a" * 250)
+    begin = post(key, b"", b"Content-Length: 10000", b"Connection: close")
+    for _ in range(3):
+        raw.forget()
+        received, seconds = trickle(balancer.port, begin, b"a" * 250)
+        # On a busy machine this process may not go on fast enough.
+        if received.startswith(b"HTTP/1.1 200 "):
+            break
     assert received.startswith(b"HTTP/1.1 200 ")
-    assert seconds > 0.75
-    assert raw.requests[0].body == b"a" * 5000
+    assert seconds > 1.75
+    assert raw.requests[0].body == b"a" * 10_000
 
 
 def test_an_idle_connection(balancer: Balancer, key: bytes) -> None:
@@ -253,7 +258,7 @@ def test_an_idle_connection(balancer: Balancer, key: bytes) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         began = time.monotonic()
         assert read_to_end(connection) == b""
-        assert 0.7 <= time.monotonic() - began < LATE_SECONDS
+        assert 2.0 <= time.monotonic() - began < LATE_SECONDS
 
 
 def test_a_client_that_does_not_read(balancer: Balancer, raw: RawServer, key: bytes) -> None:
@@ -293,13 +298,13 @@ def test_answers_that_are_not_read(raw: RawServer, new_balancer: Start) -> None:
 
 def test_a_silent_server(balancer: Balancer, raw: RawServer, key: bytes) -> None:
     """A server that does not begin its response in UPSTREAM_TIMEOUT makes a 504; the client's connection goes on."""
-    raw.scripts["silent"] = Script((1.5,))
+    raw.scripts["silent"] = Script((20.0,))
     with connect(balancer.port) as connection:
         began = time.monotonic()
         connection.sendall(get(key, b"/script/silent"))
         received = connection.recv(65536)
         assert received.startswith(b"HTTP/1.1 504 ") and b"Connection: close" not in received
-        assert 0.5 <= time.monotonic() - began < LATE_SECONDS
+        assert 2.0 <= time.monotonic() - began < LATE_SECONDS
         connection.sendall(get(key))
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 

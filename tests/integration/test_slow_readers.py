@@ -67,7 +67,7 @@ class ServerThatGivesUp:
 
 def slow_client(stack: ExitStack, balancer: Balancer, key: str) -> socket.socket:
     """A client that has asked and reads nothing."""
-    connection = stack.enter_context(socket.create_connection(("127.0.0.1", balancer.port), 30))
+    connection = stack.enter_context(socket.create_connection(("127.0.0.1", balancer.port), 120))
     connection.sendall(f"GET / HTTP/1.1\r\nHost: a.test\r\nX-API-Key: {key}\r\n\r\n".encode())
     return connection
 

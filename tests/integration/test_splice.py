@@ -107,7 +107,7 @@ def test_every_byte(server: RawServer, balancer: Balancer, key: str, name: str) 
     whole = b"".join(step for step in SCRIPTS[name].steps if isinstance(step, bytes))
     length = int(whole.partition(b"Content-Length: ")[2].partition(b"\r")[0])
     content = whole.partition(b"\r\n\r\n")[2][:length]
-    with socket.create_connection(("127.0.0.1", balancer.port), 30) as connection:
+    with socket.create_connection(("127.0.0.1", balancer.port), 120) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
         for _ in range(2):
             connection.sendall(request(key, name))
@@ -117,7 +117,7 @@ def test_every_byte(server: RawServer, balancer: Balancer, key: str, name: str) 
 def test_in_the_kernel(server: RawServer, balancer: Balancer, key: str) -> None:
     """A large body takes a pipe while it is under way, one that is not read keeps it, and none is left when all end."""
     before = pipes(balancer)
-    connections = [socket.create_connection(("127.0.0.1", balancer.port), 30) for _ in range(MAX_SPARE_PIPES + 4)]
+    connections = [socket.create_connection(("127.0.0.1", balancer.port), 120) for _ in range(MAX_SPARE_PIPES + 4)]
     for connection in connections:
         connection.sendall(request(key, "whole"))
     wait_until(lambda: pipes(balancer) >= before + 2 * len(connections) - 2 * MAX_SPARE_PIPES, what="pipes are used")
@@ -130,7 +130,7 @@ def test_in_the_kernel(server: RawServer, balancer: Balancer, key: str) -> None:
 @pytest.mark.parametrize("name", ["cut", "reset", "nearly_whole"])
 def test_server_that_dies(server: RawServer, balancer: Balancer, key: str, name: str) -> None:
     """A response that is cut is cut for the client too, which gets no other byte in place of those that are missing."""
-    with socket.create_connection(("127.0.0.1", balancer.port), 30) as connection:
+    with socket.create_connection(("127.0.0.1", balancer.port), 120) as connection:
         connection.sendall(request(key, name))
         content = read_content(connection)
         assert len(content) < SIZE
@@ -145,7 +145,7 @@ def test_server_that_dies(server: RawServer, balancer: Balancer, key: str, name:
 def test_client_that_leaves(server: RawServer, balancer: Balancer, key: str) -> None:
     """The connection to the server ends with that of the client, and the next requests are served."""
     for read in (0, 1 << 20):
-        with socket.create_connection(("127.0.0.1", balancer.port), 30) as connection:
+        with socket.create_connection(("127.0.0.1", balancer.port), 120) as connection:
             connection.sendall(request(key, "whole"))
             while read > 0:
                 read -= len(connection.recv(1 << 16))
@@ -156,11 +156,11 @@ def test_client_that_leaves(server: RawServer, balancer: Balancer, key: str) -> 
 def test_slow_client(server: RawServer, new_balancer: Start) -> None:
     """A client that reads nothing for SEND_TIMEOUT is cut; one that reads a little in each is not."""
     text = f"servers: [{{name: a, url: 'http://127.0.0.1:{server.port}'}}]\n"
-    balancer = new_balancer(text, environment={"SEND_TIMEOUT": "1s"}).start()
+    balancer = new_balancer(text, environment={"SEND_TIMEOUT": "3s"}).start()
     key = balancer.create_user("user", 100, 100)
     with (
-        socket.create_connection(("127.0.0.1", balancer.port), 30) as reading,
-        socket.create_connection(("127.0.0.1", balancer.port), 30) as silent,
+        socket.create_connection(("127.0.0.1", balancer.port), 120) as reading,
+        socket.create_connection(("127.0.0.1", balancer.port), 120) as silent,
     ):
         for connection in (reading, silent):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
@@ -177,7 +177,7 @@ def test_few_files(server: RawServer, new_balancer: Start) -> None:
     balancer = new_balancer(text, max_files=256).start()
     key = balancer.create_user("user", 1000, 1000)
     before = pipes(balancer)
-    connections = [socket.create_connection(("127.0.0.1", balancer.port), 30) for _ in range(60)]
+    connections = [socket.create_connection(("127.0.0.1", balancer.port), 120) for _ in range(60)]
     for connection in connections:
         connection.sendall(request(key, "whole"))
     wait_until(lambda: in_flight(balancer) == len(connections), what="all are under way")

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.conftest import assert_calm
 from tests.integration.processes import Balancer
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 class Peer:
@@ -258,7 +258,7 @@ def test_a_client_that_leaves_frees_the_server(stage: Stage) -> None:
     client.read_to(b"half")
     client.close()
     with pytest.raises(ConnectionError):
-        for _ in range(500):
+        for _ in range(6000):
             server.send(b"more")
             time.sleep(0.01)
 

@@ -52,7 +52,7 @@ class Tls:
 
     def connect(self, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
         """A connection to the listener."""
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=120)
         return (context or self.context()).wrap_socket(plain, server_hostname=NAME, session=session)
 
     def ask(self, path: str, key: str, body: bytes | None = None, context: ssl.SSLContext | None = None) -> Any:
@@ -88,7 +88,7 @@ def own_tls(tmp_path: Path) -> Tls:
 @pytest.fixture(scope="module")
 def secured(servers: Servers, tls: Tls) -> Iterator[Balancer]:
     """A balancer with a TLS listener."""
-    balancer = Balancer(servers.yaml(), environment=tls.environment(TLS_HANDSHAKE_TIMEOUT="500ms"))
+    balancer = Balancer(servers.yaml(), environment=tls.environment(TLS_HANDSHAKE_TIMEOUT="2s"))
     try:
         yield balancer.start()
         assert_calm(balancer)
@@ -174,7 +174,7 @@ def test_curl(secured: Balancer, tls: Tls, key: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Re-using existing connection" in done.stderr
     closing = subprocess.run(
-        [*command, *fields, "-H", "Connection: close", f"{url}/a"], capture_output=True, text=True, timeout=30
+        [*command, *fields, "-H", "Connection: close", f"{url}/a"], capture_output=True, text=True, timeout=120
     )
     assert "close notify" in closing.stderr and closing.returncode == 0, closing.stderr
 
@@ -187,7 +187,7 @@ def test_openssl(secured: Balancer, tls: Tls, key: str) -> None:
     def s_client(*options: str, text: str = request) -> str:
         command = ["openssl", "s_client", "-connect", f"127.0.0.1:{tls.port}", "-CAfile", tls.authority.ca_file]
         command += ["-servername", NAME, "-ign_eof", *options]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
         return done.stdout + done.stderr
 
     for version in ("-tls1_2", "-tls1_3"):
@@ -211,10 +211,10 @@ def test_not_tls(secured: Balancer, tls: Tls, key: str) -> None:
     began = time.monotonic()
     ends = []
     for sent in (b"\x00" * 100, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\x16", b"", b"\x80\x80\x01\x03\x01" * 50):
-        connection = socket.create_connection(("127.0.0.1", tls.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", tls.port), timeout=60)
         connection.sendall(sent)
         ends.append(connection)
-    leaver = socket.create_connection(("127.0.0.1", tls.port), timeout=10)
+    leaver = socket.create_connection(("127.0.0.1", tls.port), timeout=60)
     leaver.sendall(b"\x16\x03\x01")
     leaver.close()
     assert tls.ask("/a", key)[0] == 200
@@ -225,7 +225,8 @@ def test_not_tls(secured: Balancer, tls: Tls, key: str) -> None:
                     pass
             except ConnectionResetError:
                 pass
-    assert time.monotonic() - began < 5
+    # The default is ten seconds.
+    assert time.monotonic() - began < 9
     metrics = ask(secured.admin_port, "GET", "/metrics").body.decode()
     for result in ("complete", "failed", "timeout", "plain_http"):
         assert re.search(rf'tokenlb_tls_handshakes_total\{{result="{result}"\}} [1-9]', metrics), metrics
@@ -234,11 +235,11 @@ def test_not_tls(secured: Balancer, tls: Tls, key: str) -> None:
 def test_cut_in_the_middle(secured: Balancer, servers: Servers, tls: Tls, key: str) -> None:
     """A client whose connection ends without close_notify is gone: its server is not kept busy."""
     with tls.connect() as connection:
-        connection.sendall(f"GET /slow/5 HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: {key}\r\n\r\n".encode())
-        wait_until(lambda: any(one.path == "/slow/5" for origin in servers for one in origin.seen))
+        connection.sendall(f"GET /slow/40 HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: {key}\r\n\r\n".encode())
+        wait_until(lambda: any(one.path == "/slow/40" for origin in servers for one in origin.seen))
         # A FIN, and no alert.
         connection.shutdown(socket.SHUT_WR)
-        wait_until(lambda: not in_flight(secured), 2, "the end of the exchange")
+        wait_until(lambda: not in_flight(secured), 20, "the end of the exchange")
 
 
 def in_flight(balancer: Balancer) -> int:
@@ -300,16 +301,18 @@ def test_drain(new_balancer: Start, servers: Servers, own_tls: Tls) -> None:
 
 
 def check_drain(balancer: Balancer, servers: Servers, tls: Tls, key: str) -> None:
-    plain = Asking(balancer, key, "/slow/1")
+    servers.hold()
+    plain = Asking(balancer, key, "/held")
     with tls.connect() as busy, tls.connect() as idle:
         assert ask_on(idle, "/a", key)[0] == 200
-        busy.sendall(f"GET /slow/1 HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: {key}\r\n\r\n".encode())
-        wait_until(lambda: sum(one.path == "/slow/1" for origin in servers for one in origin.seen) == 2)
-        half = socket.create_connection(("127.0.0.1", tls.port), timeout=10)
+        busy.sendall(f"GET /held HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: {key}\r\n\r\n".encode())
+        wait_until(lambda: servers.paths().count("/held") == 2)
+        half = socket.create_connection(("127.0.0.1", tls.port), timeout=60)
         balancer.terminate()
         # Python's ssl raises for an end without close_notify.
         idle.suppress_ragged_eofs = False
         assert idle.recv(100) == b""
+        servers.release()
         with half:
             try:
                 assert half.recv(100) == b""
@@ -321,7 +324,7 @@ def check_drain(balancer: Balancer, servers: Servers, tls: Tls, key: str) -> Non
         assert response.status == 200 and response.read().endswith(b"answer") and response.will_close
         assert busy.recv(100) == b""
     assert balancer.wait() == 0
-    plain.join(10)
+    plain.join(60)
     assert plain.status == 200
 
 
@@ -336,7 +339,7 @@ def test_half_open_handshakes(new_balancer: Start, servers: Servers, own_tls: Tl
     assert ask_on(kept, "/a", key)[0] == 200
     open_ones: list[socket.socket] = []
     for number in range(10_000):
-        one = socket.create_connection(("127.0.0.1", own_tls.port), timeout=10)
+        one = socket.create_connection(("127.0.0.1", own_tls.port), timeout=60)
         one.sendall(hello if number % 2 else hello[:50])
         open_ones.append(one)
         if len(open_ones) > 400:

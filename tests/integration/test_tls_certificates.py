@@ -60,7 +60,7 @@ class Tls:
         """A connection to the balancer under this name; without one its certificate's names are not compared."""
         context = ssl.create_default_context(cafile=self.authority.ca_file)
         context.check_hostname = name is not None
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         return context.wrap_socket(connection, server_hostname=name)
 
     def names(self, name: str | None) -> list[str]:
@@ -151,7 +151,7 @@ def test_strange_server_names(new_balancer: Start, servers: Servers, tmp_path: P
         client.do_handshake()
     hello = outgoing.read()
     for name in (b"\xff\xfete.test", b"\x00\x00te.test", b"....test!"):
-        with socket.create_connection(("127.0.0.1", tls.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", tls.port), timeout=60) as connection:
             connection.sendall(hello.replace(b"site.test", name[:9]))
             # An alert or a handshake record.
             assert connection.recv(1) in (b"\x15", b"\x16")

@@ -94,7 +94,7 @@ def use(balancer: Balancer, text: str) -> None:
     (balancer.directory / "servers.yaml").write_text(text)
     before = balancer.log().count("was reloaded")
     os.kill(balancer.pid, signal.SIGHUP)
-    wait_until(lambda: balancer.log().count("was reloaded") > before, 5, "it is read")
+    wait_until(lambda: balancer.log().count("was reloaded") > before, what="it is read")
 
 
 def get(balancer: Balancer, key: str, path: str = "/", body: bytes | None = None) -> Answer:
@@ -102,7 +102,7 @@ def get(balancer: Balancer, key: str, path: str = "/", body: bytes | None = None
 
 
 def log_of(balancer: Balancer, words: str) -> None:
-    wait_until(lambda: words in balancer.log(), 8, f"{words} in {balancer.log()[-1500:]}")
+    wait_until(lambda: words in balancer.log(), what=words)
 
 
 def test_who_is_trusted(
@@ -198,14 +198,13 @@ def test_a_slow_client_slows_the_server(new_balancer: Start, new_origin: NewOrig
     before = balancer.rss()
     with socket.create_connection(("127.0.0.1", balancer.port)) as client:
         client.sendall(f"GET /size/{size} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\n\r\n".encode())
-        wait_until(lambda: stands_still(origin), 10, "the server waits")
+        wait_until(lambda: stands_still(origin), what="the server waits")
         sent = origin.sent
         assert sent < size / 2
         assert balancer.rss() - before < 20_000_000
         # It is not stuck.
-        for _ in range(200):
-            client.recv(1 << 20)
-        wait_until(lambda: origin.sent > sent, 5, "it goes on")
+        client.settimeout(60)
+        wait_until(lambda: client.recv(1 << 20) and origin.sent > sent, what="it goes on")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -214,21 +213,21 @@ def test_sessions_are_resumed(
 ) -> None:
     """After the first handshake all are resumed, of requests and of health checks; other settings begin anew."""
     origin = new_origin(version=version, idle_seconds=0.05)
-    check = f"{CALM}health_check: {{interval: 100ms}}\n"
+    check = f"{CALM}health_check: {{interval: 100ms, timeout: 30s}}\n"
     tls = f"ca_file: '{authority.ca_file}'"
     balancer = new_balancer(yaml_of(origin, tls=tls, more=check)).start()
     key = balancer.create_user("user1", 1000)
-    wait_until(lambda: len(origin.seen) > 3, 5, "checks")
+    wait_until(lambda: len(origin.seen) > 3, what="checks")
     # The first check and the first request each bring a session.
     assert [one.resumed for one in origin.handshakes].count(False) == 1
     for number in range(4):
         assert get(balancer, key, f"/{number}").status == 200
-        wait_until(lambda: origin.closed == origin.connections, 5, "the server closes the connection")
+        wait_until(lambda: origin.closed == origin.connections, what="the server closes the connection")
     assert [one.resumed for one in origin.handshakes].count(False) == 2
     origin.forget()
     use(balancer, yaml_of(origin, tls=f"{tls}, server_name: localhost", more=check))
     assert get(balancer, key).status == 200
-    wait_until(lambda: any(one.server_name == "localhost" for one in origin.handshakes), 5, "the new name")
+    wait_until(lambda: any(one.server_name == "localhost" for one in origin.handshakes), what="the new name")
     assert not next(one.resumed for one in origin.handshakes if one.server_name == "localhost")
 
 
@@ -256,7 +255,7 @@ def test_client_certificates(
         failed = "A request to strict failed: it could not be reached: the TLS handshake failed: "
         log_of(balancer, failed)
         assert re.search(f"{failed}(ssl|tls)v[13]3? alert {alert}", balancer.log())
-    use(balancer, yaml_of(strict, tls=tls, more=f"{CALM}health_check: {{interval: 200ms, fails: 1}}\n"))
+    use(balancer, yaml_of(strict, tls=tls, more=f"{CALM}health_check: {{interval: 200ms, timeout: 30s, fails: 1}}\n"))
     answer = get(balancer, key, "/", b"a body")
     assert answer.status == 503 and b"alert" not in answer.body and b"TLS" not in answer.body
     log_of(balancer, "strict is down")
@@ -323,13 +322,13 @@ def test_a_handshake_that_does_not_end(
     silent, spare = Silent(close_after), new_origin("spare")
     servers = f"- {{name: silent, url: 'https://127.0.0.1:{silent.port}'}}\n- {{name: spare, url: '{spare.url}'}}\n"
     text = f"balancer: first\nservers:\n{servers}tls: {{ca_file: '{authority.ca_file}'}}{CALM}"
-    balancer = new_balancer(text, environment={"CONNECT_TIMEOUT": "700ms"}).start()
+    balancer = new_balancer(text, environment={"CONNECT_TIMEOUT": "2s"}).start()
     key = balancer.create_user("user1", 1000)
     try:
         began = time.monotonic()
         assert b'"server": "spare"' in get(balancer, key, "/", b"a body").body
         if close_after is None:
-            assert time.monotonic() - began > 0.6
+            assert time.monotonic() - began > 1.9
         log_of(balancer, "silent failed: it could not be reached: ")
         assert reason in balancer.log()
     finally:
@@ -383,7 +382,7 @@ def test_reload(new_balancer: Start, new_origin: NewOrigin, authority: Authority
     assert [one.subject for one in origin.handshakes] == ["first"]
     use(balancer, yaml_of(origin, tls=tls))
     log_of(balancer, "changed server1 (tls)")
-    wait_until(lambda: origin.closed == 1, 5, "the idle connection is closed")
+    wait_until(lambda: origin.closed == 1, what="the idle connection is closed")
     assert get(balancer, key).status == 200
     assert [one.subject for one in origin.handshakes] == ["first", "second"]
     # No longer a file that can be used.
@@ -420,12 +419,12 @@ def test_settings_change_under_a_request(new_balancer: Start, new_origin: NewOri
     answers: list[Answer] = []
     asking = threading.Thread(target=lambda: answers.append(get(balancer, key, "/drip/1")))
     asking.start()
-    wait_until(lambda: bool(origin.seen), 5, "it has begun")
+    wait_until(lambda: bool(origin.seen), what="it has begun")
     use(balancer, yaml_of(origin, tls="verify: false"))
     log_of(balancer, "tls: verify: false for server1")
     asking.join()
     assert answers[0].body == b"firstother"
-    wait_until(lambda: origin.closed == 1, 5, "the connection is closed")
+    wait_until(lambda: origin.closed == 1, what="the connection is closed")
     assert get(balancer, key).status == 200
     assert origin.connections == 2
 
@@ -470,7 +469,7 @@ def test_a_tunnel(new_balancer: Start, authority: Authority) -> None:
     text = f"servers: [{{name: raw, url: 'https://127.0.0.1:{port}'}}]\ntls: {{ca_file: '{authority.ca_file}'}}{CALM}"
     balancer = new_balancer(text).start()
     key = balancer.create_user("user1", 1000)
-    with socket.create_connection(("127.0.0.1", balancer.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", balancer.port), timeout=60) as client:
         fields = f"Host: a\r\nX-API-Key: {key}\r\nUpgrade: echo\r\nConnection: Upgrade"
         client.sendall(f"GET / HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         stream = client.makefile("rb")
@@ -503,10 +502,10 @@ def test_workers(
     # So long that another process reads it.
     use(balancer, yaml_of(origin, tls=tls).replace("servers:\n", f"servers:\n{''.join(lines)}"))
     key_file.unlink()
-    with open(f"/proc/{balancer.pid}/task/{balancer.pid}/children") as children:
-        os.kill(int(children.read().split()[0]), signal.SIGKILL)
-    wait_until(lambda: "1 of 2" in str(ask(balancer.admin_port, "GET", "/readyz").body), what="it is gone")
-    wait_until(lambda: "2 of 2" in str(ask(balancer.admin_port, "GET", "/readyz").body), what="a new worker")
+    victim = balancer.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(set(balancer.workers()) - {victim}) == 2, what="a new worker")
+    wait_until(lambda: "2 of 2" in str(ask(balancer.admin_port, "GET", "/readyz").body), what="it is ready")
     for _ in range(10):
         assert get(balancer, key).status == 200
 
@@ -548,18 +547,18 @@ def test_nginx(new_balancer: Start, authority: Authority, tmp_path: Path) -> Non
     text = f"servers: [{{name: nginx, url: 'https://localhost:{port}'}}]\ntls: {{{tls}}}{CALM}"
     balancer = new_balancer(text).start()
     try:
-        wait_until(lambda: accepts(port), 5, "nginx")
+        wait_until(lambda: accepts(port), what="nginx")
         user_key = balancer.create_user("user1", 1000)
         assert hashlib.sha256(get(balancer, user_key, "/large").body).hexdigest() == content_hash(size)
         for number in range(10):
             # nginx closes the connection at about the time of a request.
             time.sleep(0.095 + number * 0.002)
             assert get(balancer, user_key).body == b"hello"
-        wait_until(lambda: len((tmp_path / "log").read_text().splitlines()) == 11, 5, "its log")
+        wait_until(lambda: len((tmp_path / "log").read_text().splitlines()) == 11, what="its log")
         lines = (tmp_path / "log").read_text().splitlines()
         assert lines[0] == ". localhost CN=ours GET /large HTTP/1.1"
         assert lines[-1] in ("r localhost CN=ours GET / HTTP/1.1", "r localhost - GET / HTTP/1.1")
-        check = "health_check: {interval: 100ms, passes: 1}"
+        check = "health_check: {interval: 100ms, timeout: 30s, passes: 1}"
         for version in ("v1", "v2"):
             server = f"{{name: nginx, url: 'https://localhost:{announced}', send_proxy: {version}}}"
             use(balancer, f"servers: [{server}]\ntls: {{{tls}}}\n{check}{CALM}")
@@ -569,7 +568,7 @@ def test_nginx(new_balancer: Start, authority: Authority, tmp_path: Path) -> Non
         assert "is down" not in balancer.log()
     finally:
         nginx.terminate()
-        nginx.wait(10)
+        nginx.wait(60)
 
 
 def accepts(port: int) -> bool:

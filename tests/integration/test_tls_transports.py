@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.python.failure import Failure
 
-from tests.integration.test_data_path_reactors import MUCH, Running, running
+from tests.integration.test_data_path_reactors import MUCH, SECONDS, Running, running
 from tests.network.tls_pairs import VERSIONS, client_side, server_side
 from twisted_lb.network.tls import accepted_tls_transport, connect_tls
 from twisted_lb.network.tls_errors import CertificateNotVerified, HandshakeFailed
@@ -92,11 +92,7 @@ def test_much(running: Running, version: ssl.TLSVersion) -> None:
     factory = connecting(running, port, client_side(), "server.test")
     running.until(lambda: factory.made is not None)
     client: Any = factory.made
-    for _ in range(50):
-        if client.received < MUCH:
-            for _ in range(20):
-                running.stock.iterate(0.01)
-    assert client.received == MUCH
+    running.until(lambda: client.received == MUCH)
     client.transport.loseConnection()
     running.until(lambda: client.lost and log)
     assert (client.lost, log) == (ConnectionDone, ["ConnectionDone"])
@@ -130,5 +126,5 @@ def listening(running: Running, context: ssl.SSLContext) -> tuple[Any, list[str]
 
 def connecting(running: Running, port: Any, context: ssl.SSLContext, name: str) -> Connecting:
     factory = Connecting()
-    connect_tls(running.data_path, "127.0.0.1", port.getHost().port, factory, 5.0, context, name)
+    connect_tls(running.data_path, "127.0.0.1", port.getHost().port, factory, SECONDS, context, name)
     return factory

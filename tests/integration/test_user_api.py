@@ -174,7 +174,7 @@ def test_each_path_has_its_methods_types_and_sizes(balancer: Balancer) -> None:
 
 def test_a_connection_carries_api_and_proxied_requests_in_any_order(balancer: Balancer, servers: Servers) -> None:
     """One keep-alive connection takes a creation, proxied requests, profiles, a problem and a change in turn."""
-    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=60)
     try:
         body = json.dumps({"name": f"user-{uuid4()}", "capacity": 10, "rate_per_sec": 0}).encode()
         key = json.loads(ask_on(connection, "POST", "/user/create", body).body)["api_key"]

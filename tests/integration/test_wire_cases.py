@@ -129,10 +129,10 @@ SELF_DELIMITING = [
 @pytest.mark.parametrize("pause", [0.0, 0.002, 0.02])
 def test_surplus(case: Case, pause: float, balancer: Balancer, raw: RawServer, key: bytes) -> None:
     """What a server sends beyond its response reaches nobody."""
-    raw.scripts["case"] = Script((case.data, pause, POISON) if pause else (case.data + POISON,))
-    before = raw.answered
-    got = exchange(balancer.port, get("/script/case", key, case.method), case.method, linger=pause + 0.01)
-    wait_until(lambda: raw.answered > before, what="the surplus was sent")
+    name = str(uuid4())
+    raw.scripts[name] = Script((case.data, pause, POISON) if pause else (case.data + POISON,))
+    got = exchange(balancer.port, get(f"/script/{name}", key, case.method), case.method, linger=pause + 0.01)
+    wait_until(lambda: raw.answered[f"/script/{name}"], what="the surplus was sent")
     assert (got.status, got.whole, got.surplus) == (case.expected.status, True, b""), got  # type: ignore[union-attr]
     assert_in_step(balancer, key)
 

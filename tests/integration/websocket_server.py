@@ -2,11 +2,14 @@
 
     /echo           sends back each message, as it came: text or binary
     /close/CODE     closes with this code
-    /listen         reads until the client closes; the code is in `codes`
+    /listen         reads until the client closes
     /ping           sends a ping and, when the pong is there, a message
-    /flood          sends messages of 64 KiB until the client closes; how many is in `flooded`
+    /flood          sends messages of 64 KiB until the client closes; how many is in `flooded`, by the path
     /abort          ends the connection without a close frame
     /refuse         answers the handshake with 403
+
+A path may have more parts, so that a test tells its connections from those of others: /echo/NAME.  With which code a
+connection has ended is in `codes`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from collections import Counter
 from http import HTTPStatus
 from typing import Any
 
@@ -31,9 +35,9 @@ class WebSocketServer:
         """`context`: with TLS."""
         self.port = 0
         self._context = context
-        self.codes: list[int | None] = []
+        self.codes: list[tuple[str, int | None]] = []  # the path, and the code of the close frame
         self.headers: list[Any] = []  # of the handshakes
-        self.flooded = 0
+        self.flooded: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
@@ -41,14 +45,18 @@ class WebSocketServer:
 
     def start(self) -> WebSocketServer:
         self._thread.start()
-        self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
+
+    def codes_of(self, part: str) -> list[int | None]:
+        """The codes of the connections that have ended and whose path has this part."""
+        return [code for path, code in self.codes if part in path]
 
     def stop(self) -> None:
         """End all connections too."""
         if self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(30)
 
     def yaml(self, name: str = "server1") -> str:
         """A servers.yaml with this server."""
@@ -84,7 +92,7 @@ class WebSocketServer:
             elif what == "flood":
                 while True:
                     await socket.send(MESSAGE)
-                    self.flooded += 1
+                    self.flooded[socket.request.path] += 1
             elif what == "abort":
                 socket.transport.abort()
                 await socket.wait_closed()
@@ -93,4 +101,4 @@ class WebSocketServer:
         except ConnectionClosed:
             pass
         finally:
-            self.codes.append(socket.close_code)
+            self.codes.append((socket.request.path, socket.close_code))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from hypothesis import example, given
+from hypothesis import example
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from tests.limits.seconds import seconds_to_full, seconds_to_next
 from twisted_lb.interfaces import MICROTOKENS
 from twisted_lb.limits.bucket import (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from hypothesis import example, given
+from hypothesis import example
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from twisted_lb.interfaces import MICROTOKENS, Limits, Taken
 from twisted_lb.limits.bucket import LOWEST_LEVEL, Bucket
 from twisted_lb.limits.fallback import Fallback

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from tests.limits.seconds import seconds_to_full, seconds_to_next
 from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given
 from hypothesis import strategies as st
 from twisted.names import dns
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from tests.network.messages import message, record
 from twisted_lb.network.dns_query import Answer, BadAnswer, encode_question, read_answer
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.network.peer import UNIX_ADDRESS, PeerInfo, TlsInfo
 from twisted_lb.network.trusted_proxies import TrustedProxy
@@ -125,7 +126,7 @@ _garbage = st.lists(
 
 
 class GarbageTests(SynchronousTestCase):
-    @settings(derandomize=True, database=None, deadline=None, max_examples=150)
+    @settings(derandomize=True, database=None, max_examples=150)
     @given(st.lists(_garbage, max_size=3), st.booleans())
     def test_on_the_left(self, garbage: list[bytes], same_line: bool) -> None:
         """Whatever a client sends itself stands on the left, and does not change who it is."""

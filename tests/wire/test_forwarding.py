@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from tests.wire.cases.case import get, post
 from tests.wire.reading import read_request, read_response
 from twisted_lb.credentials import KeyPlaces
@@ -81,7 +82,7 @@ class ConsumerTests(SynchronousTestCase):
             self.assertEqual(username_value(name.encode()), value)
             self.assertEqual(unquote(value.decode()), name)
 
-    @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+    @settings(derandomize=True, database=None, max_examples=1000)
     @given(_names, _names)
     def test_two_users(self, one: str, other: str) -> None:
         """Two names are two, and each of one line, also for a server that reads Latin-1, splits and strips."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from tests.wire import messages
 from tests.wire.invariants import check_forwarded_request, check_forwarded_response
 from tests.wire.reading import read_body, read_request, read_response
@@ -20,7 +21,6 @@ bounded = settings(
     max_examples=400,
     derandomize=True,
     database=None,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 

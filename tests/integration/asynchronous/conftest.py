@@ -14,7 +14,7 @@ import pytest
 
 Ask = Callable[..., Awaitable[Any]]
 
-SECONDS = 20
+SECONDS = 60
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

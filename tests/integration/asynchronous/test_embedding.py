@@ -8,8 +8,9 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import treq
@@ -20,7 +21,7 @@ from twisted.internet.task import deferLater
 
 from tests.integration.asynchronous.conftest import Ask
 from tests.integration.origin import Origin, Servers, blocks, content_hash
-from tests.integration.processes import PROJECT, twistd, wait_until
+from tests.integration.processes import PROJECT, WAIT_SECONDS, twistd, wait_until
 from tests.integration.processes import ask as ask_once
 from tests.integration.redis_server import free_port
 from tests.integration.test_tls_servers import context_of
@@ -49,7 +50,7 @@ class Application:
                 stderr=subprocess.STDOUT,
             )
         try:
-            wait_until(self.answers, 20, "an answer")
+            wait_until(self.answers, what="an answer")
         except BaseException:
             self.process.kill()
             raise RuntimeError(self.log.read_text()) from None
@@ -63,7 +64,7 @@ class Application:
     def end(self) -> int:
         """Ask it to end; its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +89,13 @@ async def new_key(site: Application, ask: Ask, name: str, capacity: int = 1000) 
 async def test_routes(site: Application, servers: Servers, ask: Ask) -> None:
     """The application's own routes, the user API, and the pool stand side by side; the prefix is taken off."""
     assert await treq.text_content(await ask("GET", site.url + "/hello")) == "Hello\n"
-    key = await new_key(site, ask, "routes", 3)
+    name = f"routes-{uuid4()}"
+    key = await new_key(site, ask, name, 3)
     texts = {await treq.text_content(await ask("GET", site.url + "/v1/a%2Fb?c=%20d", key)) for _ in range(3)}
     assert texts == {f"Server server{number} answer" for number in (1, 2, 3)}
     [seen, *_] = [request for origin in servers for request in origin.seen]
     assert seen.path == "/a%2Fb?c=%20d"
-    assert seen.field("x-consumer-username") == "routes"
+    assert seen.field("x-consumer-username") == name
     assert seen.field("authorization") is None
     assert seen.field("x-forwarded-for") == "127.0.0.1"
     assert (await ask("GET", site.url + "/elsewhere", key)).code == 404
@@ -102,7 +104,7 @@ async def test_routes(site: Application, servers: Servers, ask: Ask) -> None:
 @ensureDeferred
 async def test_limits(site: Application, ask: Ask) -> None:
     """No key is 401 and an empty bucket 429, as problem documents and with the fields of the limits."""
-    key = await new_key(site, ask, "limits", 2)
+    key = await new_key(site, ask, f"limits-{uuid4()}", 2)
     assert (await ask("GET", site.url + "/v1/")).code == 401
     answers = [await ask("GET", site.url + "/v1/", key) for _ in range(3)]
     assert [answer.code for answer in answers] == [200, 200, 429]
@@ -137,7 +139,7 @@ async def test_servers_with_tls(tmp_path: Path, ask: Ask) -> None:
 @ensureDeferred
 async def test_upgrade(site: Application, servers: Servers, ask: Ask) -> None:
     """A request for another protocol is an ordinary one: twisted.web would read what follows as requests."""
-    key = await new_key(site, ask, "upgrade")
+    key = await new_key(site, ask, f"upgrade-{uuid4()}")
     fields = {"Upgrade": "websocket", "Connection": "Upgrade"}
     assert ask_once(site.port, "GET", "/v1/upgrade", key=key, fields=fields).status == 200
     [seen] = [request for origin in servers for request in origin.seen if request.path == "/upgrade"]
@@ -147,7 +149,7 @@ async def test_upgrade(site: Application, servers: Servers, ask: Ask) -> None:
 @ensureDeferred
 async def test_bodies(site: Application, ask: Ask) -> None:
     """Large bodies arrive byte for byte in both directions, with a length and in chunks."""
-    key = await new_key(site, ask, "bodies")
+    key = await new_key(site, ask, f"bodies-{uuid4()}")
     size = 8 * MIB + 1
     received = await treq.json_content(await ask("POST", site.url + "/v1/upload", key, data=b"".join(blocks(size))))
     assert (received["bytes"], received["sha256"]) == (size, content_hash(size))
@@ -163,7 +165,7 @@ async def test_bodies(site: Application, ask: Ask) -> None:
 @ensureDeferred
 async def test_retries(site: Application, servers: Servers, ask: Ask) -> None:
     """While a server is away, its requests go to the others."""
-    key = await new_key(site, ask, "retries")
+    key = await new_key(site, ask, f"retries-{uuid4()}")
     servers[0].stop()
     try:
         codes = [(await ask("GET", site.url + "/v1/", key)).code for _ in range(12)]
@@ -175,15 +177,16 @@ async def test_retries(site: Application, servers: Servers, ask: Ask) -> None:
 @ensureDeferred
 async def test_back_pressure(site: Application, servers: Servers, ask: Ask) -> None:
     """A client that does not read holds up its server's response, and ends after SEND_TIMEOUT; no memory is filled."""
-    key = await new_key(site, ask, "slow")
+    key = await new_key(site, ask, f"slow-{uuid4()}")
     before = memory(site)
     with socket.create_connection(("127.0.0.1", site.port)) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.sendall(f"GET /v1/size/{256 * MIB} HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n".encode())
+        await until(lambda: sum(origin.sent for origin in servers) > MIB)
         await deferLater(reactor, 1.0, lambda: None)
         assert memory(site) - before < 32 * MIB
-        await deferLater(reactor, 4.0, lambda: None)
-        client.settimeout(5)
+        await until(lambda: any(str(256 * MIB) in path for origin in servers for path in origin.cut))
+        client.settimeout(60)
         received = 0
         try:
             while piece := client.recv(MIB):
@@ -196,10 +199,11 @@ async def test_back_pressure(site: Application, servers: Servers, ask: Ask) -> N
 @ensureDeferred
 async def test_client_leaves(site: Application, servers: Servers, ask: Ask) -> None:
     """The server's connection is closed when the client has left, and the next request is served."""
-    key = await new_key(site, ask, "leaves")
+    key = await new_key(site, ask, f"leaves-{uuid4()}")
     with socket.create_connection(("127.0.0.1", site.port)) as client:
         client.sendall(f"GET /v1/slow/5 HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n".encode())
-        await deferLater(reactor, 0.3, lambda: None)
+        # It does not come to a server while another test is played.
+        await until(lambda: servers.paths() == ["/slow/5"])
     assert (await ask("GET", site.url + "/v1/", key)).code == 200
 
 
@@ -223,12 +227,15 @@ async def test_stop(servers: Servers, tmp_path: Path, ask: Ask) -> None:
     site = Application(SITE, tmp_path, servers.yaml())
     try:
         key = await new_key(site, ask, "stop")
-        slow = Deferred.fromCoroutine(ask("GET", site.url + "/v1/slow/1", key))
-        await deferLater(reactor, 0.3, lambda: None)
+        servers.hold()
+        slow = Deferred.fromCoroutine(ask("GET", site.url + "/v1/held", key))
+        await until(lambda: servers.paths() == ["/held"])
         site.process.send_signal(signal.SIGTERM)
+        await until(lambda: not site.answers())
+        servers.release()
         answer = await slow
         assert answer.code == 200
-        assert site.process.wait(10) is not None
+        assert site.process.wait(60) is not None
     finally:
         site.process.kill()
 
@@ -243,6 +250,14 @@ async def test_the_program(servers: Servers, tmp_path: Path, ask: Ask) -> None:
         assert site.end() == 0, site.log.read_text()
     finally:
         site.process.kill()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Look again and again, while the reactor goes on, until `condition()` is true."""
+    give_up_at = reactor.seconds() + WAIT_SECONDS  # type: ignore[attr-defined]
+    while not condition():
+        assert reactor.seconds() < give_up_at  # type: ignore[attr-defined]
+        await deferLater(reactor, 0.01, lambda: None)
 
 
 def memory(site: Application) -> int:

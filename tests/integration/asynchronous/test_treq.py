@@ -51,7 +51,7 @@ async def test_the_user_api_and_the_servers(balancer: Balancer, servers: Servers
 @ensureDeferred
 async def test_a_refusal_says_when_to_come_back(balancer: Balancer, ask: Ask) -> None:
     """An empty bucket is 429, and after the seconds of Retry-After the next request passes."""
-    key = balancer.create_user(f"user-{uuid4()}", 1, 1)
+    key = balancer.create_user(f"user-{uuid4()}", 1, 0.4)
     assert (await ask("GET", balancer.url + "/", key)).code == 200
     refused = await ask("GET", balancer.url + "/", key)
     problem = await treq.json_content(refused)
