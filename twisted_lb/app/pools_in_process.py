@@ -111,28 +111,13 @@ class PoolsInProcess(MultiService):
         routes: list[tuple[Match, Route | AnsweringRoute]] = []
         for some in chunks(spec.routes):
             for one in some:
-                routes.append((match_of(one), self._route(one, pools)))
+                if one.pool:
+                    route = new_route(one, self._parts[one.pool].server_pool, pools[one.pool].pricing)
+                else:
+                    route = new_route(one)
+                routes.append((match_of(one), route))
             yield
         return (yield from RouteTable.in_steps(routes))
-
-    def _route(self, spec: RouteSpec, pools: Mapping[str, PoolInUse]) -> Route | AnsweringRoute:
-        key = KEYS[spec.key]
-        access = access_of(spec)
-        pricing = Pricing(default_cost=spec.cost) if spec.cost is not None else NO_PRICING
-        if not spec.pool:
-            return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access, spec.maintenance)
-        return Route(
-            self._parts[spec.pool].server_pool,
-            pricing if spec.cost is not None else pools[spec.pool].pricing,
-            spec.name,
-            key=key,
-            access=access,
-            maintenance=spec.maintenance,
-            attempts=AS_SET if spec.attempts is None else spec.attempts,
-            timeout=AS_SET if spec.timeout is None else spec.timeout,
-            max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
-            strip_prefix=spec.strip_prefix.encode(),
-        )
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -144,6 +129,30 @@ class PoolsInProcess(MultiService):
                 self._removed.remove(parts)
                 self._factory.remove_pool(parts.server_pool)
                 self.removeService(parts.health)
+
+
+def new_route(
+    spec: RouteSpec, pool: ServerPool | None = None, pricing: Pricing = NO_PRICING
+) -> Route | AnsweringRoute:
+    """A route to a pool, which has this pricing, or one that answers itself."""
+    key = KEYS[spec.key]
+    access = access_of(spec)
+    if spec.cost is not None:
+        pricing = Pricing(default_cost=spec.cost)
+    if pool is None:
+        return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access, spec.maintenance)
+    return Route(
+        pool,
+        pricing,
+        spec.name,
+        key=key,
+        access=access,
+        maintenance=spec.maintenance,
+        attempts=AS_SET if spec.attempts is None else spec.attempts,
+        timeout=AS_SET if spec.timeout is None else spec.timeout,
+        max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
+        strip_prefix=spec.strip_prefix.encode(),
+    )
 
 
 def access_of(spec: RouteSpec) -> Access | None:
