@@ -95,7 +95,7 @@ routes:
 """)
         for part in (
             "pool       a\nbalancer   round_robin\n",
-            "\nmaintenance all requests are answered 503, with 300 s in Retry-After\n  a, http://a, weight 1, no h",
+            "\nstatus     in maintenance: requests are answered 503, with 300 s in Retry-After\n  a, http://a, ",
             "pool       b\n",
             "\n  api.test, /v1/, GET PUT, x-a: ..., x-b -> pool a, cost 3, timeout 90 s\n",
             "\n  any host, /x/ -> pool b, key optional, attempts 2, bodies up to 1024 bytes, without /x (x)\n",

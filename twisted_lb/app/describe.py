@@ -135,7 +135,7 @@ def _pool(pool: PoolSpec) -> list[str]:
         "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
     }
     if pool.maintenance:
-        lines["maintenance"] = f"all requests are answered 503, with {pool.maintenance:g} s in Retry-After"
+        lines["status"] = f"in maintenance: requests are answered 503, with {pool.maintenance:g} s in Retry-After"
     name = [] if pool.name == ONLY_POOL else [f"{'pool':<11}{pool.name}"]
     return [*name, *(f"{key:<11}{text}" for key, text in lines.items()), *map(_server, pool.servers)]
 
