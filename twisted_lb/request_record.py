@@ -26,6 +26,9 @@ from twisted_lb.network.peer import PeerInfo
 # Why a request has ended.
 COMPLETE: Final = "complete"  # the response was whole, whoever made it
 BAD_REQUEST: Final = "bad_request"  # it was malformed, or is not supported
+NO_ROUTE: Final = "no_route"
+FORBIDDEN: Final = "forbidden"  # to clients with this address
+MAINTENANCE: Final = "maintenance"  # of the route or its pool
 UNAUTHORIZED: Final = "unauthorized"  # no key, or nobody's
 LIMITED: Final = "limited"  # see `limit`
 STORE_UNAVAILABLE: Final = "store_unavailable"
@@ -46,6 +49,9 @@ INTERNAL_ERROR: Final = "internal_error"
 REASONS: Final = (
     COMPLETE,
     BAD_REQUEST,
+    NO_ROUTE,
+    FORBIDDEN,
+    MAINTENANCE,
     UNAUTHORIZED,
     LIMITED,
     STORE_UNAVAILABLE,
@@ -114,6 +120,7 @@ class RequestRecord:
     level: int = 0  # microtokens that were left then; may be negative
     wait: float = 0.0  # seconds, for tokens and for room at a server
     waits_since: float = NEVER  # while it waits
+    route: str = ""  # empty when there is one route for all requests, or none for this one
     # The server: that of the last attempt
     pool: str = ""  # empty when no server was wanted
     server: str = ""

@@ -17,9 +17,12 @@ from twisted_lb.request_record import (
     CLIENT_LEFT,
     CLIENT_TIMEOUT,
     COMPLETE,
+    FORBIDDEN,
     INTERNAL_ERROR,
     LIMITED,
+    MAINTENANCE,
     NO_ROOM,
+    NO_ROUTE,
     NO_SERVER,
     REASONS,
     SERVER_CLOSED,
@@ -227,6 +230,14 @@ def tunnel_cut(world: World, client: Client) -> None:
     world.factory.close_tunnels(digest(KEY))
 
 
+def on_route(route: str) -> Callable[[World, Client], None]:
+    def act(world: World, client: Client) -> None:
+        world.use_routes(route)
+        client.send(request())
+
+    return act
+
+
 ENDS = {
     "a whole response": End(answered, 200, COMPLETE, 1, 1),
     "the server closes half-way": End(cut, 200, SERVER_CLOSED, 1, 1),
@@ -252,6 +263,10 @@ ENDS = {
     "two lengths": End(lambda w, c: c.send(unkeyed("GET", "/", *[b"Content-Length: 1"] * 2)), 400, BAD_REQUEST),
     "another protocol": End(lambda w, c: c.send(b"\x16\x03\x01\r\n"), 400, BAD_REQUEST),
     "TRACE": End(lambda w, c: c.send(request("TRACE")), 501, BAD_REQUEST),
+    "no route": End(on_route("pool: p, path: /x"), 404, NO_ROUTE),
+    "an address that is denied": End(on_route("pool: p, deny: 192.0.2.0/24"), 403, FORBIDDEN),
+    "maintenance": End(on_route("pool: p, maintenance: true"), 503, MAINTENANCE),
+    "a response of the route": End(on_route("respond: {body: ok}"), 200, COMPLETE, 1),
     "the door": End(door, 200, COMPLETE),
     "too much for the door": End(door_too_long, 413, BAD_REQUEST),
     "a redirect": End(without_key, 308, COMPLETE, settings={"http_redirect": "https"}),

@@ -15,11 +15,14 @@ from twisted.internet.defer import Deferred
 from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
 from twisted_lb.backend import Backend
-from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.cors import CorsPolicy
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route
+from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import ServerPool
 from twisted_lb.repeated import Repeated
 from twisted_lb.routing.match import Match
@@ -30,6 +33,8 @@ from twisted_lb.steps import Steps, chunks, finish
 # Longer than a request can wait for its tokens to be taken.
 IDLE_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 1.0
+
+KEYS: Final = {"required": REQUIRED, "optional": OPTIONAL, "none": NO_KEY}
 
 
 class _PoolParts:
@@ -83,7 +88,7 @@ class PoolsInProcess(MultiService):
             if parts is None:
                 yield from self._add(one)
             else:
-                parts.server_pool.configure(one.spec.retries, one.spec.queue)
+                parts.server_pool.configure(one.spec.retries, one.spec.queue, one.spec.maintenance)
                 yield from parts.health.follow_in_steps(one.spec)
             yield
         table = yield from self._table(spec, pools)
@@ -97,15 +102,19 @@ class PoolsInProcess(MultiService):
         health = HealthService(self._reactor, one.pool, one.spec, self._dialer)
         spec = one.spec
         pool = self._factory.add_pool(one.pool, health.seen, spec.retries, spec.queue, spec.name)
+        pool.configure(spec.retries, spec.queue, spec.maintenance)
         self._parts[spec.name] = _PoolParts(health, pool)
         self.addService(health)
         yield
 
     def _table(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[RouteTable]:
-        routes: list[tuple[Match, Route]] = []
+        routes: list[tuple[Match, Route | AnsweringRoute]] = []
         for some in chunks(spec.routes):
             for one in some:
-                route = Route(self._parts[one.pool].server_pool, pools[one.pool].pricing, one.name)
+                if one.pool:
+                    route = new_route(one, self._parts[one.pool].server_pool, pools[one.pool].pricing)
+                else:
+                    route = new_route(one)
                 routes.append((match_of(one), route))
             yield
         return (yield from RouteTable.in_steps(routes))
@@ -120,3 +129,47 @@ class PoolsInProcess(MultiService):
                 self._removed.remove(parts)
                 self._factory.remove_pool(parts.server_pool)
                 self.removeService(parts.health)
+
+
+def new_route(
+    spec: RouteSpec, pool: ServerPool | None = None, pricing: Pricing = NO_PRICING
+) -> Route | AnsweringRoute:
+    """A route to a pool, which has this pricing, or one that answers itself."""
+    key = KEYS[spec.key]
+    access = access_of(spec)
+    if spec.cost is not None:
+        pricing = Pricing(default_cost=spec.cost)
+    if pool is None:
+        return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access, spec.maintenance)
+    return Route(
+        pool,
+        pricing,
+        spec.name,
+        key=key,
+        access=access,
+        maintenance=spec.maintenance,
+        attempts=AS_SET if spec.attempts is None else spec.attempts,
+        timeout=AS_SET if spec.timeout is None else spec.timeout,
+        max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
+        strip_prefix=spec.strip_prefix.encode(),
+    )
+
+
+def access_of(spec: RouteSpec) -> Access | None:
+    """Which clients may use a route; None: all."""
+    if not spec.allow and not spec.deny:
+        return None
+    return Access(ranges_or_none(spec.allow), ranges_or_none(spec.deny))
+
+
+def answer_of(spec: RouteSpec) -> RouteAnswer:
+    """The answer of a route without a pool."""
+    respond, redirect = spec.respond, spec.redirect
+    if redirect is not None:
+        place = [(text.encode(), name.encode()) for text, name in redirect.place]
+        return RouteAnswer(redirect.status, place=place)
+    if respond is not None:
+        fields = f"\r\nContent-Type: {respond.content_type}".encode() if respond.content else b""
+        return RouteAnswer(respond.status, fields, respond.content)
+    # It is in maintenance: no request gets so far.
+    return RouteAnswer(503)

@@ -30,6 +30,7 @@ from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_changed, files_of, tls_notices
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.repeated import Repeated
+from twisted_lb.routing.notices import route_notices
 
 LOOK_SECONDS = 0.5
 
@@ -126,7 +127,8 @@ class ServersFile(Service):
         self._used_at = self._wall_clock()
         self._text = text
         self._files = files_of(spec)
-        for notice in tls_notices(spec, self._file_name, self._wall_clock()):
+        notices = [*tls_notices(spec, self._file_name, self._wall_clock()), *route_notices(spec, self._file_name)]
+        for notice in notices:
             _log.warn("{notice}", notice=notice)
         _log.info(
             "{file} was reloaded: {said}",

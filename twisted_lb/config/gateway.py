@@ -9,15 +9,43 @@ from twisted_lb.config.pool import PoolSpec, ServerSpec
 
 
 @dataclass(frozen=True)
-class RouteSpec:
-    """Which requests a route is for, and the pool that they go to."""
+class Respond:
+    """A fixed response of a route."""
 
-    pool: str
+    status: int
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """A redirect of a route."""
+
+    status: int
+    place: tuple[tuple[str, str], ...]  # texts, and what of the request follows each: host, path, query, or nothing
+
+
+@dataclass(frozen=True)
+class RouteSpec:
+    """Which requests a route is for, and what becomes of them."""
+
+    pool: str  # "": the route answers itself
     name: str = ""  # for people; unique
     host: str = ""  # in lower case, without a port; "": any, "*.a.test": every name below a.test
     path: str = ""  # "": any; with a slash at the end, a prefix of whole segments
     methods: tuple[str, ...] = ()  # none: any
     headers: tuple[tuple[str, str | None], ...] = ()  # the name in lower case, and the value; None: any
+    key: str = "required"  # or "optional" or "none"
+    cost: int | None = None  # tokens; None: as the pool's pricing says
+    timeout: float | None = None  # None: UPSTREAM_TIMEOUT
+    attempts: int | None = None  # None: as the pool's retries say
+    max_body: int | None = None  # bytes; None: MAX_BODY_BYTES
+    strip_prefix: str = ""  # segments, without a slash at the end
+    allow: tuple[str, ...] = ()  # ranges of addresses; none: all
+    deny: tuple[str, ...] = ()
+    maintenance: float = 0.0  # seconds of Retry-After; 0: no maintenance
+    respond: Respond | None = None
+    redirect: Redirect | None = None
 
 
 @dataclass(frozen=True)

@@ -118,5 +118,6 @@ class PoolSpec:
     panic_threshold: float = 0.3
     retries: Retries = field(default_factory=Retries)
     queue: Queue = field(default_factory=Queue)
+    maintenance: float = 0.0  # seconds of Retry-After, with which all requests are answered 503; 0: they are not
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)

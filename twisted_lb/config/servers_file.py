@@ -18,15 +18,15 @@ from pydantic import ValidationError
 
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
+from twisted_lb.config.route_values import comparable_text
+from twisted_lb.config.routes_schema import RouteModel
+from twisted_lb.config.sections import NAME_FORM, keys_of
 from twisted_lb.config.server_tls import ReadFile, ServersTls, read_file
 from twisted_lb.config.server_url import is_https, shortened
 from twisted_lb.config.servers_schema import (
-    NAME_FORM,
     FileModel,
     PoolModel,
-    RouteModel,
     TlsModel,
-    keys_of,
     section_of,
 )
 from twisted_lb.config.servers_specs import (
@@ -169,10 +169,29 @@ def _of_file(file: FileModel) -> Iterator[_Problem]:
 
 def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator[_Problem]:
     for index, route in enumerate(routes):
-        if route.pool not in pools:
+        yield from _of_route(route, ("routes", index))
+        if route.pool and route.pool not in pools:
             close = get_close_matches(route.pool, list(pools), 1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
             yield _Problem(("routes", index, "pool"), f"there is no pool {route.pool!r}; {hint}")
+
+
+def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
+    ends = [key for key in ("pool", "respond", "redirect") if getattr(route, key)]
+    if len(ends) > 1:
+        yield _Problem((*place, ends[1]), f"expected without {ends[0]}: a request has one end")
+    elif not ends and not route.maintenance:
+        yield _Problem(place, "expected one of the keys pool, respond and redirect")
+    if not route.pool:
+        for key in ("timeout", "retries", "max_body", "strip_prefix"):
+            if key in route.model_fields_set:
+                yield _Problem((*place, key), "expected only with a pool")
+    respond = route.respond
+    if respond is not None and respond.body and respond.status in (204, 205, 304):
+        yield _Problem((*place, "respond", "body"), f"expected no body with the status {respond.status}")
+    prefix = route.strip_prefix
+    if prefix and not f"{comparable_text(route.path)}/".startswith(f"{prefix}/"):
+        yield _Problem((*place, "strip_prefix"), f"expected the beginning of path, which is {route.path!r}")
 
 
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:

@@ -7,16 +7,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.config.gateway import Redirect, Respond, RouteSpec
 from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.routes_schema import RouteModel
+from twisted_lb.config.sections import Section
 from twisted_lb.config.server_url import location
 from twisted_lb.config.servers_schema import (
     NO_CHECK,
     NO_EJECTION,
     FileModel,
     PoolKeys,
-    RouteModel,
-    Section,
     ServerModel,
 )
 
@@ -61,6 +61,7 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "pricing_options": MappingProxyType(pricing_options),
         "ejection": _layered(Ejection, *keys.sections("ejection")),
         "panic_threshold": keys.of("panic_threshold"),
+        "maintenance": keys.of("maintenance"),
         "retries": _layered(Retries, *keys.sections("retries")),
         "queue": _layered(Queue, *keys.sections("queue")),
     }
@@ -92,7 +93,26 @@ def name_from_url(url: str) -> str:
 def route_spec(route: RouteModel) -> RouteSpec:
     """The route."""
     name = route.name or f"{route.host}{route.path or '/'}"
-    return RouteSpec(route.pool, name, route.host, route.path, route.methods, route.headers)
+    respond, redirect = route.respond, route.redirect
+    return RouteSpec(
+        route.pool,
+        name,
+        route.host,
+        route.path,
+        route.methods,
+        route.headers,
+        route.key,
+        route.cost,
+        route.timeout,
+        route.retries.attempts if route.retries is not None else None,
+        route.max_body,
+        route.strip_prefix,
+        route.allow,
+        route.deny,
+        route.maintenance,
+        Respond(respond.status, respond.content_type, respond.body.encode()) if respond is not None else None,
+        Redirect(redirect.status, redirect.to) if redirect is not None else None,
+    )
 
 
 def cors_of(file: FileModel) -> Cors | None:

@@ -34,7 +34,7 @@ from twisted_lb.network.peer import PeerInfo
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded
 from twisted_lb.proxy.request_view import RequestView
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.route import NO_KEY, OPTIONAL, REQUIRED, Terms
 from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
 from twisted_lb.proxy.token_grant import TokenGrant
@@ -65,7 +65,7 @@ class Admission(RequestView):
         "peer",
         "_client",
         "_context",
-        "_route",
+        "_terms",
         "_tokens",
         "_over",
         "waiting",
@@ -74,7 +74,7 @@ class Admission(RequestView):
     )
 
     def __init__(
-        self, context: ProxyContext, route: Route, client: IClientStream, head: RequestHead, framing: int
+        self, context: ProxyContext, terms: Terms, client: IClientStream, head: RequestHead, framing: int
     ) -> None:
         self.method = head.method
         self.target = head.target
@@ -84,9 +84,9 @@ class Admission(RequestView):
         self.peer: PeerInfo = client.peer
         self._client = client
         self._context = context
-        self._route = route
+        self._terms = terms
         self._key = b""
-        self._tokens = TokenGrant(context, route.pricing)
+        self._tokens = TokenGrant(context, terms.pricing)
         self._over = False
         self.waiting = False  # for tokens
         self._record: RequestRecord | None = client.record  # None: nobody wants it
@@ -145,6 +145,9 @@ class Admission(RequestView):
         self._answer(UNAUTHORIZED, 401, detail, b"\r\nWWW-Authenticate: " + self._context.keys.challenge)
 
     def _limit_fields(self, taken: Taken) -> bytes:
+        if not taken.capacity and not taken.name:
+            # A request without a key, where networks have no limit.
+            return b""
         fields = self._context.limit_fields(taken)
         if self._waited and taken.admitted:
             # RFC 7240 section 3: without it the client could not tell.
@@ -157,6 +160,12 @@ class Admission(RequestView):
         """Whose request is it, what does it cost, and may it pass?"""
         context = self._context
         authentication = context.authentication
+        route_key = self._terms.key
+        if route_key == NO_KEY:
+            # The fields for keys are not for servers, whatever they contain.
+            context.keys.remove(self._head.notable)
+            self._tokens.take_of_network(self.peer.network, self)
+            return
         try:
             if authentication is None:
                 key = context.keys.take(self._head.notable)
@@ -177,7 +186,9 @@ class Admission(RequestView):
             return
         known_keys = context.known_keys
         if key is None:
-            if known_keys is None:
+            if route_key == OPTIONAL:
+                self._tokens.take_of_network(self.peer.network, self)
+            elif known_keys is None:
                 self._unauthorized(self._no_key())
             else:
                 context.buckets.take_address(self.peer.network, self)
@@ -264,7 +275,7 @@ class Admission(RequestView):
                 self._leave_wait_queue()
                 self._unauthorized("No user has this API key.")
                 return
-            if tokens.network and taken.limit != ADDRESS:
+            if tokens.network and tokens.digest and taken.limit != ADDRESS:
                 # Only somebody's key is told of another limit.
                 if self._context.known_keys is not None:
                     self._context.known_keys.learn(tokens.digest, tokens.network)
@@ -279,7 +290,7 @@ class Admission(RequestView):
                 else:
                     self._context.waiting.refused(tokens.digest, self, taken)
                 return
-            if not tokens.digest:
+            if not tokens.digest and self._terms.key == REQUIRED:
                 self._unauthorized(self._no_key())
                 return
             tokens.grant(taken)

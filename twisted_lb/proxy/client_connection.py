@@ -39,9 +39,8 @@ from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.admission import RETRY_SOON
 from twisted_lb.proxy.connection_limits import ConnectionLimits
-from twisted_lb.proxy.dispatch import dispatch
+from twisted_lb.proxy.dispatch import OnRoute, check_content, dispatch
 from twisted_lb.proxy.exchange import Exchange
-from twisted_lb.proxy.https_redirect import RedirectedRequest
 from twisted_lb.proxy.local_request import LocalExchange
 from twisted_lb.proxy.local_response import problem_response
 from twisted_lb.proxy.open_connections import Use
@@ -146,7 +145,7 @@ class ClientConnection:
         self._state = HEAD
         self._advancing = False
         self._head: RequestHead | None = None
-        self._exchange: Exchange | LocalExchange | RedirectedRequest | None = None
+        self._exchange: OnRoute | LocalExchange | None = None
         self._decoder: Decoder | None = None
         self._progress = BodyProgress()
         self._requests = 0
@@ -349,9 +348,9 @@ class ClientConnection:
         progress.chunks = body.chunks
         if self.record is not None:
             self.record.bytes_in += len(content)
-        limit = self._settings.max_body_bytes
-        if limit and progress.received > limit:
-            raise RequestError(413, f"A request body has at most {limit} bytes.")
+        exchange = self._exchange
+        if isinstance(exchange, Exchange):
+            check_content(exchange, progress.received)
         self._buffer = body.rest
         if body.done:
             self._await_response()
