@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import Taken
 from twisted_lb.network.peer import PeerInfo
+from twisted_lb.wire.grammar import METHOD
 
 # Why a request has ended.
 COMPLETE: Final = "complete"  # the response was whole, whoever made it
@@ -78,7 +79,10 @@ CLIENT_CLOSED_REQUEST: Final = 499
 
 # Of a malformed request.
 MAX_FIRST_LINE_BYTES: Final = 2048
-_FIRST_LINE: Final = re.compile(rb"(?>(?:\r\n)*)([!-~]{1,32}) ([!-~]++)(?> HTTP/[0-9]\.([0-9])\r?\n|)")
+# A method, and a target of one of the forms of RFC 9112 section 3.2: other text may be a body, which is not logged.
+_FIRST_LINE: Final = re.compile(
+    rb"(?>(?:\r\n)*)(" + METHOD + rb") ((?:/|\*|https?://)[!-~]*+)(?> HTTP/[0-9]\.([0-9])\r?\n|)"
+)
 
 _log = BoundedLog(Logger(__name__))
 

@@ -53,6 +53,8 @@ from twisted_lb.wire.head import RequestHead
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
 # What looks like a key in credentials of another scheme is looked up, but no more than this of one request.
 MAX_SECOND_KEYS: Final = 4
+# Bytes of a text that is replaced in records though it is nobody's key: it may have been, or be another service's.
+SHORTEST_HIDDEN: Final = 16
 
 
 @implementer(ITokenReceiver)
@@ -136,10 +138,13 @@ class Admission(RequestView):
             record.reason = reason
         if record.waits_since >= 0:
             record.waited(self._context.seconds())
-        if record.fields and self._key and self._key in record.fields:
-            record.fields = record.fields.replace(self._key, REDACTED)
-        if self._key and self._key in record.request_id:
-            record.request_id = record.request_id.replace(self._key, REDACTED)
+        key = self._key
+        # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
+        if key and (record.user or len(key) >= SHORTEST_HIDDEN):
+            record.target = record.target.replace(key, REDACTED)
+            record.request_id = record.request_id.replace(key, REDACTED)
+            if record.fields:
+                record.fields = record.fields.replace(key, REDACTED)
 
     def _unauthorized(self, detail: str) -> None:
         self._answer(UNAUTHORIZED, 401, detail, b"\r\nWWW-Authenticate: " + self._context.keys.challenge)
@@ -196,10 +201,6 @@ class Admission(RequestView):
         self._key = key
         if key in self.target:
             self.target = self.target.replace(key, REDACTED)
-            if self._record is not None:
-                self._record.target = self._record.target.replace(key, REDACTED)
-        if self._record is not None and self._record.fields:
-            self._record.fields = self._record.fields.replace(key, REDACTED)
         tokens = self._tokens
         tokens.digest = found = digest(key)
         if known_keys is not None and not known_keys.knows(found, self.peer.network):

@@ -36,6 +36,7 @@ class TokenGrant:
         "taken",
         "granted",
         "settled",
+        "refunded",
         "_context",
         "_pricing",
         "_reported",
@@ -49,6 +50,7 @@ class TokenGrant:
         self.taken: Taken | None = None  # what the limits have answered last
         self.granted = False  # and neither refunded nor settled yet
         self.settled = 0  # tokens that it has cost in the end, once neither of both is open
+        self.refunded = False  # and `taken` tells the level after that
         self._context = context
         self._pricing = pricing
         self._reported: int | None = None  # tokens that it has cost, as the server says
@@ -142,6 +144,7 @@ class TokenGrant:
         if not self.granted:
             return
         self._settle_at(0)
+        self.refunded = True
         taken = self.taken
         assert taken is not None
         level = min(taken.level + self.cost * MICROTOKENS, taken.capacity * MICROTOKENS)
@@ -161,7 +164,7 @@ class TokenGrant:
             record.cost = self.cost
         elif taken.admitted:
             record.cost = self.settled
-            if self.settled:
+            if not self.refunded:
                 record.level -= (self.settled - self.cost) * MICROTOKENS
         else:
             record.limit = taken.limit
