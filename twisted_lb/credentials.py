@@ -40,7 +40,7 @@ _NO_LETTERS: Final = bytes(byte for byte in range(256) if not bytes([byte]).isal
 
 
 # The separator, name and value of a pair in a query, where the name has percent-encoded characters.
-_ENCODED_NAME: Final = re.compile(rb"([?&;])([^?=&;%\s]*+%[^?=&;\s]*+)=[^&;\s]++")
+_ENCODED_NAME: Final = re.compile(rb"([?&;])([^?=&;%\s]*+%[^?=&;\s]*+)=[^&;\s]+")
 
 
 class AmbiguousKey(ValueError):
@@ -76,7 +76,7 @@ class KeyPlaces:
             if not any(stem in name for stem in self._stems):
                 self._stems.append(max(name.split(b"-"), key=len))
         spellings = (re.escape(name).replace(rb"\-", rb"[-_]") for name in sorted(names - {AUTHORIZATION}))
-        self._names_in_query = re.compile(rb"([?&;](?:" + rb"|".join(spellings) + rb")=)[^&;\s]++", re.IGNORECASE)
+        self._names_in_query = re.compile(rb"([?&;](?:" + rb"|".join(spellings) + rb")=)[^&;\s]+", re.IGNORECASE)
         # For a person, and for a program (RFC 9110 section 11.6.1).
         self.example = f"{self.fields[0].decode().title()}: <key>"
         self.challenge = b'%b realm="twisted_lb"' % (b"Bearer" if self._authorization else b"Key")
