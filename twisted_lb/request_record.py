@@ -81,7 +81,7 @@ CLIENT_CLOSED_REQUEST: Final = 499
 MAX_FIRST_LINE_BYTES: Final = 2048
 # A method, and a target of one of the forms of RFC 9112 section 3.2: other text may be a body, which is not logged.
 _FIRST_LINE: Final = re.compile(
-    rb"(?>(?:\r\n)*)(" + METHOD + rb") ((?:/|\*|https?://)[!-~]*+)(?> HTTP/[0-9]\.([0-9])\r?\n|)"
+    rb"(?>(?:\r\n)*)(" + METHOD + rb") ((?:/|\*|https?://)(?>[!-~]*))(?> HTTP/[0-9]\.([0-9])\r?\n|)"
 )
 
 _log = BoundedLog(Logger(__name__))
