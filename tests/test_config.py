@@ -450,10 +450,33 @@ class RouteTests(SynchronousTestCase):
             ("pool: p, headers: {'a b': c}", "headers: expected the name of a header field, not 'a b'"),
             ("pool: p, headers: {a: 1}", "headers: expected a text of visible ASCII, or null for any value, not 1"),
             ("pool: p, headers: {a: b, A: b}", "headers: expected each field once, not 'A' twice"),
+            ("respond: {}, request_headers: {remove: A}", "request_headers: expected only with a pool"),
+            ("pool: p, response_headers: {add: {connection: a}}", "response_headers.add: expected no connection"),
+            ("pool: p, response_headers: {remove: 3}", "response_headers.remove: expected a list of field names"),
             ("pool: p, name: 'a b'", "name: expected a text of 1 to 64 letters"),
         ):
             problem = self.problem(route)
             self.assertTrue(problem.startswith(expected), (route, problem))
+
+    def test_header_rules_refused(self) -> None:
+        """The same for rules for header fields."""
+        for rules, expected in (
+            ("{sets: {}}", ".sets: unknown key; did you mean 'set'?"),
+            ("[A]", ": expected a mapping with any of the keys set, add, remove"),
+            ("{set: [A]}", ".set: expected a mapping of field names to values"),
+            ("{set: {'a b': c}}", ".set: expected the name of a header field"),
+            ("{set: {A: 1}}", ".set: expected a text of one line for A, not 1"),
+            ("{set: {A: \"b\\nC: d\"}}", ".set: expected a text of one line"),
+            ("{set: {A: b, a: c}}", ".set: expected each field once, not 'a'"),
+            ("{set: {A: '{b}'}}", ".set: expected braces in the value of A only"),
+            ("{set: {A: '{host!r}'}}", ".set: expected braces in the value"),
+            ("{set: {A: '{'}}", ".set: expected braces in the value of A only"),
+            ("{remove: Host}", ".remove: expected no Host, which this gateway"),
+            ("{add: {Host: a}}", ".add: expected no Host, which this gateway"),
+            ("{set: {Content-Length: '1'}}", ".set: expected no Content-Length"),
+        ):
+            problem = self.problem(f"pool: p, request_headers: {rules}")
+            self.assertTrue(problem.startswith(f"request_headers{expected}"), (rules, problem))
 
     def test_pools(self) -> None:
         """Pools and routes that do not belong together."""

@@ -136,6 +136,7 @@ ORDERS = {
         "request_view",
         "progress",
         "server_pool",
+        "header_rules",
         "route_answer",
         "route",
         "context",

@@ -18,7 +18,7 @@ from twisted_lb.app.version import version_text
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.environment import READERS
 from twisted_lb.config.gateway import RouteSpec
-from twisted_lb.config.pool import ONLY_POOL, Ejection, PoolSpec, ServerSpec, ServerTls
+from twisted_lb.config.pool import ONLY_POOL, Ejection, HeaderRules, PoolSpec, ServerSpec, ServerTls
 from twisted_lb.config.server_tls import own_certificate
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.network.listener import read_endpoint, trial
@@ -134,6 +134,9 @@ def _pool(pool: PoolSpec) -> list[str]:
         "retries": _retries(pool),
         "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
     }
+    for what, rules in (("requests", pool.request_headers), ("responses", pool.response_headers)):
+        if rules is not None:
+            lines[what] = f"with other headers: {_names(rules)}"
     if pool.maintenance:
         lines["status"] = f"in maintenance: requests are answered 503, with {pool.maintenance:g} s in Retry-After"
     name = [] if pool.name == ONLY_POOL else [f"{'pool':<11}{pool.name}"]
@@ -175,10 +178,18 @@ def _terms(route: RouteSpec) -> Iterator[str]:
         yield f"bodies up to {route.max_body} bytes" if route.max_body else "bodies of any size"
     if route.strip_prefix:
         yield f"without {route.strip_prefix}"
+    for what, rules in (("request", route.request_headers), ("response", route.response_headers)):
+        if rules is not None:
+            yield f"{what} headers {_names(rules)}"
     if route.allow:
         yield f"allows {' '.join(route.allow)}"
     if route.deny:
         yield f"denies {' '.join(route.deny)}"
+
+
+def _names(rules: HeaderRules) -> str:
+    # A value may be a secret: only the names are shown.
+    return " ".join(dict.fromkeys([*rules.removed, *(name for name, _ in rules.added)]))
 
 
 def _retries(pool: PoolSpec) -> str:

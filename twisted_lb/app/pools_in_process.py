@@ -16,11 +16,14 @@ from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
 from twisted_lb.backend import Backend
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
+from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
+from twisted_lb.proxy.header_rules import AddedField, HeaderRules
 from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route
 from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import ServerPool
@@ -112,7 +115,8 @@ class PoolsInProcess(MultiService):
         for some in chunks(spec.routes):
             for one in some:
                 if one.pool:
-                    route = new_route(one, self._parts[one.pool].server_pool, pools[one.pool].pricing)
+                    in_use = pools[one.pool]
+                    route = new_route(one, self._parts[one.pool].server_pool, in_use.pricing, in_use.spec)
                 else:
                     route = new_route(one)
                 routes.append((match_of(one), route))
@@ -132,15 +136,20 @@ class PoolsInProcess(MultiService):
 
 
 def new_route(
-    spec: RouteSpec, pool: ServerPool | None = None, pricing: Pricing = NO_PRICING
+    spec: RouteSpec,
+    pool: ServerPool | None = None,
+    pricing: Pricing = NO_PRICING,
+    pool_spec: PoolSpec | None = None,
 ) -> Route | AnsweringRoute:
-    """A route to a pool, which has this pricing, or one that answers itself."""
+    """A route to a pool, which has this pricing and this configuration, or one that answers itself."""
     key = KEYS[spec.key]
     access = access_of(spec)
     if spec.cost is not None:
         pricing = Pricing(default_cost=spec.cost)
+    of_pool = (None, None) if pool_spec is None else (pool_spec.request_headers, pool_spec.response_headers)
     if pool is None:
-        return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access, spec.maintenance)
+        rules = rules_in_order(spec.response_headers)
+        return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access, spec.maintenance, rules)
     return Route(
         pool,
         pricing,
@@ -148,11 +157,26 @@ def new_route(
         key=key,
         access=access,
         maintenance=spec.maintenance,
+        response_rules=rules_in_order(of_pool[1], spec.response_headers),
         attempts=AS_SET if spec.attempts is None else spec.attempts,
         timeout=AS_SET if spec.timeout is None else spec.timeout,
         max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
         strip_prefix=spec.strip_prefix.encode(),
+        request_rules=rules_in_order(of_pool[0], spec.request_headers),
     )
+
+
+def rules_in_order(*specs: HeaderRulesSpec | None) -> list[HeaderRules]:
+    """The rules of a pool and a route."""
+    found = []
+    for spec in specs:
+        if spec is not None:
+            added = [
+                AddedField(name.encode(), [(text.encode(), value.encode()) for text, value in parts])
+                for name, parts in spec.added
+            ]
+            found.append(HeaderRules([name.encode() for name in spec.removed], added))
+    return found
 
 
 def access_of(spec: RouteSpec) -> Access | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.pool import HeaderRules, PoolSpec, ServerSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class RouteSpec:
     allow: tuple[str, ...] = ()  # ranges of addresses; none: all
     deny: tuple[str, ...] = ()
     maintenance: float = 0.0  # seconds of Retry-After; 0: no maintenance
+    request_headers: HeaderRules | None = None
+    response_headers: HeaderRules | None = None
     respond: Respond | None = None
     redirect: Redirect | None = None
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from twisted_lb.config.header_rules import HeaderRulesModel
 from twisted_lb.config.pool import Retries
 from twisted_lb.config.route_values import (
     HOST_FORM,
@@ -72,3 +73,5 @@ class RouteModel(Section):
     allow: Annotated[tuple[str, ...], BeforeValidator(route_ranges)] = ()
     deny: Annotated[tuple[str, ...], BeforeValidator(route_ranges)] = ()
     maintenance: Maintenance = 0.0
+    request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))

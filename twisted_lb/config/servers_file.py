@@ -183,7 +183,7 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     elif not ends and not route.maintenance:
         yield _Problem(place, "expected one of the keys pool, respond and redirect")
     if not route.pool:
-        for key in ("timeout", "retries", "max_body", "strip_prefix"):
+        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers"):
             if key in route.model_fields_set:
                 yield _Problem((*place, key), "expected only with a pool")
     respond = route.respond

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
+from twisted_lb.config.header_rules import HeaderRulesModel
 from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
 from twisted_lb.config.routes_schema import RedirectModel, RespondModel, RouteModel, RouteRetriesModel
 from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, share, whole
@@ -221,6 +222,8 @@ class PoolKeys(Section):
     queue: QueueModel = Field(default=QueueModel(), description=keys_of(QueueModel))
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
     maintenance: Maintenance = 0.0
+    request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
 
 
 _SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{name: ..., url: ...}}"
@@ -267,6 +270,9 @@ for _model in (FileModel, PoolModel):
     _INNER[_model, "retries"] = RetriesModel
     _INNER[_model, "queue"] = QueueModel
     _INNER[_model, "tls"] = TlsModel
+for _with_rules in (FileModel, PoolModel, RouteModel):
+    _INNER[_with_rules, "request_headers"] = HeaderRulesModel
+    _INNER[_with_rules, "response_headers"] = HeaderRulesModel
 _MEMBERS = (ServerModel, PoolModel, RouteModel)
 
 

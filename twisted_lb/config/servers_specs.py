@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.gateway import Redirect, Respond, RouteSpec
+from twisted_lb.config.header_rules import rules_of
 from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries, ServerSpec, ServerTls
 from twisted_lb.config.routes_schema import RouteModel
 from twisted_lb.config.sections import Section
@@ -62,6 +63,8 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "ejection": _layered(Ejection, *keys.sections("ejection")),
         "panic_threshold": keys.of("panic_threshold"),
         "maintenance": keys.of("maintenance"),
+        "request_headers": rules_of(keys.of("request_headers")),
+        "response_headers": rules_of(keys.of("response_headers")),
         "retries": _layered(Retries, *keys.sections("retries")),
         "queue": _layered(Queue, *keys.sections("queue")),
     }
@@ -110,6 +113,8 @@ def route_spec(route: RouteModel) -> RouteSpec:
         route.allow,
         route.deny,
         route.maintenance,
+        rules_of(route.request_headers),
+        rules_of(route.response_headers),
         Respond(respond.status, respond.content_type, respond.body.encode()) if respond is not None else None,
         Redirect(redirect.status, redirect.to) if redirect is not None else None,
     )

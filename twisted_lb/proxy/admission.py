@@ -31,6 +31,7 @@ from twisted_lb.limits.pricing import PricingFailed
 from twisted_lb.limits.rejection import STATUS, refusal
 from twisted_lb.limits.wait_queue import KeyQueue
 from twisted_lb.network.peer import PeerInfo
+from twisted_lb.own_fields import username_value
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded
 from twisted_lb.proxy.request_view import RequestView
@@ -106,6 +107,28 @@ class Admission(RequestView):
     def _forwarded(self, name: bytes) -> bytes | None:
         value: bytes | None = self._client.forwarded.value(name, self._head)
         return value
+
+    def value_of(self, name: bytes) -> bytes:
+        """See RequestValues; the server and the pool are the exchange's."""
+        if name == b"client_address":
+            return self.peer.address.encode()
+        if name == b"user":
+            return username_value(self.consumer)
+        if name == b"route":
+            return self._terms.name.encode()
+        if name == b"request_id":
+            request_id: bytes = self._client.request_id
+            return request_id
+        if name == b"scheme":
+            return self.peer.scheme
+        if name == b"host":
+            return self._head.host
+        if name == b"method":
+            return self.method
+        path, mark, query = self.target.partition(b"?")
+        if name == b"query":
+            return mark + query
+        return path if name == b"path" else b""
 
     def _admitted(self) -> None:
         """On to the servers."""

@@ -72,6 +72,8 @@ class AnsweredRequest(Admission):
         head.reason = answer.reason
         head.notable = {b"content-length": [b"%d" % len(answer.content)]}
         head.fields = answer.fields
+        for rules in self._terms.response_rules:
+            head.fields = rules.apply(head.fields, self)
         head.size = 0
         head.keep_alive = True
         client = self._client

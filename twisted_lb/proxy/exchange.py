@@ -33,6 +33,7 @@ from twisted_lb.proxy.admission import RETRY_SOON, Admission
 from twisted_lb.proxy.connection_pool import ConnectionPool
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded, guarded_done, take_steps
+from twisted_lb.proxy.header_rules import HeaderRules
 from twisted_lb.proxy.request_body import RequestContent
 from twisted_lb.proxy.route import AS_SET, Route
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream, IResponseReceiver, IServerStream, ServerFailure
@@ -293,6 +294,9 @@ class Exchange(Admission):
             if self._key and self._key in head:
                 # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
                 head = head.replace(self._key, REDACTED)
+            rules = self._route.request_rules
+            if rules:
+                head = self._with_rules(head, rules)
             kept = self._content
             content = b""
             whole = True
@@ -320,6 +324,23 @@ class Exchange(Admission):
             client.tap.release(NOT_NOW)
         except BaseException:
             self.broke()
+
+    def _with_rules(self, head: bytes, rules: tuple[HeaderRules, ...]) -> bytes:
+        """The head for a server as the rules of its pool and route want it."""
+        end = head.index(b"\r\n")
+        lines = head[end:-4]
+        for one in rules:
+            lines = one.apply(lines, self)
+        return head[:end] + lines + b"\r\n\r\n"
+
+    def value_of(self, name: bytes) -> bytes:
+        """See RequestValues."""
+        if name == b"pool":
+            return self._route.pool.name.encode()
+        if name == b"server":
+            backend = self._backend
+            return b"" if backend is None else backend.name.encode()
+        return Admission.value_of(self, name)
 
     def _client_expects(self) -> bool:
         """Whether the client waits for the server's word; in HTTP/1.0 an expectation means nothing."""
@@ -470,6 +491,8 @@ class Exchange(Admission):
             servers.response_started(self, backend, tokens.view_of(head))
         if servers.adds_response_fields:
             fields += servers.response_fields(self, backend)
+        for rules in route.response_rules:
+            head.fields = rules.apply(head.fields, self)
         if context.cors is not None:
             fields += context.cors.on_answer(self._head, head)
         return fields

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from twisted_lb.limits.pricing import Pricing
 from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.pool.retry_budget import RetryBudget
+from twisted_lb.proxy.header_rules import HeaderRules
 from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import Seen, ServerPool
 
@@ -40,26 +42,35 @@ class Terms:
     """What all routes have: a request has its route from its beginning to its end, also when another configuration is
     in use by then."""
 
-    __slots__ = ("name", "pricing", "key", "access", "maintenance")
+    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules")
 
     def __init__(
-        self, name: str, pricing: Pricing, key: int = REQUIRED, access: Access | None = None, maintenance: float = 0.0
+        self,
+        name: str,
+        pricing: Pricing,
+        key: int = REQUIRED,
+        access: Access | None = None,
+        maintenance: float = 0.0,
+        response_rules: Sequence[HeaderRules] = (),
     ) -> None:
         """`name` is for people; `key` is REQUIRED, OPTIONAL or NO_KEY; `access` None: all clients.
 
         `maintenance`: all requests are answered 503, with so many seconds in Retry-After; 0: they are not.
+
+        `response_rules` apply to responses, in their order.
         """
         self.name = name
         self.pricing = pricing
         self.key = key
         self.access = access
         self.maintenance = maintenance
+        self.response_rules = tuple(response_rules)
 
 
 class Route(Terms):
     """A pool, and what is done with requests for it on their way."""
 
-    __slots__ = ("pool", "seen", "retries", "attempts", "timeout", "max_body_bytes", "strip_prefix")
+    __slots__ = ("pool", "seen", "retries", "attempts", "timeout", "max_body_bytes", "strip_prefix", "request_rules")
 
     def __init__(
         self,
@@ -71,18 +82,20 @@ class Route(Terms):
         key: int = REQUIRED,
         access: Access | None = None,
         maintenance: float = 0.0,
+        response_rules: Sequence[HeaderRules] = (),
         attempts: int = AS_SET,
         timeout: float = AS_SET,
         max_body_bytes: int = AS_SET,
         strip_prefix: bytes = b"",
+        request_rules: Sequence[HeaderRules] = (),
     ) -> None:
         """`seen` and `retries` take the place of the pool's own, for requests that must not count.
 
         `attempts` takes the place of that of `retries`, `timeout` that of UPSTREAM_TIMEOUT, and `max_body_bytes` that
         of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
-        end.
+        end.  `request_rules` apply to the heads that servers get, in their order.
         """
-        Terms.__init__(self, name, pricing, key, access, maintenance)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
         self.pool = pool
         self.seen = pool.seen if seen is None else seen
         self.retries = pool.retries if retries is None else retries
@@ -90,6 +103,7 @@ class Route(Terms):
         self.timeout = timeout
         self.max_body_bytes = max_body_bytes
         self.strip_prefix = strip_prefix
+        self.request_rules = tuple(request_rules)
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
@@ -109,6 +123,7 @@ class AnsweringRoute(Terms):
         key: int = REQUIRED,
         access: Access | None = None,
         maintenance: float = 0.0,
+        response_rules: Sequence[HeaderRules] = (),
     ) -> None:
-        Terms.__init__(self, name, pricing, key, access, maintenance)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
         self.answer = answer
