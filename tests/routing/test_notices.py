@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.routing.notices import route_notices
+from twisted_lb.steps import finish
 
 TEXT = """
 pools:
@@ -23,7 +24,7 @@ class NoticeTests(SynchronousTestCase):
     def test_notices(self) -> None:
         """Routes without requests, pools without routes, and names that two servers have."""
         self.assertEqual(
-            route_notices(read_gateway(TEXT, "x.yaml"), "x.yaml"),
+            finish(route_notices(read_gateway(TEXT, "x.yaml"), "x.yaml")),
             [
                 "x.yaml: routes[2] (/x/): no request can have it: routes[0] (/x/) has them all",
                 "x.yaml: pools.c: no route leads to it",
@@ -33,4 +34,5 @@ class NoticeTests(SynchronousTestCase):
 
     def test_none(self) -> None:
         """A file with one pool needs none."""
-        self.assertEqual(route_notices(read_gateway("servers: [{url: 'http://a'}]", "x.yaml"), "x.yaml"), [])
+        spec = read_gateway("servers: [{url: 'http://a'}]", "x.yaml")
+        self.assertEqual(finish(route_notices(spec, "x.yaml")), [])

@@ -86,12 +86,17 @@ def check_content(exchange: Exchange, size: int) -> None:
 
 def exchange_on_route(context: ProxyContext, client: Any, head: RequestHead, framing: int) -> OnRoute:
     """What serves a request on its route.  Raises RequestError for content that is too long."""
-    route, refused = _route_of(context, client, head)
+    route = context.routes.only
+    refused = None
+    # The usual case first: it runs for each request.
+    if route is None or not isinstance(route, Route) or route.restricted or route.pool.maintenance:
+        route, refused = _route_of(context, client, head)
     if refused is not None:
         return refused
     if isinstance(route, Route):
         exchange = Exchange(context, route, client, head, framing)
-        check_content(exchange, framing)
+        if framing > 0:
+            check_content(exchange, framing)
         return exchange
     assert route is not None
     return AnsweredRequest(context, route, client, head, framing)

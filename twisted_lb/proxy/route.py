@@ -70,7 +70,17 @@ class Terms:
 class Route(Terms):
     """A pool, and what is done with requests for it on their way."""
 
-    __slots__ = ("pool", "seen", "retries", "attempts", "timeout", "max_body_bytes", "strip_prefix", "request_rules")
+    __slots__ = (
+        "pool",
+        "seen",
+        "retries",
+        "attempts",
+        "timeout",
+        "max_body_bytes",
+        "strip_prefix",
+        "request_rules",
+        "restricted",
+    )
 
     def __init__(
         self,
@@ -104,6 +114,8 @@ class Route(Terms):
         self.max_body_bytes = max_body_bytes
         self.strip_prefix = strip_prefix
         self.request_rules = tuple(request_rules)
+        # Whether there may be requests that it refuses.
+        self.restricted = access is not None or maintenance > 0
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
