@@ -405,10 +405,16 @@ class RouteTests(SynchronousTestCase):
         """Of each key that cannot be used, the error names the key and what was expected."""
         size = "a size from 0 to 1125899906842624, in bytes or with a unit, such as 65536, 64k or 10m"
         for route, expected in (
-            ("path: /x", ": expected one of the keys pool, respond and redirect"),
+            ("path: /x", ": expected one of the keys pool, split, respond and redirect"),
             ("pool: q", "pool: there is no pool 'q'; expected one of ['p']"),
             ("pool: p, respond: {}", "respond: expected without pool: a request has one end"),
             ("respond: {}, redirect: {to: /x}", "redirect: expected without respond: a request has one end"),
+            ("pool: p, split: {pools: {p: 1}}", "split: expected without pool: a request has one end"),
+            ("split: {pools: {q: 1, p: 2}}", "split.pools.q: there is no pool 'q'; expected one of ['p']"),
+            ("split: {pools: {p: 0}}", "split.pools: expected a number above 0 for one of the pools"),
+            ("split: {pools: {p: -1}}", "split.pools.p: expected a mapping of the names of pools and whole numbers"),
+            ("split: {pools: {}}", "split.pools: expected a mapping of the names of pools and whole numbers from"),
+            ("split: {pools: {p: 1}, by: day}", "split.by: expected key or client, not 'day'"),
             ("respond: {}, timeout: 5s", "timeout: expected only with a pool"),
             ("respond: {}, strip_prefix: /x, path: /x/", "strip_prefix: expected only with a pool"),
             ("respond: {status: 99}", "respond.status: expected a status from 200 to 599, not 99"),

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.proxy.reading import Response
 from tests.proxy.scripted import KEY
 from tests.proxy.world import World, request, response
-from twisted_lb.app.pools_in_process import new_route
+from twisted_lb.app.pools_in_process import new_pool_route
 from twisted_lb.config.header_rules import VALUES
 from twisted_lb.config.servers_file import read_gateway
 
@@ -115,8 +115,8 @@ class HeaderRuleTests(SynchronousTestCase):
         text = "pools:\n" + POOL % ("set: {X-A: pool, X-B: pool}", "add: {X-C: pool}")
         text += "routes: [{pool: p, request_headers: {set: {X-A: route}}, response_headers: {remove: X-C}}]\n"
         spec = read_gateway(text, "x.yaml")
-        route = new_route(spec.routes[0], world.server_pool, pool_spec=spec.pools[0])
-        world.use(route)  # type: ignore[arg-type]
+        route = new_pool_route(spec.routes[0], world.server_pool, pool_spec=spec.pools[0])
+        world.use(route)
         client, upstream = world.asked()
         self.assertIn(b"\r\nX-B: pool\r\nX-A: route\r\n\r\n", upstream.received)
         upstream.send(response())

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.reading import Response
-from tests.proxy.scripted import KEY, REFUSED
+from tests.proxy.scripted import KEY, REFUSED, OrderedServices, ScriptedServer
 from tests.proxy.world import CLIENT, Client, World, request, response
+from twisted_lb.backend import Backend
 from twisted_lb.config.pool import Retries
+from twisted_lb.credentials import digest
 from twisted_lb.interfaces import ADDRESS, Taken
 from twisted_lb.limits.client_networks import KnownKeys, network_of
+from twisted_lb.limits.pricing import NO_PRICING
+from twisted_lb.pool.pool import Pool
+from twisted_lb.proxy.route import OPTIONAL, Route, Split
 
 NETWORK = network_of(CLIENT.host)
 NO_TOKENS = Taken(False, b"", 20, 2.0, 0, ADDRESS)
@@ -366,3 +373,50 @@ class AnswerTests(RouteCase):
         self.assertEqual(client.read(), b"")
         world.wait(1.5)
         self.assertEqual(client.response().body, b"ok")
+
+
+class SplitTests(RouteCase):
+    def split(self, *weights: int, by_network: bool = False) -> tuple[list[Route], Split]:
+        pool = World().server_pool
+        routes = [Route(pool, NO_PRICING, f"r{number}") for number in range(len(weights))]
+        return routes, Split(list(zip(routes, weights)), by_network)
+
+    def test_shares(self) -> None:
+        """Each pool has its share of many clients, within what chance allows; a weight of 0 has none."""
+        for weights in ((5, 95), (1, 1, 2), (0, 3, 0), (1000000, 1)):
+            routes, split = self.split(*weights)
+            found = Counter(split.route_of(f"client{number}") for number in range(10_000))
+            for route, weight in zip(routes, weights):
+                share = weight / sum(weights)
+                self.assertLessEqual(abs(found[route] - 10_000 * share), 5 * (10_000 * share * (1 - share)) ** 0.5 + 1)
+
+    def test_stable(self) -> None:
+        """A client has its pool at any time and in any process, and keeps the first one when its share grows."""
+        clients = [f"client{number}" for number in range(1000)]
+        before, small = self.split(5, 95)
+        after, large = self.split(30, 70)
+        others, again = self.split(5, 95)
+        for one in clients:
+            self.assertEqual(small.route_of(one) is before[0], again.route_of(one) is others[0])
+            if small.route_of(one) is before[0]:
+                self.assertIs(large.route_of(one), after[0])
+
+    def test_requests(self) -> None:
+        """A request goes to the pool of its key, or, where that is asked for or there is no key, of its network."""
+        for by_network, data, client in (
+            (False, request(), digest(KEY)),
+            (True, request(), NETWORK),
+            (False, without_key(), NETWORK),
+        ):
+            world = self.start("pool: p")
+            backend = Backend("other", "127.0.0.1", 9100)
+            server = ScriptedServer(backend, world.clock)
+            world.servers.append(server)
+            other = world.factory.add_pool(Pool(OrderedServices(), [backend]), name="other")
+            first = Route(world.server_pool, NO_PRICING, key=OPTIONAL)
+            second = Route(other, NO_PRICING, key=OPTIONAL)
+            first.split = split = Split([(first, 1), (second, 1)], by_network)
+            world.use(first)
+            world.client().send(data)
+            reached = server if split.route_of(client) is second else world.server
+            self.assertEqual([one for one in world.servers if one.connections], [reached])

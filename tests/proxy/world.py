@@ -26,7 +26,7 @@ from tests.proxy.scripted import (
     ServerSide,
 )
 from tests.proxy.transports import Address, FakeTransport
-from twisted_lb.app.pools_in_process import new_route
+from twisted_lb.app.pools_in_process import new_pool_route, new_route
 from twisted_lb.backend import Backend
 from twisted_lb.config.pool import Queue, Retries
 from twisted_lb.config.servers_file import read_gateway
@@ -182,7 +182,10 @@ class World:
         """The routes of a servers.yaml, each without braces; the pool p has all servers."""
         routes = "".join(f"- {{{text}}}\n" for text in texts)
         spec = read_gateway(f"pools: {{p: {{servers: [{{url: 'http://a'}}]}}}}\nroutes:\n{routes}", "servers.yaml")
-        made = [(match_of(one), new_route(one, self.server_pool if one.pool else None)) for one in spec.routes]
+        made = [
+            (match_of(one), new_pool_route(one, self.server_pool) if one.pool else new_route(one))
+            for one in spec.routes
+        ]
         self.factory.use(RouteTable(made))
 
     @property

@@ -160,6 +160,9 @@ def _end(route: RouteSpec) -> str:
         return f"{route.redirect.status} to {place}"
     if route.respond is not None:
         return f"{route.respond.status} with {len(route.respond.content)} bytes"
+    if route.split:
+        shares = ", ".join(f"{weight} to {name}" for name, weight in route.split)
+        return f"pools by {route.split_by}: {shares}"
     return f"pool {route.pool}" if route.pool else "nowhere"
 
 

@@ -24,7 +24,7 @@ from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.proxy.header_rules import AddedField, HeaderRules
-from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route
+from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route, Split
 from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import ServerPool
 from twisted_lb.repeated import Repeated
@@ -114,14 +114,22 @@ class PoolsInProcess(MultiService):
         routes: list[tuple[Match, Route | AnsweringRoute]] = []
         for some in chunks(spec.routes):
             for one in some:
-                if one.pool:
-                    in_use = pools[one.pool]
-                    route = new_route(one, self._parts[one.pool].server_pool, in_use.pricing, in_use.spec)
-                else:
-                    route = new_route(one)
-                routes.append((match_of(one), route))
+                routes.append((match_of(one), self._route(one, pools)))
             yield
         return (yield from RouteTable.in_steps(routes))
+
+    def _route(self, spec: RouteSpec, pools: Mapping[str, PoolInUse]) -> Route | AnsweringRoute:
+        if not spec.pool:
+            return new_route(spec)
+        shares = spec.split or ((spec.pool, 1),)
+        routes = [
+            (new_pool_route(spec, self._parts[name].server_pool, pools[name].pricing, pools[name].spec), weight)
+            for name, weight in shares
+        ]
+        first, _ = routes[0]
+        if spec.split:
+            first.split = Split(routes, spec.split_by == "client")
+        return first
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -135,27 +143,27 @@ class PoolsInProcess(MultiService):
                 self.removeService(parts.health)
 
 
-def new_route(
-    spec: RouteSpec,
-    pool: ServerPool | None = None,
-    pricing: Pricing = NO_PRICING,
-    pool_spec: PoolSpec | None = None,
-) -> Route | AnsweringRoute:
-    """A route to a pool, which has this pricing and this configuration, or one that answers itself."""
+def new_route(spec: RouteSpec) -> AnsweringRoute:
+    """A route that answers itself."""
+    pricing = NO_PRICING if spec.cost is None else Pricing(default_cost=spec.cost)
+    rules = rules_in_order(spec.response_headers)
     key = KEYS[spec.key]
-    access = access_of(spec)
+    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules)
+
+
+def new_pool_route(
+    spec: RouteSpec, pool: ServerPool, pricing: Pricing = NO_PRICING, pool_spec: PoolSpec | None = None
+) -> Route:
+    """A route to a pool, which has this pricing and this configuration."""
     if spec.cost is not None:
         pricing = Pricing(default_cost=spec.cost)
     of_pool = (None, None) if pool_spec is None else (pool_spec.request_headers, pool_spec.response_headers)
-    if pool is None:
-        rules = rules_in_order(spec.response_headers)
-        return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access, spec.maintenance, rules)
     return Route(
         pool,
         pricing,
         spec.name,
-        key=key,
-        access=access,
+        key=KEYS[spec.key],
+        access=access_of(spec),
         maintenance=spec.maintenance,
         response_rules=rules_in_order(of_pool[1], spec.response_headers),
         attempts=AS_SET if spec.attempts is None else spec.attempts,

@@ -29,7 +29,7 @@ class Redirect:
 class RouteSpec:
     """Which requests a route is for, and what becomes of them."""
 
-    pool: str  # "": the route answers itself
+    pool: str  # the first one of `split`, or "": the route answers itself
     name: str = ""  # for people; unique
     host: str = ""  # in lower case, without a port; "": any, "*.a.test": every name below a.test
     path: str = ""  # "": any; with a slash at the end, a prefix of whole segments
@@ -48,6 +48,8 @@ class RouteSpec:
     response_headers: HeaderRules | None = None
     respond: Respond | None = None
     redirect: Redirect | None = None
+    split: tuple[tuple[str, int], ...] = ()  # pools and their weights; none: all requests go to `pool`
+    split_by: str = "key"  # or "client"
 
 
 @dataclass(frozen=True)

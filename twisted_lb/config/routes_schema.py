@@ -25,6 +25,7 @@ from twisted_lb.config.route_values import (
 from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, whole
 from twisted_lb.limits.bucket import MAX_COST
 
+MAX_WEIGHT = 1_000_000
 MAX_BODY = 1 << 20  # characters
 # RFC 9110 section 5.5, in ASCII.
 _FIELD_VALUE = r"^[!-~](?:[ -~]{0,253}[!-~])?$"
@@ -53,6 +54,15 @@ class RouteRetriesModel(Section):
     attempts: int = whole(1, 100, Retries.attempts)
 
 
+class SplitModel(Section):
+    """split: of a route."""
+
+    pools: dict[str, Annotated[int, Field(ge=0, le=MAX_WEIGHT)]] = Field(
+        min_length=1, description=f"a mapping of the names of pools and whole numbers from 0 to {MAX_WEIGHT}"
+    )
+    by: Literal["key", "client"] = Field(default="key", description="key or client")
+
+
 class RouteModel(Section):
     """One of the routes."""
 
@@ -62,6 +72,7 @@ class RouteModel(Section):
     methods: Annotated[tuple[str, ...], BeforeValidator(route_methods)] = ()
     headers: Annotated[tuple[tuple[str, str | None], ...], BeforeValidator(route_fields)] = ()
     pool: str = Field(default="", description="the name of a pool")
+    split: SplitModel | None = Field(default=None, description=keys_of(SplitModel))
     respond: RespondModel | None = Field(default=None, description=keys_of(RespondModel))
     redirect: RedirectModel | None = Field(default=None, description=keys_of(RedirectModel))
     key: Literal["required", "optional", "none"] = Field(default="required", description="required, optional or none")

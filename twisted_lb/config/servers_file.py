@@ -170,19 +170,25 @@ def _of_file(file: FileModel) -> Iterator[_Problem]:
 def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator[_Problem]:
     for index, route in enumerate(routes):
         yield from _of_route(route, ("routes", index))
-        if route.pool and route.pool not in pools:
-            close = get_close_matches(route.pool, list(pools), 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
-            yield _Problem(("routes", index, "pool"), f"there is no pool {route.pool!r}; {hint}")
+        named: dict[Path, str] = {("pool",): route.pool} if route.pool else {}
+        if route.split is not None:
+            named.update({("split", "pools", name): name for name in route.split.pools})
+        for key, name in named.items():
+            if name not in pools:
+                close = get_close_matches(name, list(pools), 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
+                yield _Problem(("routes", index, *key), f"there is no pool {name!r}; {hint}")
 
 
 def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
-    ends = [key for key in ("pool", "respond", "redirect") if getattr(route, key)]
+    ends = [key for key in ("pool", "split", "respond", "redirect") if getattr(route, key)]
     if len(ends) > 1:
         yield _Problem((*place, ends[1]), f"expected without {ends[0]}: a request has one end")
     elif not ends and not route.maintenance:
-        yield _Problem(place, "expected one of the keys pool, respond and redirect")
-    if not route.pool:
+        yield _Problem(place, "expected one of the keys pool, split, respond and redirect")
+    if route.split is not None and not any(route.split.pools.values()):
+        yield _Problem((*place, "split", "pools"), "expected a number above 0 for one of the pools")
+    if not route.pool and route.split is None:
         for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers"):
             if key in route.model_fields_set:
                 yield _Problem((*place, key), "expected only with a pool")

@@ -14,7 +14,7 @@ from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.header_rules import HeaderRulesModel
 from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
-from twisted_lb.config.routes_schema import RedirectModel, RespondModel, RouteModel, RouteRetriesModel
+from twisted_lb.config.routes_schema import RedirectModel, RespondModel, RouteModel, RouteRetriesModel, SplitModel
 from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, share, whole
 from twisted_lb.config.server_url import SERVER_NAME, URL_FORM, checked_server_name, location, shortened
 
@@ -258,6 +258,7 @@ _INNER: dict[tuple[type[Section], str], type[Section]] = {
     (FileModel, "routes"): RouteModel,
     (FileModel, "cors"): CorsModel,
     (RouteModel, "respond"): RespondModel,
+    (RouteModel, "split"): SplitModel,
     (RouteModel, "redirect"): RedirectModel,
     (RouteModel, "retries"): RouteRetriesModel,
     (ServerModel, "health_check"): HealthCheckModel,

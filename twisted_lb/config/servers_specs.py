@@ -96,9 +96,10 @@ def name_from_url(url: str) -> str:
 def route_spec(route: RouteModel) -> RouteSpec:
     """The route."""
     name = route.name or f"{route.host}{route.path or '/'}"
-    respond, redirect = route.respond, route.redirect
+    respond, redirect, split = route.respond, route.redirect, route.split
+    shares = tuple(split.pools.items()) if split is not None else ()
     return RouteSpec(
-        route.pool,
+        shares[0][0] if shares else route.pool,
         name,
         route.host,
         route.path,
@@ -117,6 +118,8 @@ def route_spec(route: RouteModel) -> RouteSpec:
         rules_of(route.response_headers),
         Respond(respond.status, respond.content_type, respond.body.encode()) if respond is not None else None,
         Redirect(redirect.status, redirect.to) if redirect is not None else None,
+        shares,
+        split.by if split is not None else RouteSpec.split_by,
     )
 
 

@@ -135,6 +135,10 @@ class Exchange(Admission):
     # The servers
 
     def _admitted(self) -> None:
+        split = self._route.split
+        if split is not None:
+            digest = self._tokens.digest
+            self._route = split.route_of(self.peer.network if split.by_network or not digest else digest)
         if self._record is not None:
             self._record.pool = self._route.pool.name
         self._next_server()

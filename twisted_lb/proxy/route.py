@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
 from twisted_lb.limits.pricing import Pricing
@@ -80,6 +81,7 @@ class Route(Terms):
         "strip_prefix",
         "request_rules",
         "restricted",
+        "split",
     )
 
     def __init__(
@@ -116,10 +118,44 @@ class Route(Terms):
         self.request_rules = tuple(request_rules)
         # Whether there may be requests that it refuses.
         self.restricted = access is not None or maintenance > 0
+        self.split: Split | None = None  # the pools among which the requests are divided; this one's is the first
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
         return self.retries.attempts if self.attempts == AS_SET else self.attempts
+
+
+class Split:
+    """Divides the requests of a route among several pools, always the same share of clients for each.
+
+    The position of a client in [0, 1) is a hash; the pools have intervals in their order.  A pool that gets more keeps
+    the clients that it had, if it is the first one.
+    """
+
+    __slots__ = ("by_network", "_routes", "_ends")
+
+    def __init__(self, routes: Sequence[tuple[Route, int]], by_network: bool) -> None:
+        """The routes to the pools and their weights, of which one at least is above 0.
+
+        `by_network`: clients are told apart by their networks, also if they have a key.
+        """
+        self.by_network = by_network
+        self._routes = [route for route, weight in routes if weight]
+        total = sum([weight for _, weight in routes])
+        self._ends: list[float] = []
+        end = 0
+        for _, weight in routes:
+            if weight:
+                end += weight
+                self._ends.append(end / total)
+
+    def route_of(self, client: str) -> Route:
+        """The route of a client, who is a digest of a key or a network."""
+        position = int.from_bytes(sha256(client.encode()).digest()[:6], "big") / (1 << 48)
+        for route, end in zip(self._routes, self._ends):
+            if position < end:
+                return route
+        return self._routes[-1]
 
 
 class AnsweringRoute(Terms):
