@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.pool import HeaderRules, PoolSpec, ServerSpec
@@ -59,6 +60,7 @@ class GatewaySpec:
     pools: tuple[PoolSpec, ...]
     routes: tuple[RouteSpec, ...]
     cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # files, and what they held
 
     @property
     def has_routes(self) -> bool:
