@@ -26,6 +26,8 @@ from twisted_lb.config.servers_schema import (
 )
 from twisted_lb.config.settings import Settings
 from twisted_lb.interfaces import IBalancer
+from twisted_lb.routing.notices import route_notices
+from twisted_lb.steps import finish
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -86,6 +88,14 @@ class ServersFileTests(SynchronousTestCase):
         """So are those of the routes, but for what is left out."""
         texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "routing.md").read_text(), re.DOTALL)
         self.assertEqual([len(read_gateway(text, "servers.yaml").routes) for text in texts], [3, 1])
+
+    def test_coming_from(self) -> None:
+        """All configurations of those who come from another gateway are valid, and none has a route in vain."""
+        texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "coming-from.md").read_text(), re.DOTALL)
+        self.assertEqual(len(texts), 10)
+        for text in texts:
+            spec = read_gateway(text, "servers.yaml", lambda path: b"secret")
+            self.assertEqual(finish(route_notices(spec, "servers.yaml")), [], text)
 
 
 def rows(text: str, head: str) -> dict[str, str]:
