@@ -137,6 +137,32 @@ async def test_servers_with_tls(tmp_path: Path, ask: Ask) -> None:
 
 
 @ensureDeferred
+async def test_routes_of_the_file(tmp_path: Path, servers: Servers, ask: Ask) -> None:
+    """The routes of servers.yaml are for the paths that the resource passes on."""
+    pools = f"pools: {{p: {{servers: [{{url: '{servers[0].url}'}}]}}}}\nroutes:\n"
+    routes = [
+        "{path: /health, respond: {body: ok}, key: none}",
+        "{path: /old, redirect: {to: '/new{path}'}, key: none}",
+        "{path: /later, pool: p, maintenance: true}",
+        "{path: /open/, pool: p, key: optional, strip_prefix: /open, max_body: 10}",
+    ]
+    site = Application(SITE, tmp_path, pools + "".join(f"- {route}\n" for route in routes))
+    try:
+        answer = await ask("GET", site.url + "/v1/health")
+        assert (answer.code, await treq.text_content(answer)) == (200, "ok")
+        assert answer.headers.getRawHeaders("Content-Type") == ["text/plain; charset=utf-8"]
+        answer = await ask("GET", site.url + "/v1/old?x=1", allow_redirects=False)
+        assert (answer.code, answer.headers.getRawHeaders("Location")) == (308, ["/new/old?x=1"])
+        assert [(await ask("GET", f"{site.url}/v1/{path}")).code for path in ("later", "none")] == [503, 404]
+        assert await treq.text_content(await ask("GET", site.url + "/v1/open/x")) == "Server server1 answer"
+        assert servers[0].seen[-1].path == "/x"
+        assert (await ask("POST", site.url + "/v1/open/", data=b"x" * 11)).code == 413
+    finally:
+        site.process.kill()
+        site.process.wait()
+
+
+@ensureDeferred
 async def test_upgrade(site: Application, servers: Servers, ask: Ask) -> None:
     """A request for another protocol is an ordinary one: twisted.web would read what follows as requests."""
     key = await new_key(site, ask, f"upgrade-{uuid4()}")
