@@ -47,12 +47,10 @@ class _Paths:
 
     def add(self, candidate: _Candidate) -> None:
         """A route, which comes after those that were added before."""
-        path = candidate.match.path
-        if not path or path == b"/":
+        path = comparable(candidate.match.path or b"/")
+        if path == b"/":
             self.any_path.append(candidate)
-            return
-        path = comparable(path)
-        if path.endswith(b"/"):
+        elif path.endswith(b"/"):
             self.prefixes.setdefault(path, []).append(candidate)
             self.depth = max(self.depth, path.count(b"/") - 1)
         else:
