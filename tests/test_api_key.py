@@ -219,5 +219,12 @@ class MaskedTests(SynchronousTestCase):
         for name in (b"key", b"Key", b"api_key", b"API-KEY", b"x_api-key", b"access_token", b"my_own_field", b"Secret"):
             masked = places.masked(b"/path?a=b&%b=value&c=d" % name, False)
             self.assertEqual(masked, b"/path?a=b&%b=REDACTED&c=d" % name)
-        for target in (b"/key=value", b"/?monkey=value", b"/?a=key", b"/?own=value"):
+        for name in (b"%6Bey", b"api%5fkey", b"x%2Dapi-%6Bey", b"my%2down_field", b"%73ecret"):
+            masked = places.masked(b"/path?a=%%b&%b=value&c=d" % name, False)
+            self.assertEqual(masked, b"/path?a=%%b&%b=REDACTED&c=d" % name)
+        lines = b"\r\nReferer: http://a/?%6Bey=value\r\nX-Other: ?key="
+        expected = b"\r\nReferer: http://a/?%6Bey=REDACTED\r\nX-Other: ?key="
+        self.assertEqual(places.masked(lines + b"\r\nA: b", False), expected + b"\r\nA: b")
+        others = (b"/?%6donkey=value", b"/?a%3Dkey=value", b"/key=value", b"/?monkey=value", b"/?a=key", b"/?own=value")
+        for target in others:
             self.assertEqual(places.masked(target, False), target)

@@ -79,3 +79,28 @@ class DescriptionTests(SynchronousTestCase):
         self.assertNotIn("geheim", said)
         self.assertIn("store      Redis at mymaster (sentinels h:1)\n", said)
         self.assertIn("with a token", said)
+
+    def test_routes(self) -> None:
+        """Each pool has its name and its servers, and each route is one line with what it does."""
+        said = described("""
+maintenance: 5m
+pools:
+  a: {servers: [{url: "http://a"}]}
+  b: {maintenance: false, servers: [{url: "http://b"}]}
+routes:
+- {host: api.test, path: /v1/, methods: [GET, PUT], headers: {X-A: geheim, X-B: null}, pool: a, cost: 3, timeout: 90s}
+- {path: /x/, pool: b, key: optional, retries: {attempts: 2}, max_body: 1k, strip_prefix: /x, name: x}
+- {path: /y, respond: {status: 404, body: "xx"}, key: none, allow: 10.0.0.0/8, deny: [10.1.0.0/16]}
+- {redirect: {to: "https://a.test{path}?b"}, maintenance: true}
+""")
+        for part in (
+            "pool       a\nbalancer   round_robin\n",
+            "\nstatus     in maintenance: requests are answered 503, with 300 s in Retry-After\n  a, http://a, ",
+            "pool       b\n",
+            "\n  api.test, /v1/, GET PUT, x-a: ..., x-b -> pool a, cost 3, timeout 90 s\n",
+            "\n  any host, /x/ -> pool b, key optional, attempts 2, bodies up to 1024 bytes, without /x (x)\n",
+            "\n  any host, /y -> 404 with 2 bytes, key none, allows 10.0.0.0/8, denies 10.1.0.0/16\n",
+        ):
+            self.assertIn(part, said)
+        self.assertTrue(said.endswith("\n  any host, any path -> 308 to https://a.test{path}?b, in maintenance (60 s)"))
+        self.assertEqual(said.count("maintenance"), 2)

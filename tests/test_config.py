@@ -390,3 +390,131 @@ class CorsTests(SynchronousTestCase):
             error = self.assertRaises(Misconfigured, read_gateway, text, "x.yaml")
             self.assertIn(f"x.yaml:2: {key}: ", error.problems[0], value)
             self.assertIn(said, error.problems[0], value)
+
+
+POOL = "pools: {p: {servers: [{url: 'http://a'}]}}\nroutes:\n- {%s}\n"
+
+
+class RouteTests(SynchronousTestCase):
+    def problem(self, route: str) -> str:
+        (problem,) = self.assertRaises(Misconfigured, read_gateway, POOL % route, "x.yaml").problems
+        self.assertTrue(problem.startswith("x.yaml:3: routes[0]"), problem)
+        return problem.removeprefix("x.yaml:3: routes[0]").removeprefix(".")
+
+    def test_refused(self) -> None:
+        """Of each key that cannot be used, the error names the key and what was expected."""
+        size = "a size from 0 to 1125899906842624, in bytes or with a unit, such as 65536, 64k or 10m"
+        for route, expected in (
+            ("path: /x", ": expected one of the keys pool, split, respond and redirect"),
+            ("pool: q", "pool: there is no pool 'q'; expected one of ['p']"),
+            ("pool: p, respond: {}", "respond: expected without pool: a request has one end"),
+            ("respond: {}, redirect: {to: /x}", "redirect: expected without respond: a request has one end"),
+            ("pool: p, split: {pools: {p: 1}}", "split: expected without pool: a request has one end"),
+            ("split: {pools: {q: 1, p: 2}}", "split.pools.q: there is no pool 'q'; expected one of ['p']"),
+            ("split: {pools: {p: 0}}", "split.pools: expected a number above 0 for one of the pools"),
+            ("split: {pools: {p: -1}}", "split.pools.p: expected a mapping of the names of pools and whole numbers"),
+            ("split: {pools: {}}", "split.pools: expected a mapping of the names of pools and whole numbers from"),
+            ("split: {pools: {p: 1}, by: day}", "split.by: expected key or client, not 'day'"),
+            ("respond: {}, timeout: 5s", "timeout: expected only with a pool"),
+            ("respond: {}, strip_prefix: /x, path: /x/", "strip_prefix: expected only with a pool"),
+            ("respond: {status: 99}", "respond.status: expected a status from 200 to 599, not 99"),
+            ("respond: {status: 204, body: x}", "respond.body: expected no body with the status 204"),
+            ("respond: {text: x}", "respond.text: unknown key; expected one of status, body, content_type"),
+            ("respond: {content_type: \"a\\r\\nb: c\"}", "respond.content_type: expected a media type such as"),
+            ("redirect: {}", "redirect.to: is missing; expected an absolute URL or a path"),
+            ("redirect: {to: '{path}'}", "redirect.to: expected an absolute URL or a path"),
+            ("redirect: {to: //evil}", "redirect.to: expected an absolute URL or a path"),
+            ("redirect: {to: 'javascript:x'}", "redirect.to: expected an absolute URL or a path"),
+            ("redirect: {to: '/x{y}'}", "redirect.to: expected {host}, {path} or {query}, not {y}"),
+            ("redirect: {to: /x, status: 200}", "redirect.status: expected 301, 302, 303, 307 or 308, not 200"),
+            ("pool: p, key: maybe", "key: expected required, optional or none, not 'maybe'"),
+            ("pool: p, cost: -1", "cost: expected a whole number from 0 to "),
+            ("pool: p, timeout: never", "timeout: expected a time from 0.01s to 24h"),
+            ("pool: p, retries: {budget: 1}", "retries.budget: unknown key; expected one of attempts"),
+            ("pool: p, retries: {attempts: 0}", "retries.attempts: expected a whole number from 1 to 100, not 0"),
+            ("pool: p, max_body: lots", f"max_body: expected {size}, not 'lots'"),
+            ("pool: p, max_body: true", f"max_body: expected {size}, not True"),
+            ("pool: p, path: /x/, strip_prefix: /y", "strip_prefix: expected the beginning of path, which is '/x/'"),
+            ("pool: p, path: /xy/, strip_prefix: /x", "strip_prefix: expected the beginning of path, which is '/xy/'"),
+            ("pool: p, path: /x/, strip_prefix: x", "strip_prefix: expected a path such as /health"),
+            ("pool: p, path: /x/, strip_prefix: /", "strip_prefix: expected segments at the beginning of the path"),
+            ("pool: p, allow: here", "allow: 'here' is not an address or a range"),
+            ("pool: p, deny: [10.0.0.1/8]", "deny: '10.0.0.1/8' has bits set after its prefix"),
+            ("pool: p, deny: {a: b}", "deny: expected a list of addresses and ranges"),
+            ("pool: p, maintenance: soon", "maintenance: expected a time from 1s to 24h"),
+            ("pool: p, host: 'http://a'", "host: expected a host such as api.example.com"),
+            ("pool: p, host: a.*.b", "host: expected a host such as api.example.com"),
+            ("pool: p, host: '*'", "host: expected a host such as api.example.com"),
+            ("pool: p, host: bücher.test", "host: expected a host such as api.example.com"),
+            ("pool: p, path: x", "path: expected a path such as /health"),
+            ("pool: p, path: '/x?y'", "path: expected a path such as /health"),
+            ("pool: p, path: '/x*'", "path: expected a path such as /health"),
+            ("pool: p, path: '/%zz'", "path: expected a path such as /health"),
+            ("pool: p, methods: []", "methods: expected a list of one or more methods, not []"),
+            ("pool: p, methods: post", "methods: expected POST, not 'post'"),
+            ("pool: p, headers: [a]", "headers: expected a mapping of field names to values"),
+            ("pool: p, headers: {'a b': c}", "headers: expected the name of a header field, not 'a b'"),
+            ("pool: p, headers: {a: 1}", "headers: expected a text of visible ASCII, or null for any value, not 1"),
+            ("pool: p, headers: {a: b, A: b}", "headers: expected each field once, not 'A' twice"),
+            ("respond: {}, request_headers: {remove: A}", "request_headers: expected only with a pool"),
+            ("pool: p, response_headers: {add: {connection: a}}", "response_headers.add: expected no connection"),
+            ("pool: p, response_headers: {remove: 3}", "response_headers.remove: expected a list of field names"),
+            ("pool: p, name: 'a b'", "name: expected a text of 1 to 64 letters"),
+        ):
+            problem = self.problem(route)
+            self.assertTrue(problem.startswith(expected), (route, problem))
+
+    def test_header_rules_refused(self) -> None:
+        """The same for rules for header fields."""
+        for rules, expected in (
+            ("{sets: {}}", ".sets: unknown key; did you mean 'set'?"),
+            ("[A]", ": expected a mapping with any of the keys set, add, remove"),
+            ("{set: [A]}", ".set: expected a mapping of field names to values"),
+            ("{set: {'a b': c}}", ".set: expected the name of a header field"),
+            ("{set: {A: 1}}", ".set: expected a text of one line for A, not 1"),
+            ("{set: {A: \"b\\nC: d\"}}", ".set: expected a text of one line"),
+            ("{set: {A: b, a: c}}", ".set: expected each field once, not 'a'"),
+            ("{set: {A: '{b}'}}", ".set: expected braces in the value of A only"),
+            ("{set: {A: '{host!r}'}}", ".set: expected braces in the value"),
+            ("{set: {A: '{'}}", ".set: expected braces in the value of A only"),
+            ("{remove: Host}", ".remove: expected no Host, which this gateway"),
+            ("{add: {Host: a}}", ".add: expected no Host, which this gateway"),
+            ("{set: {Content-Length: '1'}}", ".set: expected no Content-Length"),
+        ):
+            problem = self.problem(f"pool: p, request_headers: {rules}")
+            self.assertTrue(problem.startswith(f"request_headers{expected}"), (rules, problem))
+
+    def test_pools(self) -> None:
+        """Pools and routes that do not belong together."""
+        pool = "{servers: [{url: 'http://a'}]}"
+        for text, expected in (
+            (f"pools: {{p: {pool}, q: {pool}}}", "x.yaml:1: pools: expected routes beside it"),
+            ("servers: [{url: 'http://a'}]\nroutes: [{pool: a}]", "x.yaml:2: routes: expected pools beside it"),
+            (f"servers: [{{url: 'http://a'}}]\npools: {{p: {pool}}}", "x.yaml:1: servers: expected in one of the"),
+            ("pools: {}", "x.yaml:1: pools: expected a mapping of names and pools, not {}"),
+            (f"pools: {{'a b': {pool}}}", "x.yaml:1: pools.a b: expected a text of 1 to 64 letters"),
+            ("pools: {p: 3}", "x.yaml:1: pools.p: expected a mapping with any of the keys balancer"),
+            (f"pools: {{p: {pool}}}\nroutes: [3]", "x.yaml:2: routes[0]: expected a mapping with any of the keys name"),
+            (f"pools: {{p: {pool}}}\ntls: {{}}", "x.yaml:2: tls: expected at least one server with an https:// url"),
+        ):
+            (problem,) = self.assertRaises(Misconfigured, read_gateway, text, "x.yaml").problems
+            self.assertTrue(problem.startswith(expected), (text, problem))
+
+    def test_keys_of_all_pools(self) -> None:
+        """A pool has the keys at the top that it does not have itself, of sections key by key."""
+        spec = read_gateway(
+            "balancer: random\nretries: {attempts: 5}\nhealth_check: {path: /h}\nqueue: {size: 3}\nmaintenance: true\n"
+            "pools:\n"
+            "  a: {servers: [{url: 'http://a'}]}\n"
+            "  b: {balancer: first, retries: {budget: 1}, health_check: false, maintenance: false,"
+            " servers: [{url: 'http://b'}, {url: 'http://c', health_check: {path: /c}}]}\n"
+            "routes: [{pool: a, path: /a/}, {pool: b}]\n",
+            "x.yaml",
+        )
+        a, b = spec.pools
+        self.assertEqual((a.balancer, b.balancer), ("random", "first"))
+        self.assertEqual((a.retries, b.retries), (Retries(5), Retries(5, 1)))
+        self.assertEqual((a.queue, b.queue), (Queue(3), Queue(3)))
+        self.assertEqual((a.maintenance, b.maintenance), (60.0, 0.0))
+        checks = [server.health_check for server in spec.servers]
+        self.assertEqual(checks, [HealthCheck("/h"), None, HealthCheck("/c")])

@@ -260,13 +260,13 @@ class AsWrittenTests(SynchronousTestCase):
 class UnknownNamesTests(SynchronousTestCase):
     def test_file(self) -> None:
         """Every unknown name in .env is told with its line, its own or, where there is one, the nearest setting's."""
-        text = "WORKERS=1\nLOG_LEVEL=debug\nREDIS_URL_FILE=x\nTOKENLB_LISTEN=tcp:80\nGREETING=x\nREDIS_TIMEOUT=3\n"
+        text = "WORKERS=1\nLOG_LEVEL=debug\nREDIS_DEADLINE_FILE=x\nTOKENLB_LISTEN=tcp:80\nGREETING=x\nREDIS_TIMEOUT=3\n"
         lead = "this is not a setting, and is ignored"
         self.assertEqual(
             read_notices({}, text),
             [
                 f"LOG_LEVEL (.env line 2): {lead}; the log level cannot be set",
-                f"REDIS_URL_FILE (.env line 3): {lead}; the most similar setting is REDIS_URL",
+                f"REDIS_DEADLINE_FILE (.env line 3): {lead}; the most similar setting is REDIS_DEADLINE",
                 f"TOKENLB_LISTEN (.env line 4): {lead}; did you mean LISTEN?",
                 f"GREETING (.env line 5): {lead}; .env.example lists all settings",
                 f"REDIS_TIMEOUT (.env line 6): {lead}; the most similar setting is REDIS_URL",
@@ -275,12 +275,12 @@ class UnknownNamesTests(SynchronousTestCase):
 
     def test_environment(self) -> None:
         """In the environment a name is told that begins as a setting does or is one but for a slip."""
-        told = ("LOG_LEVEL", "REDIS_URL_FILE", "REDIS_PASSWORD", "DEFAULT_CAPACTY", "ADMIN_TOKEN_FILE", "TOKENLB_X")
+        told = ("LOG_LEVEL", "REDIS_DEADLINE_FILE", "REDIS_PASSWORD", "DEFAULT_CAPACTY", "TOKENLB_X")
         notices = read_notices(dict.fromkeys(told, "geheim"))
         self.assertEqual([notice.partition(" ")[0] for notice in notices], sorted(told))
         self.assertNotIn("geheim", "".join(notices))
-        self.assertIn("DEFAULT_CAPACTY (environment): ", notices[1])
-        self.assertIn("the most similar setting is DEFAULT_CAPACITY", notices[1])
+        self.assertIn("DEFAULT_CAPACTY (environment): ", notices[0])
+        self.assertIn("the most similar setting is DEFAULT_CAPACITY", notices[0])
 
     def test_foreign_environment(self) -> None:
         """Names of other programs, of systemd and of Kubernetes are not told, and neither are settings."""

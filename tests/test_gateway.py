@@ -173,6 +173,7 @@ class SeveralPoolsTests(GatewayCase):
 
     def test_words(self) -> None:
         """What has changed in a pool is described with its name; pools and routes are named."""
+        pools = POOLS.partition("routes:")[0]
         route = "changed the route /; removed the route /v1/"
         cases = [
             (POOLS.replace("2\"}", "2\", weight: 3}"), "pool site: changed web1 (weight 1 -> 3)"),
@@ -181,6 +182,7 @@ class SeveralPoolsTests(GatewayCase):
             (POOLS.replace("/v1/", "/v2/"), "added the route /v2/; removed the route /v1/"),
             (POOLS.replace("/v1/, pool", "/v1/, methods: POST, pool"), "changed the route /v1/"),
             (POOLS + "- {path: /v1/, host: a.test, pool: site}\n", "added the route a.test/v1/"),
+            (f"{pools}routes:\n- {{pool: site}}\n- {{path: /v1/, pool: models}}\n", "order of the routes"),
             (ONE, f"added the pool default; removed the pools models, site; {route}"),
         ]
         for after, expected in cases:

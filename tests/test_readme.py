@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import fields
@@ -77,8 +78,14 @@ class ServersFileTests(SynchronousTestCase):
     def test_example(self) -> None:
         """The examples are files that can be read."""
         texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "servers.md").read_text(), re.DOTALL)
-        specs = [read_gateway(text, "servers.yaml") for text in texts]
-        self.assertEqual([(len(spec.pools), len(spec.servers)) for spec in specs], [(1, 3), (2, 3)])
+        self.patch(os, "environ", {**os.environ, "MODEL_HOST": "localhost"})
+        specs = [read_gateway(text, "servers.yaml", lambda path: b"secret") for text in texts]
+        self.assertEqual([(len(spec.pools), len(spec.servers)) for spec in specs], [(1, 3), (1, 1), (2, 3)])
+
+    def test_routes(self) -> None:
+        """So are those of the routes, but for what is left out."""
+        texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "routing.md").read_text(), re.DOTALL)
+        self.assertEqual([len(read_gateway(text, "servers.yaml").routes) for text in texts], [3, 1])
 
 
 def rows(text: str, head: str) -> dict[str, str]:

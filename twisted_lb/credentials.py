@@ -39,6 +39,10 @@ _NOT_BASE64: Final = bytes(byte for byte in range(256) if not (bytes([byte]).isa
 _NO_LETTERS: Final = bytes(byte for byte in range(256) if not bytes([byte]).isalnum())
 
 
+# The separator, name and value of a pair in a query, where the name has percent-encoded characters.
+_ENCODED_NAME: Final = re.compile(rb"([?&;])([^?=&;%\s]*+%[^?=&;\s]*+)=[^&;\s]+")
+
+
 class AmbiguousKey(ValueError):
     """The request carries more than one key; the text says where."""
 
@@ -53,6 +57,7 @@ class KeyPlaces:
         "challenge",
         "_authorization",
         "_others",
+        "_names",
         "_stems",
         "_names_in_query",
     )
@@ -64,14 +69,14 @@ class KeyPlaces:
         self._authorization = AUTHORIZATION in self.fields
         others = [name for name in self.fields if name != AUTHORIZATION]
         self._others = (*others, PARAMETER) if parameter else tuple(others)
-        names = {*self.fields, *_USUAL_PARAMETERS} | ({parameter.lower()} if parameter else set())
+        self._names = names = {*self.fields, *_USUAL_PARAMETERS} | ({parameter.lower()} if parameter else set())
         # Of each name a part that all its spellings have: most targets have none of them, and the pattern takes longer.
         self._stems: list[bytes] = []
         for name in sorted(names - {AUTHORIZATION}, key=len):
             if not any(stem in name for stem in self._stems):
                 self._stems.append(max(name.split(b"-"), key=len))
         spellings = (re.escape(name).replace(rb"\-", rb"[-_]") for name in sorted(names - {AUTHORIZATION}))
-        self._names_in_query = re.compile(rb"([?&;](?:" + rb"|".join(spellings) + rb")=)[^&;]+", re.IGNORECASE)
+        self._names_in_query = re.compile(rb"([?&;](?:" + rb"|".join(spellings) + rb")=)[^&;\s]+", re.IGNORECASE)
         # For a person, and for a program (RFC 9110 section 11.6.1).
         self.example = f"{self.fields[0].decode().title()}: <key>"
         self.challenge = b'%b realm="twisted_lb"' % (b"Bearer" if self._authorization else b"Key")
@@ -125,9 +130,16 @@ class KeyPlaces:
                 if stem in lower:
                     text = self._names_in_query.sub(rb"\1" + REDACTED, text)
                     break
+            if b"%" in text:
+                text = _ENCODED_NAME.sub(self._masked_pair, text)
         if anonymous and b"-4" in text:
             text = _ISSUED_IN_ANY_CASE.sub(REDACTED, text)
         return text
+
+    def _masked_pair(self, pair: re.Match[bytes]) -> bytes:
+        """A pair of a query whose name is percent-encoded in part."""
+        name = unquote_to_bytes(pair[2]).lower().replace(b"_", b"-")
+        return pair[1] + pair[2] + b"=" + REDACTED if name in self._names else pair[0]
 
     def _beside(self, token: bytes, ours: bool, fields: Fields) -> bytes | None:
         """The key when other places than Authorization are present; `token` is that of Authorization, if `ours`."""

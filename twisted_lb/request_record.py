@@ -22,10 +22,14 @@ from twisted.logger import Logger
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import Taken
 from twisted_lb.network.peer import PeerInfo
+from twisted_lb.wire.grammar import METHOD
 
 # Why a request has ended.
 COMPLETE: Final = "complete"  # the response was whole, whoever made it
 BAD_REQUEST: Final = "bad_request"  # it was malformed, or is not supported
+NO_ROUTE: Final = "no_route"
+FORBIDDEN: Final = "forbidden"  # to clients with this address
+MAINTENANCE: Final = "maintenance"  # of the route or its pool
 UNAUTHORIZED: Final = "unauthorized"  # no key, or nobody's
 LIMITED: Final = "limited"  # see `limit`
 STORE_UNAVAILABLE: Final = "store_unavailable"
@@ -46,6 +50,9 @@ INTERNAL_ERROR: Final = "internal_error"
 REASONS: Final = (
     COMPLETE,
     BAD_REQUEST,
+    NO_ROUTE,
+    FORBIDDEN,
+    MAINTENANCE,
     UNAUTHORIZED,
     LIMITED,
     STORE_UNAVAILABLE,
@@ -72,7 +79,10 @@ CLIENT_CLOSED_REQUEST: Final = 499
 
 # Of a malformed request.
 MAX_FIRST_LINE_BYTES: Final = 2048
-_FIRST_LINE: Final = re.compile(rb"(?>(?:\r\n)*)([!-~]{1,32}) ([!-~]++)(?> HTTP/[0-9]\.([0-9])\r?\n|)")
+# A method, and a target of one of the forms of RFC 9112 section 3.2: other text may be a body, which is not logged.
+_FIRST_LINE: Final = re.compile(
+    rb"(?>(?:\r\n)*)(" + METHOD + rb") ((?:/|\*|https?://)(?>[!-~]*))(?> HTTP/[0-9]\.([0-9])\r?\n|)"
+)
 
 _log = BoundedLog(Logger(__name__))
 
@@ -114,6 +124,7 @@ class RequestRecord:
     level: int = 0  # microtokens that were left then; may be negative
     wait: float = 0.0  # seconds, for tokens and for room at a server
     waits_since: float = NEVER  # while it waits
+    route: str = ""  # empty when there is one route for all requests, or none for this one
     # The server: that of the last attempt
     pool: str = ""  # empty when no server was wanted
     server: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.origin import Origin, Servers, content_hash
-from tests.integration.processes import Balancer, ask, wait_until
+from tests.integration.processes import Balancer, ask, ask_on, wait_until
 from tests.integration.redis_server import RedisServer
 from tests.integration.test_reload import DOWNLOAD_BYTES, Steady, read_slowly, rewrite
 
@@ -93,3 +94,28 @@ def test_all_pools_are_replaced(new_balancer: Start, new_servers: Callable[..., 
     wait_until(lambda: all(origin.closed == origin.connections for origin in old), what="their connections are closed")
     shown = json.loads(ask(balancer.admin_port, "GET", "/servers").body)
     assert {server["pool"] for server in shown} == {"c", "d"}
+
+
+def test_routes_that_answer(new_balancer: Start, new_servers: Callable[..., Servers]) -> None:
+    """A response, a redirect, maintenance, an address, a route without a key, a prefix, and a limit for bodies."""
+    (origin,) = new_servers(1)
+    routes = [
+        "- {path: /health, respond: {body: ok}, key: none}",
+        "- {path: /old/, redirect: {to: '/new{path}', status: 301}, key: none}",
+        "- {path: /later/, pool: p, maintenance: 30s}",
+        "- {path: /mine/, pool: p, deny: 127.0.0.1}",
+        "- {path: /public/, pool: p, key: none, strip_prefix: /public, max_body: 10}",
+    ]
+    balancer = new_balancer("pools:\n" + pool("p", [origin]) + "routes:\n" + "\n".join(routes) + "\n").start()
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    answers = [ask_on(connection, "GET", path) for path in ("/health", "/old/x?y", "/later/", "/mine/", "/none")]
+    assert [answer.status for answer in answers] == [200, 301, 503, 403, 404]
+    assert answers[0].body == b"ok"
+    assert answers[1].fields["Location"] == "/new/old/x?y"
+    assert answers[2].fields["Retry-After"] == "30"
+    assert ask_on(connection, "GET", "/public/size/5?q=1").status == 200
+    assert origin.seen[-1].path == "/size/5?q=1"
+    assert origin.seen[-1].field("X-Consumer-Username") is None
+    assert ask_on(connection, "POST", "/public/", b"x" * 11).status == 413
+    assert len(origin.seen) == 1
+    connection.close()

@@ -80,8 +80,8 @@ class OffTests(SynchronousTestCase):
 
 
 class OnTests(SynchronousTestCase):
-    def world(self, mode: str = "id") -> tuple[World, list[RequestRecord]]:
-        world = World(request_id=mode)
+    def world(self, mode: str = "id", **settings: str) -> tuple[World, list[RequestRecord]]:
+        world = World(request_id=mode, **settings)  # type: ignore[arg-type]
         records: list[RequestRecord] = []
         world.factory.subscribe(records.append)
         return world, records
@@ -97,6 +97,21 @@ class OnTests(SynchronousTestCase):
         upstream.send(response(b"", b"X-Request-ID: other"))
         self.assertEqual(lines(client.received, b"X-Request-ID"), [b"mine"])
         self.assertEqual((records[0].request_id, records[0].trace_id), (b"mine", PARENT[3:35]))
+
+    def test_other_responses(self) -> None:
+        """A server's id, and its HSTS policy, are replaced in interim responses and in a switch of protocols too."""
+        world, _ = self.world(hsts="max-age=60")
+        client = world.client(tls=True)
+        upgrade = b"Upgrade: websocket", b"Connection: Upgrade", b"x-request-id: mine"
+        client.send(request("GET", "/", *upgrade))
+        own = b"X-Request-ID: other\r\nStrict-Transport-Security: max-age=1\r\n"
+        world.server.last.send(b"HTTP/1.1 103 Early Hints\r\n" + own + b"Link: a\r\n\r\n")
+        switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        world.server.last.send(switched + own + b"\r\n")
+        interim, _, final = client.received.partition(b"\r\n\r\n")
+        self.assertEqual(interim, b"HTTP/1.1 103 Early Hints\r\nLink: a")
+        self.assertEqual(lines(final, b"X-Request-ID"), [b"mine"])
+        self.assertEqual(lines(final, b"Strict-Transport-Security"), [b"max-age=60"])
 
     def test_made(self) -> None:
         """Without a valid id there is a new one for each request of a connection; wrong traces go no further."""

@@ -17,9 +17,12 @@ from twisted_lb.request_record import (
     CLIENT_LEFT,
     CLIENT_TIMEOUT,
     COMPLETE,
+    FORBIDDEN,
     INTERNAL_ERROR,
     LIMITED,
+    MAINTENANCE,
     NO_ROOM,
+    NO_ROUTE,
     NO_SERVER,
     REASONS,
     SERVER_CLOSED,
@@ -227,6 +230,14 @@ def tunnel_cut(world: World, client: Client) -> None:
     world.factory.close_tunnels(digest(KEY))
 
 
+def on_route(route: str) -> Callable[[World, Client], None]:
+    def act(world: World, client: Client) -> None:
+        world.use_routes(route)
+        client.send(request())
+
+    return act
+
+
 ENDS = {
     "a whole response": End(answered, 200, COMPLETE, 1, 1),
     "the server closes half-way": End(cut, 200, SERVER_CLOSED, 1, 1),
@@ -252,6 +263,10 @@ ENDS = {
     "two lengths": End(lambda w, c: c.send(unkeyed("GET", "/", *[b"Content-Length: 1"] * 2)), 400, BAD_REQUEST),
     "another protocol": End(lambda w, c: c.send(b"\x16\x03\x01\r\n"), 400, BAD_REQUEST),
     "TRACE": End(lambda w, c: c.send(request("TRACE")), 501, BAD_REQUEST),
+    "no route": End(on_route("pool: p, path: /x"), 404, NO_ROUTE),
+    "an address that is denied": End(on_route("pool: p, deny: 192.0.2.0/24"), 403, FORBIDDEN),
+    "maintenance": End(on_route("pool: p, maintenance: true"), 503, MAINTENANCE),
+    "a response of the route": End(on_route("respond: {body: ok}"), 200, COMPLETE, 1),
     "the door": End(door, 200, COMPLETE),
     "too much for the door": End(door_too_long, 413, BAD_REQUEST),
     "a redirect": End(without_key, 308, COMPLETE, settings={"http_redirect": "https"}),
@@ -408,6 +423,18 @@ class FactTests(SynchronousTestCase):
         world.server.last.send(response(b"", b"X-Token-Cost: 3"))
         self.assertEqual((records[0].cost, records[0].level), (3, ADMITTED.level - 2 * MICROTOKENS))
 
+    def test_settled_at_nothing(self) -> None:
+        """A request that costs nothing in the end leaves the level as if it had not been; a refund is counted once."""
+        world = World()
+        records = recorded(world)
+        asked(world, world.client())
+        world.server.last.send(response(b"", b"X-Token-Cost: 0"))
+        self.assertEqual((records[0].cost, records[0].level), (0, ADMITTED.level + MICROTOKENS))
+        world.backends[0].up = False
+        world.pool.refresh()
+        world.client().send(request())
+        self.assertEqual((records[1].cost, records[1].level), (0, ADMITTED.level + MICROTOKENS))
+
     def test_wait(self) -> None:
         """The time that a request waits for tokens, and for a server, is its wait."""
         world = World(rate_per_sec=1.0)
@@ -475,6 +502,30 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(self.target(unkeyed("GET", f"/{self.OTHER}?order={self.OTHER}")), "/REDACTED?order=REDACTED")
         self.assertEqual(self.target(unkeyed("GET", f"/door?a={self.OTHER}")), "/door?a=REDACTED")
         self.assertEqual(self.target(f"GET /?a={self.OTHER} HTTP/1.1\r\nHost:\r\n\r\n".encode()), "/?a=REDACTED")
+
+    def test_text_that_is_no_key(self) -> None:
+        """A short text that somebody sends as a key does not make the record unreadable; a long one is masked."""
+        for text, expected in (("e", "/the/secret?e"), ("x" * 16, "/REDACTED?e")):
+            world = World()
+            records = recorded(world, wants_fields=True)
+            target = "/the/secret?e" if text == "e" else f"/{text}?e"
+            world.client().send(unkeyed("GET", target, b"Authorization: " + text.encode(), b"Referer: here"))
+            self.assertEqual((records[0].status, records[0].target), (401, expected.encode()))
+            self.assertIn(b"Referer: here", records[0].fields)
+
+    def test_text_that_is_no_request(self) -> None:
+        """Of what is no request, nothing but a method and a target of a known form is in the record."""
+        for data, expected in (
+            (b"GET /a\x01 HTTP/1.1\r\n\r\n", (b"GET", b"/a")),
+            (b"GET http://a/b HTTP/9.9\r\nHost: a\r\n\r\n", (b"GET", b"http://a/b")),
+            (b"password secret\x01\r\n\r\n", (b"", b"")),
+            (b'{"a": "secret"}\r\n\r\n', (b"", b"")),
+            (b"a=b secret HTTP/1.1\r\nHost: a\r\n\r\n", (b"", b"")),
+        ):
+            world = World()
+            records = recorded(world)
+            world.client().send(data)
+            self.assertEqual((records[0].method, records[0].target), expected, data)
 
     def test_key_id(self) -> None:
         """A valid key has an id, which is not a part of it; a text that is nobody's key has none."""

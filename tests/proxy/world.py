@@ -26,8 +26,10 @@ from tests.proxy.scripted import (
     ServerSide,
 )
 from tests.proxy.transports import Address, FakeTransport
+from twisted_lb.app.pools_in_process import new_pool_route, new_route
 from twisted_lb.backend import Backend
 from twisted_lb.config.pool import Queue, Retries
+from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import ProxySettings
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.deadlines import TICK_SECONDS
@@ -39,6 +41,7 @@ from twisted_lb.pool.pool import Pool
 from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.proxy.route import Route
 from twisted_lb.routing.match import Match
+from twisted_lb.routing.specs import match_of
 from twisted_lb.routing.table import RouteTable
 
 CLIENT = IPv4Address("TCP", "192.0.2.7", 50_000)
@@ -174,6 +177,16 @@ class World:
         """All requests take this route."""
         self.route = route
         self.factory.use(RouteTable([(Match(), route)]), cors)
+
+    def use_routes(self, *texts: str) -> None:
+        """The routes of a servers.yaml, each without braces; the pool p has all servers."""
+        routes = "".join(f"- {{{text}}}\n" for text in texts)
+        spec = read_gateway(f"pools: {{p: {{servers: [{{url: 'http://a'}}]}}}}\nroutes:\n{routes}", "servers.yaml")
+        made = [
+            (match_of(one), new_pool_route(one, self.server_pool) if one.pool else new_route(one))
+            for one in spec.routes
+        ]
+        self.factory.use(RouteTable(made))
 
     @property
     def server(self) -> ScriptedServer:

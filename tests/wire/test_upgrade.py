@@ -49,7 +49,7 @@ class RequestedTests(SynchronousTestCase):
     def test_not_forwarded(self) -> None:
         """Protocols that carry HTTP requests are taken out of the list, in any case and version."""
         for name in NOT_FORWARDED:
-            for text in (name, name.upper(), name + b"/2.0"):
+            for text in (name, name.upper(), name + b"/2.0", name + b"-14"):
                 self.assertEqual(requested_protocols([text], UPGRADE), b"", text)
                 self.assertEqual(requested_protocols([b"a, %b, b" % text], UPGRADE), b"a, b", text)
         self.assertEqual(requested_protocols([b"h2cx, xtls"], UPGRADE), b"h2cx, xtls")

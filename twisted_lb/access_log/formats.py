@@ -82,8 +82,10 @@ class JsonFormat(Format):
         if record.wait:
             limits += f',"wait_us":{microseconds(record.wait)}'
         server = ""
+        if record.route:
+            server = f',"route":{self._name(record.route)}'
         if record.pool:
-            server = f',"pool":{self._name(record.pool)}'
+            server += f',"pool":{self._name(record.pool)}'
             if record.attempts:
                 server += f',"server":{self._name(record.server)},"attempts":{record.attempts}'
                 sent = record.sent_at
@@ -194,6 +196,7 @@ FIELDS: Final[dict[str, Callable[[RequestRecord, Stamps], str]]] = {
     "tokens": lambda record, stamps: str(record.cost) if _bucket(record) else "-",
     "tokens_left": lambda record, stamps: str(record.level // MICROTOKENS) if _bucket(record) else "-",
     "wait_us": lambda record, stamps: _time(record.wait),
+    "route": lambda record, stamps: word(record.route.encode()),
     "pool": lambda record, stamps: word(record.pool.encode()),
     "server": lambda record, stamps: word(record.server.encode()),
     "attempts": lambda record, stamps: str(record.attempts),

@@ -9,6 +9,7 @@ from typing import Final
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.pool.pool import Change
+from twisted_lb.steps import Steps, chunks
 
 SHOWN_NAMES: Final = 10  # of each kind, in a log line
 # Fields of the configuration whose changes are described separately.
@@ -16,8 +17,8 @@ SAID_IN_FULL: Final = ("name", "servers", "balancer", "options", "pricing", "pri
 NOTHING: Final = "the same servers and balancer as before"
 
 
-def what_changed(before: GatewaySpec, now: GatewaySpec, changes: Mapping[str, Change]) -> str:
-    """A description of a change, on one line; `changes` are those of the pools in `now`."""
+def what_changed(before: GatewaySpec, now: GatewaySpec, changes: Mapping[str, Change]) -> Steps[str]:
+    """A description of a change, on one line, made in steps; `changes` are those of the pools in `now`."""
     former = {pool.name: pool for pool in before.pools}
     names = {pool.name for pool in now.pools}
     parts = [
@@ -27,21 +28,36 @@ def what_changed(before: GatewaySpec, now: GatewaySpec, changes: Mapping[str, Ch
     for pool in now.pools:
         if pool.name in former and (text := what_changed_in_pool(former[pool.name], pool, changes[pool.name])):
             parts.append(text if pool.name == ONLY_POOL else f"pool {pool.name}: {text}")
-    parts.append(_other_routes(before.routes, now.routes))
+        yield
+    parts.append((yield from _other_routes(before.routes, now.routes)))
     parts.append("cors changed" if before.cors != now.cors else "")
     return "; ".join(part for part in parts if part) or NOTHING
 
 
-def _other_routes(before: Sequence[RouteSpec], now: Sequence[RouteSpec]) -> str:
-    old, new = set(before), set(now)
-    names = {route.name for route in new - old} & {route.name for route in old - new}
-    parts = [
-        _listed("added the route", [one.name for one in now if one not in old and one.name not in names]),
-        _listed("removed the route", [one.name for one in before if one not in new and one.name not in names]),
-        _listed("changed the route", [one.name for one in now if one not in old and one.name in names]),
-    ]
-    if before != now and not any(parts):
-        parts.append("order of the routes")
+def _other_routes(before: Sequence[RouteSpec], now: Sequence[RouteSpec]) -> Steps[str]:
+    former: dict[str, list[RouteSpec]] = {}
+    for route in before:
+        former.setdefault(route.name, []).append(route)
+    yield
+    added: list[str] = []
+    changed: list[str] = []
+    for some in chunks(now):
+        for route in some:
+            same_name = former.get(route.name, [])
+            if route in same_name:
+                same_name.remove(route)
+            else:
+                (changed if same_name else added).append(route.name)
+        yield
+    removed = [name for name, left in former.items() if left and name not in changed]
+    parts = [_listed("added the route", added), _listed("removed the route", removed)]
+    parts.append(_listed("changed the route", changed))
+    if not any(parts):
+        for some, others in zip(chunks(before), chunks(now)):
+            if some != others:
+                parts.append("order of the routes")
+                break
+            yield
     return "; ".join(part for part in parts if part)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from twisted_lb.app.certificate_watch import shown_expiry
@@ -18,7 +18,7 @@ from twisted_lb.app.version import version_text
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.environment import READERS
 from twisted_lb.config.gateway import RouteSpec
-from twisted_lb.config.pool import ONLY_POOL, Ejection, PoolSpec, ServerSpec, ServerTls
+from twisted_lb.config.pool import ONLY_POOL, Ejection, HeaderRules, PoolSpec, ServerSpec, ServerTls
 from twisted_lb.config.server_tls import own_certificate
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.network.listener import read_endpoint, trial
@@ -134,6 +134,11 @@ def _pool(pool: PoolSpec) -> list[str]:
         "retries": _retries(pool),
         "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
     }
+    for what, rules in (("requests", pool.request_headers), ("responses", pool.response_headers)):
+        if rules is not None:
+            lines[what] = f"with other headers: {_names(rules)}"
+    if pool.maintenance:
+        lines["status"] = f"in maintenance: requests are answered 503, with {pool.maintenance:g} s in Retry-After"
     name = [] if pool.name == ONLY_POOL else [f"{'pool':<11}{pool.name}"]
     return [*name, *(f"{key:<11}{text}" for key, text in lines.items()), *map(_server, pool.servers)]
 
@@ -142,9 +147,52 @@ def _route(route: RouteSpec) -> str:
     parts = [f"{route.host or 'any host'}, {route.path or 'any path'}"]
     if route.methods:
         parts.append(" ".join(route.methods))
-    parts += [name if value is None else f"{name}: {value}" for name, value in route.headers]
+    # A value may be a secret: only the name is shown.
+    parts += [name if value is None else f"{name}: ..." for name, value in route.headers]
     named = f" ({route.name})" if route.name != f"{route.host}{route.path or '/'}" else ""
-    return f"  {', '.join(parts)} -> {route.pool}{named}"
+    return f"  {', '.join(parts)} -> {', '.join([_end(route), *_terms(route)])}{named}"
+
+
+def _end(route: RouteSpec) -> str:
+    """Where its requests go."""
+    if route.redirect is not None:
+        place = "".join(text + (f"{{{name}}}" if name else "") for text, name in route.redirect.place)
+        return f"{route.redirect.status} to {place}"
+    if route.respond is not None:
+        return f"{route.respond.status} with {len(route.respond.content)} bytes"
+    if route.split:
+        shares = ", ".join(f"{weight} to {name}" for name, weight in route.split)
+        return f"pools by {route.split_by}: {shares}"
+    return f"pool {route.pool}" if route.pool else "nowhere"
+
+
+def _terms(route: RouteSpec) -> Iterator[str]:
+    if route.maintenance:
+        yield f"in maintenance ({route.maintenance:g} s)"
+    if route.key != "required":
+        yield f"key {route.key}"
+    if route.cost is not None:
+        yield f"cost {route.cost}"
+    if route.timeout is not None:
+        yield f"timeout {route.timeout:g} s"
+    if route.attempts is not None:
+        yield f"attempts {route.attempts}"
+    if route.max_body is not None:
+        yield f"bodies up to {route.max_body} bytes" if route.max_body else "bodies of any size"
+    if route.strip_prefix:
+        yield f"without {route.strip_prefix}"
+    for what, rules in (("request", route.request_headers), ("response", route.response_headers)):
+        if rules is not None:
+            yield f"{what} headers {_names(rules)}"
+    if route.allow:
+        yield f"allows {' '.join(route.allow)}"
+    if route.deny:
+        yield f"denies {' '.join(route.deny)}"
+
+
+def _names(rules: HeaderRules) -> str:
+    # A value may be a secret: only the names are shown.
+    return " ".join(dict.fromkeys([*rules.removed, *(name for name, _ in rules.added)]))
 
 
 def _retries(pool: PoolSpec) -> str:

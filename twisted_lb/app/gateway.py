@@ -101,7 +101,7 @@ class Gateway:
         pools: dict[str, PoolInUse] = {}
         for one in spec.pools:
             pools[one.name] = self._planned(one, present.get(one.name))
-        yield
+            yield
         changes = yield from self._changes(pools)
         self.spec, self.pools = spec, pools
         for name in pools.keys() - present.keys():
@@ -111,7 +111,7 @@ class Gateway:
             yield from self.parts.follow(spec, pools)
         for name in present.keys() - pools.keys():
             yield from self._withdraw(present[name].pool)
-        return what_changed(before, spec, changes)
+        return (yield from what_changed(before, spec, changes))
 
     def _planned(self, spec: PoolSpec, present: PoolInUse | None) -> PoolInUse:
         """The pool with its balancer and its pricing to be; a new one has no servers yet.  Raises Misconfigured."""

@@ -15,11 +15,17 @@ from twisted.internet.defer import Deferred
 from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
 from twisted_lb.backend import Backend
-from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
+from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.header_rules import AddedField, HeaderRules
+from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route, Split
+from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import ServerPool
 from twisted_lb.repeated import Repeated
 from twisted_lb.routing.match import Match
@@ -30,6 +36,8 @@ from twisted_lb.steps import Steps, chunks, finish
 # Longer than a request can wait for its tokens to be taken.
 IDLE_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 1.0
+
+KEYS: Final = {"required": REQUIRED, "optional": OPTIONAL, "none": NO_KEY}
 
 
 class _PoolParts:
@@ -83,7 +91,7 @@ class PoolsInProcess(MultiService):
             if parts is None:
                 yield from self._add(one)
             else:
-                parts.server_pool.configure(one.spec.retries, one.spec.queue)
+                parts.server_pool.configure(one.spec.retries, one.spec.queue, one.spec.maintenance)
                 yield from parts.health.follow_in_steps(one.spec)
             yield
         table = yield from self._table(spec, pools)
@@ -97,18 +105,31 @@ class PoolsInProcess(MultiService):
         health = HealthService(self._reactor, one.pool, one.spec, self._dialer)
         spec = one.spec
         pool = self._factory.add_pool(one.pool, health.seen, spec.retries, spec.queue, spec.name)
+        pool.configure(spec.retries, spec.queue, spec.maintenance)
         self._parts[spec.name] = _PoolParts(health, pool)
         self.addService(health)
         yield
 
     def _table(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[RouteTable]:
-        routes: list[tuple[Match, Route]] = []
+        routes: list[tuple[Match, Route | AnsweringRoute]] = []
         for some in chunks(spec.routes):
             for one in some:
-                route = Route(self._parts[one.pool].server_pool, pools[one.pool].pricing, one.name)
-                routes.append((match_of(one), route))
+                routes.append((match_of(one), self._route(one, pools)))
             yield
         return (yield from RouteTable.in_steps(routes))
+
+    def _route(self, spec: RouteSpec, pools: Mapping[str, PoolInUse]) -> Route | AnsweringRoute:
+        if not spec.pool:
+            return new_route(spec)
+        shares = spec.split or ((spec.pool, 1),)
+        routes = [
+            (new_pool_route(spec, self._parts[name].server_pool, pools[name].pricing, pools[name].spec), weight)
+            for name, weight in shares
+        ]
+        first, _ = routes[0]
+        if spec.split:
+            first.split = Split(routes, spec.split_by == "client")
+        return first
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -120,3 +141,67 @@ class PoolsInProcess(MultiService):
                 self._removed.remove(parts)
                 self._factory.remove_pool(parts.server_pool)
                 self.removeService(parts.health)
+
+
+def new_route(spec: RouteSpec) -> AnsweringRoute:
+    """A route that answers itself."""
+    pricing = NO_PRICING if spec.cost is None else Pricing(default_cost=spec.cost)
+    rules = rules_in_order(spec.response_headers)
+    key = KEYS[spec.key]
+    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules)
+
+
+def new_pool_route(
+    spec: RouteSpec, pool: ServerPool, pricing: Pricing = NO_PRICING, pool_spec: PoolSpec | None = None
+) -> Route:
+    """A route to a pool, which has this pricing and this configuration."""
+    if spec.cost is not None:
+        pricing = Pricing(default_cost=spec.cost)
+    of_pool = (None, None) if pool_spec is None else (pool_spec.request_headers, pool_spec.response_headers)
+    return Route(
+        pool,
+        pricing,
+        spec.name,
+        key=KEYS[spec.key],
+        access=access_of(spec),
+        maintenance=spec.maintenance,
+        response_rules=rules_in_order(of_pool[1], spec.response_headers),
+        attempts=AS_SET if spec.attempts is None else spec.attempts,
+        timeout=AS_SET if spec.timeout is None else spec.timeout,
+        max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
+        strip_prefix=spec.strip_prefix.encode(),
+        request_rules=rules_in_order(of_pool[0], spec.request_headers),
+    )
+
+
+def rules_in_order(*specs: HeaderRulesSpec | None) -> list[HeaderRules]:
+    """The rules of a pool and a route."""
+    found = []
+    for spec in specs:
+        if spec is not None:
+            added = [
+                AddedField(name.encode(), [(text.encode(), value.encode()) for text, value in parts])
+                for name, parts in spec.added
+            ]
+            found.append(HeaderRules([name.encode() for name in spec.removed], added))
+    return found
+
+
+def access_of(spec: RouteSpec) -> Access | None:
+    """Which clients may use a route; None: all."""
+    if not spec.allow and not spec.deny:
+        return None
+    return Access(ranges_or_none(spec.allow), ranges_or_none(spec.deny))
+
+
+def answer_of(spec: RouteSpec) -> RouteAnswer:
+    """The answer of a route without a pool."""
+    respond, redirect = spec.respond, spec.redirect
+    if redirect is not None:
+        place = [(text.encode(), name.encode()) for text, name in redirect.place]
+        return RouteAnswer(redirect.status, place=place)
+    if respond is not None:
+        fields = f"\r\nContent-Type: {respond.content_type}".encode() if respond.content else b""
+        return RouteAnswer(respond.status, fields, respond.content)
+    # It is in maintenance: no request gets so far.
+    return RouteAnswer(503)

@@ -30,6 +30,8 @@ from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_changed, files_of, tls_notices
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.repeated import Repeated
+from twisted_lb.routing.notices import route_notices
+from twisted_lb.steps import run_in_turns
 
 LOOK_SECONDS = 0.5
 
@@ -126,7 +128,9 @@ class ServersFile(Service):
         self._used_at = self._wall_clock()
         self._text = text
         self._files = files_of(spec)
-        for notice in tls_notices(spec, self._file_name, self._wall_clock()):
+        notices = tls_notices(spec, self._file_name, self._wall_clock())
+        notices += await run_in_turns(self._reactor, route_notices(spec, self._file_name))
+        for notice in notices:
             _log.warn("{notice}", notice=notice)
         _log.info(
             "{file} was reloaded: {said}",

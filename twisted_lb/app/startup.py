@@ -29,6 +29,8 @@ from twisted_lb.limits.pricing import PricingError, make_pricing
 from twisted_lb.network.listener import Endpoint, conflict, read_endpoint
 from twisted_lb.network.system_files import read_name_servers
 from twisted_lb.proxy.https_redirect import HTTPS_PORT
+from twisted_lb.routing.notices import route_notices
+from twisted_lb.steps import finish
 from twisted_lb.stores.redis.endpoints import check_redis
 from twisted_lb.stores.redis.url import RedisSecurity
 from twisted_lb.stores.sqlite.check import data_dir_problem
@@ -122,6 +124,7 @@ def read_startup(
         settings = replace(settings, https_port=_https_port(settings))
     notices = read_notices(environment, env_text, env_file or DEFAULT_ENV_FILE)
     notices += tls_notices(gateway, settings.servers_file, now)
+    notices += finish(route_notices(gateway, settings.servers_file))
     if tls is not None:
         notices += certificate_notices(tls.files, now)
     return Startup(settings, gateway, servers_text, demo, tuple(notices), tls)
@@ -202,7 +205,13 @@ def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
         line, place = lines[pool.name, key]
         problems.append(f"{file_name}:{line}: {place}: {error}")
 
+    seen: list[tuple[object, ...]] = []
     for pool in spec.pools:
+        classes = (pool.balancer, pool.options, pool.pricing, pool.pricing_options)
+        if classes in seen:
+            # Most pools have the same ones.
+            continue
+        seen.append(classes)
         try:
             make_balancer(pool.balancer, pool.options)
         except BalancerError as error:

@@ -5,7 +5,7 @@
 3. The reader of the setting converts the text to a value, or says what was expected.
 4. Nothing is raised: all problems are returned together, and a setting with a problem has its default.
 
-No I/O: the environment and the text of .env are arguments.
+The only I/O is reading secrets in files (NAME_FILE): the environment and the text of .env are arguments.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twisted_lb.config.address_ranges import EXPECTED, NotRanges, read_ranges
 from twisted_lb.config.env_file import EnvFile, Given, read_env_file
+from twisted_lb.config.secret_files import SecretError, read_secret, secret_text
 from twisted_lb.config.settings import Settings
 from twisted_lb.config.unknown_names import is_slip, notices
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
@@ -238,6 +239,10 @@ READERS: dict[str, Reader] = {
 }
 
 
+# The settings that may also be in a file, which NAME_FILE names.
+SECRETS: Final = ("redis_url", "redis_sentinel_password", "admin_token")
+
+
 def read_settings(
     options: Mapping[str, str | Sequence[str]],
     environment: Mapping[str, str],
@@ -255,6 +260,13 @@ def read_settings(
     given: dict[str, Given] = {}
     for name, reader in READERS.items():
         found = _given(name, options, environment, from_file.values)
+        in_file = _given(f"{name}_file", {}, environment, from_file.values) if name in SECRETS else None
+        if in_file is not None and in_file.text.strip():
+            try:
+                found = _from_secret_file(name, found, in_file)
+            except SecretError as error:
+                problems.append(_problem(f"{name}_file", in_file, str(error)))
+                continue
         if found is None or not found.text.strip():
             continue
         given[name] = found
@@ -275,6 +287,17 @@ def read_settings(
         need = "GLOBAL_RATE_PER_SEC must be greater than 0: the bucket would never be refilled"
         problems.append(_problem("global_capacity", given["global_capacity"], need))
     return settings, problems
+
+
+def _from_secret_file(name: str, found: Given | None, in_file: Given) -> Given:
+    """The setting in a file.  Raises SecretError."""
+    if found is not None and found.text.strip():
+        raise SecretError(f"{name.upper()} ({found.source}) is set as well; set one of both")
+    path = in_file.text.strip()
+    try:
+        return Given(secret_text(read_secret(path)), f"{path}, of {name.upper()}_FILE")
+    except SecretError as error:
+        raise SecretError(f"{path!r}: {error}") from None
 
 
 def read_notices(environment: Mapping[str, str], env_file: str = "", env_file_name: str = ".env") -> list[str]:
@@ -303,7 +326,7 @@ def _given(
 
 
 def _names() -> list[str]:
-    return [name.upper() for name in READERS]
+    return [*(name.upper() for name in READERS), *(f"{name.upper()}_FILE" for name in SECRETS)]
 
 
 def _from_file(text: str, file_name: str) -> EnvFile:

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.pool import HeaderRules, PoolSpec, ServerSpec
+
+
+@dataclass(frozen=True)
+class Respond:
+    """A fixed response of a route."""
+
+    status: int
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """A redirect of a route."""
+
+    status: int
+    place: tuple[tuple[str, str], ...]  # texts, and what of the request follows each: host, path, query, or nothing
 
 
 @dataclass(frozen=True)
 class RouteSpec:
-    """Which requests a route is for, and the pool that they go to."""
+    """Which requests a route is for, and what becomes of them."""
 
-    pool: str
+    pool: str  # the first one of `split`, or "": the route answers itself
     name: str = ""  # for people; unique
     host: str = ""  # in lower case, without a port; "": any, "*.a.test": every name below a.test
     path: str = ""  # "": any; with a slash at the end, a prefix of whole segments
     methods: tuple[str, ...] = ()  # none: any
     headers: tuple[tuple[str, str | None], ...] = ()  # the name in lower case, and the value; None: any
+    key: str = "required"  # or "optional" or "none"
+    cost: int | None = None  # tokens; None: as the pool's pricing says
+    timeout: float | None = None  # None: UPSTREAM_TIMEOUT
+    attempts: int | None = None  # None: as the pool's retries say
+    max_body: int | None = None  # bytes; None: MAX_BODY_BYTES
+    strip_prefix: str = ""  # segments, without a slash at the end
+    allow: tuple[str, ...] = ()  # ranges of addresses; none: all
+    deny: tuple[str, ...] = ()
+    maintenance: float = 0.0  # seconds of Retry-After; 0: no maintenance
+    request_headers: HeaderRules | None = None
+    response_headers: HeaderRules | None = None
+    respond: Respond | None = None
+    redirect: Redirect | None = None
+    split: tuple[tuple[str, int], ...] = ()  # pools and their weights; none: all requests go to `pool`
+    split_by: str = "key"  # or "client"
 
 
 @dataclass(frozen=True)
@@ -27,6 +60,7 @@ class GatewaySpec:
     pools: tuple[PoolSpec, ...]
     routes: tuple[RouteSpec, ...]
     cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # files, and what they held
 
     @property
     def has_routes(self) -> bool:

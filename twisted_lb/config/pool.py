@@ -65,6 +65,18 @@ class Queue:
     timeout: float = 5.0
 
 
+# Texts, and the name of what of the request follows each, or "".
+HeaderValue = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class HeaderRules:
+    """What becomes of the fields of a head: some are removed first, others are added then."""
+
+    removed: tuple[str, ...] = ()
+    added: tuple[tuple[str, HeaderValue], ...] = ()
+
+
 @dataclass(frozen=True)
 class TlsFiles:
     """What a TLS context for servers is made of; servers with equal ones share a context.
@@ -118,5 +130,8 @@ class PoolSpec:
     panic_threshold: float = 0.3
     retries: Retries = field(default_factory=Retries)
     queue: Queue = field(default_factory=Queue)
+    maintenance: float = 0.0  # seconds of Retry-After, with which all requests are answered 503; 0: they are not
+    request_headers: HeaderRules | None = None
+    response_headers: HeaderRules | None = None
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from ipaddress import AddressValueError, IPv6Address
+from typing import Any
 
+from twisted_lb.config.address_ranges import EXPECTED, read_ranges
 from twisted_lb.config.cors_values import is_token
+from twisted_lb.config.environment import size
 from twisted_lb.config.server_url import shortened
+from twisted_lb.routing.path import comparable
 
 HOST_FORM = "a host such as api.example.com, or *.example.com for every name below example.com"
 PATH_FORM = "a path such as /health, or one that ends in a slash, such as /v1/, for all paths below it"
+PREFIX_FORM = "segments at the beginning of the path, such as /v1"
 FIELDS_FORM = "a mapping of field names to values, or to null for any value"
 
 _HOST = re.compile(r"(?:\*\.)?(?=[^*]{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
@@ -84,3 +89,59 @@ def route_fields(value: object) -> tuple[tuple[str, str | None], ...]:
             raise ValueError(f"expected each field once, not {name!r} twice")
         pairs[name.lower()] = content.strip() if content is not None else None
     return tuple(pairs.items())
+
+
+def route_ranges(value: object) -> tuple[str, ...]:
+    """Ranges of addresses: a list, or one text separated by spaces or commas."""
+    text = value if isinstance(value, str) else None
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        text = " ".join(value)
+    if text is None:
+        raise ValueError(f"expected {EXPECTED}, not {shortened.repr(value)}")
+    return read_ranges(text)
+
+
+def size_in_bytes(value: object) -> int:
+    """A number of bytes, or a text with a unit."""
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        try:
+            found: Any = _SIZE.read(str(value).strip())
+            return int(found)
+        except ValueError:
+            pass
+    raise ValueError(f"expected {_SIZE.expected}, not {shortened.repr(value)}")
+
+
+_SIZE = size(0, 1 << 50)
+
+
+def stripped_prefix(text: str) -> str:
+    """Whole segments at the beginning of a path."""
+    if text == checked_path(text) and text != "/" and comparable_text(text) == text:
+        return text.removesuffix("/")
+    raise ValueError(f"expected {PREFIX_FORM}, not {shortened.repr(text)}")
+
+
+def comparable_text(path: str) -> str:
+    """See `routing.path`."""
+    return comparable(path.encode()).decode()
+
+
+def redirect_place(text: str) -> tuple[tuple[str, str], ...]:
+    """The location of a redirect in pairs of a text and the name that follows it."""
+    if not _PLACE.fullmatch(text):
+        raise ValueError(f"expected {PLACE_FORM}, not {shortened.repr(text)}")
+    parts = _NAMED.split(text)
+    pairs = list(zip(parts[::2], [*parts[1::2], ""]))
+    for _, name in pairs:
+        if name not in ("", "host", "path", "query"):
+            raise ValueError(f"expected {{host}}, {{path}} or {{query}}, not {{{name}}}")
+    return tuple(pairs)
+
+
+PLACE_FORM = (
+    "an absolute URL or a path, such as https://example.com{path} or /new{path}, with any of {host}, {path} and {query}"
+)
+_NAMED = re.compile(r"\{([^{}]*)\}")
+# A path alone must not begin with what a client may choose, or with a second slash: it would lead to another host.
+_PLACE = re.compile(r"(?:https?://(?:[A-Za-z0-9]|\[|\{host\})|/(?:[!-.0-\[\]-z|~]|\Z))(?:[!-z|~]|\{[a-z]*\})*")

@@ -207,7 +207,7 @@ def openssl_text(error: Exception) -> str:
 
 def files_of(spec: GatewaySpec) -> dict[str, bytes]:
     """All files of a configuration, and what they held; SYSTEM is among them where servers are verified by it."""
-    found: dict[str, bytes] = {}
+    found: dict[str, bytes] = dict(spec.secrets)
     for files in distinct_files(spec):
         found.update(files.contents)
     return found

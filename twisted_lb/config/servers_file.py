@@ -18,15 +18,17 @@ from pydantic import ValidationError
 
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
+from twisted_lb.config.references import ReadSecret, References
+from twisted_lb.config.route_values import comparable_text
+from twisted_lb.config.routes_schema import RouteModel
+from twisted_lb.config.secret_files import read_secret
+from twisted_lb.config.sections import NAME_FORM, keys_of
 from twisted_lb.config.server_tls import ReadFile, ServersTls, read_file
 from twisted_lb.config.server_url import is_https, shortened
 from twisted_lb.config.servers_schema import (
-    NAME_FORM,
     FileModel,
     PoolModel,
-    RouteModel,
     TlsModel,
-    keys_of,
     section_of,
 )
 from twisted_lb.config.servers_specs import (
@@ -64,10 +66,13 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         document = read_yaml(text)
     except NotYaml as error:
         raise Misconfigured([f"{file_name}:{error.line}: invalid YAML: {error}"]) from None
-    problems = [*_keys_twice(document), *_names_twice(document.data)]
+    directory = os.path.dirname(os.path.abspath(file_name))
+    references = References(os.environ, directory, _secrets(read))
+    data = references.replaced(document.data)
+    problems = [*_keys_twice(document), *_names_twice(data)]
     file: FileModel | None = None
     try:
-        file = FileModel.model_validate(document.data)
+        file = FileModel.model_validate(data)
     except ValidationError as error:
         problems.extend(_problem(complaint) for complaint in error.errors())
     pools: list[PoolSpec] = []
@@ -75,7 +80,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
     if file is not None:
         problems.extend(_of_file(file))
         places = {name: ("pools", name) for name in file.pools or {}} or {ONLY_POOL: ()}
-        tls = ServersTls(os.path.dirname(os.path.abspath(file_name)), read)
+        tls = ServersTls(directory, read)
         models: dict[str, PoolModel | FileModel] = {**file.pools} if file.pools else {ONLY_POOL: file}
         for name, pool in models.items():
             problems.extend(_of_pool(pool, places[name]))
@@ -83,11 +88,14 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         if not any(is_https(server.url) for pool in pools for server in pool.servers):
             tls.not_needed(file.tls, ("tls",))
         problems.extend(_Problem(*problem) for problem in tls.problems)
-    if file is None or problems:
+    if file is None or problems or references.problems:
+        others = [problem for problem in problems if not references.concerns(problem.path)]
+        problems = [_Problem(path, references.hidden(path, text)) for path, text in others]
+        problems += [_Problem(*one) for one in references.problems]
         problems.sort(key=lambda problem: document.line(problem.path))
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
-    spec = GatewaySpec(tuple(pools), routes, cors_of(file))
+    spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
     return spec, {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
 
 
@@ -95,6 +103,13 @@ def _class_place(document: Document, place: Path, key: str) -> tuple[int, str]:
     """The line and the place of a key of the pool at `place`; it may be among those of all pools."""
     found = next((path for path in ((*place, key), (key,)) if path in document.lines), (*place, key))
     return document.line(found), _dotted(found)
+
+
+def _secrets(read: ReadFile) -> ReadSecret:
+    """Reads secrets: a worker has what its parent has read, and perhaps no right to the files."""
+    if read is read_file:
+        return read_secret
+    return lambda path: read(path)
 
 
 def _pool(name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path) -> PoolSpec:
@@ -169,10 +184,35 @@ def _of_file(file: FileModel) -> Iterator[_Problem]:
 
 def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator[_Problem]:
     for index, route in enumerate(routes):
-        if route.pool not in pools:
-            close = get_close_matches(route.pool, list(pools), 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
-            yield _Problem(("routes", index, "pool"), f"there is no pool {route.pool!r}; {hint}")
+        yield from _of_route(route, ("routes", index))
+        named: dict[Path, str] = {("pool",): route.pool} if route.pool else {}
+        if route.split is not None:
+            named.update({("split", "pools", name): name for name in route.split.pools})
+        for key, name in named.items():
+            if name not in pools:
+                close = get_close_matches(name, list(pools), 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {shortened.repr(list(pools))}"
+                yield _Problem(("routes", index, *key), f"there is no pool {name!r}; {hint}")
+
+
+def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
+    ends = [key for key in ("pool", "split", "respond", "redirect") if getattr(route, key)]
+    if len(ends) > 1:
+        yield _Problem((*place, ends[1]), f"expected without {ends[0]}: a request has one end")
+    elif not ends and not route.maintenance:
+        yield _Problem(place, "expected one of the keys pool, split, respond and redirect")
+    if route.split is not None and not any(route.split.pools.values()):
+        yield _Problem((*place, "split", "pools"), "expected a number above 0 for one of the pools")
+    if not route.pool and route.split is None:
+        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers"):
+            if key in route.model_fields_set:
+                yield _Problem((*place, key), "expected only with a pool")
+    respond = route.respond
+    if respond is not None and respond.body and respond.status in (204, 205, 304):
+        yield _Problem((*place, "respond", "body"), f"expected no body with the status {respond.status}")
+    prefix = route.strip_prefix
+    if prefix and not f"{comparable_text(route.path)}/".startswith(f"{prefix}/"):
+        yield _Problem((*place, "strip_prefix"), f"expected the beginning of path, which is {route.path!r}")
 
 
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:

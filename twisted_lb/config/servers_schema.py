@@ -8,20 +8,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
-from twisted_lb.config.environment import duration
+from twisted_lb.config.header_rules import HeaderRulesModel
 from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
-from twisted_lb.config.route_values import (
-    HOST_FORM,
-    PATH_FORM,
-    checked_host,
-    checked_path,
-    route_fields,
-    route_methods,
-)
+from twisted_lb.config.routes_schema import RedirectModel, RespondModel, RouteModel, RouteRetriesModel, SplitModel
+from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, share, whole
 from twisted_lb.config.server_url import SERVER_NAME, URL_FORM, checked_server_name, location, shortened
 
 MAX_WEIGHT = 1000  # a larger one would make the ring of round robin long; nginx and HAProxy allow 65535 and 256
@@ -35,8 +29,6 @@ CLASS_FORM = "package.module:Class"
 # A name and its options.
 Named = tuple[str, dict[str, Any]]
 
-NAME_FORM = "a text of 1 to 64 letters, digits and . _ : -"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 # Visible ASCII without '#': RFC 9112 section 3.2.1, with the query.
 _PATH = r"^/[!\"$-~]{0,1023}$"
 # Final statuses only (RFC 9110 section 15.2).
@@ -69,21 +61,6 @@ def _named(name: str, whose: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def _seconds(lowest: float) -> BeforeValidator:
-    """A time as in .env, or a number of seconds."""
-    reader = duration(lowest)
-
-    def read(value: object) -> object:
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            try:
-                return reader.read(str(value).strip())
-            except ValueError:
-                pass
-        raise ValueError(f"expected {reader.expected}, not {shortened.repr(value)}")
-
-    return BeforeValidator(read)
-
-
 def _statuses(value: object) -> object:
     """Statuses and ranges of statuses as pairs of lowest and highest."""
     ranges = []
@@ -98,20 +75,6 @@ def _statuses(value: object) -> object:
     return tuple(ranges)
 
 
-def _whole(lowest: int, highest: int, default: int) -> Any:
-    return Field(default, ge=lowest, le=highest, description=f"a whole number from {lowest} to {highest}")
-
-
-def _share(default: float) -> Any:
-    return Field(default, ge=0, le=1, description="a number from 0 to 1")
-
-
-class Section(BaseModel):
-    """A mapping in the file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 class HealthCheckModel(Section):
     """health_check: for all servers, or for one."""
 
@@ -120,31 +83,31 @@ class HealthCheckModel(Section):
         pattern=_PATH,
         description="a path such as /healthz, at most 1024 visible ASCII characters",
     )
-    interval: Annotated[float, _seconds(0.1)] = HealthCheck.interval
-    timeout: Annotated[float, _seconds(0.01)] = HealthCheck.timeout
-    passes: int = _whole(1, 1000, HealthCheck.passes)
-    fails: int = _whole(1, 1000, HealthCheck.fails)
+    interval: Annotated[float, seconds(0.1)] = HealthCheck.interval
+    timeout: Annotated[float, seconds(0.01)] = HealthCheck.timeout
+    passes: int = whole(1, 1000, HealthCheck.passes)
+    fails: int = whole(1, 1000, HealthCheck.fails)
     status: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_statuses)] = HealthCheck.status
 
 
 class EjectionModel(Section):
     """ejection:"""
 
-    consecutive_failures: int = _whole(0, 1_000_000, Ejection.consecutive_failures)
-    failure_share: float = _share(Ejection.failure_share)
-    window: Annotated[float, _seconds(0.1)] = Ejection.window
-    minimum_requests: int = _whole(1, 1_000_000, Ejection.minimum_requests)
+    consecutive_failures: int = whole(0, 1_000_000, Ejection.consecutive_failures)
+    failure_share: float = share(Ejection.failure_share)
+    window: Annotated[float, seconds(0.1)] = Ejection.window
+    minimum_requests: int = whole(1, 1_000_000, Ejection.minimum_requests)
     server_errors: bool = Field(default=Ejection.server_errors, description="true or false")
-    base_time: Annotated[float, _seconds(0.1)] = Ejection.base_time
-    max_time: Annotated[float, _seconds(0.1)] = Ejection.max_time
-    max_share: float = _share(Ejection.max_share)
+    base_time: Annotated[float, seconds(0.1)] = Ejection.base_time
+    max_time: Annotated[float, seconds(0.1)] = Ejection.max_time
+    max_share: float = share(Ejection.max_share)
 
 
 class RetriesModel(Section):
     """retries:"""
 
-    attempts: int = _whole(1, 100, Retries.attempts)
-    budget: float = _share(Retries.budget)
+    attempts: int = whole(1, 100, Retries.attempts)
+    budget: float = share(Retries.budget)
     min_per_second: float = Field(
         default=Retries.min_per_second, ge=0, le=1_000_000, description="a number from 0 to 1000000"
     )
@@ -153,8 +116,8 @@ class RetriesModel(Section):
 class QueueModel(Section):
     """queue:"""
 
-    size: int = _whole(0, 1_000_000, Queue.size)
-    timeout: Annotated[float, _seconds(0.001)] = Queue.timeout
+    size: int = whole(0, 1_000_000, Queue.size)
+    timeout: Annotated[float, seconds(0.001)] = Queue.timeout
 
 
 class CorsModel(Section):
@@ -167,7 +130,7 @@ class CorsModel(Section):
     allowed_headers: Annotated[tuple[str, ...], BeforeValidator(header_names)] = Cors.allowed_headers
     exposed_headers: Annotated[tuple[str, ...], BeforeValidator(header_names)] = Cors.exposed_headers
     allow_credentials: bool = Field(default=Cors.allow_credentials, description="true or false")
-    max_age: Annotated[float, _seconds(0)] = Cors.max_age
+    max_age: Annotated[float, seconds(0)] = Cors.max_age
 
 
 class TlsModel(Section):
@@ -200,11 +163,6 @@ def _false_is(nothing: Section) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def keys_of(section: type[Section]) -> str:
-    """What error messages expect in place of a section."""
-    return f"a mapping with any of the keys {', '.join(section.model_fields)}"
-
-
 def _switched(section: type[Section]) -> Any:
     return Field(default=None, description=f"{keys_of(section)}, or false for none")
 
@@ -229,7 +187,7 @@ class ServerModel(Section):
 
     name: str = Field(
         default="",
-        pattern=_NAME,
+        pattern=NAME,
         description=f"{NAME_FORM}, such as server1",
     )
     url: Annotated[str, AfterValidator(_checked_url)] = Field(description=f"a text of the form {URL_FORM}")
@@ -241,7 +199,7 @@ class ServerModel(Section):
         description=f"a whole number from 0 (any number) to {MAX_CONNECTIONS}",
     )
     backup: bool = Field(ServerSpec.backup, description="true or false")
-    slowstart: Annotated[float, _seconds(0)] = ServerSpec.slowstart
+    slowstart: Annotated[float, seconds(0)] = ServerSpec.slowstart
     send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
@@ -259,10 +217,13 @@ class PoolKeys(Section):
     send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     ejection: Annotated[EjectionModel | None, _false_is(NO_EJECTION)] = _switched(EjectionModel)
-    panic_threshold: float = _share(PoolSpec.panic_threshold)
+    panic_threshold: float = share(PoolSpec.panic_threshold)
     retries: RetriesModel = Field(default=RetriesModel(), description=keys_of(RetriesModel))
     queue: QueueModel = Field(default=QueueModel(), description=keys_of(QueueModel))
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
+    maintenance: Maintenance = 0.0
+    request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
 
 
 _SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{name: ..., url: ...}}"
@@ -274,24 +235,13 @@ class PoolModel(PoolKeys):
     servers: list[ServerModel] = Field(min_length=1, max_length=MAX_SERVERS, description=_SERVERS)
 
 
-class RouteModel(Section):
-    """One of the routes."""
-
-    name: str = Field(default="", pattern=_NAME, description=NAME_FORM)
-    host: Annotated[str, AfterValidator(checked_host)] = Field(default="", description=HOST_FORM)
-    path: Annotated[str, AfterValidator(checked_path)] = Field(default="", description=PATH_FORM)
-    methods: Annotated[tuple[str, ...], BeforeValidator(route_methods)] = ()
-    headers: Annotated[tuple[tuple[str, str | None], ...], BeforeValidator(route_fields)] = ()
-    pool: str = Field(description="the name of a pool")
-
-
 class FileModel(PoolKeys):
     """The whole file: one pool, or `pools` and `routes`."""
 
     servers: list[ServerModel] | None = Field(
         default=None, min_length=1, max_length=MAX_SERVERS, description=_SERVERS
     )
-    pools: dict[Annotated[str, Field(pattern=_NAME)], PoolModel] | None = Field(
+    pools: dict[Annotated[str, Field(pattern=NAME)], PoolModel] | None = Field(
         default=None, min_length=1, max_length=MAX_POOLS, description="a mapping of names and pools"
     )
     routes: list[RouteModel] | None = Field(
@@ -307,6 +257,10 @@ _INNER: dict[tuple[type[Section], str], type[Section]] = {
     (FileModel, "pools"): PoolModel,
     (FileModel, "routes"): RouteModel,
     (FileModel, "cors"): CorsModel,
+    (RouteModel, "respond"): RespondModel,
+    (RouteModel, "split"): SplitModel,
+    (RouteModel, "redirect"): RedirectModel,
+    (RouteModel, "retries"): RouteRetriesModel,
     (ServerModel, "health_check"): HealthCheckModel,
     (ServerModel, "tls"): TlsModel,
 }
@@ -317,6 +271,9 @@ for _model in (FileModel, PoolModel):
     _INNER[_model, "retries"] = RetriesModel
     _INNER[_model, "queue"] = QueueModel
     _INNER[_model, "tls"] = TlsModel
+for _with_rules in (FileModel, PoolModel, RouteModel):
+    _INNER[_with_rules, "request_headers"] = HeaderRulesModel
+    _INNER[_with_rules, "response_headers"] = HeaderRulesModel
 _MEMBERS = (ServerModel, PoolModel, RouteModel)
 
 

@@ -7,16 +7,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.config.gateway import Redirect, Respond, RouteSpec
+from twisted_lb.config.header_rules import rules_of
 from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.routes_schema import RouteModel
+from twisted_lb.config.sections import Section
 from twisted_lb.config.server_url import location
 from twisted_lb.config.servers_schema import (
     NO_CHECK,
     NO_EJECTION,
     FileModel,
     PoolKeys,
-    RouteModel,
-    Section,
     ServerModel,
 )
 
@@ -61,6 +62,9 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "pricing_options": MappingProxyType(pricing_options),
         "ejection": _layered(Ejection, *keys.sections("ejection")),
         "panic_threshold": keys.of("panic_threshold"),
+        "maintenance": keys.of("maintenance"),
+        "request_headers": rules_of(keys.of("request_headers")),
+        "response_headers": rules_of(keys.of("response_headers")),
         "retries": _layered(Retries, *keys.sections("retries")),
         "queue": _layered(Queue, *keys.sections("queue")),
     }
@@ -92,7 +96,31 @@ def name_from_url(url: str) -> str:
 def route_spec(route: RouteModel) -> RouteSpec:
     """The route."""
     name = route.name or f"{route.host}{route.path or '/'}"
-    return RouteSpec(route.pool, name, route.host, route.path, route.methods, route.headers)
+    respond, redirect, split = route.respond, route.redirect, route.split
+    shares = tuple(split.pools.items()) if split is not None else ()
+    return RouteSpec(
+        shares[0][0] if shares else route.pool,
+        name,
+        route.host,
+        route.path,
+        route.methods,
+        route.headers,
+        route.key,
+        route.cost,
+        route.timeout,
+        route.retries.attempts if route.retries is not None else None,
+        route.max_body,
+        route.strip_prefix,
+        route.allow,
+        route.deny,
+        route.maintenance,
+        rules_of(route.request_headers),
+        rules_of(route.response_headers),
+        Respond(respond.status, respond.content_type, respond.body.encode()) if respond is not None else None,
+        Redirect(redirect.status, redirect.to) if redirect is not None else None,
+        shares,
+        split.by if split is not None else RouteSpec.split_by,
+    )
 
 
 def cors_of(file: FileModel) -> Cors | None:

@@ -26,7 +26,6 @@ _BEGINNINGS = ("REDIS_", "ADMIN_", "UPSTREAM_", "RATE_LIMIT_", "KEEPALIVE_")
 _EXPECTED = {
     "LOG_LEVEL": "the log level cannot be set",
     "LOG_FORMAT": "the log format cannot be set",
-    "TRUSTED_PROXIES": "the address of a client is that of its connection",
 }
 # Kubernetes makes such names for each service: REDIS_SERVICE_HOST, REDIS_PORT, REDIS_PORT_6379_TCP_ADDR.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)")

@@ -43,11 +43,20 @@ class PricingFailed(Exception):
 class Pricing:
     """The user's pricing object with validation of its results, as the proxy uses it."""
 
-    def __init__(self, class_name: str = "", priced: object = None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        class_name: str = "",
+        priced: object = None,
+        now: Callable[[], float] = time.monotonic,
+        default_cost: int = DEFAULT_COST,
+    ) -> None:
         """`priced` is the user's object, with `cost`, `settle` or both, or None.  Raises PricingError.
+
+        `default_cost` is the cost in tokens of a request, before its response, where no class says it.
 
         `class_name` names it in errors and in the log; `now` is a clock in seconds.
         """
+        self.default_cost = default_cost
         self._class_name = class_name
         self._priced = priced
         self._log = BoundedLog(Logger(__name__), now)
@@ -62,7 +71,7 @@ class Pricing:
     def cost(self, request: IRequest) -> int:
         """The tokens to take before the request is sent.  Raises PricingFailed, after logging the reason."""
         if self._cost is None:
-            return DEFAULT_COST
+            return self.default_cost
         try:
             tokens = self._cost(request)
         except BaseException:

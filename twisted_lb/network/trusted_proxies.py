@@ -9,7 +9,9 @@
    client's own, which the proxy has passed on as it came, and neither is believed.
 4. X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Port have one value, or as many as X-Forwarded-For: then the one
    in the place of the client counts.  Anything else is ignored, as are a scheme other than http and https, a host that
-   would be refused in Host, and a port that is not one.  If Forwarded has another value for the client, neither counts.
+   would be refused in Host, and a port that is not one.
+5. Where there is a Forwarded, its element for the client decides about scheme and host: alone, or, with an
+   X-Forwarded-For beside it, if the other fields say the same.  What only one of both says may be the client's own.
 
 docs/client-address.md describes this for operators.
 """
@@ -79,17 +81,21 @@ class TrustedProxy:
         if found_x is not None:
             node, place, count = found_x.node, found_x.place, found_x.entries
         address, port = (node.address, node.port) if node.address else (peer.address, peer.port)
-        scheme = _agreed(
-            _scheme(_in_place(notable, b"x-forwarded-proto", place, count)), _scheme(pairs.get(b"proto", b""))
-        )
-        host = _agreed(
-            _authority(_in_place(notable, b"x-forwarded-host", place, count)), _authority(pairs.get(b"host", b""))
-        )
+        scheme = _scheme(_in_place(notable, b"x-forwarded-proto", place, count))
+        host = _authority(_in_place(notable, b"x-forwarded-host", place, count))
+        port_of_host = _port(_in_place(notable, b"x-forwarded-port", place, count))
+        if found is not None:
+            scheme_there, host_there = _scheme(pairs.get(b"proto", b"")), _authority(pairs.get(b"host", b""))
+            if found_x is None:
+                scheme, host = scheme_there, host_there
+            else:
+                scheme, host = scheme if scheme == scheme_there else b"", host if host == host_there else b""
+            port_of_host = b""
         received = Received(
             address,
             scheme or peer.scheme,
             host,
-            _port(_in_place(notable, b"x-forwarded-port", place, count)),
+            port_of_host,
             b", ".join(notable.get(b"x-forwarded-for", _NONE)),
             b", ".join(notable.get(b"forwarded", _NONE)),
         )
@@ -150,13 +156,6 @@ def _in_place(notable: Notable, name: bytes, place: int, count: int) -> bytes:
     if len(listed) == 1:
         return listed[0]
     return listed[-1 - place] if listed and len(listed) == count else b""
-
-
-def _agreed(one: bytes, other: bytes) -> bytes:
-    """The value that is there, if the two do not contradict each other."""
-    if one and other:
-        return one if one == other else b""
-    return one or other
 
 
 def _scheme(value: bytes) -> bytes:

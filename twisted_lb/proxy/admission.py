@@ -31,10 +31,11 @@ from twisted_lb.limits.pricing import PricingFailed
 from twisted_lb.limits.rejection import STATUS, refusal
 from twisted_lb.limits.wait_queue import KeyQueue
 from twisted_lb.network.peer import PeerInfo
+from twisted_lb.own_fields import username_value
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded
 from twisted_lb.proxy.request_view import RequestView
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.route import NO_KEY, OPTIONAL, REQUIRED, Terms
 from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
 from twisted_lb.proxy.token_grant import TokenGrant
@@ -53,6 +54,8 @@ from twisted_lb.wire.head import RequestHead
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
 # What looks like a key in credentials of another scheme is looked up, but no more than this of one request.
 MAX_SECOND_KEYS: Final = 4
+# Bytes of a text that is replaced in records though it is nobody's key: it may have been, or be another service's.
+SHORTEST_HIDDEN: Final = 16
 
 
 @implementer(ITokenReceiver)
@@ -65,7 +68,7 @@ class Admission(RequestView):
         "peer",
         "_client",
         "_context",
-        "_route",
+        "_terms",
         "_tokens",
         "_over",
         "waiting",
@@ -74,7 +77,7 @@ class Admission(RequestView):
     )
 
     def __init__(
-        self, context: ProxyContext, route: Route, client: IClientStream, head: RequestHead, framing: int
+        self, context: ProxyContext, terms: Terms, client: IClientStream, head: RequestHead, framing: int
     ) -> None:
         self.method = head.method
         self.target = head.target
@@ -84,9 +87,9 @@ class Admission(RequestView):
         self.peer: PeerInfo = client.peer
         self._client = client
         self._context = context
-        self._route = route
+        self._terms = terms
         self._key = b""
-        self._tokens = TokenGrant(context, route.pricing)
+        self._tokens = TokenGrant(context, terms.pricing)
         self._over = False
         self.waiting = False  # for tokens
         self._record: RequestRecord | None = client.record  # None: nobody wants it
@@ -104,6 +107,28 @@ class Admission(RequestView):
     def _forwarded(self, name: bytes) -> bytes | None:
         value: bytes | None = self._client.forwarded.value(name, self._head)
         return value
+
+    def value_of(self, name: bytes) -> bytes:
+        """See RequestValues; the server and the pool are the exchange's."""
+        if name == b"client_address":
+            return self.peer.address.encode()
+        if name == b"user":
+            return username_value(self.consumer)
+        if name == b"route":
+            return self._terms.name.encode()
+        if name == b"request_id":
+            request_id: bytes = self._client.request_id
+            return request_id
+        if name == b"scheme":
+            return self.peer.scheme
+        if name == b"host":
+            return self._head.host
+        if name == b"method":
+            return self.method
+        path, mark, query = self.target.partition(b"?")
+        if name == b"query":
+            return mark + query
+        return path if name == b"path" else b""
 
     def _admitted(self) -> None:
         """On to the servers."""
@@ -136,15 +161,21 @@ class Admission(RequestView):
             record.reason = reason
         if record.waits_since >= 0:
             record.waited(self._context.seconds())
-        if record.fields and self._key and self._key in record.fields:
-            record.fields = record.fields.replace(self._key, REDACTED)
-        if self._key and self._key in record.request_id:
-            record.request_id = record.request_id.replace(self._key, REDACTED)
+        key = self._key
+        # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
+        if key and (record.user or len(key) >= SHORTEST_HIDDEN):
+            record.target = record.target.replace(key, REDACTED)
+            record.request_id = record.request_id.replace(key, REDACTED)
+            if record.fields:
+                record.fields = record.fields.replace(key, REDACTED)
 
     def _unauthorized(self, detail: str) -> None:
         self._answer(UNAUTHORIZED, 401, detail, b"\r\nWWW-Authenticate: " + self._context.keys.challenge)
 
     def _limit_fields(self, taken: Taken) -> bytes:
+        if not taken.capacity and not taken.name:
+            # A request without a key, where networks have no limit.
+            return b""
         fields = self._context.limit_fields(taken)
         if self._waited and taken.admitted:
             # RFC 7240 section 3: without it the client could not tell.
@@ -157,6 +188,12 @@ class Admission(RequestView):
         """Whose request is it, what does it cost, and may it pass?"""
         context = self._context
         authentication = context.authentication
+        route_key = self._terms.key
+        if route_key == NO_KEY:
+            # The fields for keys are not for servers, whatever they contain.
+            context.keys.remove(self._head.notable)
+            self._tokens.take_of_network(self.peer.network, self)
+            return
         try:
             if authentication is None:
                 key = context.keys.take(self._head.notable)
@@ -177,7 +214,9 @@ class Admission(RequestView):
             return
         known_keys = context.known_keys
         if key is None:
-            if known_keys is None:
+            if route_key == OPTIONAL:
+                self._tokens.take_of_network(self.peer.network, self)
+            elif known_keys is None:
                 self._unauthorized(self._no_key())
             else:
                 context.buckets.take_address(self.peer.network, self)
@@ -185,10 +224,6 @@ class Admission(RequestView):
         self._key = key
         if key in self.target:
             self.target = self.target.replace(key, REDACTED)
-            if self._record is not None:
-                self._record.target = self._record.target.replace(key, REDACTED)
-        if self._record is not None and self._record.fields:
-            self._record.fields = self._record.fields.replace(key, REDACTED)
         tokens = self._tokens
         tokens.digest = found = digest(key)
         if known_keys is not None and not known_keys.knows(found, self.peer.network):
@@ -264,7 +299,7 @@ class Admission(RequestView):
                 self._leave_wait_queue()
                 self._unauthorized("No user has this API key.")
                 return
-            if tokens.network and taken.limit != ADDRESS:
+            if tokens.network and tokens.digest and taken.limit != ADDRESS:
                 # Only somebody's key is told of another limit.
                 if self._context.known_keys is not None:
                     self._context.known_keys.learn(tokens.digest, tokens.network)
@@ -279,7 +314,7 @@ class Admission(RequestView):
                 else:
                     self._context.waiting.refused(tokens.digest, self, taken)
                 return
-            if not tokens.digest:
+            if not tokens.digest and self._terms.key == REQUIRED:
                 self._unauthorized(self._no_key())
                 return
             tokens.grant(taken)

@@ -39,9 +39,8 @@ from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.admission import RETRY_SOON
 from twisted_lb.proxy.connection_limits import ConnectionLimits
-from twisted_lb.proxy.dispatch import dispatch
+from twisted_lb.proxy.dispatch import OnRoute, check_content, dispatch
 from twisted_lb.proxy.exchange import Exchange
-from twisted_lb.proxy.https_redirect import RedirectedRequest
 from twisted_lb.proxy.local_request import LocalExchange
 from twisted_lb.proxy.local_response import problem_response
 from twisted_lb.proxy.open_connections import Use
@@ -146,7 +145,7 @@ class ClientConnection:
         self._state = HEAD
         self._advancing = False
         self._head: RequestHead | None = None
-        self._exchange: Exchange | LocalExchange | RedirectedRequest | None = None
+        self._exchange: OnRoute | LocalExchange | None = None
         self._decoder: Decoder | None = None
         self._progress = BodyProgress()
         self._requests = 0
@@ -320,6 +319,11 @@ class ClientConnection:
         """What is in the buffer is to be answered, though it is not a request (yet)."""
         if self._head is not None:
             return
+        proxy = self._proxy
+        if proxy is not None:
+            # It is not known whose it is; the last request may have been another client's.
+            self.peer = proxy.peer
+            self.forwarded = proxy.forwarded
         context = self._limits.context
         if context.ids is not None:
             self.request_id = context.ids.new()
@@ -349,9 +353,9 @@ class ClientConnection:
         progress.chunks = body.chunks
         if self.record is not None:
             self.record.bytes_in += len(content)
-        limit = self._settings.max_body_bytes
-        if limit and progress.received > limit:
-            raise RequestError(413, f"A request body has at most {limit} bytes.")
+        exchange = self._exchange
+        if isinstance(exchange, Exchange):
+            check_content(exchange, progress.received)
         self._buffer = body.rest
         if body.done:
             self._await_response()
@@ -376,6 +380,7 @@ class ClientConnection:
             self.request_resumed()
         # RFC 9110 section 15.2: not to HTTP/1.0.
         if self._head is not None and self._head.minor:
+            self._replace_own(head)
             data = interim_head(head)
             if self.record is not None:
                 self.record.bytes_out += len(data)
@@ -390,12 +395,7 @@ class ClientConnection:
         self._chunking = chunking = framing < 0 and minor == 1
         self._until_close = until_close = framing < 0 and not minor
         self._close_after = close = until_close or self._decoder is not None or self.closing()
-        if self._limits.hsts and self.peer.scheme == b"https":
-            head.fields = without_own(head.fields)
-            fields += self._limits.hsts
-        if self.request_id:
-            head.fields = without_id(head.fields)
-            fields += b"\r\nX-Request-ID: " + self.request_id
+        fields += self._replace_own(head)
         data = response_head(head, framing, minor, fields, close, self._sweeper.date, RESPONSE_FIELDS.consumed)
         if content:
             data += chunk(content) if chunking else content
@@ -406,6 +406,17 @@ class ClientConnection:
             record.content_out = len(content)
         self._responding = True
         self.transport.write(data)
+
+    def _replace_own(self, head: ResponseHead) -> bytes:
+        """Remove from a server's head what this gateway says itself; the lines to add in its place."""
+        fields = b""
+        if self._limits.hsts and self.peer.scheme == b"https":
+            head.fields = without_own(head.fields)
+            fields = self._limits.hsts
+        if self.request_id:
+            head.fields = without_id(head.fields)
+            fields += b"\r\nX-Request-ID: " + self.request_id
+        return fields
 
     @property
     def content_sink(self) -> Any:
@@ -468,8 +479,7 @@ class ClientConnection:
 
     def switch_protocols(self, head: ResponseHead, protocols: bytes, fields: bytes) -> TunnelEnd:
         """See IClientStream."""
-        if self.request_id:
-            fields += b"\r\nX-Request-ID: " + self.request_id
+        fields += self._replace_own(head)
         data = switching_head(head, protocols, fields)
         record = self.record
         if record is not None:

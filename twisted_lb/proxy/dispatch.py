@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from math import ceil
+from typing import Any, Union
 
 from twisted_lb.cors import is_preflight
 from twisted_lb.credentials import PARAMETER
+from twisted_lb.proxy.answered_request import AnsweredRequest
 from twisted_lb.proxy.connection_limits import ConnectionLimits
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.exchange import Exchange
-from twisted_lb.proxy.https_redirect import RedirectedRequest
+from twisted_lb.proxy.https_redirect import STATUS
 from twisted_lb.proxy.local_request import LocalExchange, MaxForwardsAnswer
 from twisted_lb.proxy.preflight import Preflight, PreflightAnswer
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.refused_request import RefusedRequest
+from twisted_lb.proxy.route import AnsweringRoute, Route
+from twisted_lb.request_record import FORBIDDEN, MAINTENANCE, NO_ROUTE
 from twisted_lb.routing.path import is_ambiguous
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import RequestHead
 from twisted_lb.wire.query import take_parameter
 
+# What serves a request on its route: a server, the route itself, or a refusal.
+OnRoute = Union[Exchange, AnsweredRequest, RefusedRequest]
 
-def check_request(limits: ConnectionLimits, head: RequestHead, framing: int) -> None:
+
+def check_request(limits: ConnectionLimits, head: RequestHead) -> None:
     """Move a key from the target to the fields, and check what holds for a request from any kind of stream.
 
-    `framing` is the length of the content in bytes, or CHUNKED.  Raises RequestError for a request that is not served.
+    Raises RequestError for a request that is not served.
     """
     _take_key_parameter(limits, head)
-    limit = limits.settings.max_body_bytes
-    if limit and framing > limit:
-        raise RequestError(413, f"A request body has at most {limit} bytes.")
     if head.method == b"TRACE":
         # The response would contain the key, for anyone who can make a browser send the request.
         raise RequestError(501, "TRACE is not served here.")
@@ -40,7 +44,7 @@ def is_keyless_preflight(limits: ConnectionLimits, head: RequestHead, framing: i
 
 def dispatch(
     limits: ConnectionLimits, client: Any, head: RequestHead, framing: int
-) -> Exchange | LocalExchange | RedirectedRequest:
+) -> OnRoute | LocalExchange:
     """What serves the request, not started yet; `framing` is its length in bytes, or CHUNKED.
 
     `client` is the IClientStream and the LocalClient, whichever it needs to be.
@@ -52,12 +56,13 @@ def dispatch(
         target = head.target
         # Neither a log nor anything else is to see the key, but the client needs it again.
         _take_key_parameter(limits, head)
-        return RedirectedRequest(client, redirect.location(head.host, target))
+        location = b"\r\nLocation: " + redirect.location(head.host, target)
+        return RefusedRequest(client, STATUS, "This is served over https.", location)
     notable = head.notable
     # RFC 9110 section 10.1.1: in HTTP/1.0 it means nothing.
     if b"expect" in notable and head.minor and [one.lower() for one in notable[b"expect"]] != [b"100-continue"]:
         raise RequestError(417, "The only expectation that can be met is 100-continue.")
-    check_request(limits, head, framing)
+    check_request(limits, head)
     context = limits.context
     door = limits.door
     owned = door.owns(head.target.partition(b"?")[0])
@@ -69,20 +74,68 @@ def dispatch(
         return LocalExchange(
             door, client, context.posted, head, context.keys, context.cors, limits.fields_for(client.peer)
         )
-    return Exchange(context, route_of(context, head), client, head, framing)
+    return exchange_on_route(context, client, head, framing)
 
 
-def route_of(context: ProxyContext, head: RequestHead) -> Route:
-    """The route of a request.  Raises RequestError where there is none."""
+def check_content(exchange: Exchange, size: int) -> None:
+    """Raise RequestError if the content of a request has more bytes than it may."""
+    limit = exchange.max_body_bytes
+    if limit and size > limit:
+        raise RequestError(413, f"A request body has at most {limit} bytes.")
+
+
+def exchange_on_route(context: ProxyContext, client: Any, head: RequestHead, framing: int) -> OnRoute:
+    """What serves a request on its route.  Raises RequestError for content that is too long."""
+    route = context.routes.only
+    refused = None
+    # The usual case first: it runs for each request.
+    if route is None or not isinstance(route, Route) or route.restricted or route.pool.maintenance:
+        route, refused = _route_of(context, client, head)
+    if refused is not None:
+        return refused
+    if isinstance(route, Route):
+        exchange = Exchange(context, route, client, head, framing)
+        if framing > 0:
+            check_content(exchange, framing)
+        return exchange
+    assert route is not None
+    return AnsweredRequest(context, route, client, head, framing)
+
+
+def preflight_on_route(limits: ConnectionLimits, client: Any, head: RequestHead) -> OnRoute:
+    """What serves a preflight, which has no key, on the route of its path."""
+    route, refused = _route_of(limits.context, client, head)
+    if refused is not None:
+        return refused
+    if isinstance(route, Route):
+        return Preflight(limits.preflights, route, client, head)
+    assert route is not None
+    return AnsweredRequest(limits.context, route, client, head, 0)
+
+
+def _route_of(
+    context: ProxyContext, client: Any, head: RequestHead
+) -> tuple[Route | AnsweringRoute | None, RefusedRequest | None]:
+    """The route of a request, or the refusal of one that has none or may not use it."""
     routes = context.routes
-    route: Route | None = routes.only
+    route: Route | AnsweringRoute | None = routes.only
     if route is None:
         if is_ambiguous(head.target.partition(b"?")[0]):
-            raise RequestError(400, "The path has dot segments between encoded slashes.")
+            return None, RefusedRequest(client, 400, "The path has dot segments between encoded slashes.")
         route = routes.find(head)
         if route is None:
-            raise RequestError(404, "There is nothing at this address.")
-    return route
+            return None, RefusedRequest(client, 404, "There is nothing at this address.", b"", NO_ROUTE)
+        if client.record is not None:
+            client.record.route = route.name
+    if route.access is not None and not route.access.permits(client.peer.address):
+        return None, RefusedRequest(client, 403, "This is not for clients with your address.", b"", FORBIDDEN)
+    seconds = route.maintenance
+    if not seconds and isinstance(route, Route):
+        seconds = route.pool.maintenance
+    if seconds:
+        fields = b"\r\nRetry-After: %d" % ceil(seconds)
+        return None, RefusedRequest(client, 503, "This is in maintenance. Try again later.", fields, MAINTENANCE)
+    return route, None
 
 
 def _take_key_parameter(limits: ConnectionLimits, head: RequestHead) -> None:
@@ -95,7 +148,7 @@ def _take_key_parameter(limits: ConnectionLimits, head: RequestHead) -> None:
 
 def _special_options(
     limits: ConnectionLimits, client: Any, head: RequestHead, framing: int, owned: bool
-) -> Exchange | LocalExchange | None:
+) -> OnRoute | LocalExchange | None:
     """What serves an OPTIONS request that needs no key; None for one like all other requests.
 
     `owned`: the path is the door's.
@@ -108,7 +161,7 @@ def _special_options(
             fields = limits.fields_for(client.peer)
             return LocalExchange(answer, client, context.posted, head, context.keys, None, fields)
         if not owned:
-            return Preflight(limits.preflights, route_of(context, head), client, head)
+            return preflight_on_route(limits, client, head)
     if not owned and head.notable.get(b"max-forwards") == [b"0"]:
         # RFC 9110 section 7.6.2: it is ours to answer.
         fields = limits.fields_for(client.peer)

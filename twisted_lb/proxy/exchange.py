@@ -33,8 +33,9 @@ from twisted_lb.proxy.admission import RETRY_SOON, Admission
 from twisted_lb.proxy.connection_pool import ConnectionPool
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded, guarded_done, take_steps
+from twisted_lb.proxy.header_rules import HeaderRules
 from twisted_lb.proxy.request_body import RequestContent
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.route import AS_SET, Route
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream, IResponseReceiver, IServerStream, ServerFailure
 from twisted_lb.proxy.tunnel import Ending
 from twisted_lb.request_record import (
@@ -50,6 +51,7 @@ from twisted_lb.request_record import (
     TUNNEL_IDLE,
 )
 from twisted_lb.request_record import NO_SERVER as NONE_AVAILABLE
+from twisted_lb.routing.path import without_prefix
 from twisted_lb.wire.head import RequestHead, ResponseHead, nominated
 from twisted_lb.wire.upgrade import switched_to
 
@@ -74,6 +76,7 @@ class Exchange(Admission):
     """A request to a server and its response."""
 
     __slots__ = (
+        "_route",
         "_choices",
         "_tried",
         "_backend",
@@ -93,6 +96,10 @@ class Exchange(Admission):
     ) -> None:
         # Not super(): it runs for each request.
         Admission.__init__(self, context, route, client, head, framing)
+        if route.strip_prefix:
+            # Balancers and logs have the target of the client.
+            head.target = without_prefix(head.target, route.strip_prefix)
+        self._route = route
         self._choices: Iterator[Backend] | None = None
         self._tried: set[Backend] | None = None  # the servers that have failed
         self._backend: Backend | None = None
@@ -128,6 +135,10 @@ class Exchange(Admission):
     # The servers
 
     def _admitted(self) -> None:
+        split = self._route.split
+        if split is not None:
+            digest = self._tokens.digest
+            self._route = split.route_of(self.peer.network if split.by_network or not digest else digest)
         if self._record is not None:
             self._record.pool = self._route.pool.name
         self._next_server()
@@ -209,7 +220,9 @@ class Exchange(Admission):
         if full:
             if self.queued:
                 return False
-            if self._route.pool.queue.join(self, taken.name, round(taken.rate_per_sec)):
+            # Networks take their turns as users do; no user has such a name.
+            user = taken.name or b"\0" + self.peer.network.encode()
+            if self._route.pool.queue.join(self, user, round(taken.rate_per_sec)):
                 self.queued = True
                 self._wait_begins()
                 self._reach_until = 0.0
@@ -228,6 +241,12 @@ class Exchange(Admission):
         else:
             self._answer(SERVER_UNREACHABLE if self._tried else NONE_AVAILABLE, 503, NO_SERVER, RETRY_SOON)
         return True
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The most bytes that the content of the request may have; 0: any number."""
+        limit = self._route.max_body_bytes
+        return self._context.settings.max_body_bytes if limit == AS_SET else limit
 
     @property
     def waits(self) -> bool:
@@ -276,9 +295,12 @@ class Exchange(Admission):
             context = self._context
             framing = self._framing
             head = client.forwarded.request_head(self._head, framing, consumer_line(self.consumer), backend.authority)
-            if self._key in head:
+            if self._key and self._key in head:
                 # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
                 head = head.replace(self._key, REDACTED)
+            rules = self._route.request_rules
+            if rules:
+                head = self._with_rules(head, rules)
             kept = self._content
             content = b""
             whole = True
@@ -300,10 +322,29 @@ class Exchange(Admission):
             if self._record is not None:
                 self._record.sent(backend.name, self._begun_at)
             expects = not whole and self._client_expects()
+            timeout = self._route.timeout
+            server.timeout = context.settings.upstream_timeout if timeout == AS_SET else timeout
             server.begin(self, self.method, head, framing, content, whole, trailers, expects)
             client.tap.release(NOT_NOW)
         except BaseException:
             self.broke()
+
+    def _with_rules(self, head: bytes, rules: tuple[HeaderRules, ...]) -> bytes:
+        """The head for a server as the rules of its pool and route want it."""
+        end = head.index(b"\r\n")
+        lines = head[end:-4]
+        for one in rules:
+            lines = one.apply(lines, self)
+        return head[:end] + lines + b"\r\n\r\n"
+
+    def value_of(self, name: bytes) -> bytes:
+        """See RequestValues."""
+        if name == b"pool":
+            return self._route.pool.name.encode()
+        if name == b"server":
+            backend = self._backend
+            return b"" if backend is None else backend.name.encode()
+        return Admission.value_of(self, name)
 
     def _client_expects(self) -> bool:
         """Whether the client waits for the server's word; in HTTP/1.0 an expectation means nothing."""
@@ -376,8 +417,8 @@ class Exchange(Admission):
             self._client.reset()
             return
         self._failure = failure
-        retries = self._route.retries
-        if step is Step.NEXT_SERVER and self._attempts < retries.attempts and retries.spend():
+        route = self._route
+        if step is Step.NEXT_SERVER and self._attempts < route.most_attempts() and route.retries.spend():
             self._next_server()
             return
         self._tokens.refund()
@@ -447,13 +488,15 @@ class Exchange(Admission):
             kept.forget()
         tokens = self._tokens
         taken = tokens.response_started(head, backend.name)
-        fields = self._limit_fields(taken) if self._waited else context.limit_fields(taken)
+        fields = self._limit_fields(taken) if self._waited or not taken.name else context.limit_fields(taken)
         route = self._route
         servers = route.pool.servers
         if servers.hears_of_responses:
             servers.response_started(self, backend, tokens.view_of(head))
         if servers.adds_response_fields:
             fields += servers.response_fields(self, backend)
+        for rules in route.response_rules:
+            head.fields = rules.apply(head.fields, self)
         if context.cors is not None:
             fields += context.cors.on_answer(self._head, head)
         return fields

@@ -11,8 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from twisted_lb.wire.errors import RequestError
 
@@ -22,13 +21,6 @@ STATUS: Final = 308
 # A host of a URL that all clients read alike: letters, digits, "-", "_" and dots, or an IPv6 address in brackets.  The
 # reader of the head has checked its length, and allows more (RFC 3986 section 3.2.2).
 _HOST: Final = re.compile(rb"([0-9A-Za-z](?:[-._0-9A-Za-z]*+)|\[[0-9A-Fa-f:.]++\])(?::[0-9]*+)?")
-
-
-class RedirectedClient(Protocol):
-    """The client's stream, as far as a redirect uses it.  See IClientStream."""
-
-    def reject(self, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}) -> None:
-        """Answer."""
 
 
 class HttpsRedirect:
@@ -50,27 +42,3 @@ class HttpsRedirect:
             raise RequestError(400, "This is served over https only, and the request does not name a host to go to.")
         # RFC 9112 section 3.2.4: "*" is the target of a URL without path.
         return b"https://%b%b%b" % (found.group(1), self._port, b"" if target == b"*" else target)
-
-
-class RedirectedRequest:
-    """One request, used like an Exchange by the client's connection."""
-
-    __slots__ = ("_client", "_location")
-
-    free = True  # it costs its client nothing
-    waits = False  # for tokens or a server
-    expecting = False  # its client waits for no server's word
-
-    def __init__(self, client: RedirectedClient, location: bytes) -> None:
-        self._client = client
-        self._location = location
-
-    def start(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
-        """Answer, whether or not the content is there: it is to be sent to the other place."""
-        self._client.reject(STATUS, "This is served over https.", b"\r\nLocation: " + self._location)
-
-    def content_received(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
-        """Nobody needs it."""
-
-    def abandon(self) -> None:
-        """The answer was given at once."""

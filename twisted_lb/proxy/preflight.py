@@ -58,7 +58,16 @@ class Preflights:
 
     def route(self, route: Route) -> Route:
         """The same for preflights: a stranger's request says nothing of a server, and is sent once."""
-        return Route(route.pool, NO_PRICING, route.name, unseen, self._no_retries)
+        return Route(
+            route.pool,
+            NO_PRICING,
+            route.name,
+            unseen,
+            self._no_retries,
+            response_rules=route.response_rules,
+            strip_prefix=route.strip_prefix,
+            request_rules=route.request_rules,
+        )
 
     def begin(self, network: str, servers: Pool) -> str:
         """One more, to one of these servers; why it may not be, or an empty text."""

@@ -2,18 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
 from twisted_lb.limits.pricing import Pricing
+from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.pool.retry_budget import RetryBudget
+from twisted_lb.proxy.header_rules import HeaderRules
+from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import Seen, ServerPool
 
+# What becomes of a request without a key: refused, or paid for by its client's network, as are, with NO_KEY, all.
+REQUIRED: Final = 0
+OPTIONAL: Final = 1
+NO_KEY: Final = 2
 
-class Route:
-    """A pool, and what is done with requests for it on their way.
+# For a limit of the settings.
+AS_SET: Final = -1
 
-    A request has its route from its beginning to its end, also when another configuration is in use by then.
-    """
 
-    __slots__ = ("name", "pool", "pricing", "seen", "retries")
+class Access:
+    """Which client addresses may use a route."""
+
+    __slots__ = ("_allowed", "_denied")
+
+    def __init__(self, allowed: AddressRanges | None, denied: AddressRanges | None) -> None:
+        """`allowed` None: all that are not denied."""
+        self._allowed = allowed
+        self._denied = denied
+
+    def permits(self, address: str) -> bool:
+        """Whether the client with this address may."""
+        if self._denied is not None and self._denied.contain(address):
+            return False
+        return self._allowed is None or self._allowed.contain(address)
+
+
+class Terms:
+    """What all routes have: a request has its route from its beginning to its end, also when another configuration is
+    in use by then."""
+
+    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules")
+
+    def __init__(
+        self,
+        name: str,
+        pricing: Pricing,
+        key: int = REQUIRED,
+        access: Access | None = None,
+        maintenance: float = 0.0,
+        response_rules: Sequence[HeaderRules] = (),
+    ) -> None:
+        """`name` is for people; `key` is REQUIRED, OPTIONAL or NO_KEY; `access` None: all clients.
+
+        `maintenance`: all requests are answered 503, with so many seconds in Retry-After; 0: they are not.
+
+        `response_rules` apply to responses, in their order.
+        """
+        self.name = name
+        self.pricing = pricing
+        self.key = key
+        self.access = access
+        self.maintenance = maintenance
+        self.response_rules = tuple(response_rules)
+
+
+class Route(Terms):
+    """A pool, and what is done with requests for it on their way."""
+
+    __slots__ = (
+        "pool",
+        "seen",
+        "retries",
+        "attempts",
+        "timeout",
+        "max_body_bytes",
+        "strip_prefix",
+        "request_rules",
+        "restricted",
+        "split",
+    )
 
     def __init__(
         self,
@@ -22,13 +91,87 @@ class Route:
         name: str = "/",
         seen: Seen | None = None,
         retries: RetryBudget | None = None,
+        key: int = REQUIRED,
+        access: Access | None = None,
+        maintenance: float = 0.0,
+        response_rules: Sequence[HeaderRules] = (),
+        attempts: int = AS_SET,
+        timeout: float = AS_SET,
+        max_body_bytes: int = AS_SET,
+        strip_prefix: bytes = b"",
+        request_rules: Sequence[HeaderRules] = (),
     ) -> None:
-        """`name` is for people.
+        """`seen` and `retries` take the place of the pool's own, for requests that must not count.
 
-        `seen` and `retries` take the place of the pool's own, for requests that must not count.
+        `attempts` takes the place of that of `retries`, `timeout` that of UPSTREAM_TIMEOUT, and `max_body_bytes` that
+        of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
+        end.  `request_rules` apply to the heads that servers get, in their order.
         """
-        self.name = name
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
         self.pool = pool
-        self.pricing = pricing
         self.seen = pool.seen if seen is None else seen
         self.retries = pool.retries if retries is None else retries
+        self.attempts = attempts
+        self.timeout = timeout
+        self.max_body_bytes = max_body_bytes
+        self.strip_prefix = strip_prefix
+        self.request_rules = tuple(request_rules)
+        # Whether there may be requests that it refuses.
+        self.restricted = access is not None or maintenance > 0
+        self.split: Split | None = None  # the pools among which the requests are divided; this one's is the first
+
+    def most_attempts(self) -> int:
+        """How often a request may be sent."""
+        return self.retries.attempts if self.attempts == AS_SET else self.attempts
+
+
+class Split:
+    """Divides the requests of a route among several pools, always the same share of clients for each.
+
+    The position of a client in [0, 1) is a hash; the pools have intervals in their order.  A pool that gets more keeps
+    the clients that it had, if it is the first one.
+    """
+
+    __slots__ = ("by_network", "_routes", "_ends")
+
+    def __init__(self, routes: Sequence[tuple[Route, int]], by_network: bool) -> None:
+        """The routes to the pools and their weights, of which one at least is above 0.
+
+        `by_network`: clients are told apart by their networks, also if they have a key.
+        """
+        self.by_network = by_network
+        self._routes = [route for route, weight in routes if weight]
+        total = sum([weight for _, weight in routes])
+        self._ends: list[float] = []
+        end = 0
+        for _, weight in routes:
+            if weight:
+                end += weight
+                self._ends.append(end / total)
+
+    def route_of(self, client: str) -> Route:
+        """The route of a client, who is a digest of a key or a network."""
+        position = int.from_bytes(sha256(client.encode()).digest()[:6], "big") / (1 << 48)
+        for route, end in zip(self._routes, self._ends):
+            if position < end:
+                return route
+        return self._routes[-1]
+
+
+class AnsweringRoute(Terms):
+    """A route that answers itself, in place of a server."""
+
+    __slots__ = ("answer",)
+
+    def __init__(
+        self,
+        answer: RouteAnswer,
+        pricing: Pricing,
+        name: str = "/",
+        key: int = REQUIRED,
+        access: Access | None = None,
+        maintenance: float = 0.0,
+        response_rules: Sequence[HeaderRules] = (),
+    ) -> None:
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        self.answer = answer

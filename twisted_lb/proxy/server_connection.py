@@ -71,10 +71,10 @@ class ServerConnection:
         "idle_since",
         "idle_iteration",
         "expecting",
+        "timeout",
         "_pool",
         "_sweeper",
         "_posted",
-        "_timeout",
         "_opened",
         "_receiver",
         "_method",
@@ -104,7 +104,7 @@ class ServerConnection:
         timeout: float,
         opened: Callable[[ServerConnection], None],
     ) -> None:
-        """`timeout`: seconds to the first byte of a response, and between bytes; `opened` is called once, connected."""
+        """`timeout` is that of IServerStream; `opened` is called once, connected."""
         self.backend = backend
         self.address = ""  # of the server
         # Sent first: the header of the PROXY protocol, which names one client.  The connection is that client's.
@@ -118,7 +118,7 @@ class ServerConnection:
         self._pool = home
         self._sweeper = sweeper
         self._posted = posted
-        self._timeout = timeout
+        self.timeout = timeout
         self._opened: Callable[[ServerConnection], None] | None = opened
         self._receiver: IResponseReceiver | None = None
         self._method = b""
@@ -174,7 +174,7 @@ class ServerConnection:
         self._head = None
         self.expecting = expects
         # While the client is still sending, it is the client's deadline that counts.
-        self.deadline = self._sweeper.now + self._timeout if whole or expects else NEVER
+        self.deadline = self._sweeper.now + self.timeout if whole or expects else NEVER
         self._sent_before = self.transport.sent
         self._chunking = framing == CHUNKED
         self.tap.kept_shut_until = -NEVER
@@ -186,7 +186,7 @@ class ServerConnection:
         """See IServerStream."""
         if whole:
             self._sending = False
-            self.deadline = self._sweeper.now + self._timeout
+            self.deadline = self._sweeper.now + self.timeout
         elif self.expecting:
             self.deadline = NEVER
         self.expecting = False
@@ -203,7 +203,7 @@ class ServerConnection:
     def pressure_changed(self, full: bool) -> None:
         """While the server takes nothing more of a request, its deadline runs."""
         if self._sending:
-            self.deadline = self._sweeper.now + self._timeout if full else NEVER
+            self.deadline = self._sweeper.now + self.timeout if full else NEVER
 
     def rest(self) -> None:
         """Whoever opened the connection does not need it any more."""
@@ -255,10 +255,10 @@ class ServerConnection:
             # A head has one deadline for all its bytes, so that it cannot be dripped; a whole
             # interim response is progress.
             if not self._sending:
-                self.deadline = self._sweeper.now + self._timeout
+                self.deadline = self._sweeper.now + self.timeout
             elif self.expecting:
                 self.expecting = head.status != 100
-                self.deadline = self._sweeper.now + self._timeout if self.expecting else NEVER
+                self.deadline = self._sweeper.now + self.timeout if self.expecting else NEVER
             receiver.interim_received(head)
             if self._receiver is not receiver or not rest:
                 return
@@ -282,7 +282,7 @@ class ServerConnection:
         if body.done:
             self._end(surplus)
         else:
-            self.deadline = self._sweeper.now + self._timeout
+            self.deadline = self._sweeper.now + self.timeout
             if surplus:
                 self._post(surplus)
         receiver.response_started(head, framing, content, body.done, body.trailers)
@@ -307,7 +307,7 @@ class ServerConnection:
         if body.done:
             self._end(body.rest)
         else:
-            self.deadline = self._sweeper.now + self._timeout
+            self.deadline = self._sweeper.now + self.timeout
             if body.rest:
                 self._post(body.rest)
             if not content:
@@ -328,7 +328,7 @@ class ServerConnection:
         receiver = self._receiver
         assert isinstance(body, LengthDecoder) and receiver is not None
         body.left -= count
-        self.deadline = self._sweeper.now + self._timeout
+        self.deadline = self._sweeper.now + self.timeout
         receiver.response_content_spliced(count)
 
     def _post(self, data: bytes) -> None:
@@ -400,7 +400,7 @@ class ServerConnection:
             return
         self._pool.forget(self)
         # What the client has sent last has some time to leave.
-        self.deadline = self._sweeper.now + self._timeout
+        self.deadline = self._sweeper.now + self.timeout
         self._sweeper.watched.add(self)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -413,10 +413,10 @@ class ServerConnection:
                 self.close()
         elif self.tap.held:
             # It is the client that does not take the response.
-            self.deadline = self._sweeper.now + self._timeout
-        elif self.tap.kept_shut_within(self._timeout):
+            self.deadline = self._sweeper.now + self.timeout
+        elif self.tap.kept_shut_within(self.timeout):
             # What the server has sent meanwhile may not be read yet.
-            self.deadline = self.tap.kept_shut_until + self._timeout
+            self.deadline = self.tap.kept_shut_until + self.timeout
         else:
             self._fail(ServerFailure(504, "The server did not answer in time."))
 
@@ -447,7 +447,7 @@ class ServerConnection:
             return
         until_close = self._head is not None and self._framing == UNTIL_CLOSE
         # A server gives up when nothing is read (nginx: send_timeout); what it had sent before that is read first.
-        slow = self.tap.kept_shut_within(self._timeout)
+        slow = self.tap.kept_shut_within(self.timeout)
         if slow:
             detail = "The server closed the connection: the client was too slow to take the response."
         else:

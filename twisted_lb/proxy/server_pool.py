@@ -69,6 +69,7 @@ class ServerPool:
     ) -> None:
         """`data_path` is the IDataPathReactor."""
         self.name = name
+        self.maintenance = 0.0  # seconds of Retry-After, with which all requests are answered 503; 0: they are not
         self.servers = servers
         self.seen = seen
         self._dialer = dialer
@@ -85,8 +86,9 @@ class ServerPool:
         servers.subscribe(self)
         servers.refreshed.append(self.queue.serve)
 
-    def configure(self, retries: Retries, queue: Queue) -> None:
-        """Other bounds for retries and for the queue, from now on."""
+    def configure(self, retries: Retries, queue: Queue, maintenance: float = 0.0) -> None:
+        """Other bounds for retries and for the queue, and whether all requests are refused, from now on."""
+        self.maintenance = maintenance
         self.retries.change(retries)
         self.queue.change(queue.size, queue.timeout)
 

@@ -127,6 +127,7 @@ class IServerStream(Interface):
     address = Attribute("str; the IP address")
     used = Attribute("bool; it has carried an exchange before the present one")
     expecting = Attribute("bool; the client waits for the server's word before it sends the content")
+    timeout = Attribute("float; seconds to the first byte of a response, and between bytes; may be set before `begin`")
     tap = Attribute("Tap of the response, closed while the client takes none")
     throttle = Attribute("Throttle, which knows whether the server takes what is sent")
 

@@ -36,6 +36,7 @@ class TokenGrant:
         "taken",
         "granted",
         "settled",
+        "refunded",
         "_context",
         "_pricing",
         "_reported",
@@ -45,10 +46,11 @@ class TokenGrant:
     def __init__(self, context: ProxyContext, pricing: Pricing) -> None:
         self.digest = ""  # of the key
         self.network = ""  # the client's, when the key is not known to come from there
-        self.cost = 1  # tokens, as taken
+        self.cost = pricing.default_cost  # tokens, as taken
         self.taken: Taken | None = None  # what the limits have answered last
         self.granted = False  # and neither refunded nor settled yet
         self.settled = 0  # tokens that it has cost in the end, once neither of both is open
+        self.refunded = False  # and `taken` tells the level after that
         self._context = context
         self._pricing = pricing
         self._reported: int | None = None  # tokens that it has cost, as the server says
@@ -60,6 +62,12 @@ class TokenGrant:
         """Ask the pricing class for the cost.  Raises PricingFailed."""
         if self._pricing.asks:
             self.cost = self._pricing.cost(request)
+
+    def take_of_network(self, network: str, receiver: ITokenReceiver) -> None:
+        """Ask for a token of the client's network, for a request without a key, which costs no more than that."""
+        self.cost = 1
+        self.network = network
+        self._context.buckets.take_address(network, receiver)
 
     def take(self, receiver: ITokenReceiver) -> None:
         """Ask the limits for the tokens; `receiver` is told, and passes an admission on to `grant`."""
@@ -136,6 +144,7 @@ class TokenGrant:
         if not self.granted:
             return
         self._settle_at(0)
+        self.refunded = True
         taken = self.taken
         assert taken is not None
         level = min(taken.level + self.cost * MICROTOKENS, taken.capacity * MICROTOKENS)
@@ -155,7 +164,7 @@ class TokenGrant:
             record.cost = self.cost
         elif taken.admitted:
             record.cost = self.settled
-            if self.settled:
+            if not self.refunded:
                 record.level -= (self.settled - self.cost) * MICROTOKENS
         else:
             record.limit = taken.limit
@@ -166,7 +175,11 @@ class TokenGrant:
         self.granted = False
         self.settled = cost
         context = self._context
-        if cost != self.cost or context.counts_in_flight:
+        if not self.digest:
+            # A network pays one token, or none.
+            if not cost:
+                context.buckets.give_back_address(self.network)
+        elif cost != self.cost or context.counts_in_flight:
             context.buckets.release(self.digest, cost - self.cost)
             key_queues = context.waiting.key_queues
             if key_queues and self.digest in key_queues:

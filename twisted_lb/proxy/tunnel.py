@@ -55,7 +55,6 @@ class TunnelStream(Protocol):
 class TunnelOwner(Protocol):
     """The exchange."""
 
-    # Not None: what `guarded` returns after a failure is True.
     def tunnel_ended(self, content_bytes: int, ending: Ending) -> object:
         """The tunnel is over; the server has sent so many bytes.  Called once, before the streams; does not raise."""
 

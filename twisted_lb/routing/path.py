@@ -63,3 +63,16 @@ def _without_dots(path: bytes) -> bytes:
         # What is left is a directory.
         kept.append(b"")
     return b"/" + b"/".join(kept)
+
+
+def without_prefix(target: bytes, prefix: bytes) -> bytes:
+    """The target without the first segments of its path, which are `prefix` in the form in which paths are compared.
+
+    All other bytes are those of the client, unless the path has empty segments or dot segments: then it has the form in
+    which paths are compared, since what is left could mean something else.
+    """
+    path, mark, query = target.partition(b"?")
+    if b"//" in path or b"/." in path or (b"%" in path and comparable(path).count(b"/") != path.count(b"/")):
+        path = comparable(path)
+    rest = path.split(b"/", prefix.count(b"/") + 1)[-1] if path.count(b"/") > prefix.count(b"/") else b""
+    return b"/" + rest + mark + query

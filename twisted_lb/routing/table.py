@@ -145,9 +145,10 @@ class RouteTable:
                     labels += 1
         return self._any_host.find(head, path)
 
-    def shadowed(self) -> list[tuple[int, int]]:
+    def shadowed(self) -> Steps[list[tuple[int, int]]]:
         """The routes that no request can have, each with the one that all their requests have; places in the file."""
         found = []
+        count = 0
         for paths in self._all_paths():
             for candidates in paths.groups():
                 for index, candidate in enumerate(candidates):
@@ -155,6 +156,9 @@ class RouteTable:
                         if other.match.includes(candidate.match):
                             found.append((candidate.place, other.place))
                             break
+                count += 1
+                if not count % STEP:
+                    yield
         return sorted(found)
 
     def _all_paths(self) -> Iterator[_Paths]:

@@ -26,9 +26,13 @@ from twisted_lb.network.flow_control import Tap, Throttle
 from twisted_lb.network.peer import UNIX_ADDRESS, PeerInfo, TlsInfo, header_for_server
 from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.proxy.connection_limits import ConnectionLimits
-from twisted_lb.proxy.dispatch import check_request, is_keyless_preflight, route_of
-from twisted_lb.proxy.exchange import Exchange
-from twisted_lb.proxy.preflight import Preflight
+from twisted_lb.proxy.dispatch import (
+    OnRoute,
+    check_request,
+    exchange_on_route,
+    is_keyless_preflight,
+    preflight_on_route,
+)
 from twisted_lb.proxy.request_ids import trace_id, without_id
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
 from twisted_lb.proxy.tunnel import TunnelEnd
@@ -51,14 +55,14 @@ class _Content:
 
     def __init__(self, file: Any, size: int, later: Callable[..., IDelayedCall]) -> None:
         self.size = size
-        self.exchange: Exchange | None = None
+        self.exchange: OnRoute | None = None
         self._file = file
         self._left = size
         self._later = later
         self._call: IDelayedCall | None = None
         self._paused = False
 
-    def start(self, exchange: Exchange) -> None:
+    def start(self, exchange: OnRoute) -> None:
         """Begin the exchange with the first piece."""
         self.exchange = exchange
         piece = self._read()
@@ -131,7 +135,7 @@ class RequestStream:
         self.record = None if context.records is None else RequestRecord(self.peer, context.seconds())
         self.request_id = b"" if context.ids is None else context.ids.new()
         self._head: RequestHead | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: OnRoute | None = None
         self._responding = False
         self._over = False
 
@@ -153,7 +157,7 @@ class RequestStream:
                 self._begin_record(self.record, head)
             framing = self._content.size
             try:
-                check_request(limits, head, framing)
+                check_request(limits, head)
             finally:
                 if PARAMETER in head.notable:
                     # The access log of twisted.web shows it.
@@ -168,7 +172,7 @@ class RequestStream:
             self._exchange = exchange
             self._content.start(exchange)
 
-    def _exchange_for(self, head: RequestHead, framing: int) -> Exchange | None:
+    def _exchange_for(self, head: RequestHead, framing: int) -> OnRoute | None:
         """What serves the request; None for a preflight, which is answered here then.  Raises RequestError."""
         limits = self._limits
         context = limits.context
@@ -176,8 +180,8 @@ class RequestStream:
             if context.cors is not None:
                 self._answer(204, context.cors.preflight(head), None)
                 return None
-            return Preflight(limits.preflights, route_of(context, head), self, head)
-        return Exchange(context, route_of(context, head), self, head, framing)
+            return preflight_on_route(limits, self, head)
+        return exchange_on_route(context, self, head, framing)
 
     def _begin_record(self, record: RequestRecord, head: RequestHead) -> None:
         request = self._request

@@ -15,6 +15,9 @@ from twisted_lb.wire.grammar import TOKEN
 _PROTOCOL: Final = TOKEN + rb"(?>(?:/" + TOKEN + rb")?)"
 _PROTOCOLS: Final = re.compile(_PROTOCOL + rb"(?>(?:[ \t]*+,[ \t]*+" + _PROTOCOL + rb")*)")
 
+# "h2c-14" was a draft of h2c.
+_NAME_END: Final = re.compile(rb"[-/]")
+
 # Names of protocols that carry HTTP requests, or hide them.  After a switch to one of them a client could send any
 # number of requests that this gateway does not see: without a key, without limits, and for any path ("h2c smuggling").
 NOT_FORWARDED: Final = frozenset((b"h2c", b"h2", b"h3", b"http", b"tls"))
@@ -32,7 +35,7 @@ def requested_protocols(upgrade: list[bytes], options: Set[bytes]) -> bytes:
     if _PROTOCOLS.fullmatch(text) is None:
         return b""
     protocols = _members(text)
-    return b", ".join([one for one in protocols if one.partition(b"/")[0].lower() not in NOT_FORWARDED])
+    return b", ".join([one for one in protocols if _NAME_END.split(one.lower(), 1)[0] not in NOT_FORWARDED])
 
 
 def switched_to(upgrade: list[bytes], options: Set[bytes], requested: bytes) -> bytes:

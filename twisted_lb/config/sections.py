@@ -1,0 +1,60 @@
+"""What all sections of servers.yaml have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from twisted_lb.config.environment import duration
+from twisted_lb.config.server_url import shortened
+
+MAINTENANCE_SECONDS = 60.0  # of Retry-After, by default
+NAME_FORM = "a text of 1 to 64 letters, digits and . _ : -"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+
+
+class Section(BaseModel):
+    """A mapping in the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def keys_of(section: type[Section]) -> str:
+    """What error messages expect in place of a section."""
+    return f"a mapping with any of the keys {', '.join(section.model_fields)}"
+
+
+def whole(lowest: int, highest: int, default: int) -> Any:
+    """A whole number within these bounds."""
+    return Field(default, ge=lowest, le=highest, description=f"a whole number from {lowest} to {highest}")
+
+
+def share(default: float) -> Any:
+    """A fraction of 1."""
+    return Field(default, ge=0, le=1, description="a number from 0 to 1")
+
+
+def seconds(lowest: float) -> BeforeValidator:
+    """A time as in .env, or a number of seconds."""
+    return BeforeValidator(lambda value: _duration_of(value, lowest))
+
+
+def _duration_of(value: object, lowest: float) -> float:
+    reader = duration(lowest)
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            found: Any = reader.read(str(value).strip())
+            return float(found)
+        except ValueError:
+            pass
+    raise ValueError(f"expected {reader.expected}, not {shortened.repr(value)}")
+
+
+def _maintenance(value: object) -> object:
+    if isinstance(value, bool):
+        return MAINTENANCE_SECONDS if value else 0.0
+    return _duration_of(value, 1)
+
+
+Maintenance = Annotated[float, BeforeValidator(_maintenance)]

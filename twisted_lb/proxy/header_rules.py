@@ -1,0 +1,58 @@
+"""Fields that pools and routes set, add and remove in requests to servers and in responses to clients.
+
+They apply to heads that are otherwise complete, so a rule may take the place of any field but those of the framing and
+of the connection.  A value may contain what is known of the request, see
+`config.header_rules.VALUES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+
+class RequestValues(Protocol):
+    """A request, as rules see it."""
+
+    def value_of(self, name: bytes) -> bytes:
+        """The value of one of `config.header_rules.VALUES`; empty where there is none."""
+
+
+class AddedField:
+    """A field that is added: its name, and its value in pairs of a text and the name of what follows it, or b""."""
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: bytes, value: Sequence[tuple[bytes, bytes]]) -> None:
+        self.name = name
+        self.value = tuple(value)
+
+    def line(self, request: RequestValues) -> bytes:
+        """The line with a CRLF before it; nothing if the value is empty."""
+        value = b""
+        for text, name in self.value:
+            value += text
+            if name:
+                value += request.value_of(name)
+        return b"\r\n%b: %b" % (self.name, value) if value else b""
+
+
+class HeaderRules:
+    """The rules of a pool or a route for one direction."""
+
+    __slots__ = ("_removed", "_added")
+
+    def __init__(self, removed: Iterable[bytes], added: Sequence[AddedField]) -> None:
+        """`removed` are the names of fields that are removed first."""
+        names = b"|".join(sorted(re.escape(name) for name in removed))
+        self._removed = re.compile(rb"\r\n(?:" + names + rb"):[^\r]*", re.IGNORECASE) if names else None
+        self._added = tuple(added)
+
+    def apply(self, lines: bytes, request: RequestValues) -> bytes:
+        """The field lines, each with a CRLF before it, as the rules want them."""
+        if self._removed is not None:
+            lines = self._removed.sub(b"", lines)
+        for field in self._added:
+            lines += field.line(request)
+        return lines
