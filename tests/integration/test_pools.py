@@ -107,7 +107,7 @@ def test_routes_that_answer(new_balancer: Start, new_servers: Callable[..., Serv
         "- {path: /public/, pool: p, key: none, strip_prefix: /public, max_body: 10}",
     ]
     balancer = new_balancer("pools:\n" + pool("p", [origin]) + "routes:\n" + "\n".join(routes) + "\n").start()
-    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=60)
     answers = [ask_on(connection, "GET", path) for path in ("/health", "/old/x?y", "/later/", "/mine/", "/none")]
     assert [answer.status for answer in answers] == [200, 301, 503, 403, 404]
     assert answers[0].body == b"ok"

@@ -21,7 +21,7 @@ from twisted_lb.stores.redis.instances import LEASE_SECONDS
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
-BUSY = Bucket(200, 300.0)
+BUSY = Bucket(100, 150.0)
 BALANCERS = 3
 CONNECTIONS = 16
 PAUSE_SECONDS = 0.01
@@ -65,10 +65,15 @@ def readiness(balancer: Balancer) -> dict[str, object]:
 
 def check_law(*loads: list[Seen]) -> None:
     """All that these loads saw together is lawful, within one token a balancer; and it was nearly all of the law."""
+    assert statuses_within_law(*loads) == {200, 429}
+
+
+def statuses_within_law(*loads: list[Seen]) -> set[int]:
+    """The statuses of these loads, which together are lawful."""
     seen = [one for load in loads for one in load]
     askings = [Asking(one.sent, one.answered, one.status == 200) for one in seen]
     assert fullest_window(askings, BUSY.rate) <= BUSY.capacity + BALANCERS
-    assert {one.status for one in seen} == {200, 429}
+    return {one.status for one in seen}
 
 
 def test_a_balancer_that_is_dead_is_waited_for(shared: SharedBuckets, key: str) -> None:
@@ -106,8 +111,9 @@ def test_a_balancer_that_has_not_noticed() -> None:
         url = shared.redis.url.replace(f":{shared.redis.port}/", f":{relay.port}/")
         others = [shared.join({}, "--redis-url", url) for _ in range(BALANCERS - 1)]
         key = known_key(shared)
-        # On a busy machine it may have heard of the outage from Redis before it is asked: then once more.
-        for _ in range(3):
+        # On a busy machine it may have heard of the outage from Redis before it is asked, or the load may be too small
+        # to be limited: then once more.
+        for _ in range(5):
             with hammer([other.port for other in others], key, 4.0) as load:
                 load.sleep_until(1.0)
                 relay.cut()
@@ -119,14 +125,16 @@ def test_a_balancer_that_has_not_noticed() -> None:
                 first = seen_by(idle, key)
                 with hammer([idle.port], key, 1.0) as late:
                     unnoticed = late.finish()
-                check_law(load.finish(), [first, *unnoticed])
+                statuses = statuses_within_law(load.finish(), [first, *unnoticed])
+                assert statuses <= {200, 429}
             wait_until(lambda: all(map(is_up, shared.balancers)), what="all on Redis again")
             # Its takings were decided by itself, but not those that Redis answered.
             by_itself = metric(idle, 'decisions_total{outcome="admitted"}')
-            if by_itself:
+            if by_itself and 429 in statuses:
                 break
             time.sleep(BUSY.capacity / BUSY.rate)
         assert metric(idle, "store_outages") == 0 < by_itself
+        assert 429 in statuses
         relay.stop()
 
 
