@@ -45,6 +45,8 @@ from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.stores.redis.store import RedisStore
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 
+SHOWN_POOLS = 5  # in a reason
+
 
 class Serving:
     """The parts, of which `store` starts first and `proxy` last; `gateway` applies other configurations."""
@@ -127,7 +129,9 @@ class Serving:
         """Whether this process is ready for traffic, whether it is degraded, and the reason."""
         if not self.proxy.running:
             return False, False, "draining"
-        if not any(backend.available for backend in self.gateway.backends):
+        pools = self.gateway.pools
+        down = [name for name, one in pools.items() if not any(backend.available for backend in one.pool.backends)]
+        if len(down) == len(pools):
             return False, False, "no server is available"
         state = self._store.state()
         if not state.up:
@@ -135,6 +139,9 @@ class Serving:
             # can be served.
             goes_on = not self._settings.redis_url or (state.reached and self._settings.on_store_error != "deny")
             return goes_on, goes_on, state.reason
+        if down:
+            more = f" and {len(down) - SHOWN_POOLS} more" if len(down) > SHOWN_POOLS else ""
+            return True, True, f"no server of the pool {', '.join(down[:SHOWN_POOLS])}{more} is available"
         return True, False, "serving"
 
     def reopen_logs(self) -> None:

@@ -1,0 +1,124 @@
+"""Health checks, connections and routes of the pools follow the configuration, and what removed pools have ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_lb.app.pools_in_process import IDLE_SECONDS, LOOK_SECONDS
+from twisted_lb.app.process import Serving
+from twisted_lb.config.servers_file import read_gateway
+from twisted_lb.config.settings import Settings
+from twisted_lb.interfaces import StoreState
+from twisted_lb.proxy.route import AnsweringRoute, Route
+from twisted_lb.wire.head import HeadLimits, read_request_head
+
+POOL = "  {name}: {{servers: [{{name: {name}1, url: 'http://127.0.0.1:{port}'}}]}}\n"
+
+
+def text(*names: str) -> str:
+    """A file with these pools, and a route of the same name to each."""
+    pools = "".join(POOL.format(name=name, port=9000 + number) for number, name in enumerate(names))
+    routes = "".join(f"- {{path: /{name}/, pool: {name}}}\n" for name in names)
+    return f"pools:\n{pools}routes:\n{routes}- {{path: /ok, respond: {{body: ok}}}}\n"
+
+
+class UpStore:
+    """What a report asks of a store."""
+
+    def state(self) -> StoreState:
+        return StoreState(True, "")
+
+    def counts(self) -> dict[str, float]:
+        return {}
+
+
+class PoolsInProcessTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor: Any = MemoryReactorClock()
+        settings = Settings(redis_url="redis://127.0.0.1:1")
+        self.serving = Serving(self.reactor, settings, read_gateway(text("a", "b"), "x.yaml"), {})
+        self.pools = self.serving.pools
+        self.pools.startService()
+        self.addCleanup(self.pools.stopService)
+
+    def route(self, path: str) -> Route | AnsweringRoute | None:
+        head = read_request_head(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 0, HeadLimits())
+        assert head is not None
+        found: Route | AnsweringRoute | None = self.serving.factory.limits.context.routes.find(head)
+        return found
+
+    def pool_of(self, path: str) -> Any:
+        route = self.route(path)
+        assert isinstance(route, Route)
+        return route.pool
+
+    def change(self, *names: str) -> str:
+        return self.serving.gateway.change(read_gateway(text(*names), "x.yaml"))
+
+    def wait(self, seconds: float) -> None:
+        self.reactor.pump([LOOK_SECONDS] * int(seconds / LOOK_SECONDS))
+
+    def test_routes(self) -> None:
+        """Each route leads to its pool, or has its answer."""
+        self.assertEqual([self.pool_of(f"/{name}/").name for name in ("a", "b")], ["a", "b"])
+        self.assertIsInstance(self.route("/ok"), AnsweringRoute)
+        self.assertIsNone(self.route("/c/"))
+
+    def test_added_and_kept(self) -> None:
+        """A pool that stays keeps its connections and its health checks; a new one has checks that run."""
+        a = self.pool_of("/a/")
+        checks = list(self.pools)
+        self.change("a", "b", "c")
+        self.assertIs(self.pool_of("/a/"), a)
+        self.assertEqual(list(self.pools)[:2], checks)
+        self.assertTrue(list(self.pools)[2].running)  # type: ignore[attr-defined]
+        self.assertEqual(self.pool_of("/c/").name, "c")
+
+    def test_removed(self) -> None:
+        """A removed pool has no route, and ends after some seconds without requests."""
+        self.change("a")
+        self.assertIsNone(self.route("/b/"))
+        self.wait(IDLE_SECONDS - 2 * LOOK_SECONDS)
+        self.assertEqual(len(list(self.pools)), 2)
+        self.wait(3 * LOOK_SECONDS)
+        self.assertEqual(len(list(self.pools)), 1)
+
+    def test_removed_with_requests(self) -> None:
+        """Its requests go on, are shown as those of a removed server, and it ends some seconds after the last one."""
+        (b,) = self.pool_of("/b/").servers.backends
+        b.in_flight = 1
+        self.change("a")
+        self.wait(10 * IDLE_SECONDS)
+        shown = {(one["pool"], one["name"]): one["reason"] for one in self.serving.report().servers}
+        self.assertEqual(shown, {("a", "a1"): "new", ("b", "b1"): "removed"})
+        self.assertTrue(b.available)
+        b.in_flight = 0
+        self.wait(IDLE_SECONDS - 2 * LOOK_SECONDS)
+        self.assertEqual(len(list(self.pools)), 2)
+        self.wait(3 * LOOK_SECONDS)
+        self.assertEqual(len(list(self.pools)), 1)
+        self.assertEqual({one["pool"] for one in self.serving.report().servers}, {"a"})
+
+    def test_readiness(self) -> None:
+        """A pool without a server is told; without any, no traffic is welcome."""
+        serving = self.serving
+        self.patch(serving, "_store", UpStore())
+        serving.proxy.running = True
+        self.assertEqual(serving.report()[:3], (True, False, "serving"))
+        self.pool_of("/b/").servers.backends[0].up = False
+        self.assertEqual(serving.report()[:3], (True, True, "no server of the pool b is available"))
+        self.pool_of("/a/").servers.backends[0].up = False
+        self.assertEqual(serving.report()[:3], (False, False, "no server is available"))
+
+    def test_back_again(self) -> None:
+        """A pool of the same name that comes back is another one."""
+        (before,) = self.pool_of("/b/").servers.backends
+        before.in_flight = 1
+        self.change("a")
+        self.change("a", "b")
+        (now,) = self.pool_of("/b/").servers.backends
+        self.assertIsNot(now, before)
+        self.assertEqual((now.in_flight, now.available), (0, True))
