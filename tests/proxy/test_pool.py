@@ -8,6 +8,7 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from tests.proxy.world import World, response
 from twisted_lb.backend import Backend
 from twisted_lb.config.pool import ServerSpec, ServerTls, TlsFiles
 from twisted_lb.interfaces import IBalancer, IRequest
@@ -160,3 +161,22 @@ class ChangeTests(SynchronousTestCase):
         self.assertEqual((self.pool.backends, self.pool.balancer), ([self.a, self.b, self.c], self.balancer))
         self.assertEqual((self.a.weight, self.b.weight, self.heard.said), (1, 1, []))
         self.assertEqual(self.balancer.names, ["a", "b", "c"])
+
+
+class RemovedPoolTests(SynchronousTestCase):
+    def test_removed(self) -> None:
+        """Of a pool that is removed no connection is left, nor anything that follows the names of its servers."""
+        world = World(hosts=("a.test", "b.test"))
+        world.names.addresses = {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"]}
+        client, upstream = world.asked()
+        self.assertEqual(world.factory.server_connections, 1)
+        upstream.send(response(b"hello"))
+        self.assertEqual(client.response().body, b"hello")
+        # One of the servers was removed before the pool was.
+        world.pool.change(world.balancer, [])
+        self.assertTrue(world.server_pool.idle)
+        world.factory.remove_pool(world.server_pool)
+        self.assertTrue(upstream.ended)
+        self.assertEqual(world.factory.server_connections, 0)
+        self.assertEqual([followers for followers in world.names.followers.values() if followers], [])
+        self.assertNotIn(world.server_pool.retries, world.factory.sweeper.watched)

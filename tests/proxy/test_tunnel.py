@@ -309,7 +309,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(len(self.world.buckets.released), 1)
         self.assertEqual((self.world.seen, self.world.backends[0].failures), ([("s1", 101, "")], 0))
         self.assertEqual(len(self.world.factory.limits.connections), 0)
-        self.assertEqual(self.world.server_pool.connection_count, 0)
+        self.assertEqual(self.world.factory.server_connections, 0)
         self.assertEqual(len(self.world.factory.limits.context.tunnels), 0)
 
     def test_half_close(self) -> None:

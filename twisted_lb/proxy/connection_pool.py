@@ -42,6 +42,15 @@ class Waiting(Protocol):
         """No address of the server took a connection within the time."""
 
 
+class ConnectionCount:
+    """How many connections there are to all servers of a process."""
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
 class ConnectionPool:
     """All connections to one server."""
 
@@ -52,9 +61,11 @@ class ConnectionPool:
         sweeper: Sweeper,
         data_path: IDataPathReactor,
         settings: ProxySettings,
+        count: ConnectionCount | None = None,
     ) -> None:
-        """`data_path` is the IDataPathReactor."""
+        """`data_path` is the IDataPathReactor; `count` is that of all servers."""
         self.backend = backend
+        self._count = ConnectionCount() if count is None else count
         self.opened = 0
         self.retired = False
         self._dialer = dialer
@@ -140,6 +151,7 @@ class ConnectionPool:
             waiting.connected,
         )
         self._open.add(connection)
+        self._count.number += 1
         self.opened += 1
         connection.address = address
         connection.preface = preface
@@ -221,7 +233,9 @@ class ConnectionPool:
         """The connection ended or will end."""
         if self._new:
             self._keep_session(connection)
-        self._open.discard(connection)
+        if connection in self._open:
+            self._open.remove(connection)
+            self._count.number -= 1
         if connection.preface:
             self._forget_of_client(connection)
             return
@@ -231,6 +245,8 @@ class ConnectionPool:
 
     def retire(self) -> None:
         """The server is wanted no more: end what is idle now, and the others with their exchanges."""
+        if self.retired:
+            return
         self.retired = True
         if not is_address(self.backend.host):
             self._dialer.names.unfollow(self.backend.host, self._moved)
@@ -247,11 +263,6 @@ class ConnectionPool:
             connection.retire_at = -NEVER
         for connection in [one for one in self._all_idle() if one.retire_at == -NEVER]:
             connection.close()
-
-    @property
-    def size(self) -> int:
-        """How many connections there are."""
-        return len(self._open)
 
     @property
     def empty(self) -> bool:

@@ -34,6 +34,7 @@ from twisted_lb.pool.pool import Pool
 from twisted_lb.proxy.announced_connection import AnnouncedConnection
 from twisted_lb.proxy.client_connection import ClientConnection
 from twisted_lb.proxy.connection_limits import ConnectionLimits, RejectedConnection
+from twisted_lb.proxy.connection_pool import ConnectionCount
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.server_pool import Seen, ServerPool, unseen
 from twisted_lb.proxy.tls_handshake import TlsHandshake, TlsHandshakes
@@ -82,6 +83,7 @@ class ProxyFactory(Factory):
         self._settings = settings
         dead = dead or DeadAddresses(data_path.seconds)
         self._files = inf  # that connections may use
+        self._to_servers = ConnectionCount()
         connect_tls = partial(open_tls, data_path)
         self._dialer = Dialer(data_path, names, dead, data_path.connectTCP, connect_tls, contexts or TlsContexts())
         self._pools: list[ServerPool] = []
@@ -120,7 +122,7 @@ class ProxyFactory(Factory):
         """A pool that routes may lead to; `seen` is passive health."""
         settings = self._settings
         pool = ServerPool(
-            servers, self._dialer, self.sweeper, self.data_path, settings, seen, retries, queue, name
+            servers, self._dialer, self.sweeper, self.data_path, settings, seen, retries, queue, name, self._to_servers
         )
         self._pools.append(pool)
         return pool
@@ -135,6 +137,11 @@ class ProxyFactory(Factory):
         for context in (self.limits.context, self.limits.preflights.context):
             context.routes = routes
             context.cors = cors
+
+    @property
+    def server_connections(self) -> int:
+        """How many connections there are to servers."""
+        return self._to_servers.number
 
     def subscribe(self, subscriber: Subscriber, wants_fields: bool = False) -> None:
         """Call `subscriber` with the record of each request that is over.  See RequestRecords."""
@@ -186,7 +193,7 @@ class ProxyFactory(Factory):
         self, address: str, make: Callable[[], IProtocol | None], rejected: Callable[[str, bool], IProtocol | None]
     ) -> IProtocol | None:
         limits = self.limits
-        count = len(limits.connections) + len(limits.lingering) + sum([pool.connection_count for pool in self._pools])
+        count = len(limits.connections) + len(limits.lingering) + self.server_connections
         short_of_files = count >= self._files
         full = limits.make_room(address, short_of_files)
         return rejected(full, not short_of_files) if full else make()

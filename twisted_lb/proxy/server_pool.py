@@ -20,7 +20,7 @@ from twisted_lb.pool.fair_queue import FairQueue
 from twisted_lb.pool.pool import Pool
 from twisted_lb.pool.retry_budget import RetryBudget
 from twisted_lb.pool.retry_policy import Blame
-from twisted_lb.proxy.connection_pool import ConnectionPool
+from twisted_lb.proxy.connection_pool import ConnectionCount, ConnectionPool
 
 # Passive health: the status of a server's response, or 0 and why there was none; and when.  The last argument says what
 # kind of failure it was.
@@ -66,8 +66,9 @@ class ServerPool:
         retries: Retries = Retries(),
         queue: Queue = Queue(),
         name: str = ONLY_POOL,
+        count: ConnectionCount | None = None,
     ) -> None:
-        """`data_path` is the IDataPathReactor."""
+        """`data_path` is the IDataPathReactor; `count` is that of the connections to all servers."""
         self.name = name
         self.maintenance = 0.0  # seconds of Retry-After, with which all requests are answered 503; 0: they are not
         self.servers = servers
@@ -76,6 +77,7 @@ class ServerPool:
         self._sweeper = sweeper
         self._data_path = data_path
         self._settings = settings
+        self._count = count
         self.connections: dict[Backend, ConnectionPool] = Connections(servers, self._new_connections)
         self.queue = FairQueue(sweeper, queue.size, queue.timeout)
         self.retries = RetryBudget(retries, data_path.seconds)
@@ -93,11 +95,6 @@ class ServerPool:
         self.queue.change(queue.size, queue.timeout)
 
     @property
-    def connection_count(self) -> int:
-        """How many connections there are, to all servers."""
-        return sum([connections.size for connections in self.connections.values()])
-
-    @property
     def idle(self) -> bool:
         """Whether no request is at one of its servers or waits for one."""
         return not self.queue and not any(backend.in_flight for backend in self.connections)
@@ -106,6 +103,7 @@ class ServerPool:
         """End all connections; for shutdown, or when the pool is removed, and no exchange is left."""
         self._sweeper.watched.discard(self.retries)
         for connections in self.connections.values():
+            connections.retire()
             connections.close()
 
     # Observer of `servers`
@@ -116,7 +114,7 @@ class ServerPool:
             self.connections[backend] = self._new_connections(backend)
 
     def _new_connections(self, backend: Backend) -> ConnectionPool:
-        return ConnectionPool(backend, self._dialer, self._sweeper, self._data_path, self._settings)
+        return ConnectionPool(backend, self._dialer, self._sweeper, self._data_path, self._settings, self._count)
 
     def backend_removed(self, backend: Backend) -> None:
         """No new requests are sent to it; its connections go, at a later change, when its exchanges have gone."""
