@@ -176,6 +176,7 @@ class RemovedPoolTests(SynchronousTestCase):
         world.pool.change(world.balancer, [])
         self.assertTrue(world.server_pool.idle)
         world.factory.remove_pool(world.server_pool)
+        world.settle()
         self.assertTrue(upstream.ended)
         self.assertEqual(world.factory.server_connections, 0)
         self.assertEqual([followers for followers in world.names.followers.values() if followers], [])
