@@ -21,11 +21,12 @@ from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
 from twisted_lb import BUILD
+from twisted_lb.api.explained_request import explained_request
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.responses import Refusal, answer, failure_answer, json_answer
-from twisted_lb.api.status import Report, Running
+from twisted_lb.api.status import Explaining, Report, Running
 from twisted_lb.credentials import bearer_token
 from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
@@ -76,8 +77,9 @@ class _HealthApi:
 class _AdminApi:
     app = Klein()
 
-    def __init__(self, running: Running, admin_token: str) -> None:
+    def __init__(self, running: Running, explaining: Explaining | None, admin_token: str) -> None:
         self._running = running
+        self._explaining = explaining
         self._token = admin_token.encode()
 
     @app.route("/livez", methods=["GET"])
@@ -103,6 +105,17 @@ class _AdminApi:
         self._authorize(request)
         after, count = _page_asked_for(request)
         return json_answer(request, await self._running.users(after, count))
+
+    @app.route("/explain", methods=["GET"])
+    async def _explain(self, request: Request) -> bytes:
+        self._authorize(request)
+        head, client = explained_request(request.args)
+        if self._explaining is None:
+            raise Refusal(404, "This process has no routes.")
+        found = self._explaining.explain(head, client)
+        pool = found["pool"]
+        servers = (await _report_of(self._running)).servers if pool is not None else []
+        return json_answer(request, {**found, "servers": [one for one in servers if one["pool"] == pool]})
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
@@ -130,14 +143,18 @@ def _judge(head: RequestHead, here: str) -> tuple[int, str] | None:
 
 
 def admin_factory(
-    reactor: Any, running: Running, admin_token: str = "", max_connections: int = MAX_CONNECTIONS
+    reactor: Any,
+    running: Running,
+    admin_token: str = "",
+    max_connections: int = MAX_CONNECTIONS,
+    explaining: Explaining | None = None,
 ) -> OperatorFactory:
-    """The factory for the admin listener.
+    """The factory for the admin listener; `explaining` is for /explain.
 
     A non-empty `admin_token` is required for everything but liveness and readiness; without one, these paths accept
     only local names in Host.
     """
-    resource = _AdminApi(running, admin_token).app.resource()
+    resource = _AdminApi(running, explaining, admin_token).app.resource()
     if admin_token:
         return OperatorFactory(reactor, resource, max_connections)
     return OperatorFactory(reactor, resource, max_connections, _judge)

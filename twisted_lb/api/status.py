@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
 from twisted_lb.pool.pool import REMOVED
+from twisted_lb.wire.head import RequestHead
 
 
 class Report(NamedTuple):
@@ -30,6 +31,13 @@ class Running(Protocol):
 
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
+
+
+class Explaining(Protocol):
+    """Knows the routes."""
+
+    def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
+        """What becomes of a request with this head; `client` is an address, or "" for any."""
 
 
 class WithCounts:

@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted_lb.api.admin import admin_factory, health_factory
 from twisted_lb.api.status import Running, WithCounts
 from twisted_lb.app.certificate_watch import CertificateWatch
+from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.process import Serving
 from twisted_lb.app.reload import ServersFile
@@ -82,7 +83,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         gateway = Gateway(reactor, startup.gateway)
         file = _file(reactor, startup, _change_of_workers(gateway, workers))
         watch = _watch(reactor, startup, workers.use_certificates)
-        admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)))
+        admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
@@ -91,7 +92,7 @@ def build(reactor: Any, startup: Startup) -> IService:
     serving = Serving(reactor, settings, startup.gateway, _openings(reactor, startup))
     file = _file(reactor, startup, _change(serving.gateway))
     watch = _watch(reactor, startup)
-    admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)))
+    admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)), serving.gateway)
     health = _health(reactor, settings, serving)
     return ordered(
         serving.store,
@@ -194,8 +195,9 @@ def _opening(reactor: Any, settings: Settings, endpoint: str) -> Opening:
     return partial(listen, reactor, endpoint, others)
 
 
-def _admin(reactor: Any, settings: Settings, running: Running) -> ListeningService:
-    factory = admin_factory(reactor, running, settings.admin_token, settings.admin_max_connections)
+def _admin(reactor: Any, settings: Settings, running: Running, gateway: Gateway) -> ListeningService:
+    most = settings.admin_max_connections
+    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway))
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
 

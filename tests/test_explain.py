@@ -1,0 +1,160 @@
+"""GET /explain: which route a request takes, and why not the others."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.api.caller import Answer, read_answer
+from tests.api.operator import Client, head_of
+from twisted_lb.api.admin import admin_factory
+from twisted_lb.api.status import Report, shown_server
+from twisted_lb.app.explain import MOST_OTHERS, Explainer
+from twisted_lb.app.gateway import Gateway
+from twisted_lb.config.servers_file import read_gateway
+
+TEXT = """
+pools:
+  a: {servers: [{name: a1, url: "http://127.0.0.1:1"}, {name: a2, url: "http://127.0.0.1:2", weight: 0}]}
+  b: {maintenance: true, servers: [{name: b1, url: "http://127.0.0.1:3"}]}
+routes:
+- {name: v1, host: api.test, path: /v1/, pool: a, cost: 3, deny: 192.0.2.0/24}
+- {name: post, path: /v1/, methods: POST, headers: {X-Secret: s3cret}, pool: a}
+- {name: beta, headers: {X-Beta: null}, split: {pools: {a: 1, b: 1}}}
+- {name: health, path: /health, respond: {status: 204}, key: none}
+- {name: old, host: "*.old.test", redirect: {to: "https://{host}/new{path}"}}
+- {name: later, path: /later/, pool: b}
+- {name: now, path: /now, pool: a, maintenance: true}
+"""
+
+
+class Running:
+    """The servers of a program."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def report(self) -> Report:
+        pools = self._gateway.pools.items()
+        servers = [shown_server(one, name) for name, pool in pools for one in pool.pool.backends]
+        return Report(True, False, "", servers, {})
+
+
+class ExplainTests(SynchronousTestCase):
+    def call(self, query: list[tuple[str, str]] | str, text: str = TEXT, token: str = "", field: bytes = b"") -> Answer:
+        gateway = Gateway(Clock(), read_gateway(text, "x.yaml"))
+        running: Any = Running(gateway)
+        client = Client(admin_factory(Clock(), running, token, explaining=Explainer(gateway)))
+        target = "/explain?" + (query if isinstance(query, str) else urlencode(query))
+        client.send(head_of("GET", target, *([field] if field else []), host=b"localhost:9090"))
+        return read_answer(client.received, "GET")
+
+    def explained(self, text: str = TEXT, **query: str) -> dict[str, Any]:
+        answer = self.call(list(query.items()), text)
+        self.assertEqual(answer.status, 200, answer.body)
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
+
+    def test_pool(self) -> None:
+        """The route and its terms, the pool and its servers, and why not each other route."""
+        found = self.explained(host="API.test:80", path="/x/../v1/y?z")
+        self.assertEqual(
+            found["route"],
+            {
+                "name": "v1",
+                "host": "api.test",
+                "path": "/v1/",
+                "methods": [],
+                "headers": [],
+                "pools": ["a"],
+                "key": "required",
+                "cost": 3,
+            },
+        )
+        self.assertEqual((found["compared_as"], found["pool"], found["status"]), ("/v1/y", "a", None))
+        self.assertEqual([(one["name"], one["state"]) for one in found["servers"]], [("a1", "up"), ("a2", "draining")])
+        self.assertEqual(
+            {one["name"]: one["why_not"] for one in found["others"]},
+            {
+                "post": "its methods are POST",
+                "beta": "it asks for x-beta",
+                "health": "its path is /health",
+                "old": "its host is *.old.test",
+                "later": "its path is /later/",
+                "now": "its path is /now",
+            },
+        )
+
+    def test_outcomes(self) -> None:
+        """What becomes of a request that goes to no server."""
+        for query, name, status, reason in (
+            ({"path": "/v1/", "host": "api.test", "client": "192.0.2.7"}, "v1", 403, "forbidden"),
+            ({"path": "/v1/", "host": "api.test", "client": "192.0.3.7"}, "v1", None, "it goes to the pool a"),
+            ({"path": "/v1/"}, None, 404, "no_route"),
+            ({"path": "/v1/", "method": "POST", "header": "X-Secret: s3cret"}, "post", None, "it goes to the pool a"),
+            ({"header": "x-BETA:"}, "beta", None, "it goes to the pool a"),
+            ({"path": "/health"}, "health", 204, "the route answers itself"),
+            ({"host": "a.old.test", "path": "/x?y"}, "old", 308, "the route answers itself to https://a.old.test/new/x?y"),
+            ({"path": "/later/x"}, "later", 503, "maintenance"),
+            ({"path": "/now"}, "now", 503, "maintenance"),
+            ({"path": "/health/..%2fx"}, None, 400, "bad_request"),
+            ({"path": "/user/create", "method": "POST"}, None, None, "the user API serves this path"),
+        ):
+            found = self.explained(**query)
+            route = found["route"] and found["route"]["name"]
+            self.assertEqual((route, found["status"]), (name, status), query)
+            self.assertTrue(found["reason"].startswith(reason), found)
+            self.assertEqual(bool(found["servers"]), found["pool"] is not None)
+
+    def test_no_secret(self) -> None:
+        """The value that a route asks for is not shown."""
+        for field in ("X-Secret: other", "X-Secret: s3cret"):
+            found = self.explained(path="/v1/", method="POST", header=field)
+            self.assertNotIn("s3cret", json.dumps(found))
+        found = self.explained(path="/v1/", method="POST", header="X-Secret: other")
+        self.assertIn({"name": "post", "why_not": "it asks for another value of x-secret"}, found["others"])
+
+    def test_more_specific(self) -> None:
+        """A route that would have had the request comes later."""
+        text = "pools: {p: {servers: [{url: 'http://a'}]}}\nroutes:\n- {path: /x/, pool: p}\n- {name: all, pool: p}\n"
+        found = self.explained(text, path="/x/")
+        why_not = "another route is more specific, or comes first"
+        self.assertEqual(found["others"], [{"name": "all", "why_not": why_not}])
+
+    def test_one_pool(self) -> None:
+        """A file without routes has one for all requests."""
+        found = self.explained("servers: [{url: 'http://a'}]", path="/a/..%2fb")
+        self.assertEqual((found["route"]["name"], found["pool"], found["others"]), ("/", "default", []))
+
+    def test_many(self) -> None:
+        """Of thousands of routes the first ones are explained."""
+        routes = "".join(f"- {{path: /{number}/, pool: p}}\n" for number in range(2 * MOST_OTHERS))
+        found = self.explained("pools: {p: {servers: [{url: 'http://a'}]}}\nroutes:\n" + routes, path="/150/")
+        self.assertEqual((found["route"]["name"], len(found["others"])), ("/150/", MOST_OTHERS))
+
+    def test_refused(self) -> None:
+        """A query that is no request is refused with what is wrong."""
+        for query, expected in (
+            ("paht=/", "/explain takes method, host, path and client"),
+            ("path=/&path=/", "/explain takes method, host, path and client"),
+            ("path=%0d%0aX:y", "method, host, path and header are texts of visible ASCII."),
+            ("path=/%20HTTP/1.1%0d%0aX:", "method, host, path and header are texts of visible ASCII."),
+            ("path=x", "This is no valid request: "),
+            ("host=a%2Cb%20c", "method, host, path and header are texts of visible ASCII."),
+            ("header=a%20b:c", "This is no valid request: "),
+            ("header=Host:a", "This is no valid request: "),
+            ("method=G(T", "This is no valid request: "),
+            ("client=here", "client is not an IP address."),
+        ):
+            answer = self.call(query)
+            self.assertEqual(answer.status, 400, query)
+            self.assertTrue(json.loads(answer.body)["detail"].startswith(expected), (query, answer.body))
+
+    def test_token(self) -> None:
+        """It needs the admin token if there is one."""
+        self.assertEqual(self.call([], token="t").status, 401)
+        self.assertEqual(self.call([], token="t", field=b"Authorization: Bearer t").status, 200)

@@ -1,0 +1,42 @@
+"""The request that GET /explain is asked about, from the parameters of its query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import Final
+
+from twisted_lb.api.responses import Refusal
+from twisted_lb.wire.errors import RequestError
+from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
+
+NAMES: Final = (b"method", b"host", b"path", b"header", b"client")
+TAKES: Final = "/explain takes method, host, path and client, each once at most, and header=NAME:VALUE, nothing else."
+_WORD: Final = re.compile(rb"[!-~]*")
+_LINE: Final = re.compile(rb"[!-~][ -~]*")
+
+
+def explained_request(args: Mapping[bytes, Sequence[bytes]]) -> tuple[RequestHead, str]:
+    """The head of the request, and the address of its client, "" for any.  Raises Refusal."""
+    if any(name not in NAMES or (len(values) > 1 and name != b"header") for name, values in args.items()):
+        raise Refusal(400, TAKES)
+    defaults = ((b"method", b"GET"), (b"host", b"localhost"), (b"path", b"/"))
+    method, host, path = (args.get(name, [default])[0] for name, default in defaults)
+    fields = args.get(b"header", ())
+    if not all(_WORD.fullmatch(word) for word in (method, host, path)) or not all(map(_LINE.fullmatch, fields)):
+        raise Refusal(400, "method, host, path and header are texts of visible ASCII.")
+    lines = [b"%b %b HTTP/1.1" % (method, path), b"Host: " + host, *fields, b"", b""]
+    try:
+        head = read_request_head(b"\r\n".join(lines), 0, HeadLimits())
+    except RequestError as error:
+        raise Refusal(400, f"This is no valid request: {error.detail}") from None
+    if head is None:
+        raise Refusal(400, "This is no valid request.")
+    client = args.get(b"client", [b""])[0].decode("latin-1")
+    if client:
+        try:
+            ip_address(client)
+        except ValueError:
+            raise Refusal(400, "client is not an IP address.") from None
+    return head, client

@@ -1,0 +1,112 @@
+"""Which route a request would take, and why not the others: GET /explain on the admin listener.
+
+Nothing is asked of balancers or stores: it spends nothing, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from twisted_lb.api.user import PATHS
+from twisted_lb.app.gateway import Gateway
+from twisted_lb.app.pools_in_process import access_of, answer_of
+from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.request_record import BAD_REQUEST, FORBIDDEN, MAINTENANCE, NO_ROUTE
+from twisted_lb.routing.match import Match
+from twisted_lb.routing.path import comparable, is_ambiguous
+from twisted_lb.routing.specs import match_of
+from twisted_lb.routing.table import RouteTable
+from twisted_lb.wire.head import RequestHead
+
+MOST_OTHERS: Final = 100
+
+
+class Explainer:
+    """Explains by the configuration that is in use."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
+        """What becomes of a request from this address, "" for any, as far as routes decide; `servers` are the caller's.
+
+        `pool` is the name of the pool, or null.
+        """
+        routes = self._gateway.spec.routes
+        path = head.target.partition(b"?")[0]
+        found = RouteTable([(match_of(one), place) for place, one in enumerate(routes)]).find(head)
+        outcome = self._outcome(routes, found, head, path, client)
+        route = None if found is None else routes[found]
+        return {
+            "compared_as": comparable(path).decode("latin-1") if path != b"*" else "*",
+            "route": None if route is None else shown_route(route),
+            **outcome,
+            "others": [
+                {"name": one.name, "why_not": why_not(one, head, route)}
+                for place, one in enumerate(routes)
+                if place != found
+            ][:MOST_OTHERS],
+        }
+
+    def _outcome(
+        self, routes: Sequence[RouteSpec], found: int | None, head: RequestHead, path: bytes, client: str
+    ) -> dict[str, Any]:
+        if path in PATHS:
+            return _ended(None, "the user API serves this path, whatever the routes are")
+        if self._gateway.spec.has_routes and is_ambiguous(path):
+            return _ended(400, BAD_REQUEST)
+        if found is None:
+            return _ended(404, NO_ROUTE)
+        route = routes[found]
+        access = access_of(route)
+        if access is not None and client and not access.permits(client):
+            return _ended(403, FORBIDDEN)
+        pool = self._gateway.pools[route.pool].spec if route.pool else None
+        if route.maintenance or (pool is not None and pool.maintenance):
+            return _ended(503, MAINTENANCE)
+        if pool is not None:
+            return {"pool": pool.name, "status": None, "reason": f"it goes to the pool {pool.name}"}
+        answer = answer_of(route)
+        location = answer.location(head.host, head.target)
+        if location is None:
+            return _ended(400, BAD_REQUEST)
+        where = f" to {location.partition(b': ')[2].decode('latin-1')}" if location else ""
+        return _ended(answer.status, f"the route answers itself{where}")
+
+
+def _ended(status: int | None, reason: str) -> dict[str, Any]:
+    return {"pool": None, "status": status, "reason": reason}
+
+
+def shown_route(route: RouteSpec) -> dict[str, Any]:
+    """A route, without the values of fields, which may be secrets."""
+    return {
+        "name": route.name,
+        "host": route.host or None,
+        "path": route.path or None,
+        "methods": list(route.methods),
+        "headers": [name for name, _ in route.headers],
+        "pools": [name for name, _ in route.split] or ([route.pool] if route.pool else []),
+        "key": route.key,
+        "cost": route.cost,
+    }
+
+
+def why_not(route: RouteSpec, head: RequestHead, found: RouteSpec | None) -> str:
+    """Why a route does not have the request."""
+    match = match_of(route)
+    if not _fits(Match(match.host), head):
+        return f"its host is {route.host}"
+    if not _fits(Match(match.host, match.path), head):
+        return f"its path is {route.path}"
+    if not _fits(Match(match.host, match.path, match.methods), head):
+        return f"its methods are {', '.join(route.methods)}"
+    for name, value in match.headers:
+        if not _fits(Match(headers=((name, value),)), head):
+            return f"it asks for {'another value of ' if value is not None else ''}{name.decode()}"
+    return "another route is more specific, or comes first" if found is not None else ""
+
+
+def _fits(match: Match, head: RequestHead) -> bool:
+    return RouteTable([(match, True)]).find(head) is not None
