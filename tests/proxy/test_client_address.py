@@ -9,6 +9,7 @@ from tests.proxy.scripted import KEY, OrderedServices
 from tests.proxy.world import CLIENT, Client, World, request, response
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.proxy.client_connection import ClientConnection
+from twisted_lb.request_record import RequestRecord
 from twisted_lb.wire.proxy_protocol import V2, local_header, proxy_header
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 40_000)
@@ -109,6 +110,16 @@ class TrustedProxyTests(SynchronousTestCase):
         proxy.send(b"GET\x01/ HTTP/1.1\r\n\r\n")
         self.assertEqual(connection.peer.address, "10.0.0.1")
         self.assertEqual(proxy.response().status, 400)
+
+    def test_record_of_no_request(self) -> None:
+        """What is refused before any of a request was read is recorded as the proxy's, not as the last client's."""
+        records: list[RequestRecord] = []
+        self.world.factory.subscribe(records.append)
+        proxy = self.world.client(PROXY)
+        self.serve(proxy, b"X-Forwarded-For: 198.51.100.7")
+        proxy.send(b"\r\n" * 1000)
+        said = [(one.peer.address, one.status) for one in records]
+        self.assertEqual(said, [("198.51.100.7", 200), ("10.0.0.1", 400)])
 
     def test_user_api(self) -> None:
         """The user API is told the client of each request."""

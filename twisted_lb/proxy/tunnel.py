@@ -55,7 +55,7 @@ class TunnelStream(Protocol):
 class TunnelOwner(Protocol):
     """The exchange."""
 
-    def tunnel_ended(self, content_bytes: int, ending: Ending) -> object:
+    def tunnel_ended(self, content_bytes: int, ending: Ending) -> None:
         """The tunnel is over; the server has sent so many bytes.  Called once, before the streams; does not raise."""
 
 
