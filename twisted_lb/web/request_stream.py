@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.web.http import Request
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from twisted_lb.credentials import PARAMETER
@@ -36,7 +37,7 @@ from twisted_lb.proxy.dispatch import (
 from twisted_lb.proxy.request_ids import trace_id, without_id
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
 from twisted_lb.proxy.tunnel import TunnelEnd
-from twisted_lb.request_record import BAD_REQUEST, CLIENT_TIMEOUT, INTERNAL_ERROR, RequestRecord
+from twisted_lb.request_record import BAD_REQUEST, CLIENT_TIMEOUT, INTERNAL_ERROR, RequestRecord, record_of_malformed
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.forwarding import ForwardedFields
 from twisted_lb.wire.head import RequestHead, ResponseHead, read_request_head
@@ -44,6 +45,7 @@ from twisted_lb.wire.problem import CONTENT_TYPE, problem
 from twisted_lb.wire.query import take_parameter
 
 PIECE_BYTES = 64 * 1024
+LAST_CHUNK = b"0\r\n\r\n"
 # What twisted.web has done: it has read the content, whose framing it took off, and has answered the expectation.
 _NOT_FORWARDED = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
@@ -110,6 +112,12 @@ def peer_of(request: Request) -> PeerInfo:
     return PeerInfo(address, network_of(address), b"http" if tls is None else b"https", tls, port)
 
 
+def _head_bytes(first_line: bytes, headers: Headers) -> int:
+    """The size of a head in HTTP/1.1."""
+    lines = [len(name) + len(value) + 4 for name, values in headers.getAllRawHeaders() for value in values]
+    return len(first_line) + sum(lines) + 2
+
+
 @implementer(IClientStream)
 class RequestStream:
     """One request of twisted.web, and its response."""
@@ -132,8 +140,8 @@ class RequestStream:
         self.tap = Tap(self._content)
         self.throttle = Throttle(self)
         context = limits.context
-        self.record = None if context.records is None else RequestRecord(self.peer, context.seconds())
         self.request_id = b"" if context.ids is None else context.ids.new()
+        self.record = None if context.records is None else self._new_record(context.seconds())
         self._head: RequestHead | None = None
         self._exchange: OnRoute | None = None
         self._responding = False
@@ -183,15 +191,22 @@ class RequestStream:
             return preflight_on_route(limits, self, head)
         return exchange_on_route(context, self, head, framing)
 
-    def _begin_record(self, record: RequestRecord, head: RequestHead) -> None:
+    def _new_record(self, now: float) -> RequestRecord:
+        """The record, with what there is before the head is validated, which may fail."""
         request = self._request
+        # As the client has sent it.
+        first_line = b"%b %b %b\r\n" % (request.method, request.uri, request.clientproto)
+        record = record_of_malformed(self.peer, now, first_line)
+        record.minor = 0 if request.clientproto == b"HTTP/1.0" else 1
+        record.bytes_in = _head_bytes(first_line, request.requestHeaders) + self._content.size
+        record.request_id = self.request_id
+        return record
+
+    def _begin_record(self, record: RequestRecord, head: RequestHead) -> None:
         record.peer = self.peer
         record.method = head.method
-        # As the client has sent it.
-        record.target = request.uri
+        record.target = self._request.uri
         record.host = head.host
-        record.minor = 0 if request.clientproto == b"HTTP/1.0" else 1
-        record.bytes_in = head.size + self._content.size
         record.request_id = self.request_id
         record.trace_id = trace_id(head.notable)
         records = self._limits.context.records
@@ -256,14 +271,27 @@ class RequestStream:
 
     def write(self, content: bytes) -> None:
         """See IClientStream."""
-        if self.record is not None:
-            self.record.bytes_out += len(content)
-            self.record.content_out += len(content)
+        request, record = self._request, self.record
+        first, sent_before = not request.startedWriting, request.sentLength
         # Even if empty, so that the head is sent.
-        self._request.write(content)
+        request.write(content)
+        if record is None:
+            return
+        if first and request.startedWriting:
+            # With the fields that twisted.web adds.
+            status_line = b"%b %d %b\r\n" % (request.clientproto, request.code, request.code_message)
+            record.bytes_out += _head_bytes(status_line, request.responseHeaders)
+        # Not the content of a response to HEAD.
+        sent = request.sentLength - sent_before
+        record.content_out += sent
+        record.bytes_out += sent
+        if sent and request.chunked:
+            record.bytes_out += len(b"%x\r\n\r\n" % sent)
 
     def finish(self, trailers: list[bytes]) -> None:
         """See IClientStream."""
+        if self.record is not None and self._request.chunked:
+            self.record.bytes_out += len(LAST_CHUNK)
         if self._end():
             self._request.unregisterProducer()
             self._request.finish()
