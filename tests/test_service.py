@@ -119,6 +119,20 @@ class AnnouncementTests(SynchronousTestCase):
         ):
             self.assertIn(part, said)
 
+    def test_https(self) -> None:
+        """The lines to try use https only where plain HTTP is redirected or not there."""
+        clear, tls = FakePort(IPv4Address("TCP", "0.0.0.0", 80)), FakePort(IPv4Address("TCP", "0.0.0.0", 8443))
+        listening: dict[str, Any] = {"listen": ("tcp:80",), "tls_listen": ("tcp:8443",)}
+        for redirect, base in (("off", "http://localhost:80"), ("https", "https://localhost:8443")):
+            said = self.said(startup_of(http_redirect=redirect, **listening), clear, tls)
+            self.assertEqual(said.count(f"curl {base}/"), 3, said)
+        listening["listen"] = ("unix:/s",)
+        said = self.said(startup_of(**listening), FakePort(UNIXAddress("/s")), tls)
+        self.assertIn("curl https://localhost:8443/", said)
+        # A proxy in front ends TLS.
+        said = self.said(startup_of(http_redirect="https", listen=("tcp:80",)), clear)
+        self.assertIn("curl http://localhost:80/", said)
+
     def test_no_password(self) -> None:
         """The URL of Redis, which may hold a password, is not said."""
         self.assertNotIn("geheim", self.said(startup_of(redis_url="redis://:geheim@h"), FakePort(UNIXAddress("/s"))))

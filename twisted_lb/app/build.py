@@ -247,9 +247,16 @@ class _Announcement(Service):
             "store": store,
             "servers": ", ".join(shown),
             "balancer": ", ".join(dict.fromkeys(pool.balancer for pool in gateway.pools[:SHOWN_SERVERS])),
-            "base": next((address for address in public if address.startswith("http")), "http://localhost:8080"),
+            "base": self._base(public),
             "field": key_places(settings).example.replace("<key>", "API_KEY"),
         }
+
+    def _base(self, public: Sequence[str]) -> str:
+        """The URL that the commands use: one where requests are not redirected."""
+        redirected = self._startup.settings.http_redirect == "https"
+        schemes = ("https:", "http:") if redirected else ("http:", "https:")
+        found = [address for scheme in schemes for address in public if address.startswith(scheme)]
+        return found[0] if found else "http://localhost:8080"
 
 
 def url(port: IListeningPort, scheme: str = "http") -> str:
