@@ -1,4 +1,4 @@
-"""The limit of open files: each exchange needs two.
+"""The limit of open files: each exchange needs two, and two more while its response goes through a pipe.
 
 Systems start programs with a soft limit of 1024, for programs that use select(2), and a much higher hard limit.  Like
 Go's runtime, this program raises the soft limit to the hard limit when it starts.
@@ -7,6 +7,8 @@ Go's runtime, this program raises the soft limit to the hard limit when it start
 from __future__ import annotations
 
 import resource
+
+from twisted_lb.network.splice import AVAILABLE, most_at_a_time
 
 SPARE = 100  # listening sockets, the store, logs, libraries
 
@@ -33,9 +35,10 @@ def shortage(limit: int, max_connections: int, others: int = 0) -> dict[str, int
     """The fields of TOO_FEW when `max_connections` clients could need more than `limit` files, else none.
 
     `others` is the maximum of other connections, which need one file each: those of operators and probes, and lingering
-    ones.
+    ones.  The pipes of large responses (see `network.splice`) come on top, with two files each.
     """
-    needed = 2 * max_connections + others + SPARE
+    pipes = min(most_at_a_time(limit), max_connections) if AVAILABLE else 0
+    needed = 2 * max_connections + 2 * pipes + others + SPARE
     if limit in (-1, resource.RLIM_INFINITY) or needed <= limit:
         return {}
     return {"max_connections": max_connections, "needed": needed, "limit": limit}
