@@ -121,16 +121,23 @@ class Balancer:
         """All that was printed so far, by each process that ran here."""
         return self._log.read_text(errors="replace") if self._log.exists() else self._last_log
 
+    def command(self) -> list[str]:
+        """The command line."""
+        return [*twistd(), "-n", "--pidfile=", "tokenlb", *self.options()]
+
+    def options(self) -> list[str]:
+        """Those of the program."""
+        here = "interface=127.0.0.1"
+        ports = ["--listen", f"tcp:{self.port}:{here}", "--admin-listen", f"tcp:{self.admin_port}:{here}"]
+        return ["--servers", "servers.yaml", "--data-dir", "data", *ports, *self._options]
+
     def launch(self) -> None:
         """Start the process; it may not be ready yet."""
-        here = "interface=127.0.0.1"
-        command = [*twistd(), "-n", "--pidfile=", "tokenlb", "--servers", "servers.yaml", "--data-dir", "data"]
-        command += ["--listen", f"tcp:{self.port}:{here}", "--admin-listen", f"tcp:{self.admin_port}:{here}"]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
         environment |= {"REDIS_DEADLINE": REDIS_DEADLINE, **self._environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, *command, *self._options],
+                [*self._prefix, *self.command()],
                 cwd=self.directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -13,9 +15,10 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.conftest import Start, assert_calm
-from tests.integration.processes import Balancer, ask, wait_until
+from tests.integration.processes import Balancer, ask, twistd, wait_until
 from tests.integration.redis_server import RedisServer
 from tests.integration.test_tls import NAME, Tls
+from twisted_lb.credentials import digest
 
 pytest.importorskip("websockets")
 
@@ -359,6 +362,89 @@ def test_tls(new_balancer: Start, tmp_path: Any) -> None:
     run(talk())
     wait_until(lambda: tunnels(balancer) == 0, what="all have ended")
     server.stop()
+
+
+REVOKING = """
+import signal
+
+from twisted.application.service import Application
+from twisted.internet import reactor
+
+from twisted_lb.app.services import ProxyService
+from twisted_lb.tap import Options, makeService
+
+options = Options()
+options.parseOptions(OPTIONS)
+service = makeService(options)
+[proxy] = [part for part in service if isinstance(part, ProxyService)]
+
+
+def revoke():
+    with open("revoked") as file:
+        closed = [proxy.factory.close_tunnels(digest) for digest in file.read().split()]
+    print("tunnels closed:", *closed, flush=True)
+
+
+def signalled(number, frame):
+    reactor.callFromThread(revoke)
+
+
+reactor.callWhenRunning(signal.signal, signal.SIGUSR2, signalled)
+application = Application("tokenlb")
+service.setServiceParent(application)
+"""
+
+
+class RevokingBalancer(Balancer):
+    """The program in an application that ends the tunnels of the keys in the file `revoked` on SIGUSR2."""
+
+    def command(self) -> list[str]:
+        (self.directory / "revoking.tac").write_text(REVOKING.replace("OPTIONS)", f"{self.options()!r})"))
+        return [*twistd(), "-n", "--pidfile=", "-y", "revoking.tac"]
+
+    def revoke(self, *keys: str) -> None:
+        (self.directory / "revoked").write_text(" ".join(digest(key.encode()) for key in keys))
+        os.kill(self.pid, signal.SIGUSR2)
+
+
+def test_revoked_key(server: WebSocketServer, tmp_path: Any) -> None:
+    """The WebSockets of a key can be ended at once, with TLS too and whatever is on its way; others go on."""
+    tls = Tls(tmp_path)
+    balancer = RevokingBalancer(server.yaml(), environment=tls.environment())
+    name = str(uuid4())
+
+    async def talk() -> None:
+        secured: dict[str, Any] = {"url": f"wss://127.0.0.1:{tls.port}", "ssl": tls.context(), "server_hostname": NAME}
+        async with (
+            opened(balancer, revoked, f"/listen/{name}") as idle,
+            opened(balancer, revoked, f"/listen/{name}", **secured) as idle_with_tls,
+            opened(balancer, revoked, f"/flood/{name}", max_queue=1) as slow,
+            opened(balancer, revoked, f"/flood/{name}", max_queue=1, **secured) as slow_with_tls,
+            opened(balancer, other, "/echo") as going_on,
+        ):
+            for one in (slow, slow_with_tls):
+                await one.recv()
+            balancer.revoke(revoked, other_without_tunnels)
+            for one in (idle, idle_with_tls, slow, slow_with_tls):
+                with pytest.raises(ConnectionClosed):
+                    while True:
+                        await one.recv()
+                assert one.close_code == 1006
+            await going_on.send("hello")
+            assert await going_on.recv() == "hello"
+            await asyncio.to_thread(wait_until, lambda: tunnels(balancer) == 1, what="only the other one is open")
+            await asyncio.to_thread(wait_until, lambda: len(server.codes_of(name)) == 4, what="the server has seen it")
+
+    try:
+        balancer.start()
+        revoked, other = balancer.create_user("revoked", 100), balancer.create_user("other", 100)
+        other_without_tunnels = balancer.create_user("third", 100)
+        run(talk())
+        assert "tunnels closed: 4 0\n" in balancer.log()
+        assert number(balancer, "tokenlb_server_failures_total") == 0
+        assert_calm(balancer)
+    finally:
+        balancer.close()
 
 
 NODE_CLIENT = """
