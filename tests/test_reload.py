@@ -143,6 +143,47 @@ class ServersFileTests(SynchronousTestCase):
         counts = self.file.counts()
         self.assertEqual((counts["reload_ok"], counts["reloaded_at"] > 1e9), (1.0, True))
 
+    def watch(self, *files: Path) -> None:
+        """Begin anew, with a servers.yaml that names these files."""
+        self.file.stopService()
+        value = "".join(f"${{file:{one}}}" for one in files)
+        text = f"request_headers: {{set: {{X: '{value}'}}}}\n{ONE}"
+        self.path.write_text(text)
+        contents = {str(one): one.read_bytes() for one in files}
+        self.file = ServersFile(self.clock, str(self.path), text, self.swap, files=contents)
+        self.file.startService()
+        self.addCleanup(self.file.stopService)
+        self.looks(4)
+
+    def test_files_it_names(self) -> None:
+        """A file that it names is watched like itself: read when it has come to rest, and not used while it is bad."""
+        secret = Path(self.mktemp()).absolute()
+        secret.write_text("one")
+        self.watch(secret)
+        self.assertEqual((self.swapped, self.log), ([], []))
+        for text in ("tw", "two"):
+            secret.write_text(text)
+            self.looks(1)
+        self.assertEqual(self.swapped, [])
+        self.looks(10)
+        self.assertEqual((self.swapped, self.log), ([["a"]], [f"{self.path} was reloaded: everything"]))
+        secret.unlink()
+        self.looks(10)
+        self.assertEqual((len(self.swapped), len(self.log)), (1, 2))
+        self.assertIn("was rejected, nothing changes", self.log[1])
+        secret.write_text("two")
+        self.looks(10)
+        self.assertEqual((len(self.swapped), self.log[2:]), (1, [f"{self.path}: no change"]))
+
+    def test_many_files(self) -> None:
+        """The clients are served between looks at hundreds of files; what a look finds after the stop is not read."""
+        files = {f"/nowhere/{number}": b"" for number in range(600)}
+        file = ServersFile(self.clock, str(self.path), ONE, self.swap, files=files)
+        self.assertEqual(len(list(file._look_in_steps())), 2)
+        for _ in range(3):
+            file._looked([None])
+        self.assertEqual((self.swapped, self.log), ([], []))
+
     def test_asked(self) -> None:
         """On demand the file is read at once, and says so even when nothing has changed."""
         self.file.read(True)

@@ -360,8 +360,7 @@ def test_a_response_without_an_end(new_balancer: Start, directory: Path, authori
 
 
 def test_reload(new_balancer: Start, new_origin: NewOrigin, authority: Authority, tmp_path: Path) -> None:
-    """Other settings, and renewed files after SIGHUP, are for new connections; counts stay; what is wrong is not used.
-    """
+    """Other settings, and renewed files, are for new connections; counts stay; what is wrong is not used."""
     origin = new_origin(client_ca=authority.ca_file)
     own = Authority(tmp_path, "unused")
     ca_file, cert_file, key_file = (tmp_path / name for name in ("ca.pem", "ours.pem", "ours.key"))
@@ -376,11 +375,10 @@ def test_reload(new_balancer: Start, new_origin: NewOrigin, authority: Authority
     tls = f"ca_file: '{ca_file}', cert_file: '{cert_file}', key_file: '{key_file}'"
     balancer = new_balancer(yaml_of(origin, tls=tls)).start()
     key = balancer.create_user("user1", 1000)
-    assert get(balancer, key).status == 200
-    renew("second")
-    assert get(balancer, key).status == 200
+    for _ in range(2):
+        assert get(balancer, key).status == 200
     assert [one.subject for one in origin.handshakes] == ["first"]
-    use(balancer, yaml_of(origin, tls=tls))
+    renew("second")
     log_of(balancer, "changed server1 (tls)")
     wait_until(lambda: origin.closed == 1, what="the idle connection is closed")
     assert get(balancer, key).status == 200

@@ -1,15 +1,17 @@
-"""Reloads servers.yaml when it changes, and on SIGHUP.
+"""Reloads servers.yaml when it changes, or a file that it names, and on SIGHUP.
 
-1. Twice a second the modification time, size and inode of the file are checked, so that editors that write a new file
+1. Twice a second the modification time, size and inode of the files are checked, so that editors that write a new file
    and rename it are detected as well.  A changed file may still be incomplete: it is read when two successive checks
    are equal.
 2. The text is validated as a whole first, a long one in another process (`servers_reader`).  An invalid one is logged
    once, until the file changes again, and changes nothing.
-3. The files that it names (`tls`) are read with it, and on SIGHUP also when only they have changed.
+3. The files that it names (`tls`, secrets) are read with it, also when only they have changed.  Those of a text that
+   was not applied are not checked.  The authorities of the system are read on SIGHUP only.
 4. A valid one is applied, and the changes are logged.  With many servers this takes several iterations of the reactor,
    between which clients are served.
 
-A check costs one system call.  inotify would not detect changes over network mounts and some container mounts.
+A check costs one system call for each file.  inotify would not detect changes over network mounts and some container
+mounts.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from twisted.python.failure import Failure
 from twisted_lb.app.servers_reader import Reading
 from twisted_lb.app.startup import check_classes, read_text
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.server_tls import files_changed, files_of, tls_notices
+from twisted_lb.config.server_tls import SYSTEM, files_changed, files_of, tls_notices
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.repeated import Repeated
 from twisted_lb.routing.notices import route_notices
-from twisted_lb.steps import run_in_turns
+from twisted_lb.steps import Steps, chunks, run_in_turns
 
 LOOK_SECONDS = 0.5
 
@@ -68,7 +70,7 @@ class ServersFile(Service):
         self._swap = swap
         self._used_at = wall_clock()
         self._wall_clock = wall_clock
-        self._last: Look = None
+        self._last: list[Look] = []
         self._settled = False
         self._refused = False
         self._reading = Reading(reactor)
@@ -87,9 +89,21 @@ class ServersFile(Service):
         self._reading.stop()
         self._looks.stop()
 
-    def look(self) -> None:
-        """Read the file if it has changed, but not since the last check."""
-        now = look_at(self._file_name)
+    def look(self) -> Deferred[None]:
+        """Read the files if one has changed, but none since the last check."""
+        return run_in_turns(self._reactor, self._look_in_steps()).addCallback(self._looked)
+
+    def _look_in_steps(self) -> Steps[list[Look]]:
+        looks = [look_at(self._file_name)]
+        for number, some in enumerate(chunks([file for file in self._files if file != SYSTEM])):
+            if number:
+                yield
+            looks += [look_at(file) for file in some]
+        return looks
+
+    def _looked(self, now: list[Look]) -> None:
+        if not self.running:
+            return
         if now != self._last:
             self._last = now
             self._settled = False
