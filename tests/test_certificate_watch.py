@@ -35,6 +35,24 @@ class Set(CertificateSet):
         return Certificate(source.file, (name,), START - DAY, START + float(days) * DAY, f"{name} {days}".encode())
 
 
+class Authorities:
+    """Authorities in a file, which are bad if they are `bad`."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = str(path)
+        self.text = path.read_text()
+        self.problem = ""
+
+    def look(self) -> object:
+        return Path(self.file).read_text()
+
+    def read(self) -> bool:
+        before, text = self.text, Path(self.file).read_text()
+        self.problem = f"{self.file}: it is bad" if text == "bad" else ""
+        self.text = before if self.problem else text
+        return self.text != before
+
+
 class WatchTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
@@ -46,9 +64,12 @@ class WatchTests(SynchronousTestCase):
         self.path.write_text("a.test 90")
         self.set = Set(CertificatePaths(directory=str(self.directory)), lambda certificate: None)
         finish(self.set.read_in_steps(START))
-        self.watch = CertificateWatch(self.clock, self.set, self.use, lambda: START + self.clock.seconds())
+        self.watch = CertificateWatch(self.clock, self.set, self.use, self.now)
         globalLogPublisher.addObserver(self.note)
         self.addCleanup(globalLogPublisher.removeObserver, self.note)
+
+    def now(self) -> float:
+        return START + self.clock.seconds()
 
     def note(self, event: Any) -> None:
         self.log.append(event["log_format"].format(**event) if event.get("log_format") else "")
@@ -204,6 +225,34 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(
             self.watch.counts(), {"certificates_ok": 1.0, f"certificate_expiry {self.path}": START + 90 * DAY}
         )
+
+    def test_authorities(self) -> None:
+        """The authorities of clients are watched too: used when they have come to rest, and not while they are bad."""
+        path = self.directory / "authorities"
+        path.write_text("one")
+        used: list[str] = []
+        self.watch = CertificateWatch(self.clock, self.set, self.use, self.now, Authorities(path), used.append)
+        self.start()
+        self.assertEqual((used, self.log), ([], []))
+        for text in ("tw", "two"):
+            path.write_text(text)
+            self.looks(1)
+        self.assertEqual(used, [])
+        self.looks(5)
+        self.assertEqual((used, self.used), (["two"], []))
+        self.assertEqual(self.log, [f"{path}: certificates of clients are verified with other authorities"])
+        path.write_text("bad")
+        self.looks(2 * int(RETRY_SECONDS))
+        self.assertEqual(self.log[1:], [f"Authorities were rejected, those in use stay: {path}: it is bad"])
+        self.assertEqual(self.watch.counts()["certificates_ok"], 0.0)
+        self.watch.read(True)
+        self.assertEqual(self.log[2:], [f"Certificates cannot be used: {path}: it is bad"])
+        path.write_text("two")
+        self.looks(3)
+        self.assertEqual((used, self.log[3:]), (["two"], [f"{path}: the problem is gone, nothing has changed"]))
+        self.assertEqual(self.watch.counts()["certificates_ok"], 1.0)
+        self.watch.read(True)
+        self.assertEqual(self.log[4:], ["The certificates have not changed"])
 
     def test_many_names(self) -> None:
         """A message has a few of many names."""

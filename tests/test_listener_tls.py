@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.stores.certificates import Authority
 from twisted_lb.app.describe import description
 from twisted_lb.app.listener_tls import (
+    MAX_AUTHORITIES_BYTES,
     CertificatesOfWorker,
     ListenerTls,
     new_contexts,
@@ -79,7 +80,46 @@ class StartTests(SynchronousTestCase):
         assert found is not None
         context = found.certificates.context
         self.assertEqual((context.verify_mode, len(context.get_ca_certs())), (ssl.CERT_OPTIONAL, 1))
-        self.assertEqual(new_contexts(Settings(), found.client_authorities)().verify_mode, ssl.CERT_REQUIRED)
+        self.assertEqual(new_contexts(Settings(), found.client_authorities.text)().verify_mode, ssl.CERT_REQUIRED)
+
+    def test_changed_authorities(self) -> None:
+        """The file can be read again: a bad one is told, and those that were good before stay."""
+        own, key = self.authority.sign("own.test")
+        file = self.base / "ca.pem"
+        file.write_bytes(self.authority.pem)
+        found = self.read(cert_file=own, key_file=key, client_ca_file=str(file))
+        assert found is not None
+        authorities = found.client_authorities
+        first, before = authorities.look(), authorities.text
+        self.assertEqual((authorities.read(), authorities.problem), (False, ""))
+        for text, words in (
+            ("", "it is empty"),
+            ("\n", "there is no certificate in PEM in it"),
+            ("\u20ac", "it is not PEM"),
+            ("x" * (MAX_AUTHORITIES_BYTES + 1), "it has more than 1048576 bytes"),
+        ):
+            file.write_text(text)
+            self.assertNotEqual(authorities.look(), first)
+            self.assertEqual((authorities.read(), authorities.text), (False, before))
+            self.assertIn(f"TLS_CLIENT_CA_FILE: {file}: {words}", authorities.problem)
+        file.unlink()
+        self.assertFalse(authorities.read())
+        self.assertIn("cannot be read: No such file", authorities.problem)
+        os.mkfifo(file)
+        self.assertFalse(authorities.read())
+        self.assertIn("not a regular file", authorities.problem)
+        file.unlink()
+        file.write_bytes(Authority(self.base, "other").pem)
+        self.assertEqual((authorities.read(), authorities.problem), (True, ""))
+        self.assertEqual(authorities.text, file.read_text())
+
+    def test_empty_authorities(self) -> None:
+        """An empty file of authorities does not mean that no certificates are asked for."""
+        own, key = self.authority.sign("own.test")
+        empty = self.base / "empty.pem"
+        empty.touch()
+        (problem,) = self.problems(cert_file=own, key_file=key, client_ca_file=str(empty))
+        self.assertIn("empty.pem: it is empty", problem)
 
     def test_read(self) -> None:
         """The certificates are ready to be served, and TLS_CERT_FILE is the default."""
@@ -159,6 +199,17 @@ class WorkerTests(SynchronousTestCase):
         self.clock.pump([0] * 5)
         self.successResultOf(done)
         self.assertEqual((self.chosen("one.test"), self.chosen("x.test")), (("one.test",), ("new.test",)))
+
+    def test_other_contexts(self) -> None:
+        """Other authorities are for all certificates, and for those that come later."""
+        self.worker.use(words_for_worker([self.certificate("1", "one.test")]))
+        before = self.worker.certificates.present_context()
+        done = self.worker.use_contexts_in_turns(new_contexts(Settings(), self.authority.pem.decode()))
+        self.clock.pump([0] * 5)
+        self.successResultOf(done)
+        context = self.worker.certificates.present_context()
+        self.assertEqual((before.verify_mode, context.verify_mode), (ssl.CERT_NONE, ssl.CERT_REQUIRED))
+        self.assertEqual(self.chosen("one.test"), ("one.test",))
 
     def test_in_order(self) -> None:
         """What is told while earlier words are used is used after them."""

@@ -391,6 +391,13 @@ class WorkersTests(SynchronousTestCase):
         words = json.loads(self.reactor.processes[2].written)["certificates"]
         self.assertEqual(words, [{"file": "two", "pem": "two"}, {"file": "one", "pem": "one"}])
 
+    def test_other_authorities(self) -> None:
+        """All workers are told of other authorities for the certificates of clients."""
+        self.start()
+        self.workers.use_client_authorities("text")
+        for process in self.reactor.processes:
+            self.assertEqual(json.loads(process.written.splitlines()[1]), {"client_authorities": "text"})
+
     def test_keys_are_passed_on(self) -> None:
         """What one worker has come to know of keys the others are told, but not one that does not answer."""
         self.start()

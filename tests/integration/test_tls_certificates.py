@@ -56,10 +56,12 @@ class Tls:
         files = self.authority.sign("made", *names)
         (self.directory / name).write_text("".join(Path(file).read_text() for file in files))
 
-    def connect(self, name: str | None) -> ssl.SSLSocket:
+    def connect(self, name: str | None, own: tuple[str, str] | None = None) -> ssl.SSLSocket:
         """A connection to the balancer under this name; without one its certificate's names are not compared."""
         context = ssl.create_default_context(cafile=self.authority.ca_file)
         context.check_hostname = name is not None
+        if own is not None:
+            context.load_cert_chain(*own)
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         return context.wrap_socket(connection, server_hostname=name)
 
@@ -116,6 +118,46 @@ def test_renewal(new_balancer: Start, servers: Servers, options: tuple[str, ...]
     assert len(re.findall(r'^tokenlb_tls_certificate_expiry_timestamp_seconds\{file="[^"]+"\} 1\.', metrics, re.M)) == 3
     # "expires within 14 days": the authority's certificates are for two.
     assert balancer.log().count(f"{tls.cert_file}: the certificate for default.test expires on") == 1
+
+
+def test_other_client_authorities(
+    new_balancer: Start, servers: Servers, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Other authorities for clients hold for all new connections, of workers too that are started later."""
+    tls = Tls(tmp_path)
+    people = [Authority(tmp_path, name) for name in ("first", "second")]
+    own = [one.sign(f"person{number}") for number, one in enumerate(people)]
+    file = tmp_path / "people.pem"
+    file.write_bytes(people[0].pem)
+    environment = {**tls.environment, "TLS_CLIENT_CA_FILE": str(file)}
+    balancer = new_balancer(servers.yaml(), *options, environment=environment).start()
+    key = balancer.create_user("user1", 1000)
+
+    def admitted(number: int) -> bool:
+        """Whether this person is served."""
+        try:
+            with tls.connect("site.test", own[number]) as connection:
+                serve(connection, key)
+        except OSError:
+            return False
+        return True
+
+    assert (admitted(0), admitted(1)) == (True, False)
+    file.write_bytes(people[1].pem)
+    # All workers, one of which takes each connection.
+    wait_until(lambda: all(admitted(1) and not admitted(0) for _ in range(24)), what="the other authorities")
+    assert f"{file}: certificates of clients are verified with other authorities" in balancer.log()
+    if options:
+        before = set(balancer.workers())
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(balancer.workers()) - before) == 2, what="new workers")
+        wait_until(lambda: "2 of 2" in str(ask(balancer.admin_port, "GET", "/readyz").body), what="they are ready")
+        assert all(admitted(1) and not admitted(0) for _ in range(24))
+    file.write_text("not a certificate")
+    os.kill(balancer.pid, signal.SIGHUP)
+    wait_until(lambda: "Authorities were rejected, those in use stay: TLS_CLIENT_CA_FILE" in balancer.log())
+    assert (admitted(0), admitted(1)) == (False, True)
 
 
 def renewed(tls: Tls) -> list[Path]:

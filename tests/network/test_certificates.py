@@ -6,6 +6,7 @@ import os
 import ssl
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted_lb.network.certificate import AuthorityOnly, Certificate, Certifica
 from twisted_lb.network.certificate_files import CertificatePaths
 from twisted_lb.network.certificate_set import CertificateSet, Changes
 from twisted_lb.network.certificates import Certificates, NoCertificate
+from twisted_lb.network.tls_context import server_context
 from twisted_lb.steps import finish
 
 NOW = time.time()
@@ -129,11 +131,18 @@ class ChoiceTests(Made):
         self.assertRaises(NoCertificate, Certificates(new_context).certificate_for, "a.test")
         self.assertRaises(ssl.SSLError, self.shake, Certificates(new_context), "a.test")
 
-    def shake(self, server: Certificates, name: str | None, earlier: Any = None) -> ssl.SSLObject:
-        """A handshake in memory; the client's end of it.  `earlier`: that of a connection whose session is resumed."""
+    def shake(
+        self, server: Certificates, name: str | None, earlier: Any = None, own: tuple[str, str] | None = None
+    ) -> ssl.SSLObject:
+        """A handshake in memory; the client's end of it.  `earlier`: that of a connection whose session is resumed.
+
+        `own` are the files of a certificate of the client.
+        """
         context = earlier.context if earlier else ssl.create_default_context(cafile=self.authority.ca_file)
         if name is None:
             context.check_hostname = False
+        if own is not None:
+            context.load_cert_chain(*own)
         to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
         session = earlier.session if earlier else None
         client = context.wrap_bio(to_client, to_server, server_hostname=name, session=session)
@@ -160,6 +169,31 @@ class ChoiceTests(Made):
         self.assertTrue(self.shake(server, "a.test", client).session_reused)
         until = ssl.cert_time_to_seconds(self.shake(server, "a.test").getpeercert()["notAfter"])
         self.assertApproximates(until, renewed.not_after, 1)
+
+    def test_other_authorities(self) -> None:
+        """Other contexts verify clients of all names with their authorities, also those that resume a session."""
+        people = [Authority(self.elsewhere, name) for name in ("first", "second")]
+        own = [one.sign(f"person{number}") for number, one in enumerate(people)]
+
+        def contexts(authority: Authority) -> Any:
+            return partial(server_context, "1.2", "", authority.pem.decode(), "required")
+
+        server = Certificates(contexts(people[0]))
+        server.use([self.certificate("d.test"), self.certificate("a.test")], NOW)
+        clients = {name: self.shake(server, name, own=own[0]) for name in ("d.test", "a.test")}
+        for name, client in clients.items():
+            self.assertTrue(self.shake(server, name, client).session_reused)
+            self.assertRaises(ssl.SSLError, self.shake, server, name, own=own[1])
+        finish(server.use_contexts_in_steps(contexts(people[1])))
+        for name, client in clients.items():
+            self.assertRaises(ssl.SSLError, self.shake, server, name, client)
+            self.assertRaises(ssl.SSLError, self.shake, server, name, own=own[0])
+            self.assertFalse(self.shake(server, name, own=own[1]).session_reused)
+        renewed = self.certificate("d.test", "new.test")
+        server.try_out(renewed)
+        server.use([renewed], NOW)
+        self.shake(server, "new.test", own=own[1])
+        self.assertRaises(ssl.SSLError, self.shake, server, "new.test", own=own[0])
 
     def test_unusable_changes_nothing(self) -> None:
         """A certificate that OpenSSL does not take leaves the others in use."""

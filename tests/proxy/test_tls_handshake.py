@@ -95,7 +95,8 @@ class TlsClient:
 class HandshakeTests(SynchronousTestCase):
     def begin(self, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **settings: Any) -> None:
         self.world = World(**settings)
-        self.factory = self.world.factory.secured(server_side(version))
+        context = server_side(version)
+        self.factory = self.world.factory.secured(lambda: context)
 
     def client(self, **more: Any) -> TlsClient:
         return TlsClient(self.world, self.factory, **more)

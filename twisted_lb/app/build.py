@@ -29,6 +29,7 @@ from twisted_lb.api.status import Running, WithCounts
 from twisted_lb.app.certificate_watch import CertificateWatch
 from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
+from twisted_lb.app.listener_tls import new_contexts
 from twisted_lb.app.process import Serving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
@@ -82,7 +83,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         # Without clients: it validates changes and describes them.
         gateway = Gateway(reactor, startup.gateway)
         file = _file(reactor, startup, _change_of_workers(gateway, workers))
-        watch = _watch(reactor, startup, workers.use_certificates)
+        watch = _watch(reactor, startup, workers)
         admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
@@ -139,19 +140,24 @@ def _change_of_workers(gateway: Gateway, workers: Workers) -> Callable[[GatewayS
     return use
 
 
-def _watch(
-    reactor: Any, startup: Startup, tell: Callable[[Sequence[Certificate]], None] = lambda certificates: None
-) -> list[CertificateWatch]:
-    """The watch of the certificates, if there are any; `tell` passes other ones on."""
+def _watch(reactor: Any, startup: Startup, workers: Workers | None = None) -> list[CertificateWatch]:
+    """The watch of the certificates, if there are any; `workers` are told of others."""
     tls = startup.tls
     if tls is None:
         return []
 
     def use(certificates: Sequence[Certificate]) -> Deferred[None]:
-        tell(certificates)
+        if workers is not None:
+            workers.use_certificates(certificates)
         return run_in_turns(reactor, tls.certificates.use_in_steps(certificates, time.time()))
 
-    return [CertificateWatch(reactor, tls.files, use)]
+    def use_authorities(text: str) -> Deferred[None]:
+        if workers is not None:
+            workers.use_client_authorities(text)
+        contexts = new_contexts(startup.settings, text)
+        return run_in_turns(reactor, tls.certificates.use_contexts_in_steps(contexts))
+
+    return [CertificateWatch(reactor, tls.files, use, time.time, tls.client_authorities, use_authorities)]
 
 
 def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[], dict[str, float]]:
@@ -186,7 +192,7 @@ def _openings(reactor: Any, startup: Startup) -> dict[str, Opening]:
     if tls is not None:
         for endpoint in settings.tls_listen:
             opening = _opening(reactor, settings, endpoint)
-            openings[f"TLS_LISTEN {endpoint}"] = secured(opening, tls.certificates.context)
+            openings[f"TLS_LISTEN {endpoint}"] = secured(opening, tls.certificates.present_context)
     return openings
 
 

@@ -5,15 +5,16 @@
 2. Each certificate that is new is parsed and tried in a step of its own, between which clients are served.
 3. A problem is logged once, with file and reason, and once more when it is gone.  What `certificate_set` could not use
    is tried again every RETRY_SECONDS, even if no file changes.
-4. A certificate that expires within WARN_SECONDS is logged once a day.  When one expires or begins to be valid, the
+4. The authorities that certificates of clients are verified with are watched in the same way.
+5. A certificate that expires within WARN_SECONDS is logged once a day.  When one expires or begins to be valid, the
    choice between several for one name is made anew.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -23,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.certificate_set import CertificateSet, Changes
 from twisted_lb.repeated import Repeated
-from twisted_lb.steps import run_in_turns
+from twisted_lb.steps import Steps, run_in_turns
 
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 60.0
@@ -36,6 +37,20 @@ EXPIRY = "certificate_expiry"
 _log = Logger()
 
 
+class WatchedAuthorities(Protocol):
+    """The file of authorities for certificates of clients."""
+
+    file: str
+    text: str  # that is in use
+    problem: str  # why the file could not be used when it was read last
+
+    def look(self) -> object:
+        """What changes whenever the file does."""
+
+    def read(self) -> bool:
+        """Read the file; return whether other authorities are in use now."""
+
+
 class CertificateWatch(Service):
     """Keeps the certificates in use as their files are."""
 
@@ -45,15 +60,20 @@ class CertificateWatch(Service):
         certificates: CertificateSet,
         use: Callable[[Sequence[Certificate]], object],
         wall_clock: Callable[[], float] = time.time,
+        authorities: WatchedAuthorities | None = None,
+        use_authorities: Callable[[str], object] = lambda text: None,
     ) -> None:
-        """`certificates` was read before; `use` serves others from now on, the first as the default.
+        """`certificates` and `authorities` were read before.
 
-        `use` may return a Deferred; `wall_clock` returns the seconds since 1970.
+        `use` serves other certificates from now on, the first as the default, and `use_authorities` those of clients
+        with the text of other authorities; both may return a Deferred.  `wall_clock` returns the seconds since 1970.
         """
         self._reactor = reactor
         self._certificates = certificates
         self._use = use
         self._wall_clock = wall_clock
+        self._authorities = authorities
+        self._use_authorities = use_authorities
         self._last: object = None
         self._settled = False
         self._read_at = 0.0  # on the reactor's clock
@@ -79,7 +99,11 @@ class CertificateWatch(Service):
 
     def look(self) -> Deferred[None]:
         """Read the files if one has changed, but none since the last look."""
-        return run_in_turns(self._reactor, self._certificates.look_in_steps()).addCallback(self._looked)
+        return run_in_turns(self._reactor, self._look_in_steps()).addCallback(self._looked)
+
+    def _look_in_steps(self) -> Steps[object]:
+        looks = yield from self._certificates.look_in_steps()
+        return looks, self._authorities.look() if self._authorities is not None else None
 
     def _looked(self, now: object) -> None:
         if not self.running:
@@ -101,7 +125,7 @@ class CertificateWatch(Service):
         return [one.file for one in self._certificates.in_use.values() if one.valid_at(now)]
 
     def _retry_due(self) -> bool:
-        return bool(self._certificates.problems) and self._reactor.seconds() - self._read_at >= RETRY_SECONDS
+        return bool(self._problems) and self._reactor.seconds() - self._read_at >= RETRY_SECONDS
 
     def read(self, asked: bool = False) -> None:
         """Read what has changed, and use it.  `asked`: log the result even without changes."""
@@ -117,8 +141,32 @@ class CertificateWatch(Service):
         changes = await run_in_turns(self._reactor, self._certificates.read_in_steps(self._wall_clock()))
         if changes.certificates:
             await self._use_all()
+        others = await self._read_authorities()
         asked, self._asked = self._asked, False
-        self._say(changes, asked)
+        self._say(changes)
+        if asked and changes == Changes() and not others:
+            if self._problems:
+                _log.error("Certificates cannot be used: {problems}", problems="; ".join(self._problems))
+            else:
+                _log.info("The certificates have not changed")
+
+    async def _read_authorities(self) -> bool:
+        """Read those of clients; whether there is something new to say of them, which is logged."""
+        authorities = self._authorities
+        if authorities is None:
+            return False
+        before = authorities.problem
+        changed = authorities.read()
+        problem = authorities.problem
+        if changed:
+            await maybeDeferred(self._use_authorities, authorities.text)
+            _log.info("{file}: certificates of clients are verified with other authorities", file=authorities.file)
+        elif problem and problem != before:
+            text = "Authorities were rejected, those in use stay: {problem}"
+            _log.error(text, problem=problem, file=authorities.file)
+        elif before and not problem:
+            _log.info("{file}: the problem is gone, nothing has changed", file=authorities.file)
+        return changed or problem != before
 
     async def _use_all(self) -> None:
         self._valid = self._valid_now()
@@ -132,7 +180,7 @@ class CertificateWatch(Service):
         if again and self.running:
             self.read()
 
-    def _say(self, changes: Changes, asked: bool) -> None:
+    def _say(self, changes: Changes) -> None:
         for what, some in (("new", changes.new), ("renewed", changes.renewed)):
             for one in some:
                 _log.info(
@@ -150,15 +198,13 @@ class CertificateWatch(Service):
         for file in changes.mended:
             if file not in used:
                 _log.info("{file}: the problem is gone, nothing has changed", file=file)
-        if asked and changes == Changes():
-            if self._certificates.problems:
-                _log.error("Certificates cannot be used: {problems}", problems="; ".join(self._problems))
-            else:
-                _log.info("The certificates have not changed")
 
     @property
-    def _problems(self) -> Iterable[str]:
-        return self._certificates.problems.values()
+    def _problems(self) -> list[str]:
+        problems = list(self._certificates.problems.values())
+        if self._authorities is not None and self._authorities.problem:
+            problems.append(self._authorities.problem)
+        return problems
 
     def _warn_of_expiry(self) -> None:
         now = self._wall_clock()
@@ -177,7 +223,7 @@ class CertificateWatch(Service):
     def counts(self) -> dict[str, float]:
         """For the metrics: whether all files could be used, and when each certificate in use expires."""
         expiry = {f"{EXPIRY} {one.file}": one.not_after for one in self._certificates.in_use.values()}
-        return {"certificates_ok": float(not self._certificates.problems), **expiry}
+        return {"certificates_ok": float(not self._problems), **expiry}
 
 
 def shown_names(certificate: Certificate) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -13,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted_lb.app.certificate_watch import shown_expiry, shown_names
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.network.certificate import Certificate, read_certificate
-from twisted_lb.network.certificate_files import CertificatePaths
+from twisted_lb.network.certificate_files import CertificatePaths, Look, look_at
 from twisted_lb.network.certificate_set import CertificateSet
 from twisted_lb.network.certificates import Certificates
 from twisted_lb.network.tls_context import server_context
@@ -25,6 +27,57 @@ Words = dict[str, str | None]
 
 # Certificates of authorities are at most so long.
 MAX_AUTHORITIES_BYTES = 1024 * 1024
+NO_SETTINGS = Settings()
+
+
+class ClientAuthorities:
+    """TLS_CLIENT_CA_FILE: the authorities that certificates of clients are verified with."""
+
+    def __init__(self, settings: Settings = NO_SETTINGS) -> None:
+        self.file = settings.tls_client_ca_file
+        self.text = ""  # that is in use
+        self.problem = ""  # why the file could not be used when it was read last
+        self._settings = settings
+
+    def look(self) -> Look:
+        """What changes whenever the file does."""
+        return look_at(self.file) if self.file else None
+
+    def read(self) -> bool:
+        """Read the file; return whether other authorities are in use now.  Those of a bad file are not."""
+        if not self.file:
+            return False
+        before = self.text
+        try:
+            self.text = self._content()
+            self.problem = ""
+        except Misconfigured as error:
+            (self.problem,) = error.problems
+        return self.text != before
+
+    def _content(self) -> str:
+        file = self.file
+        try:
+            # Opening a FIFO would wait for its other end.
+            if not S_ISREG(os.stat(file).st_mode):
+                raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is not a regular file"])
+            with open(file, encoding="ascii") as opened:
+                text = opened.read(MAX_AUTHORITIES_BYTES + 1)
+            if len(text) > MAX_AUTHORITIES_BYTES:
+                raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it has more than {MAX_AUTHORITIES_BYTES} bytes"])
+            new_contexts(self._settings, text)()
+        except OSError as error:
+            # Those of OpenSSL are OSErrors too.
+            reason = "there is no certificate in PEM in it, or a damaged one"
+            if not isinstance(error, ssl.SSLError):
+                reason = f"it cannot be read: {error.strerror}"
+            raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: {reason}"]) from None
+        except ValueError:
+            raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is not PEM, which is ASCII text"]) from None
+        if not text.strip():
+            # Without authorities, no certificates would be asked for.
+            raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is empty"])
+        return text
 
 
 class ListenerTls(NamedTuple):
@@ -32,7 +85,7 @@ class ListenerTls(NamedTuple):
 
     files: CertificateSet
     certificates: Certificates
-    client_authorities: str = ""  # the text of TLS_CLIENT_CA_FILE
+    client_authorities: ClientAuthorities = ClientAuthorities()
 
 
 def new_contexts(settings: Settings, client_authorities: str) -> Callable[[], ssl.SSLContext]:
@@ -46,29 +99,18 @@ def new_contexts(settings: Settings, client_authorities: str) -> Callable[[], ss
     )
 
 
-def _authorities(settings: Settings) -> str:
-    """The text of TLS_CLIENT_CA_FILE.  Raises Misconfigured, also for TLS_CIPHERS."""
+def _authorities(settings: Settings) -> ClientAuthorities:
+    """Those of TLS_CLIENT_CA_FILE.  Raises Misconfigured, also for TLS_CIPHERS."""
     try:
         new_contexts(settings, "")()
     except ssl.SSLError:
         expected = "expected a list such as ECDHE+AESGCM:ECDHE+CHACHA20, as `openssl ciphers` takes it"
         raise Misconfigured([f"TLS_CIPHERS: OpenSSL knows no cipher in {settings.tls_ciphers!r}; {expected}"]) from None
-    file = settings.tls_client_ca_file
-    if not file:
-        return ""
-    try:
-        with open(file, encoding="ascii") as opened:
-            text = opened.read(MAX_AUTHORITIES_BYTES)
-        new_contexts(settings, text)()
-    except OSError as error:
-        # Those of OpenSSL are OSErrors too.
-        reason = "there is no certificate in PEM in it, or a damaged one"
-        if not isinstance(error, ssl.SSLError):
-            reason = f"it cannot be read: {error.strerror}"
-        raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: {reason}"]) from None
-    except ValueError:
-        raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is not PEM, which is ASCII text"]) from None
-    return text
+    authorities = ClientAuthorities(settings)
+    authorities.read()
+    if authorities.problem:
+        raise Misconfigured([authorities.problem])
+    return authorities
 
 
 def read_listener_tls(settings: Settings, now: float) -> ListenerTls | None:
@@ -84,7 +126,7 @@ def read_listener_tls(settings: Settings, now: float) -> ListenerTls | None:
             raise Misconfigured(["TLS_LISTEN: it needs a certificate: set TLS_CERT_FILE or TLS_CERT_DIR"])
         return None
     authorities = _authorities(settings)
-    certificates = Certificates(new_contexts(settings, authorities))
+    certificates = Certificates(new_contexts(settings, authorities.text))
     files = CertificateSet(paths, certificates.try_out)
     finish(files.read_in_steps(now))
     if files.problems:
@@ -136,6 +178,10 @@ class CertificatesOfWorker:
     def use_in_turns(self, words: Sequence[Words]) -> Deferred[None]:
         """Serve these from now on; clients are served meanwhile."""
         return self._lock.run(run_in_turns, self._reactor, self._use_in_steps(words))
+
+    def use_contexts_in_turns(self, new_context: Callable[[], ssl.SSLContext]) -> Deferred[None]:
+        """Serve the certificates in other contexts from now on; see `Certificates`."""
+        return self._lock.run(lambda: run_in_turns(self._reactor, self.certificates.use_contexts_in_steps(new_context)))
 
     def _use_in_steps(self, words: Sequence[Words]) -> Steps[None]:
         held: dict[str, Certificate] = {}

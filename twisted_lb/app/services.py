@@ -233,8 +233,11 @@ class ProxyService(ListeningService):
             _log.info("All requests have finished")
 
 
-def secured(opening: Opening, context: ssl.SSLContext) -> Opening:
-    """Listens for connections with TLS, which belong to the same ProxyFactory after their handshake."""
+def secured(opening: Opening, context: Callable[[], ssl.SSLContext]) -> Opening:
+    """Listens for connections with TLS, which belong to the same ProxyFactory after their handshake.
+
+    `context` returns the one of a handshake that begins.
+    """
 
     def listen_secured(factory: ProxyFactory) -> Coroutine[Any, Any, IListeningPort]:
         return opening(factory.secured(context))

@@ -6,6 +6,8 @@
 3. All listeners have one context, `context`, which has no certificate: each handshake gets the context of its
    certificate by then.  So other certificates concern handshakes that begin later, and no connection.  Tickets
    (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions are resumed after a renewal, too.
+4. Other contexts, with other authorities for the certificates of clients, have a new `context`: a session that was
+   resumed would not be verified again.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ class Certificates:
 
         All of them must be alike: of some settings the one of `context` holds, of others that of the certificate.
         """
-        self.context = new_context()
-        self.context.sni_callback = self._choose
         self._new_context = new_context
+        self.context = self._for_listeners(new_context)
+        self._certificates: tuple[Certificate, ...] = ()
         self._contexts: dict[bytes, ssl.SSLContext] = {}  # by the PEM of the certificate
         self._tried: dict[bytes, ssl.SSLContext] = {}  # the same, for those that are not in use yet
         self._exact: dict[str, Certificate] = {}
@@ -42,7 +44,7 @@ class Certificates:
         """Raise CertificateError if the certificate cannot be used."""
         if certificate.pem not in self._contexts:
             # It will probably be used next.
-            self._tried[certificate.pem] = self._made(certificate)
+            self._tried[certificate.pem] = _made(self._new_context, certificate)
 
     def use(self, certificates: Sequence[Certificate], now: float) -> None:
         """Serve these from now on, the first as the default; `now` is in seconds since 1970.
@@ -57,18 +59,37 @@ class Certificates:
         for certificate in certificates:
             context = self._contexts.get(certificate.pem) or self._tried.get(certificate.pem)
             if context is None:
-                context = self._made(certificate)
+                context = _made(self._new_context, certificate)
                 yield
             contexts[certificate.pem] = context
         names: dict[str, Certificate] = {}
         for certificate in _by_preference(certificates, now):
             for name in certificate.names:
                 names.setdefault(name, certificate)
+        self._certificates = tuple(certificates)
         self._contexts = contexts
         self._tried.clear()
         self._exact = {name: one for name, one in names.items() if not name.startswith("*.")}
         self._wildcards = {name[1:]: one for name, one in names.items() if name.startswith("*.")}
         self._default = certificates[0] if certificates else None
+
+    def use_contexts_in_steps(self, new_context: Callable[[], ssl.SSLContext]) -> Steps[None]:
+        """Serve the same certificates in other contexts from now on, and resume no earlier session.
+
+        `new_context` is as in `__init__`.  One certificate a step; the change comes at the end.
+        """
+        contexts = {}
+        for certificate in self._certificates:
+            contexts[certificate.pem] = _made(new_context, certificate)
+            yield
+        self.context = self._for_listeners(new_context)
+        self._new_context = new_context
+        self._contexts = contexts
+        self._tried.clear()
+
+    def present_context(self) -> ssl.SSLContext:
+        """That of the handshakes that begin now."""
+        return self.context
 
     def certificate_for(self, name: str | None) -> Certificate:
         """The certificate for a client that asks for this name, or for none.  Raises NoCertificate."""
@@ -85,9 +106,9 @@ class Certificates:
             raise NoCertificate
         return found
 
-    def _made(self, certificate: Certificate) -> ssl.SSLContext:
-        context = self._new_context()
-        load(context, certificate)
+    def _for_listeners(self, new_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        context = new_context()
+        context.sni_callback = self._choose
         return context
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
@@ -97,6 +118,12 @@ class Certificates:
         except NoCertificate:
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
         return None
+
+
+def _made(new_context: Callable[[], ssl.SSLContext], certificate: Certificate) -> ssl.SSLContext:
+    context = new_context()
+    load(context, certificate)
+    return context
 
 
 def _by_preference(certificates: Iterable[Certificate], now: float) -> list[Certificate]:

@@ -107,8 +107,11 @@ class ProxyFactory(Factory):
 
         self.handshakes = TlsHandshakes(self.limits)
 
-    def secured(self, context: ssl.SSLContext) -> TlsFactory:
-        """A factory for a port with TLS, whose connections are of this one after their handshake."""
+    def secured(self, context: Callable[[], ssl.SSLContext]) -> TlsFactory:
+        """A factory for a port with TLS, whose connections are of this one after their handshake.
+
+        `context` returns the one of a handshake that begins.
+        """
         return TlsFactory(self, context)
 
     def add_pool(
@@ -273,7 +276,7 @@ class TlsFactory(Factory):
 
     noisy = False
 
-    def __init__(self, clear: ProxyFactory, context: ssl.SSLContext) -> None:
+    def __init__(self, clear: ProxyFactory, context: Callable[[], ssl.SSLContext]) -> None:
         """`clear` is for connections without TLS, and for these after the handshake."""
         self._clear = clear
         self._context = context
@@ -295,7 +298,7 @@ class TlsFactory(Factory):
         return self._clear.build(addr, self._handshake, self._rejected)
 
     def _handshake(self, header: ProxyHeader | None) -> IProtocol:
-        return TlsHandshake(self._clear.handshakes, self._context, header)
+        return TlsHandshake(self._clear.handshakes, self._context(), header)
 
     def _rejected(self, why: str, lingers: bool) -> None:
         return None

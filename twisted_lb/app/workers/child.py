@@ -4,7 +4,8 @@ It reads one line of JSON from its standard input and serves on the sockets that
 its standard input ends, and on SIGTERM.  Further lines on standard input are another servers file, `{"servers": "its
 text", "files": {...}}` with the contents of the files that it names, keys that other workers know,
 `{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem", "pem": "the text,
-or null for the present one"}]}`, the order to open the access log again, `{"reopen": true}`, or a request:
+or null for the present one"}]}`, other authorities for the certificates of clients, `{"client_authorities": "the
+text"}`, the order to open the access log again, `{"reopen": true}`, or a request:
 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
@@ -120,7 +121,7 @@ def main(reactor_module: str) -> None:
     for listener in instructions["listeners"]:
         descriptor, family = listener["descriptor"], socket.AddressFamily(listener["family"])
         opening = partial(adopt, reactor, descriptor, family)
-        context = certificates.certificates.context
+        context = certificates.certificates.present_context
         openings[f"socket {descriptor}"] = secured(opening, context) if listener["tls"] else opening
     file_name = settings.servers_file
     spec = read_gateway(instructions["servers"], file_name, as_bytes(instructions["files"]).__getitem__)
@@ -148,6 +149,9 @@ def main(reactor_module: str) -> None:
             use_lock.run(use, words["servers"], as_bytes(words["files"])).addErrback(not_used)
         elif "certificates" in words:
             certificates.use_in_turns(words["certificates"]).addErrback(certificates_not_used)
+        elif "client_authorities" in words:
+            contexts = new_contexts(settings, words["client_authorities"])
+            certificates.use_contexts_in_turns(contexts).addErrback(certificates_not_used)
         elif "keys" in words:
             serving.learn(words["keys"])
         elif "reopen" in words:

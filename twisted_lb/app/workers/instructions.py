@@ -35,7 +35,7 @@ def instructions(
         "servers": servers_text,
         "files": files,
         "certificates": words_for_worker(certificates),
-        "client_authorities": startup.tls.client_authorities if startup.tls is not None else "",
+        "client_authorities": startup.tls.client_authorities.text if startup.tls is not None else "",
         "reports": REPORTS,
         "standard_output": FIRST_INHERITED + len(ports),
     }

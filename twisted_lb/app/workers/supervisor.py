@@ -178,6 +178,14 @@ class Workers(Service):
         for slot in self._slots:
             slot.tell({"certificates": words})
 
+    def use_client_authorities(self, text: str) -> None:
+        """Verify certificates of clients with other authorities in all workers.
+
+        Those that are started later get them with the instructions.
+        """
+        for slot in self._slots:
+            slot.tell({"client_authorities": text})
+
     def reopen_logs(self) -> None:
         """Have all workers open their access log again."""
         for slot in self._slots:
