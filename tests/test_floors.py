@@ -120,7 +120,7 @@ ORDERS = {
         "proxy_protocol",
         "hsts",
     ],
-    "routing": ["path", "match", "table", "specs", "notices"],
+    "routing": ["path", "match", "candidates", "table", "readings", "specs", "notices"],
     "access_log": ["writer", "destinations", "stamps", "escaping", "formats", "log"],
     "proxy": [
         "guard",

@@ -223,7 +223,9 @@ class RefusedTests(RouteCase):
     def test_ambiguous_path(self) -> None:
         """A path that some servers read as another one is refused where routes are told apart."""
         self.start("pool: p, path: /public/, key: none", "pool: p")
-        for target in ("/public/..%2Fadmin", "/public%2f..%2fadmin", "/public/%2e%2e%5cadmin"):
+        dots = ("/public/..%2Fadmin", "/public%2f..%2fadmin", "/public/%2e%2e%5cadmin")
+        others = ("/public/..;/admin", "/x//../public/y", "/public%2Fx", "/public;a/x", "/%", "/public/%00")
+        for target in (*dots, *others):
             self.assertEqual(self.answered(request("GET", target)).status, 400, target)
         self.start("pool: p")
         received, _ = self.served(request("GET", "/public/..%2Fadmin"))

@@ -9,12 +9,13 @@ from tests.hypothesis_profile import given
 from twisted_lb.routing.match import Match
 from twisted_lb.routing.path import comparable, without_prefix
 from twisted_lb.routing.table import RouteTable, plain_host
+from twisted_lb.steps import finish
 from twisted_lb.wire.head import RequestHead
 
 # Few different ones, so that they often meet.
 LABELS = st.sampled_from([b"a", b"b", b"ab"])
 HOSTS = st.lists(LABELS, min_size=1, max_size=3).map(b".".join)
-SEGMENTS = st.sampled_from([b"a", b"b", b"ab", b"%41", b"%2F", b"", b".", b"..", b"%2e"])
+SEGMENTS = st.sampled_from([b"a", b"b", b"ab", b"%41", b"%2F", b"", b".", b"..", b"%2e", b"%%32%65", b"%4", b";"])
 PATHS = st.lists(SEGMENTS, max_size=5).map(lambda segments: b"/" + b"/".join(segments))
 METHODS = st.sampled_from([b"GET", b"POST", b"PUT"])
 FIELDS = st.dictionaries(st.sampled_from([b"x-a", b"x-b"]), st.sampled_from([b"1", b"2"]))
@@ -28,7 +29,7 @@ ROUTES = st.lists(
             lambda fields: tuple(fields.items())
         ),
     ),
-    max_size=8,
+    max_size=12,
 )
 
 
@@ -78,6 +79,18 @@ class PropertyTests(SynchronousTestCase):
         head = request(method, host, path, fields)
         table = RouteTable([(one, place) for place, one in enumerate(routes)])
         self.assertEqual(table.find(head), searched(routes, head))
+
+    @given(ROUTES)
+    def test_shadowed(self, routes: list[Match]) -> None:
+        """As by looking at all pairs of one host and path."""
+        table = RouteTable([(one, place) for place, one in enumerate(routes)])
+        found = dict(finish(table.shadowed()))
+        order = sorted(enumerate(routes), key=lambda pair: (not pair[1].methods, -len(pair[1].headers), pair[0]))
+        for at, (place, one) in enumerate(order):
+            where = (one.host, comparable(one.path or b"/"))
+            earlier = [(other, n) for n, other in order[:at] if (other.host, comparable(other.path or b"/")) == where]
+            expected = [n for other, n in earlier if other.includes(one)]
+            self.assertEqual(found.get(place), expected[0] if expected else None)
 
     @given(PATHS)
     def test_comparable(self, path: bytes) -> None:

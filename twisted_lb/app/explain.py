@@ -6,6 +6,7 @@ Nothing is asked of balancers or stores: it spends nothing, and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final
 
 from twisted_lb.api.user import PATHS
@@ -14,7 +15,8 @@ from twisted_lb.app.pools_in_process import access_of, answer_of
 from twisted_lb.config.gateway import RouteSpec
 from twisted_lb.request_record import BAD_REQUEST, FORBIDDEN, MAINTENANCE, NO_ROUTE
 from twisted_lb.routing.match import Match
-from twisted_lb.routing.path import comparable, is_ambiguous
+from twisted_lb.routing.path import comparable, path_of
+from twisted_lb.routing.readings import certain_route
 from twisted_lb.routing.specs import match_of
 from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.head import RequestHead
@@ -34,19 +36,19 @@ class Explainer:
         `pool` is the name of the pool, or null.
         """
         routes = self._gateway.spec.routes
-        path = head.target.partition(b"?")[0]
-        found = RouteTable([(match_of(one), place) for place, one in enumerate(routes)]).find(head)
-        outcome = self._outcome(routes, found, head, path, client)
+        path = path_of(head.target)
+        table = RouteTable([(match_of(one), place) for place, one in enumerate(routes)])
+        found, fault = certain_route(table, head) if table.only is None else (table.only, "")
+        outcome = _ended(400, f"{BAD_REQUEST}: {fault}") if fault else self._outcome(routes, found, head, path, client)
         route = None if found is None else routes[found]
         return {
-            "compared_as": comparable(path).decode("latin-1") if path != b"*" else "*",
+            "compared_as": comparable(path).decode("utf-8", "replace") or "*",
             "route": None if route is None else shown_route(route),
             **outcome,
             "others": [
                 {"name": one.name, "why_not": why_not(one, head, route)}
-                for place, one in enumerate(routes)
-                if place != found
-            ][:MOST_OTHERS],
+                for one in islice((one for place, one in enumerate(routes) if place != found), MOST_OTHERS)
+            ],
         }
 
     def _outcome(
@@ -54,8 +56,6 @@ class Explainer:
     ) -> dict[str, Any]:
         if path in PATHS:
             return _ended(None, "the user API serves this path, whatever the routes are")
-        if self._gateway.spec.has_routes and is_ambiguous(path):
-            return _ended(400, BAD_REQUEST)
         if found is None:
             return _ended(404, NO_ROUTE)
         route = routes[found]

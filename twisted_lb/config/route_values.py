@@ -10,7 +10,7 @@ from twisted_lb.config.address_ranges import EXPECTED, read_ranges
 from twisted_lb.config.cors_values import is_token
 from twisted_lb.config.environment import size
 from twisted_lb.config.server_url import shortened
-from twisted_lb.routing.path import comparable
+from twisted_lb.routing.path import normalized
 
 HOST_FORM = "a host such as api.example.com, or *.example.com for every name below example.com"
 PATH_FORM = "a path such as /health, or one that ends in a slash, such as /v1/, for all paths below it"
@@ -117,14 +117,14 @@ _SIZE = size(0, 1 << 50)
 
 def stripped_prefix(text: str) -> str:
     """Whole segments at the beginning of a path."""
-    if text == checked_path(text) and text != "/" and comparable_text(text) == text:
+    if text == checked_path(text) and text != "/" and normalized_text(text) == text:
         return text.removesuffix("/")
     raise ValueError(f"expected {PREFIX_FORM}, not {shortened.repr(text)}")
 
 
-def comparable_text(path: str) -> str:
+def normalized_text(path: str) -> str:
     """See `routing.path`."""
-    return comparable(path.encode()).decode()
+    return normalized(path.encode()).decode()
 
 
 def redirect_place(text: str) -> tuple[tuple[str, str], ...]:

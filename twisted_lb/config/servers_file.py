@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.config.references import ReadSecret, References
-from twisted_lb.config.route_values import comparable_text
+from twisted_lb.config.route_values import normalized_text
 from twisted_lb.config.routes_schema import RouteModel
 from twisted_lb.config.secret_files import read_secret
 from twisted_lb.config.sections import NAME_FORM, keys_of
@@ -211,7 +211,7 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     if respond is not None and respond.body and respond.status in (204, 205, 304):
         yield _Problem((*place, "respond", "body"), f"expected no body with the status {respond.status}")
     prefix = route.strip_prefix
-    if prefix and not f"{comparable_text(route.path)}/".startswith(f"{prefix}/"):
+    if prefix and not f"{normalized_text(route.path)}/".startswith(f"{prefix}/"):
         yield _Problem((*place, "strip_prefix"), f"expected the beginning of path, which is {route.path!r}")
 
 

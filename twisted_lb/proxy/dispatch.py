@@ -17,7 +17,7 @@ from twisted_lb.proxy.preflight import Preflight, PreflightAnswer
 from twisted_lb.proxy.refused_request import RefusedRequest
 from twisted_lb.proxy.route import AnsweringRoute, Route
 from twisted_lb.request_record import FORBIDDEN, MAINTENANCE, NO_ROUTE
-from twisted_lb.routing.path import is_ambiguous
+from twisted_lb.routing.readings import certain_route
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import RequestHead
 from twisted_lb.wire.query import take_parameter
@@ -120,9 +120,9 @@ def _route_of(
     routes = context.routes
     route: Route | AnsweringRoute | None = routes.only
     if route is None:
-        if is_ambiguous(head.target.partition(b"?")[0]):
-            return None, RefusedRequest(client, 400, "The path has dot segments between encoded slashes.")
-        route = routes.find(head)
+        route, fault = certain_route(routes, head)
+        if fault:
+            return None, RefusedRequest(client, 400, fault)
         if route is None:
             return None, RefusedRequest(client, 404, "There is nothing at this address.", b"", NO_ROUTE)
         if client.record is not None:

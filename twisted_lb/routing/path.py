@@ -1,56 +1,85 @@
-"""The form in which paths are compared.  Servers get the path as the client has sent it.
+"""The forms of a path: the one in which paths are compared, and the one that servers get when a prefix is removed.
 
-1. Percent-encoded unreserved characters are decoded, and the hexadecimal digits of other encodings are in upper case
-   (RFC 3986 section 6.2.2): `/%7Euser` is `/~user`.  An encoded slash stays encoded, and separates no segments.
-2. Several slashes in a row are one.
-3. Dot segments are removed (RFC 3986 section 5.2.4): `/a/../b` is `/b`.  Above the root is the root.
+Both are without empty segments and dot segments (RFC 3986 section 5.2.4): `/a//../b` is `/b`, and above the root is the
+root.  An encoded slash stays encoded, and separates no segments; so does an encoded percent sign, so that nothing is
+decoded twice.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 # What may have another form: a percent sign, an empty segment, or one that begins with a dot.
 _UNUSUAL: Final = re.compile(rb"%|//|/\.")
-_ENCODED: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
 _SLASHES: Final = re.compile(rb"//++")
-_ENCODED_SLASH: Final = re.compile(rb"%2F|%5C|\\")
-_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_HEX: Final = "0123456789abcdefABCDEF"
+_UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+
+
+def _decoding(decoded: Iterable[int]) -> dict[bytes, bytes]:
+    """What becomes of two hexadecimal digits and the percent sign before them, when these octets are decoded."""
+    octets = frozenset(decoded)
+    pairs = [high + low for high in _HEX for low in _HEX]
+    return {
+        pair.encode(): bytes([int(pair, 16)]) if int(pair, 16) in octets else b"%" + pair.upper().encode()
+        for pair in pairs
+    }
+
+
+_ALL: Final = _decoding(set(range(256)) - set(b"%/"))
+_ONLY_UNRESERVED: Final = _decoding(_UNRESERVED)
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a request target; empty for `*`."""
+    query = target.find(b"?")
+    if query >= 0:
+        return target[:query]
+    return b"" if target == b"*" else target
 
 
 def comparable(path: bytes) -> bytes:
-    """The form of a path, which begins with a slash, in which it is compared."""
+    """The form of a path, which begins with a slash, in which it is compared: `/%7Euser` and `/~user` are the same."""
     if _UNUSUAL.search(path) is None:
         return path
-    if b"%" in path:
-        path = _ENCODED.sub(_decoded, path)
+    return resolved(decoded(path))
+
+
+def normalized(path: bytes) -> bytes:
+    """The path with the same meaning to every server (RFC 3986 section 6.2.2), valid in a request."""
+    if _UNUSUAL.search(path) is None:
+        return path
+    return resolved(_decoded(path, _ONLY_UNRESERVED))
+
+
+def decoded(path: bytes) -> bytes:
+    """The path without percent-encoding, apart from that of slashes and percent signs."""
+    return _decoded(path, _ALL)
+
+
+def resolved(path: bytes) -> bytes:
+    """The path without empty segments, and then without dot segments."""
     if b"//" in path:
         path = _SLASHES.sub(b"/", path)
-    return _without_dots(path) if b"/." in path else path
+    return without_dots(path) if b"/." in path else path
 
 
-def is_ambiguous(path: bytes) -> bool:
-    """Whether dot segments come to light when encoded slashes, or backslashes, are read as slashes.
-
-    Some servers read them so, and would find another path than the one that was compared.
-    """
-    if b"%" not in path and b"\\" not in path:
-        return False
-    path = _ENCODED.sub(_decoded, path)
-    if _ENCODED_SLASH.search(path) is None:
-        return False
-    segments = _ENCODED_SLASH.sub(b"/", path).split(b"/")
-    return b".." in segments or b"." in segments
+def _decoded(path: bytes, decoding: Mapping[bytes, bytes]) -> bytes:
+    if b"%" not in path:
+        return path
+    parts = path.split(b"%")
+    found = [parts[0]]
+    for part in parts[1:]:
+        octet = decoding.get(part[:2])
+        # A percent sign that encodes nothing is one itself.
+        found.append(b"%25" + part if octet is None else octet + part[2:])
+    return b"".join(found)
 
 
-def _decoded(encoded: re.Match[bytes]) -> bytes:
-    text = encoded.group()
-    octet = int(text[1:], 16)
-    return bytes([octet]) if octet in _UNRESERVED else text.upper()
-
-
-def _without_dots(path: bytes) -> bytes:
+def without_dots(path: bytes) -> bytes:
+    """The path without dot segments (RFC 3986 section 5.2.4)."""
     kept: list[bytes] = []
     segments = path.split(b"/")
     for segment in segments[1:]:
@@ -68,11 +97,11 @@ def _without_dots(path: bytes) -> bytes:
 def without_prefix(target: bytes, prefix: bytes) -> bytes:
     """The target without the first segments of its path, which are `prefix` in the form in which paths are compared.
 
-    All other bytes are those of the client, unless the path has empty segments or dot segments: then it has the form in
-    which paths are compared, since what is left could mean something else.
+    All other bytes are those of the client, unless the path has empty segments or dot segments: then it is normalized,
+    since what is left could mean something else.
     """
     path, mark, query = target.partition(b"?")
-    if b"//" in path or b"/." in path or (b"%" in path and comparable(path).count(b"/") != path.count(b"/")):
-        path = comparable(path)
+    if b"//" in path or b"/." in path or (b"%" in path and normalized(path).count(b"/") != path.count(b"/")):
+        path = normalized(path)
     rest = path.split(b"/", prefix.count(b"/") + 1)[-1] if path.count(b"/") > prefix.count(b"/") else b""
     return b"/" + rest + mark + query

@@ -13,25 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from twisted_lb.routing.candidates import Candidate, Candidates
 from twisted_lb.routing.match import Match
-from twisted_lb.routing.path import comparable
+from twisted_lb.routing.path import comparable, path_of
 from twisted_lb.steps import STEP, Steps, finish
 from twisted_lb.wire.head import RequestHead
 
 # A host has no more labels than this (RFC 1035 section 2.3.4).
 MAX_LABELS: Final = 128
-
-
-class _Candidate:
-    """A route among those with the same host and path."""
-
-    __slots__ = ("match", "route", "unconditional", "place")
-
-    def __init__(self, match: Match, route: Any, place: int) -> None:
-        self.match = match
-        self.route = route
-        self.unconditional = not match.methods and not match.headers
-        self.place = place  # in the file
 
 
 class _Paths:
@@ -40,41 +29,41 @@ class _Paths:
     __slots__ = ("exact", "prefixes", "any_path", "depth")
 
     def __init__(self) -> None:
-        self.exact: dict[bytes, list[_Candidate]] = {}
-        self.prefixes: dict[bytes, list[_Candidate]] = {}  # with a slash at the end
-        self.any_path: list[_Candidate] = []
+        self.exact: dict[bytes, Candidates] = {}
+        self.prefixes: dict[bytes, Candidates] = {}  # with a slash at the end
+        self.any_path = Candidates()
         self.depth = 0  # segments of the longest prefix
 
-    def add(self, candidate: _Candidate) -> None:
+    def add(self, candidate: Candidate) -> None:
         """A route, which comes after those that were added before."""
-        path = comparable(candidate.match.path or b"/")
+        path = candidate.path
         if path == b"/":
-            self.any_path.append(candidate)
+            self.any_path.add(candidate)
         elif path.endswith(b"/"):
-            self.prefixes.setdefault(path, []).append(candidate)
+            self.prefixes.setdefault(path, Candidates()).add(candidate)
             self.depth = max(self.depth, path.count(b"/") - 1)
         else:
-            self.exact.setdefault(path, []).append(candidate)
+            self.exact.setdefault(path, Candidates()).add(candidate)
 
-    def groups(self) -> Iterator[list[_Candidate]]:
+    def groups(self) -> Iterator[Candidates]:
         """The routes of each path."""
         yield from self.exact.values()
         yield from self.prefixes.values()
         yield self.any_path
 
-    def find(self, head: RequestHead, path: bytes) -> _Candidate | None:
+    def find(self, head: RequestHead, path: bytes) -> Candidate | None:
         """The best route that fits; `path` is in its comparable form, empty for the target `*`."""
-        found: _Candidate | None
+        found: Candidate | None
         if self.exact:
             candidates = self.exact.get(path)
-            if candidates is not None and (found := _first(candidates, head)) is not None:
+            if candidates is not None and (found := candidates.find(head)) is not None:
                 return found
         if self.depth and path:
             for prefix in prefixes_of(path, self.depth):
                 candidates = self.prefixes.get(prefix)
-                if candidates is not None and (found := _first(candidates, head)) is not None:
+                if candidates is not None and (found := candidates.find(head)) is not None:
                     return found
-        return _first(self.any_path, head)
+        return self.any_path.find(head)
 
 
 class RouteTable:
@@ -105,27 +94,25 @@ class RouteTable:
                 paths = self._wildcards.setdefault(host[1:], _Paths())
             else:
                 paths = self._hosts.setdefault(host, _Paths())
-            paths.add(_Candidate(match, route, place))
+            paths.add(Candidate(match, route, comparable(match.path or b"/"), place))
             if not place % STEP:
                 yield
         count = 0
         for paths in self._all_paths():
             for candidates in paths.groups():
-                candidates.sort(key=_specificity)
+                candidates.arrange()
                 count += 1
                 if not count % STEP:
                     yield
 
     def find(self, head: RequestHead) -> Any:
         """The route of a request; None if there is none."""
-        candidate = self._find(head)
+        candidate = self.find_path(head, comparable(path_of(head.target)))
         return None if candidate is None else candidate.route
 
-    def _find(self, head: RequestHead) -> _Candidate | None:
-        target = head.target
-        query = target.find(b"?")
-        path = comparable(target if query < 0 else target[:query]) if target != b"*" else b""
-        found: _Candidate | None
+    def find_path(self, head: RequestHead, path: bytes) -> Candidate | None:
+        """The same as if it had this path, in the form in which paths are compared; empty for the target `*`."""
+        found: Candidate | None
         if self._hosts or self._wildcards:
             host = plain_host(head.host)
             paths = self._hosts.get(host)
@@ -149,11 +136,7 @@ class RouteTable:
         count = 0
         for paths in self._all_paths():
             for candidates in paths.groups():
-                for index, candidate in enumerate(candidates):
-                    for other in candidates[:index]:
-                        if other.match.includes(candidate.match):
-                            found.append((candidate.place, other.place))
-                            break
+                found += yield from candidates.shadowed()
                 count += 1
                 if not count % STEP:
                     yield
@@ -190,16 +173,3 @@ def prefixes_of(path: bytes, depth: int) -> list[bytes]:
         found.append(path[: end + 1])
     found.reverse()
     return found
-
-
-def _first(candidates: list[_Candidate], head: RequestHead) -> _Candidate | None:
-    for candidate in candidates:
-        if candidate.unconditional or candidate.match.method_and_headers_fit(head):
-            return candidate
-    return None
-
-
-def _specificity(candidate: _Candidate) -> tuple[bool, int, int]:
-    """Routes that name methods come first, then those that name more header fields, then the order of the file."""
-    match = candidate.match
-    return not match.methods, -len(match.headers), candidate.place

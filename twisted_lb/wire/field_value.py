@@ -1,4 +1,4 @@
-"""The value of one field of a head."""
+"""The names of the fields of a head, and the value of one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def field_value(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
     if len(values) < 2 or name == b"set-cookie":
         return values[0] if values else None
     return (b"; " if name == b"cookie" else b", ").join(values)
+
+
+def field_names(head: RequestHead | ResponseHead) -> set[bytes]:
+    """The names of the fields, in lower case."""
+    lines = head.fields.lower().split(b"\r\n")[1:]
+    return {line.partition(b":")[0] for line in lines}.union(head.notable)
 
 
 def _values(lines: bytes, mark: bytes) -> list[bytes]:
