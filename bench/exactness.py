@@ -42,6 +42,7 @@ import http.client
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import floor
@@ -94,7 +95,7 @@ class Row:
     seconds: float = 0.0
     requests: int = 0
     admitted: int = 0  # all keys together
-    failed: int = 0
+    failures: Counter[int] = field(default_factory=Counter)  # how often each status was there but 200 and 429
     first_admitted: int = 0
     first_law: float = 0.0
     first_share: float = 0.0
@@ -108,6 +109,11 @@ class Row:
     problems: list[str] = field(default_factory=list)
     # Less than was due, or more work than it should be: also what a machine that does other things makes of it.
     shortfalls: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """How many answers were neither 200 nor 429."""
+        return self.failures.total()
 
     @property
     def cells(self) -> list[str]:
@@ -296,7 +302,7 @@ class Trial:
         everything = [asking for of_key in askings for asking in of_key]
         row.seconds, row.requests = span(everything), len(everything)
         row.admitted = sum(asking.admitted for asking in everything)
-        row.failed = sum(one.status not in (200, 429) for one in seen)
+        row.failures = Counter(one.status for one in seen if one.status not in (200, 429))
         for number, (bucket, of_key) in enumerate(zip(self._buckets, askings, strict=True)):
             self._judge_key(row, number, bucket, of_key, changed if number == 0 else None)
 
@@ -344,7 +350,7 @@ class Trial:
     def _judge_calm(self, row: Row) -> None:
         """What holds while Redis is there."""
         if row.failed:
-            row.problems.append(f"{row.failed} answers that were neither 200 nor 429")
+            row.problems.append(f"answers that were neither 200 nor 429: {dict(row.failures)}")
 
     def _judge_change(self, row: Row, seen: Sequence[Seen], changed: Change) -> None:
         """The change holds on all balancers from the next request."""
