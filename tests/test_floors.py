@@ -34,6 +34,7 @@ FLOORS = {
     "build_info": GROUND,
     "bounded_log": GROUND,
     "cors": GROUND,
+    "files": GROUND,
     "own_fields": GROUND,
     "user_names": GROUND,
     "repeated": GROUND,

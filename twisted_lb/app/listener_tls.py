@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredLock
 
 from twisted_lb.app.certificate_watch import shown_expiry, shown_names
 from twisted_lb.config.settings import Misconfigured, Settings
+from twisted_lb.files import Look, look_at, read_regular_file
 from twisted_lb.network.certificate import Certificate, read_certificate
-from twisted_lb.network.certificate_files import CertificatePaths, Look, look_at
+from twisted_lb.network.certificate_files import CertificatePaths
 from twisted_lb.network.certificate_set import CertificateSet
 from twisted_lb.network.certificates import Certificates
 from twisted_lb.network.tls_context import server_context
@@ -58,13 +57,7 @@ class ClientAuthorities:
     def _content(self) -> str:
         file = self.file
         try:
-            # Opening a FIFO would wait for its other end.
-            if not S_ISREG(os.stat(file).st_mode):
-                raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is not a regular file"])
-            with open(file, encoding="ascii") as opened:
-                text = opened.read(MAX_AUTHORITIES_BYTES + 1)
-            if len(text) > MAX_AUTHORITIES_BYTES:
-                raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it has more than {MAX_AUTHORITIES_BYTES} bytes"])
+            text = read_regular_file(file, MAX_AUTHORITIES_BYTES).decode("ascii")
             new_contexts(self._settings, text)()
         except OSError as error:
             # Those of OpenSSL are OSErrors too.
@@ -72,8 +65,10 @@ class ClientAuthorities:
             if not isinstance(error, ssl.SSLError):
                 reason = f"it cannot be read: {error.strerror}"
             raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: {reason}"]) from None
-        except ValueError:
+        except UnicodeDecodeError:
             raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is not PEM, which is ASCII text"]) from None
+        except ValueError as error:
+            raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: {error}"]) from None
         if not text.strip():
             # Without authorities, no certificates would be asked for.
             raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is empty"])

@@ -16,7 +16,6 @@ mounts.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,6 +30,7 @@ from twisted_lb.app.startup import check_classes, read_text
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import SYSTEM, files_changed, files_of, tls_notices
 from twisted_lb.config.settings import Misconfigured
+from twisted_lb.files import Look, look_at
 from twisted_lb.repeated import Repeated
 from twisted_lb.routing.notices import route_notices
 from twisted_lb.steps import Steps, chunks, run_in_turns
@@ -41,8 +41,6 @@ _log = Logger()
 
 NO_FILES: Mapping[str, bytes] = {}
 
-# What is compared of a file; None while it does not exist.
-Look = tuple[int, int, int, int] | None
 
 
 class ServersFile(Service):
@@ -174,12 +172,3 @@ class ServersFile(Service):
             problems="; ".join(error.problems),
             file=self._file_name,
         )
-
-
-def look_at(file_name: str) -> Look:
-    """What distinguishes versions of a file without reading it."""
-    try:
-        status = os.stat(file_name)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from stat import S_ISREG
 from typing import Final
+
+from twisted_lb.files import read_regular_file
 
 MAX_BYTES: Final = 64 * 1024
 
@@ -16,18 +16,11 @@ class SecretError(Exception):
 def read_secret(path: str) -> bytes:
     """The content of a file.  Raises SecretError."""
     try:
-        status = os.stat(path)
-        if not S_ISREG(status.st_mode):
-            raise SecretError("it is not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise SecretError(f"it has more than {MAX_BYTES} bytes")
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
+        return read_regular_file(path, MAX_BYTES)
     except OSError as error:
         raise SecretError(f"it cannot be read: {error.strerror}") from None
-    except ValueError:
-        # A path with a null character.
-        raise SecretError("it cannot be read: the path is not valid") from None
+    except ValueError as error:
+        raise SecretError(str(error)) from None
 
 
 def secret_text(content: bytes) -> str:

@@ -16,7 +16,6 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from stat import S_ISREG
 from typing import Any
 
 from twisted_lb.config.gateway import GatewaySpec
@@ -24,6 +23,7 @@ from twisted_lb.config.pool import ServerTls, TlsFiles
 from twisted_lb.config.server_url import is_https, location
 from twisted_lb.config.servers_schema import ServerModel, TlsModel
 from twisted_lb.config.yaml_lines import Path
+from twisted_lb.files import read_regular_file
 from twisted_lb.network.certificate import Certificate, CertificateError, has_key, load, read_certificate
 
 MAX_FILE_BYTES = 16 * 1024 * 1024  # the authorities of a system take a quarter of one
@@ -56,13 +56,7 @@ def read_file(path: str) -> bytes:
     """
     if path == SYSTEM:
         return _system_authorities()
-    status = os.stat(path)
-    if not S_ISREG(status.st_mode):
-        raise ValueError("it is not a regular file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
-    with open(path, "rb") as file:
-        return file.read()
+    return read_regular_file(path, MAX_FILE_BYTES)
 
 
 class ServersTls:

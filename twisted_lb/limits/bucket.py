@@ -59,6 +59,14 @@ def check_rate(rate_per_sec: object) -> None:
     raise ValueError(f"rate_per_sec: expected a number from 0 to {MAX_RATE_PER_SEC}, not {rate_per_sec!r}")
 
 
+def check_change(capacity: object, rate_per_sec: object) -> None:
+    """Raise ValueError unless these can be those of a bucket; None is for what does not change."""
+    if capacity is not None:
+        check_capacity(capacity)
+    if rate_per_sec is not None:
+        check_rate(rate_per_sec)
+
+
 def check_cost(cost: object) -> None:
     """Raise ValueError unless `cost` is a whole number of tokens from 0 to MAX_COST."""
     if type(cost) is not int or not 0 <= cost <= MAX_COST:

@@ -7,15 +7,15 @@
    files of a secret in `..data`, and the names in the directory are symbolic links into it.
 2. The default is TLS_CERT_FILE; without that, default.pem or default.crt of the directory; without these, the first
    file by name.
-3. A file has at most MAX_BYTES, and is a regular file: nothing else ends for sure when it is read.
+3. A file has at most MAX_BYTES, and is a regular file.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from typing import NamedTuple
 
+from twisted_lb.files import Look, look_at, read_regular_file
 from twisted_lb.network.certificate import AuthorityOnly, Certificate, CertificateError, has_key, read_certificate
 
 FILE_SETTING, KEY_SETTING, DIRECTORY_SETTING = "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CERT_DIR"
@@ -23,9 +23,6 @@ SUFFIXES = (".pem", ".crt")
 KEY_SUFFIX = ".key"
 DEFAULT_NAMES = ("default.pem", "default.crt")
 MAX_BYTES = 1024**2  # precedents: a chain with its key has 4 to 10 KiB
-
-# What distinguishes two versions of a file without reading it; None while it does not exist.
-Look = tuple[int, int, int, int] | None
 
 
 class Source(NamedTuple):
@@ -86,24 +83,10 @@ class CertificatePaths(NamedTuple):
         return found
 
 
-def look_at(path: str) -> Look:
-    """The present version of a file; a symbolic link is followed."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
-
-
 def _content(path: str) -> bytes:
     try:
-        # Opening a FIFO would wait for its other end.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CertificateError(f"{path}: it is not a regular file")
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        return read_regular_file(path, MAX_BYTES)
     except OSError as error:
         raise CertificateError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_BYTES:
-        raise CertificateError(f"{path}: it has more than {MAX_BYTES} bytes, which is no certificate")
-    return content
+    except ValueError as error:
+        raise CertificateError(f"{path}: {error}") from None

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Profile, StoreUnavailable
-from twisted_lb.limits.bucket import check_capacity, check_policy, check_rate
+from twisted_lb.limits.bucket import check_change, check_policy
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
@@ -71,10 +71,7 @@ class RedisAccounts:
     def change(self, digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """See IAccountStore.  Fails with ValueError on a policy that no bucket can have."""
         try:
-            if capacity is not None:
-                check_capacity(capacity)
-            if rate_per_sec is not None:
-                check_rate(rate_per_sec)
+            check_change(capacity, rate_per_sec)
         except ValueError:
             return fail(Failure())
         return self._change.call(

@@ -54,7 +54,7 @@ from twisted_lb.interfaces import (
     StoreUnavailable,
     Taken,
 )
-from twisted_lb.limits.bucket import NEVER_USED_US, Bucket, check_capacity, check_cost, check_policy, check_rate
+from twisted_lb.limits.bucket import NEVER_USED_US, Bucket, check_change, check_cost, check_policy
 from twisted_lb.limits.client_networks import IN_USE_SECONDS, NetworkBuckets
 from twisted_lb.stores.sqlite.database import AccountDatabase, Row
 from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
@@ -306,10 +306,7 @@ class EmbeddedStore:
     def change(self, digest: str, capacity: Any, rate_per_sec: Any) -> Deferred[Profile | None]:
         """See IAccountStore, also for the types.  Fails with ValueError for an invalid policy."""
         try:
-            if capacity is not None:
-                check_capacity(capacity)
-            if rate_per_sec is not None:
-                check_rate(rate_per_sec)
+            check_change(capacity, rate_per_sec)
         except ValueError:
             return fail(Failure())
         bucket = self._buckets.get(digest)

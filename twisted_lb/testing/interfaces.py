@@ -1,0 +1,17 @@
+"""Whether a plug-in has the interface that it claims."""
+
+from __future__ import annotations
+
+from zope.interface import Interface
+from zope.interface.exceptions import Invalid
+from zope.interface.verify import verifyClass, verifyObject
+
+
+def check_provides(interface: type[Interface], plugin: object) -> None:
+    """Raise AssertionError unless `plugin` and its class have the signatures of `interface`."""
+    try:
+        verifyObject(interface, plugin)
+        verifyClass(interface, type(plugin))
+    except Invalid as error:
+        message = f"mark the class with @implementer({interface.__name__}), and keep its signatures: {error}"
+        raise AssertionError(message) from None
