@@ -52,6 +52,20 @@ def store_options(request: Any) -> Iterator[tuple[str, ...]]:
         redis.close()
 
 
+@pytest.fixture(params=["one process", pytest.param("two workers", marks=WITHOUT_REDIS)])
+def processes(request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
+    """Options of the balancer for one process with the embedded store, or for two workers on Redis."""
+    if request.param == "one process":
+        yield ()
+        return
+    redis = RedisServer()
+    try:
+        redis.start()
+        yield ("--redis-url", redis.url, "--workers", "2")
+    finally:
+        redis.close()
+
+
 @pytest.fixture(scope="module")
 def balancer(servers: Servers, store_options: tuple[str, ...]) -> Iterator[Balancer]:
     """A balancer for the three servers, with each kind of store in turn."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import STORES, Start
+from tests.integration.conftest import Start
 from tests.integration.origin import Servers
 from tests.integration.processes import MISSING_CLOCK, Asking, Balancer, ask, wait_until, wrong_clock
-from tests.integration.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(bool(MISSING_CLOCK), reason=MISSING_CLOCK)
 HOUR = 3600
@@ -36,29 +34,15 @@ class Clock:
         self._file.write_text(f"{seconds:+d}s\n")
 
 
-@pytest.fixture(params=STORES)
-def options(request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
-    """One process with the embedded store, or two workers on Redis."""
-    if request.param == "embedded":
-        yield ()
-        return
-    redis = RedisServer()
-    try:
-        redis.start()
-        yield ("--redis-url", redis.url, "--workers", "2")
-    finally:
-        redis.close()
-
-
 @pytest.mark.parametrize("shift", [-HOUR, HOUR])
 def test_clock_is_set(
-    new_balancer: Start, servers: Servers, options: tuple[str, ...], shift: int, tmp_path: Path
+    new_balancer: Start, servers: Servers, processes: tuple[str, ...], shift: int, tmp_path: Path
 ) -> None:
     """Requests, deadlines, checks, the servers file and the store go on, and Date tells the new time."""
     clock = Clock(tmp_path)
     settings = {**clock.environment, "UPSTREAM_TIMEOUT": "2s", "HEAD_TIMEOUT": "2s"}
     checks = "health_check: {path: /, interval: 200ms, timeout: 30s, fails: 1, passes: 1}\n"
-    balancer = new_balancer(servers.yaml() + checks, *options, environment=settings).start()
+    balancer = new_balancer(servers.yaml() + checks, *processes, environment=settings).start()
     key = balancer.create_user("user1", 100, 0)
     assert ask(balancer.port, "GET", "/", key=key).status == 200
     slow = Asking(balancer, key, "/slow/0.7")
@@ -78,7 +62,7 @@ def test_clock_is_set(
     wait_until(lambda: "server server3 is up" in balancer.log(), what="a check that passes")
     (balancer.directory / "servers.yaml").write_text(servers.yaml("random") + checks)
     wait_until(lambda: "balancer round_robin -> random" in balancer.log(), what="the new servers file")
-    if not options:
+    if not processes:
         # Levels are written each second.
         level = balancer.tokens(key)
         time.sleep(4)

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from uuid import uuid4
 
-import pytest
-
-from tests.integration.conftest import STORES, Start
+from tests.integration.conftest import Start
 from tests.integration.origin import Servers
 from tests.integration.processes import Balancer, ask, wait_until
-from tests.integration.redis_server import RedisServer
 
 CUSTOMERS = 60
 # The guesser's requests on one connection, and how many connections in a row have to be refused: with two workers, all
 # of them reach the same one once in 500 times.
 PER_CONNECTION = 20
 IN_A_ROW = 10
-
-
-@pytest.fixture(params=STORES)
-def options(request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
-    """One process with the embedded store, or two workers on Redis."""
-    if request.param == "embedded":
-        yield ()
-        return
-    redis = RedisServer()
-    try:
-        redis.start()
-        yield ("--redis-url", redis.url, "--workers", "2")
-    finally:
-        redis.close()
 
 
 class Guesses(threading.Thread):
@@ -59,11 +41,11 @@ class Guesses(threading.Thread):
 
 
 def test_customers_behind_the_address_of_a_guesser(
-    new_balancer: Start, servers: Servers, options: tuple[str, ...]
+    new_balancer: Start, servers: Servers, processes: tuple[str, ...]
 ) -> None:
     """Not one customer whose key works is refused, before a restart and after it; keys that were never used are."""
     environment = {"ADDRESS_CAPACITY": str(3 * CUSTOMERS), "ADDRESS_RATE_PER_SEC": "0.2"}
-    balancer = new_balancer(servers.yaml(), *options, environment=environment).start()
+    balancer = new_balancer(servers.yaml(), *processes, environment=environment).start()
     keys = [balancer.create_user(f"user{number}", 100, 0) for number in range(CUSTOMERS)]
     # Each is asked with once: the rate lets one through now and then, and that one is in use afterwards.
     never_used = [[balancer.create_user(f"unused{turn}{number}", 100, 0) for number in range(5)] for turn in "ab"]

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import WITHOUT_REDIS, Start
+from tests.integration.conftest import Start
 from tests.integration.curl import MISSING as MISSING_CURL
 from tests.integration.curl import curl
 from tests.integration.origin import Servers
 from tests.integration.processes import ask, wait_until
-from tests.integration.redis_server import RedisServer, free_port
+from tests.integration.redis_server import free_port
 from tests.integration.test_client_address import HAPROXY, WITH_HAPROXY, running
 from tests.stores.certificates import Authority
 
@@ -72,24 +72,10 @@ class Tls:
             return [value for _, value in found["subjectAltName"]]
 
 
-@pytest.fixture(params=["one process", pytest.param("two workers", marks=WITHOUT_REDIS)])
-def options(request: Any) -> Any:
-    """Options of the balancer."""
-    if request.param == "one process":
-        yield ()
-        return
-    redis = RedisServer()
-    try:
-        redis.start()
-        yield ("--redis-url", redis.url, "--workers", "2")
-    finally:
-        redis.close()
-
-
-def test_renewal(new_balancer: Start, servers: Servers, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_renewal(new_balancer: Start, servers: Servers, processes: tuple[str, ...], tmp_path: Path) -> None:
     """Certificates are chosen by name, renewed while connections go on, and kept when a new file is broken."""
     tls = Tls(tmp_path)
-    balancer = new_balancer(servers.yaml(), *options, environment=tls.environment).start()
+    balancer = new_balancer(servers.yaml(), *processes, environment=tls.environment).start()
     key = balancer.create_user("user1", 100)
     assert tls.names("site.test") == tls.names("a.site.test") == ["site.test", "*.site.test"]
     assert tls.names("default.test") == tls.names(None) == ["default.test"]
@@ -121,7 +107,7 @@ def test_renewal(new_balancer: Start, servers: Servers, options: tuple[str, ...]
 
 
 def test_other_client_authorities(
-    new_balancer: Start, servers: Servers, options: tuple[str, ...], tmp_path: Path
+    new_balancer: Start, servers: Servers, processes: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Other authorities for clients hold for all new connections, of workers too that are started later."""
     tls = Tls(tmp_path)
@@ -130,7 +116,7 @@ def test_other_client_authorities(
     file = tmp_path / "people.pem"
     file.write_bytes(people[0].pem)
     environment = {**tls.environment, "TLS_CLIENT_CA_FILE": str(file)}
-    balancer = new_balancer(servers.yaml(), *options, environment=environment).start()
+    balancer = new_balancer(servers.yaml(), *processes, environment=environment).start()
     key = balancer.create_user("user1", 1000)
 
     def admitted(number: int) -> bool:
@@ -147,7 +133,7 @@ def test_other_client_authorities(
     # All workers, one of which takes each connection.
     wait_until(lambda: all(admitted(1) and not admitted(0) for _ in range(24)), what="the other authorities")
     assert f"{file}: certificates of clients are verified with other authorities" in balancer.log()
-    if options:
+    if processes:
         before = set(balancer.workers())
         for pid in before:
             os.kill(pid, signal.SIGKILL)
