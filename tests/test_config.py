@@ -518,3 +518,17 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual((a.maintenance, b.maintenance), (60.0, 0.0))
         checks = [server.health_check for server in spec.servers]
         self.assertEqual(checks, [HealthCheck("/h"), None, HealthCheck("/c")])
+
+    def test_keys_that_say_the_default(self) -> None:
+        """Keys of a pool that have the values of `false`, or none, leave the others at the top as they are."""
+        max_time, off = "ejection: {max_time: 30}", "ejection: {consecutive_failures: 0, failure_share: 0}"
+        for general, own, expected in (
+            ("health_check: {path: /h, interval: 1}", "health_check: {fails: 3}", HealthCheck("/h", interval=1.0)),
+            ("health_check: {path: /h, interval: 1}", "health_check: {}", HealthCheck("/h", interval=1.0)),
+            (off, max_time, Ejection(0, 0, max_time=30)),
+            (max_time, off, Ejection(0, 0, max_time=30)),
+        ):
+            text = f"{general}\npools: {{p: {{{own}, servers: [{{url: 'http://a'}}]}}}}\nroutes: [{{pool: p}}]\n"
+            (pool,) = read_gateway(text, "x.yaml").pools
+            found = pool.servers[0].health_check if "health" in own else pool.ejection
+            self.assertEqual(found, expected, (general, own))

@@ -96,7 +96,6 @@ class ExplainTests(SynchronousTestCase):
             ({"path": "/v1/", "host": "api.test", "client": "192.0.3.7"}, "v1", None, "it goes to the pool a"),
             ({"path": "/v1/"}, None, 404, "no_route"),
             ({"path": "/v1/", "method": "POST", "header": "X-Secret: s3cret"}, "post", None, "it goes to the pool a"),
-            ({"header": "x-BETA:"}, "beta", None, "it goes to the pool a"),
             ({"path": "/health"}, "health", 204, "the route answers itself"),
             ({"host": "a.old.test", "path": "/x?y"}, "old", 308, "the route answers itself to https://a.old.test/new/x?y"),
             ({"path": "/later/x"}, "later", 503, "maintenance"),
@@ -110,13 +109,21 @@ class ExplainTests(SynchronousTestCase):
             self.assertTrue(found["reason"].startswith(reason), found)
             self.assertEqual(bool(found["servers"]), found["pool"] is not None)
 
+    def test_split(self) -> None:
+        """Which pool has the request is for its key to decide: the servers of all are shown."""
+        found = self.explained(header="x-BETA:")
+        self.assertEqual((found["route"]["name"], found["pool"], found["status"]), ("beta", None, None))
+        self.assertEqual(found["reason"], "it goes to one of the pools by key: 1 to a, 1 to b; b in maintenance")
+        self.assertEqual([one["name"] for one in found["servers"]], ["a1", "a2", "b1"])
+
     def test_no_secret(self) -> None:
         """The value that a route asks for is not shown."""
         for field in ("X-Secret: other", "X-Secret: s3cret"):
             found = self.explained(path="/v1/", method="POST", header=field)
             self.assertNotIn("s3cret", json.dumps(found))
-        found = self.explained(path="/v1/", method="POST", header="X-Secret: other")
-        self.assertIn({"name": "post", "why_not": "it asks for another value of x-secret"}, found["others"])
+        for field, expected in (("X-Secret: other", "another value of x-secret"), ("X-Other: 1", "x-secret")):
+            found = self.explained(path="/v1/", method="POST", header=field)
+            self.assertIn({"name": "post", "why_not": f"it asks for {expected}"}, found["others"])
 
     def test_more_specific(self) -> None:
         """A route that would have had the request comes later."""

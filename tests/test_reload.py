@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -193,6 +194,20 @@ class ServersFileTests(SynchronousTestCase):
         self.assertEqual(self.swapped, [["a", "b"]])
         self.looks(5)
         self.assertEqual((len(self.log), len(self.swapped)), (2, 1))
+
+    def test_asked_during_a_reload(self) -> None:
+        """Asked for while a change is applied, the file is read again afterwards, and what comes of it is logged."""
+        applied: Deferred[str] = Deferred()
+        file = ServersFile(self.clock, str(self.path), ONE, lambda spec, text: applied)
+        file.startService()
+        self.addCleanup(file.stopService)
+        self.path.write_text(TWO)
+        file.read()
+        file.read(True)
+        applied.callback("everything")
+        for _ in range(5):
+            self.clock.advance(0)
+        self.assertEqual(self.log, [f"{self.path} was reloaded: everything", f"{self.path}: no change"])
 
     def test_stop(self) -> None:
         """A stopped service looks no more."""

@@ -410,15 +410,37 @@ class SplitTests(RouteCase):
             (True, request(), NETWORK),
             (False, without_key(), NETWORK),
         ):
-            world = self.start("pool: p")
-            backend = Backend("other", "127.0.0.1", 9100)
-            server = ScriptedServer(backend, world.clock)
-            world.servers.append(server)
-            other = world.factory.add_pool(Pool(OrderedServices(), [backend]), name="other")
-            first = Route(world.server_pool, NO_PRICING, key=OPTIONAL)
-            second = Route(other, NO_PRICING, key=OPTIONAL)
-            first.split = split = Split([(first, 1), (second, 1)], by_network)
-            world.use(first)
+            world, split, second = self.halves((1, 1), by_network)
             world.client().send(data)
-            reached = server if split.route_of(client) is second else world.server
+            reached = world.servers[-1] if split.route_of(client) is second else world.server
             self.assertEqual([one for one in world.servers if one.connections], [reached])
+
+    def halves(self, weights: tuple[int, int], by_network: bool = False) -> tuple[World, Split, Route]:
+        """A route to two pools, of which the second has the last server, and what leads to that one."""
+        world = self.start("pool: p")
+        backend = Backend("other", "127.0.0.1", 9100)
+        world.servers.append(ScriptedServer(backend, world.clock))
+        other = world.factory.add_pool(Pool(OrderedServices(), [backend]), name="other")
+        first = Route(world.server_pool, NO_PRICING, key=OPTIONAL)
+        second = Route(other, NO_PRICING, key=OPTIONAL)
+        first.split = split = Split(list(zip((first, second), weights)), by_network)
+        world.use(first)
+        return world, split, second
+
+    def test_maintenance_of_a_pool(self) -> None:
+        """Only the share of the pool that is in maintenance is 503, and costs nothing; also of preflights."""
+        preflight = request("OPTIONS", "/", b"Origin: https://a.test", b"Access-Control-Request-Method: GET")
+        for resting, reached in ((0, 1), (1, 1), (0, 0), (1, 0)):
+            weights, served = (1 - reached, reached), resting != reached
+            for data in (request(), without_key(), preflight):
+                world, split, second = self.halves(weights)
+                (second.pool if resting else world.server_pool).maintenance = 30.0
+                client = world.client()
+                client.send(data)
+                world.settle()
+                self.assertEqual(any(one.connections for one in world.servers), served, (resting, weights, data))
+                if not served:
+                    answer = client.response()
+                    self.assertEqual((answer.status, answer.field("retry-after")), (503, "30"))
+                    refunded = len(world.buckets.refunded) + len(world.buckets.returned)
+                    self.assertEqual(refunded, len(world.buckets.asked) + len(world.buckets.addresses))

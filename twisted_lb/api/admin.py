@@ -113,9 +113,9 @@ class _AdminApi:
         if self._explaining is None:
             raise Refusal(404, "This process has no routes.")
         found = self._explaining.explain(head, client)
-        pool = found["pool"]
-        servers = (await _report_of(self._running)).servers if pool is not None else []
-        return json_answer(request, {**found, "servers": [one for one in servers if one["pool"] == pool]})
+        pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
+        servers = (await _report_of(self._running)).servers if pools else []
+        return json_answer(request, {**found, "servers": [one for one in servers if one["pool"] in pools]})
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:

@@ -150,10 +150,10 @@ def _route(route: RouteSpec) -> str:
     # A value may be a secret: only the name is shown.
     parts += [name if value is None else f"{name}: ..." for name, value in route.headers]
     named = f" ({route.name})" if route.name != f"{route.host}{route.path or '/'}" else ""
-    return f"  {', '.join(parts)} -> {', '.join([_end(route), *_terms(route)])}{named}"
+    return f"  {', '.join(parts)} -> {', '.join([shown_end(route), *_terms(route)])}{named}"
 
 
-def _end(route: RouteSpec) -> str:
+def shown_end(route: RouteSpec) -> str:
     """Where its requests go."""
     if route.redirect is not None:
         place = "".join(text + (f"{{{name}}}" if name else "") for text, name in route.redirect.place)

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from twisted_lb.api.user import PATHS
+from twisted_lb.app.describe import shown_end
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import access_of, answer_of
 from twisted_lb.config.gateway import RouteSpec
@@ -19,6 +20,7 @@ from twisted_lb.routing.path import comparable, path_of
 from twisted_lb.routing.readings import certain_route
 from twisted_lb.routing.specs import match_of
 from twisted_lb.routing.table import RouteTable
+from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.head import RequestHead
 
 MOST_OTHERS: Final = 100
@@ -33,7 +35,7 @@ class Explainer:
     def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
         """What becomes of a request from this address, "" for any, as far as routes decide; `servers` are the caller's.
 
-        `pool` is the name of the pool, or null.
+        `pool` is the name of the pool, or null; where a split decides, `pools` of the route are those that may have it.
         """
         routes = self._gateway.spec.routes
         path = path_of(head.target)
@@ -46,7 +48,7 @@ class Explainer:
             "route": None if route is None else shown_route(route),
             **outcome,
             "others": [
-                {"name": one.name, "why_not": why_not(one, head, route)}
+                {"name": one.name, "why_not": why_not(one, head)}
                 for one in islice((one for place, one in enumerate(routes) if place != found), MOST_OTHERS)
             ],
         }
@@ -62,11 +64,16 @@ class Explainer:
         access = access_of(route)
         if access is not None and client and not access.permits(client):
             return _ended(403, FORBIDDEN)
-        pool = self._gateway.pools[route.pool].spec if route.pool else None
-        if route.maintenance or (pool is not None and pool.maintenance):
+        if route.maintenance:
             return _ended(503, MAINTENANCE)
-        if pool is not None:
-            return {"pool": pool.name, "status": None, "reason": f"it goes to the pool {pool.name}"}
+        if route.split:
+            resting = [name for name, weight in route.split if weight and self._gateway.pools[name].spec.maintenance]
+            also = f"; {', '.join(resting)} in maintenance" if resting else ""
+            return _ended(None, f"it goes to one of the {shown_end(route)}{also}")
+        if route.pool:
+            if self._gateway.pools[route.pool].spec.maintenance:
+                return _ended(503, MAINTENANCE)
+            return {"pool": route.pool, "status": None, "reason": f"it goes to the pool {route.pool}"}
         answer = answer_of(route)
         location = answer.location(head.host, head.target)
         if location is None:
@@ -93,7 +100,7 @@ def shown_route(route: RouteSpec) -> dict[str, Any]:
     }
 
 
-def why_not(route: RouteSpec, head: RequestHead, found: RouteSpec | None) -> str:
+def why_not(route: RouteSpec, head: RequestHead) -> str:
     """Why a route does not have the request."""
     match = match_of(route)
     if not _fits(Match(match.host), head):
@@ -104,8 +111,9 @@ def why_not(route: RouteSpec, head: RequestHead, found: RouteSpec | None) -> str
         return f"its methods are {', '.join(route.methods)}"
     for name, value in match.headers:
         if not _fits(Match(headers=((name, value),)), head):
-            return f"it asks for {'another value of ' if value is not None else ''}{name.decode()}"
-    return "another route is more specific, or comes first" if found is not None else ""
+            has_another = field_value(head, name) is not None
+            return f"it asks for {'another value of ' if has_another else ''}{name.decode()}"
+    return "another route is more specific, or comes first"
 
 
 def _fits(match: Match, head: RequestHead) -> bool:

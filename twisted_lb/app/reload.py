@@ -74,6 +74,7 @@ class ServersFile(Service):
         self._reading = Reading(reactor)
         self._under_way = False
         self._again = False
+        self._asked = False
         self._looks = Repeated(reactor, self.look, "the watch of the servers file")
 
     def startService(self) -> None:
@@ -111,10 +112,12 @@ class ServersFile(Service):
 
     def read(self, asked: bool = False) -> None:
         """Read the file and apply it if it is valid.  `asked`: log the result even without changes."""
+        self._asked |= asked
         if self._under_way:
             # The file may have changed by now.
             self._again = True
             return
+        asked, self._asked = self._asked, False
         try:
             text = read_text(self._file_name)
         except Misconfigured as error:

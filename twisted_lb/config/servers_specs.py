@@ -44,11 +44,16 @@ class Keys(NamedTuple):
     def sections(self, key: str) -> tuple[Section | None, Section | None]:
         """The sections of a key, the more general first."""
         own = getattr(self.own, key)
-        if own in (NO_CHECK, NO_EJECTION):
+        if _is_nothing(own):
             return None, own
         general = getattr(self.general, key)
         # A pool that says what to do, where the file says that there is nothing to do, says so alone.
-        return (None if general in (NO_CHECK, NO_EJECTION) and own is not None else general), own
+        return (None if _is_nothing(general) and own is not None else general), own
+
+
+def _is_nothing(section: Section | None) -> bool:
+    """Whether it is what `false` stands for: not one that says the same, key by key."""
+    return section is NO_CHECK or section is NO_EJECTION
 
 
 def pool_parts(keys: Keys) -> dict[str, Any]:

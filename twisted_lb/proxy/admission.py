@@ -52,10 +52,16 @@ from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.head import RequestHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
+IN_MAINTENANCE: Final = "This is in maintenance. Try again later."
 # What looks like a key in credentials of another scheme is looked up, but no more than this of one request.
 MAX_SECOND_KEYS: Final = 4
 # Bytes of a text that is replaced in records though it is nobody's key: it may have been, or be another service's.
 SHORTEST_HIDDEN: Final = 16
+
+
+def retry_after(seconds: float) -> bytes:
+    """The line of the field, with its CRLF before it."""
+    return b"\r\nRetry-After: %d" % ceil(seconds)
 
 
 @implementer(ITokenReceiver)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any, Union
 
 from twisted_lb.cors import is_preflight
 from twisted_lb.credentials import PARAMETER
+from twisted_lb.proxy.admission import IN_MAINTENANCE, retry_after
 from twisted_lb.proxy.answered_request import AnsweredRequest
 from twisted_lb.proxy.connection_limits import ConnectionLimits
 from twisted_lb.proxy.context import ProxyContext
@@ -108,6 +108,11 @@ def preflight_on_route(limits: ConnectionLimits, client: Any, head: RequestHead)
     if refused is not None:
         return refused
     if isinstance(route, Route):
+        if route.split is not None:
+            # As for other requests without a key.
+            route = route.split.route_of(client.peer.network)
+            if route.pool.maintenance:
+                return _in_maintenance(client, route.pool.maintenance)
         return Preflight(limits.preflights, route, client, head)
     assert route is not None
     return AnsweredRequest(limits.context, route, client, head, 0)
@@ -130,12 +135,14 @@ def _route_of(
     if route.access is not None and not route.access.permits(client.peer.address):
         return None, RefusedRequest(client, 403, "This is not for clients with your address.", b"", FORBIDDEN)
     seconds = route.maintenance
-    if not seconds and isinstance(route, Route):
+    # Where there are several pools, others may not be in maintenance.
+    if not seconds and isinstance(route, Route) and route.split is None:
         seconds = route.pool.maintenance
-    if seconds:
-        fields = b"\r\nRetry-After: %d" % ceil(seconds)
-        return None, RefusedRequest(client, 503, "This is in maintenance. Try again later.", fields, MAINTENANCE)
-    return route, None
+    return (None, _in_maintenance(client, seconds)) if seconds else (route, None)
+
+
+def _in_maintenance(client: Any, seconds: float) -> RefusedRequest:
+    return RefusedRequest(client, 503, IN_MAINTENANCE, retry_after(seconds), MAINTENANCE)
 
 
 def _take_key_parameter(limits: ConnectionLimits, head: RequestHead) -> None:

@@ -29,7 +29,7 @@ from twisted_lb.network.flow_control import NOT_NOW
 from twisted_lb.own_fields import consumer_line
 from twisted_lb.pool.retry_budget import IDEMPOTENT
 from twisted_lb.pool.retry_policy import Attempt, Blame, Step, blame, next_step
-from twisted_lb.proxy.admission import RETRY_SOON, Admission
+from twisted_lb.proxy.admission import IN_MAINTENANCE, RETRY_SOON, Admission, retry_after
 from twisted_lb.proxy.connection_pool import ConnectionPool
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded, guarded_done, take_steps
@@ -42,6 +42,7 @@ from twisted_lb.request_record import (
     CLIENT_LEFT,
     COMPLETE,
     INTERNAL_ERROR,
+    MAINTENANCE,
     SERVER_CLOSED,
     SERVER_MALFORMED,
     SERVER_TIMEOUT,
@@ -139,8 +140,13 @@ class Exchange(Admission):
         if split is not None:
             digest = self._tokens.digest
             self._route = split.route_of(self.peer.network if split.by_network or not digest else digest)
+        pool = self._route.pool
         if self._record is not None:
-            self._record.pool = self._route.pool.name
+            self._record.pool = pool.name
+        if split is not None and pool.maintenance:
+            self._tokens.refund()
+            self._answer(MAINTENANCE, 503, IN_MAINTENANCE, retry_after(pool.maintenance))
+            return
         self._next_server()
 
     def _next_server(self) -> bool:
