@@ -35,6 +35,7 @@ FLOORS = {
     "bounded_log": GROUND,
     "cors": GROUND,
     "files": GROUND,
+    "listed": GROUND,
     "own_fields": GROUND,
     "user_names": GROUND,
     "repeated": GROUND,

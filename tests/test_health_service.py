@@ -28,6 +28,7 @@ class HealthServiceTests(SynchronousTestCase):
         self.pool = pool_of(spec, self.reactor)
         self.a, self.b = self.pool.backends
         self.health_service = HealthService(self.reactor, self.pool, spec, dialer(self.reactor))
+        self.health_service.follow(spec)
         self.told: list[list[str]] = []
         self.patch(self.pool.balancer, "backends_changed", self.tell)
         self.log: list[tuple[LogLevel, str]] = []
@@ -151,6 +152,7 @@ class ManyServersTests(SynchronousTestCase):
         spec = only_pool(f"ejection: {{consecutive_failures: 1, max_share: 1}}\nservers:\n{lines}")
         pool = pool_of(spec, reactor)
         health_service = HealthService(reactor, pool, spec, dialer(reactor))
+        health_service.follow(spec)
         told: list[list[str]] = []
         self.patch(pool.balancer, "backends_changed", lambda those: told.append([one.name for one in those]))
         reactor.advance(1)

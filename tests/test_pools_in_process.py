@@ -13,6 +13,7 @@ from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
 from twisted_lb.interfaces import StoreState
 from twisted_lb.proxy.route import AnsweringRoute, Route
+from twisted_lb.steps import STEP
 from twisted_lb.wire.head import HeadLimits, read_request_head
 
 POOL = "  {name}: {{servers: [{{name: {name}1, url: 'http://127.0.0.1:{port}'}}]}}\n"
@@ -66,6 +67,16 @@ class PoolsInProcessTests(SynchronousTestCase):
         self.assertEqual([self.pool_of(f"/{name}/").name for name in ("a", "b")], ["a", "b"])
         self.assertIsInstance(self.route("/ok"), AnsweringRoute)
         self.assertIsNone(self.route("/c/"))
+
+    def test_many_servers(self) -> None:
+        """A pool that is added with many servers has its health checks in several steps."""
+        more = "".join(f"{{url: 'http://127.0.0.1:{number}'}}, " for number in range(1, 10 * STEP))
+        few, many = [
+            # What is not the first pool is new.
+            len(list(self.serving.gateway._steps(read_gateway(one, "x.yaml"))))
+            for one in (text("a", "c"), text("a", "d").replace("name: d1,", f"url: 'http://a'}}, {more}{{name: d1,"))
+        ]
+        self.assertGreater(many - few, 40)
 
     def test_added_and_kept(self) -> None:
         """A pool that stays keeps its connections and its health checks; a new one has checks that run."""

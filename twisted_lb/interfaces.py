@@ -319,13 +319,7 @@ class IBalancer(Interface):
 
     A server that stays in the pool remains the same object; `backend is other` and hashing are by identity.
 
-    A balancer may also have a method `request_finished(request, backend)`, which is not declared here because it is
-    optional.  Whether it exists is determined when the balancer is installed.  It is called once for each server that
-    was chosen for a request, when that server has the request no longer: its response has ended, the client has left,
-    or the attempt has failed and the next server is tried.  `backend.in_flight` no longer counts the request then.
-    `request` is the object that `choices` was called with.  After a reload the new balancer also gets the calls for
-    requests for which the former one has chosen a server, possibly a removed one.  Must not block, and must not raise:
-    exceptions are logged, and do not affect the request.
+    A balancer may also have the methods in OPTIONAL_METHODS.
     """
 
     def backends_changed(backends: list[Backend]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Awaitable
 from hmac import compare_digest
 from typing import Any
 
@@ -26,7 +25,7 @@ from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.responses import Refusal, answer, failure_answer, json_answer
-from twisted_lb.api.status import Explaining, Report, Running
+from twisted_lb.api.status import Explaining, Running, report_of
 from twisted_lb.credentials import bearer_token
 from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
@@ -40,17 +39,12 @@ HEALTH_PATHS = frozenset((b"/livez", b"/readyz"))
 MAX_CONNECTIONS = 256
 
 
-async def _report_of(running: Running) -> Report:
-    report = running.report()
-    return await report if isinstance(report, Awaitable) else report
-
-
 def _alive(request: Request) -> bytes:
     return answer(request, 200, "text/plain; charset=utf-8", b"ok\n")
 
 
 async def _readiness(request: Request, running: Running) -> bytes:
-    report = await _report_of(running)
+    report = await report_of(running)
     shown = {"ready": report.ready, "degraded": report.degraded, "reason": report.reason, "build": BUILD}
     return json_answer(request, shown, 200 if report.ready else 503)
 
@@ -93,12 +87,12 @@ class _AdminApi:
     @app.route("/servers", methods=["GET"])
     async def _servers(self, request: Request) -> bytes:
         self._authorize(request)
-        return json_answer(request, (await _report_of(self._running)).servers)
+        return json_answer(request, (await report_of(self._running)).servers)
 
     @app.route("/metrics", methods=["GET"])
     async def _metrics(self, request: Request) -> bytes:
         self._authorize(request)
-        return answer(request, 200, CONTENT_TYPE, metrics_text(await _report_of(self._running)))
+        return answer(request, 200, CONTENT_TYPE, metrics_text(await report_of(self._running)))
 
     @app.route("/users", methods=["GET"])
     async def _users(self, request: Request) -> bytes:
@@ -114,7 +108,7 @@ class _AdminApi:
             raise Refusal(404, "This process has no routes.")
         found = self._explaining.explain(head, client)
         pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
-        servers = (await _report_of(self._running)).servers if pools else []
+        servers = (await report_of(self._running)).servers if pools else []
         return json_answer(request, {**found, "servers": [one for one in servers if one["pool"] in pools]})
 
     @app.handle_errors(Exception)

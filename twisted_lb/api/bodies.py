@@ -12,10 +12,9 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 from twisted_lb.user_names import MAX_NAME_CHARACTERS, user_name
 
-MAX_CAPACITY = 1_000_000_000  # tokens
-MAX_RATE_PER_SEC = 1_000_000  # tokens per second
 # The slowest rate other than 0, one token in 32 years.  With a slower one, capacity / rate, the time until the bucket
 # is full, would exceed the range in which seconds and microseconds are exact.
 MIN_RATE_PER_SEC = 1e-9

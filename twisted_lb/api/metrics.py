@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from twisted_lb.api.status import Report
+from twisted_lb.api.status import CERTIFICATE_EXPIRY, Report
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -34,9 +34,7 @@ _TLS_GAUGE = (
     "tokenlb_tls_certificates_last_read_successful",
     "Whether all files of certificates could be used when last read.",
 )
-# The first word of a name in `Report.counts`, before a file.
-_EXPIRY = "certificate_expiry "
-_STORE_COUNTERS = (
+_COUNTERS = (
     ("store_outages", "tokenlb_store_outages", "Outages of the store."),
     ("store_write_errors", "tokenlb_store_write_errors", "Failed writes of the embedded store."),
     ("script_calls", "tokenlb_script_calls", "Calls of the script that takes tokens."),
@@ -73,7 +71,7 @@ class _Numbers(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics with a value: the embedded store has no number of instances, for example."""
         yield from _of_requests(self._report.counts)
-        yield from _of_store(self._report.counts)
+        yield from _of_process(self._report.counts)
         yield from _of_certificates(self._report.counts)
         yield from self._of_servers()
 
@@ -122,16 +120,17 @@ def _of_certificates(counts: Mapping[str, float]) -> Iterator[Metric]:
     words = "When the certificate in use from this file expires, in seconds since 1970."
     expiry = GaugeMetricFamily("tokenlb_tls_certificate_expiry_timestamp_seconds", words, labels=["file"])
     for count, seconds in sorted(counts.items()):
-        if count.startswith(_EXPIRY):
-            expiry.add_metric([count.removeprefix(_EXPIRY)], seconds)
+        word, _, file = count.partition(" ")
+        if word == CERTIFICATE_EXPIRY:
+            expiry.add_metric([file], seconds)
     yield expiry
 
 
-def _of_store(counts: Mapping[str, float]) -> Iterator[Metric]:
+def _of_process(counts: Mapping[str, float]) -> Iterator[Metric]:
     for count, name, words in _STORE_GAUGES + _RELOAD_GAUGES:
         if count in counts:
             yield GaugeMetricFamily(name, words, counts[count])
-    for count, name, words in _STORE_COUNTERS:
+    for count, name, words in _COUNTERS:
         if count in counts:
             yield CounterMetricFamily(name, words, counts[count])
     decisions = CounterMetricFamily(

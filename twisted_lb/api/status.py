@@ -12,6 +12,9 @@ from twisted_lb.backend import Backend
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
+# The first word of a name in `Report.counts`; a file follows it.
+CERTIFICATE_EXPIRY = "certificate_expiry"
+
 
 class Report(NamedTuple):
     """The present state."""
@@ -20,7 +23,7 @@ class Report(NamedTuple):
     degraded: bool  # requests are served, but with restrictions
     reason: str  # for either; contains no passwords
     servers: list[dict[str, Any]]  # as `shown_server`, in the order to show
-    counts: Mapping[str, float]  # of the store, by the names of IStoreReport
+    counts: Mapping[str, float]  # of this process, its store (IStoreReport), logs, reloads and certificates
 
 
 class Running(Protocol):
@@ -31,6 +34,12 @@ class Running(Protocol):
 
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
+
+
+async def report_of(running: Running) -> Report:
+    """The present state, now or later."""
+    report = running.report()
+    return await report if isinstance(report, Awaitable) else report
 
 
 class Explaining(Protocol):
@@ -49,8 +58,7 @@ class WithCounts:
 
     async def report(self) -> Report:
         """See Running."""
-        found = self._running.report()
-        report = await found if isinstance(found, Awaitable) else found
+        report = await report_of(self._running)
         return report._replace(counts={**report.counts, **self._counts()})
 
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:

@@ -21,6 +21,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_lb.api.status import CERTIFICATE_EXPIRY
+from twisted_lb.listed import listed
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.certificate_set import CertificateSet, Changes
 from twisted_lb.repeated import Repeated
@@ -32,7 +34,6 @@ DAY = 24 * 3600.0
 WARN_SECONDS = 14 * DAY
 SHOWN_NAMES = 6
 # In the counts of a report, before the file.
-EXPIRY = "certificate_expiry"
 
 _log = Logger()
 
@@ -222,17 +223,15 @@ class CertificateWatch(Service):
 
     def counts(self) -> dict[str, float]:
         """For the metrics: whether all files could be used, and when each certificate in use expires."""
-        expiry = {f"{EXPIRY} {one.file}": one.not_after for one in self._certificates.in_use.values()}
+        expiry = {f"{CERTIFICATE_EXPIRY} {one.file}": one.not_after for one in self._certificates.in_use.values()}
         return {"certificates_ok": float(not self._problems), **expiry}
 
 
 def shown_names(certificate: Certificate) -> str:
     """The names for a message."""
-    names = certificate.names
-    if not names:
+    if not certificate.names:
         return "no name, since it has no subjectAltName"
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more
+    return listed(certificate.names, SHOWN_NAMES)
 
 
 def shown_time(seconds: float) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
+from twisted_lb.listed import listed
 from twisted_lb.pool.pool import Change
 from twisted_lb.steps import Steps, chunks
 
@@ -105,5 +106,4 @@ def _listed(what: str, names: Sequence[str], whats: str = "") -> str:
     if not names:
         return ""
     what = whats or what if len(names) > 1 else what
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f"{what} {', '.join(names[:SHOWN_NAMES])}{more}"
+    return f"{what} {listed(names, SHOWN_NAMES)}"

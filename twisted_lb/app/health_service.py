@@ -41,7 +41,10 @@ class HealthService(Service):
     """The health of one pool."""
 
     def __init__(self, reactor: Any, pool: Pool, spec: PoolSpec, dialer: Dialer) -> None:
-        """`spec` is the configuration of `pool`; `dialer` opens the connections of the checks."""
+        """`spec` is the configuration of `pool`, which has to be followed first.
+
+        `dialer` opens the connections of the checks.
+        """
         self._reactor = reactor
         self._pool = pool
         self._ticks = Repeated(reactor, self._tick, "the health service")
@@ -49,7 +52,6 @@ class HealthService(Service):
         self._untold = False  # there were changes since the notification began
         self.health = Health(spec.ejection, spec.panic_threshold, self._changed)
         self._checks = ActiveChecks(reactor, self.health, random, dialer)
-        self.follow(spec)
 
     def follow(self, spec: PoolSpec) -> None:
         """The pool now has the configuration `spec`."""

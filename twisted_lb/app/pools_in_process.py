@@ -6,7 +6,7 @@ connections and checks end when it has been idle for some seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from twisted.application.service import MultiService
@@ -61,7 +61,7 @@ class PoolsInProcess(MultiService):
         self._parts: dict[str, _PoolParts] = {}
         self._removed: list[_PoolParts] = []
         self._looks = Repeated(reactor, self._look, "the end of removed pools")
-        finish(self._follow(gateway.spec, gateway.pools))
+        finish(self.follow(gateway.spec, gateway.pools))
         gateway.parts = self
 
     def startService(self) -> None:
@@ -81,11 +81,8 @@ class PoolsInProcess(MultiService):
         pools = [parts.server_pool for parts in self._removed]
         return [(pool.name, backend) for pool in pools for backend in pool.servers.backends if backend.in_flight]
 
-    def follow(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Iterable[None]:
+    def follow(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[None]:
         """See Parts."""
-        return self._follow(spec, pools)
-
-    def _follow(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[None]:
         for name, one in pools.items():
             parts = self._parts.get(name)
             if parts is None:
@@ -105,10 +102,10 @@ class PoolsInProcess(MultiService):
         health = HealthService(self._reactor, one.pool, one.spec, self._dialer)
         spec = one.spec
         pool = self._factory.add_pool(one.pool, health.seen, spec.retries, spec.queue, spec.name)
-        pool.configure(spec.retries, spec.queue, spec.maintenance)
+        pool.maintenance = spec.maintenance
+        yield from health.follow_in_steps(spec)
         self._parts[spec.name] = _PoolParts(health, pool)
         self.addService(health)
-        yield
 
     def _table(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[RouteTable]:
         routes: list[tuple[Match, Route | AnsweringRoute]] = []

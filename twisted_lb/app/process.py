@@ -34,6 +34,7 @@ from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.response_headers import rate_limit_fields
+from twisted_lb.listed import listed
 from twisted_lb.network.dialer import DeadAddresses, Dialer
 from twisted_lb.network.hostname_resolver import HostnameResolver
 from twisted_lb.network.lookup import Resolver
@@ -140,8 +141,7 @@ class Serving:
             goes_on = not self._settings.redis_url or (state.reached and self._settings.on_store_error != "deny")
             return goes_on, goes_on, state.reason
         if down:
-            more = f" and {len(down) - SHOWN_POOLS} more" if len(down) > SHOWN_POOLS else ""
-            return True, True, f"no server of the pool {', '.join(down[:SHOWN_POOLS])}{more} is available"
+            return True, True, f"no server of the pool {listed(down, SHOWN_POOLS)} is available"
         return True, False, "serving"
 
     def reopen_logs(self) -> None:

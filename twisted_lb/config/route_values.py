@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from ipaddress import AddressValueError, IPv6Address
-from typing import Any
 
 from twisted_lb.config.address_ranges import EXPECTED, read_ranges
 from twisted_lb.config.cors_values import is_token
 from twisted_lb.config.environment import size
+from twisted_lb.config.sections import read_with
 from twisted_lb.config.server_url import shortened
 from twisted_lb.routing.path import normalized
 
@@ -103,13 +103,7 @@ def route_ranges(value: object) -> tuple[str, ...]:
 
 def size_in_bytes(value: object) -> int:
     """A number of bytes, or a text with a unit."""
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        try:
-            found: Any = _SIZE.read(str(value).strip())
-            return int(found)
-        except ValueError:
-            pass
-    raise ValueError(f"expected {_SIZE.expected}, not {shortened.repr(value)}")
+    return int(read_with(_SIZE, value))
 
 
 _SIZE = size(0, 1 << 50)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from twisted_lb.config.environment import duration
+from twisted_lb.config.environment import Reader, duration
 from twisted_lb.config.server_url import shortened
 
 MAINTENANCE_SECONDS = 60.0  # of Retry-After, by default
@@ -41,11 +41,14 @@ def seconds(lowest: float) -> BeforeValidator:
 
 
 def _duration_of(value: object, lowest: float) -> float:
-    reader = duration(lowest)
+    return float(read_with(duration(lowest), value))
+
+
+def read_with(reader: Reader, value: object) -> Any:
+    """A number, or a text with a unit, as a setting has it.  Raises ValueError."""
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
-            found: Any = reader.read(str(value).strip())
-            return float(found)
+            return reader.read(str(value).strip())
         except ValueError:
             pass
     raise ValueError(f"expected {reader.expected}, not {shortened.repr(value)}")

@@ -24,6 +24,7 @@ from twisted_lb.config.server_url import is_https, location
 from twisted_lb.config.servers_schema import ServerModel, TlsModel
 from twisted_lb.config.yaml_lines import Path
 from twisted_lb.files import read_regular_file
+from twisted_lb.listed import listed
 from twisted_lb.network.certificate import Certificate, CertificateError, has_key, load, read_certificate
 
 MAX_FILE_BYTES = 16 * 1024 * 1024  # the authorities of a system take a quarter of one
@@ -233,9 +234,8 @@ def tls_notices(spec: GatewaySpec, file_name: str, now: float) -> list[str]:
             notices.append(f"{file_name}: tls.cert_file: {text}")
     names = [server.name for server in spec.servers if server.tls is not None and not server.tls.files.verify]
     if names:
-        more = f" and {len(names) - SHOWN_SERVERS} more" if len(names) > SHOWN_SERVERS else ""
         notices.append(
-            f"{file_name}: tls: verify: false for {', '.join(names[:SHOWN_SERVERS])}{more}: their certificates are not "
+            f"{file_name}: tls: verify: false for {listed(names, SHOWN_SERVERS)}: their certificates are not "
             "verified, so whoever is between this machine and such a server can read and change all requests"
         )
     return notices

@@ -67,7 +67,7 @@ def _looks_like_ours(name: str, settings: Sequence[str]) -> bool:
 
 
 def _extended(name: str, settings: Sequence[str]) -> str:
-    """The setting that `name` begins with, as in ADMIN_TOKEN_FILE.  Not one word: systemd sets LISTEN_FDS."""
+    """The setting that `name` begins with, as in UPSTREAM_TIMEOUT_MS.  Not one word: systemd sets LISTEN_FDS."""
     return next((one for one in settings if "_" in one and name.startswith(f"{one}_")), "")
 
 

@@ -131,13 +131,7 @@ class Pool:
         try:
             self._balancer.request_finished(request, backend)  # type: ignore[attr-defined]
         except BaseException:
-            # A balancer may be a class of the user's own.
-            _log.failure(
-                "finished",
-                "The balancer's request_finished failed; the request is not affected",
-                balancer=type(self._balancer).__name__,
-                server=backend.name,
-            )
+            self._method_failed("request_finished", backend)
 
     def response_fields(self, request: IRequest, backend: Backend) -> bytes:
         """The lines of the fields that the balancer adds to this response; only when `adds_response_fields`.

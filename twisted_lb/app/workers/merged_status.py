@@ -31,14 +31,14 @@ class RetiredCounters:
     """The counters of workers that have ended, or do not respond."""
 
     def __init__(self) -> None:
-        self._store: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._servers: dict[Place, Counter[str]] = {}
 
     def add(self, report: Report) -> None:
         """Add the last report of a worker."""
         for name, count in report.counts.items():
             if name not in LEAST | MOST:
-                self._store[name] += count  # type: ignore[assignment]
+                self._counts[name] += count  # type: ignore[assignment]
         for server in report.servers:
             counts = self._servers.setdefault(_place(server), Counter())
             counts.update({name: server[name] for name in COUNTS})
@@ -50,7 +50,7 @@ class RetiredCounters:
     def copy(self) -> RetiredCounters:
         """A copy."""
         other = RetiredCounters()
-        other._store = self._store.copy()
+        other._counts = self._counts.copy()
         other._servers = {place: counts.copy() for place, counts in self._servers.items()}
         return other
 
@@ -60,7 +60,7 @@ class RetiredCounters:
             for name, count in self._servers.get(_place(server), Counter()).items():
                 server[name] += count
         counts = dict(report.counts)
-        for name, number in self._store.items():
+        for name, number in self._counts.items():
             counts[name] = counts.get(name, 0) + number
         return report._replace(counts=counts)
 
