@@ -340,6 +340,23 @@ class EpollReactorTests(SynchronousTestCase):
         self.assertEqual(self.log[1:], [("lost", 3, ConnectionLost)])
         self.assertEqual(self.epoll.registered, {})
 
+    def test_closed_by_reading(self) -> None:
+        """What a read has closed is not written to, and neither is another descriptor with its number."""
+        for reused in (False, True):
+            one = self.descriptor(3)
+            self.reactor.addWriter(one)
+            self.log.clear()
+
+            def close(one: Descriptor = one, reused: bool = reused) -> None:
+                self.reactor.removeReader(one)
+                self.reactor.removeWriter(one)
+                if reused:
+                    self.reactor.addWriter(Descriptor(3, self.log))
+
+            one.read = close
+            self.iterate((3, EPOLLIN | EPOLLOUT))
+            self.assertEqual(self.log, [("read", 3)])
+
     def test_lost_while_writing(self) -> None:
         """An error of a write ends the connection, whatever it says of itself."""
         one = self.descriptor(3)

@@ -204,6 +204,23 @@ class ServerTests(SynchronousTestCase):
         self.reactor.advance(0)
         self.assertEqual(self.protocol.told, [b"bye", "no more to read"])
 
+    def test_end_is_reported_once(self) -> None:
+        """An end that a read finds again before it was reported is reported once."""
+        received = self.protocol.dataReceived
+
+        def pause(data: bytes) -> None:
+            received(data)
+            self.transport.pauseProducing()
+
+        self.protocol.dataReceived = pause
+        self.assertIsNone(self.arrive(self.client.encrypt(b"bye") + self.client.close()))
+        self.transport.resumeProducing()
+        reason = self.arrive(b"more")
+        self.assertIs(reason, CONNECTION_DONE)
+        self.transport.readConnectionLost(Failure(reason))
+        self.reactor.advance(0)
+        self.assertEqual(self.protocol.told, [b"bye", "no more to read"])
+
     def test_truncated(self) -> None:
         """An end without close_notify is a loss, and the reason says what was missing."""
         self.assertIsInstance(self.arrive(b""), Truncated)
@@ -265,6 +282,23 @@ class ServerTests(SynchronousTestCase):
         self.socket.room = 0
         reasons = [self.answered() for _ in range(170)]
         self.assertIn("answers", str(next(filter(None, reasons))))
+
+    def test_answers_before_what_was_written(self) -> None:
+        """An answer of OpenSSL is not encrypted with what waits for the end of the iteration, and comes before it."""
+        for room in (0, 5, 10**9):
+            self.begin(HalfCloseable())
+            self.socket.room = room
+            self.transport.write(b"first")
+            self.reactor.iterating = True
+            self.transport.write(b"second")
+            # In place of a KeyUpdate, which has no content, a record that has some.
+            self.transport.tls._tls.write(b" answer ")
+            self.assertIsNone(self.arrive(self.client.encrypt(b"x")))
+            self.reactor.end_iteration()
+            self.socket.room = 10**9
+            while self.reactor.writing:
+                self.assertIsNone(self.transport.doWrite())
+            self.assertEqual(self.received(), b"first answer second", room)
 
     def test_what_waits(self) -> None:
         """Bytes that the kernel has are seen without reading them."""
@@ -379,6 +413,8 @@ class ClientTests(SynchronousTestCase):
             self.transport.doRead()
             self.assertEqual([type(one) for one in self.factory.failures], [HandshakeFailed])
             self.assertIn(words, str(self.factory.failures[0]))
+            # Nothing of the handshake is left, and the transport does not refer to itself.
+            self.assertFalse({"doRead", "doWrite", "_layer"} & set(vars(self.transport)))
 
     def test_timeout(self) -> None:
         """The time for a connection includes the handshake."""

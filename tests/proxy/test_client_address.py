@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import KEY, OrderedServices
@@ -221,6 +222,22 @@ class AnnouncedTests(SynchronousTestCase):
         client = self.world.client(PROXY)
         client.send(V1_HEADER + V1_HEADER + request())
         self.assertEqual(client.response().status, 400)
+
+    def test_no_files(self) -> None:
+        """Where there is no open file to linger with, a connection is closed at once, also with a request behind it."""
+        self.world.client(PROXY).send(V1_HEADER + request())
+        client = self.world.client(PROXY)
+        lose = client.transport._lose
+
+        def lose_protocol(reason: Failure) -> None:
+            lose(reason)
+            # As Twisted's transports.
+            del client.transport.protocol
+
+        self.patch(client.transport, "_lose", lose_protocol)
+        self.world.factory._files = 1
+        client.send(V1_HEADER + request())
+        self.assertEqual((client.response().status, client.ended), (503, True))
 
     def test_connections(self) -> None:
         """The connections of each client are counted, and not those of the proxy."""

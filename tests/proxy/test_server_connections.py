@@ -20,6 +20,21 @@ class IdleTests(SynchronousTestCase):
         self.assertEqual([upstream.ended for upstream in world.server.connections], [False, False, True, True])
         self.assertFalse(world.server.last.transport.aborted)
 
+    def test_server_that_takes_nothing(self) -> None:
+        """A connection that is closed in order is cut when the server takes nothing of what was sent for long."""
+        world = World(upstream_timeout=10.0)
+        client, upstream = world.asked()
+        upstream.send(response())
+        upstream.transport.stop_taking()
+        client.send(request())
+        upstream.send(response(b"early", b"Connection: close"))
+        self.assertEqual(len(client.responses()), 2)
+        world.wait(9.5)
+        self.assertFalse(upstream.ended)
+        world.wait(1)
+        self.assertTrue(upstream.ended and upstream.transport.aborted)
+        self.assertNotIn(upstream, world.factory.sweeper.watched)
+
     def test_none_kept(self) -> None:
         """With none allowed, each request has a connection of its own."""
         world = World(upstream_idle_connections=0)

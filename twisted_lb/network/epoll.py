@@ -238,6 +238,10 @@ class EpollReactor:
                 self._change(descriptor, 0, EPOLLRDHUP)
                 descriptor.readConnectionEnding()
             if why is None and event & EPOLLOUT:
+                # By reading; the number may be another one's by now.
+                closed = self._descriptors.get(fd) is not descriptor
+                if closed:
+                    return
                 reading = False
                 why = descriptor.doWrite()
         except BaseException as error:

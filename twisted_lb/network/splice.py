@@ -115,7 +115,7 @@ class Splice:
 
     def _fill(self) -> Any:
         source = self._source.fileno()
-        reader, writer = self._pipe
+        writer = self._pipe[1]
         stop = max(self._left - EVENT_BYTES, 0)
         while self._left > stop and not self._in_pipe:
             try:

@@ -74,7 +74,8 @@ class TlsTransport(OneCall, EndingConnection):
         except OSError:
             return CONNECTION_LOST
         if tls.ended:
-            # It may have sent more than its end, which is nobody's.
+            # It may have sent more than its end, which is dropped.
+            self._end_waits = False
             return CONNECTION_DONE
         if not count:
             return Truncated()
@@ -185,13 +186,14 @@ class TlsTransport(OneCall, EndingConnection):
         """Send ciphertext, after what waits already."""
         if not records or not self.connected:
             return
-        if self.must_wait():
-            if not self.aborting():
-                super().write(records)
-            return
-        # Not encrypted again: it does not wait for the end of the iteration.
-        data, self._unsent = self._unsent, records
-        super().flush()
+        # What was written in this iteration is not encrypted yet, and comes after these records, which are not
+        # encrypted again.
+        data, self._unsent = self._unsent, b""
+        if not self.must_wait():
+            self._unsent = records
+            super().flush()
+        elif not self.aborting():
+            super().write(records)
         self._unsent = data
 
     # The end
@@ -259,7 +261,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
             self._layer = TlsLayer(connector.context, False, connector.server_name, connector.session)
         # Of a name that cannot be one, or of a session of another context.
         except (ValueError, ssl.SSLError) as error:
-            self.handshake_failed(HandshakeFailed(str(error)))
+            self._fail(HandshakeFailed(str(error)))
             return
         self.doRead = self._read_handshake  # type: ignore[method-assign]
         self.doWrite = self._write_handshake  # type: ignore[method-assign]
@@ -272,12 +274,12 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
         except BlockingIOError:
             return
         except OSError as error:
-            self.handshake_failed(HandshakeFailed(f"during the handshake of TLS: {error.strerror}"))
+            self._fail(HandshakeFailed(f"during the handshake of TLS: {error.strerror}"))
             return
         if data:
             self._advance(data)
         else:
-            self.handshake_failed(HandshakeFailed("the server has ended the connection during the handshake of TLS"))
+            self._fail(HandshakeFailed("the server has ended the connection during the handshake of TLS"))
 
     def _advance(self, data: bytes) -> None:
         layer = self._layer
@@ -290,7 +292,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
                 self.socket.send(self._flight)
             except OSError:
                 pass
-            self.handshake_failed(error)
+            self._fail(error)
             return
         self._flight += layer.output()
         self._write_handshake()
@@ -302,7 +304,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.handshake_failed(HandshakeFailed(f"during the handshake of TLS: {error.strerror}"))
+                self._fail(HandshakeFailed(f"during the handshake of TLS: {error.strerror}"))
                 return
             self._flight = self._flight[sent:]
         if self._flight:
@@ -311,6 +313,13 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
         self.stopWriting()
         if self._layer.established:
             self._established()
+
+    def _fail(self, error: HandshakeFailed) -> None:
+        # A transport that refers to itself would wait for the garbage collector.
+        for name in ("doRead", "doWrite", "_layer"):
+            vars(self).pop(name, None)
+        self._flight = b""
+        self.handshake_failed(error)
 
     def _established(self) -> None:
         self.tls = layer = self._layer
@@ -336,7 +345,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
             count = self.socket.recv_into(_ciphertext, READ_BYTES)
             if not count or tls.decrypt(_ciphertext[:count]) or tls.ended:
                 return False
-            self._send(tls.output())
+            self._send(tls.answer(self.must_wait()))
             return not self.socket.recv(1, MSG_PEEK)
         except BlockingIOError:
             return True

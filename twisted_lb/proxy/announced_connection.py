@@ -82,9 +82,9 @@ class AnnouncedConnection:
             return
         transport.protocol = protocol
         protocol.makeConnection(transport)
-        # A protocol that has no room has handed the connection on.
+        # A protocol that has no room has handed the connection on, or closed it.
         rest = received[header.size :]
-        if rest and transport.protocol is protocol:
+        if rest and transport.connected and transport.protocol is protocol:
             protocol.dataReceived(rest)
 
     def _refuse(self, why: str) -> None:

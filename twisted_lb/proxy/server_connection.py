@@ -397,13 +397,8 @@ class ServerConnection:
         """See TunnelStream."""
         if end.lost:
             self._pool.forget(self)
-            return
-        self._pool.forget(self)
-        # What the client has sent last has some time to leave.
-        self.deadline = self._sweeper.now + self.timeout
-        self._sweeper.watched.add(self)
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        else:
+            self.close()
 
     def deadline_passed(self) -> None:
         if self._receiver is None:
@@ -421,9 +416,10 @@ class ServerConnection:
             self._fail(ServerFailure(504, "The server did not answer in time."))
 
     def close(self) -> None:
-        """End the connection in order."""
+        """End the connection in order: what was sent last has some time to leave."""
         self._pool.forget(self)
-        self._sweeper.watched.discard(self)
+        self.deadline = self._sweeper.now + self.timeout
+        self._sweeper.watched.add(self)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 

@@ -53,8 +53,8 @@ class LoadBalancer(OrderedServices):
         only.
         """
         super().__init__()
-        for name in NOT_TAKEN:
-            if name in settings:
+        for name in settings:
+            if name in NOT_TAKEN or name.startswith("tls_"):
                 raise TypeError(f"{name}: an application has its own listeners and processes")
         options = {name: str(value) for name, value in settings.items()}
         given = os.environ if environment is None else environment
