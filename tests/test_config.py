@@ -418,6 +418,7 @@ class RouteTests(SynchronousTestCase):
             ("respond: {}, timeout: 5s", "timeout: expected only with a pool"),
             ("respond: {}, strip_prefix: /x, path: /x/", "strip_prefix: expected only with a pool"),
             ("respond: {status: 99}", "respond.status: expected a status from 200 to 599, not 99"),
+            ("respond: {status: 301}", "respond.status: expected none from 300 to 399, which is for redirect"),
             ("respond: {status: 204, body: x}", "respond.body: expected no body with the status 204"),
             ("respond: {text: x}", "respond.text: unknown key; expected one of status, body, content_type"),
             ("respond: {content_type: \"a\\r\\nb: c\"}", "respond.content_type: expected a media type such as"),

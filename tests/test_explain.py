@@ -150,11 +150,11 @@ class ExplainTests(SynchronousTestCase):
             ("path=/&path=/", "/explain takes method, host, path and client"),
             ("path=%0d%0aX:y", "method, host, path and header are texts of visible ASCII."),
             ("path=/%20HTTP/1.1%0d%0aX:", "method, host, path and header are texts of visible ASCII."),
-            ("path=x", "This is no valid request: "),
+            ("path=x", "This is not a valid request: "),
             ("host=a%2Cb%20c", "method, host, path and header are texts of visible ASCII."),
-            ("header=a%20b:c", "This is no valid request: "),
-            ("header=Host:a", "This is no valid request: "),
-            ("method=G(T", "This is no valid request: "),
+            ("header=a%20b:c", "This is not a valid request: "),
+            ("header=Host:a", "This is not a valid request: "),
+            ("method=G(T", "This is not a valid request: "),
             ("client=here", "client is not an IP address."),
         ):
             answer = self.call(query)

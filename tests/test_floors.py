@@ -81,6 +81,7 @@ ORDERS = {
         "tls_errors",
         "tls_layer",
         "tls",
+        "tls_connector",
         "tls_client",
         "epoll",
         "stock",

@@ -63,7 +63,8 @@ class ReadPlanTests(SynchronousTestCase):
         """Problems of the settings, the endpoints, the Redis URL and the pool come together."""
         Path("servers.yaml").write_text("balancer: x")
         problems = self.problems(workers="x", listen=["tcp:x"], admin_listen="nope:1", redis_url="http://x")
-        for part in ("WORKERS", "LISTEN: 'tcp:x'", "ADMIN_LISTEN: 'nope:1'", "REDIS_URL: ", "servers.yaml:1: "):
+        listen = "LISTEN (option --listen): 'tcp:x'", "ADMIN_LISTEN (option --admin-listen): 'nope:1'"
+        for part in ("WORKERS", *listen, "REDIS_URL (option", "servers.yaml:1: "):
             self.assertTrue(any(part in problem for problem in problems), (part, problems))
 
     def test_password_is_not_told(self) -> None:
@@ -75,13 +76,15 @@ class ReadPlanTests(SynchronousTestCase):
         for url in ("", "redis://h"):
             for name in ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file", "redis_sentinel_password"):
                 (problem,) = self.problems(redis_url=url, **{name: "geheim"})
-                self.assertTrue(problem.startswith(f"{name.upper()}: it is set, but REDIS_URL "), problem)
+                expected = f"{name.upper()} (option --{name.replace('_', '-')}): it is set, but REDIS_URL "
+                self.assertTrue(problem.startswith(expected), problem)
                 self.assertNotIn("geheim", problem)
 
     def test_certificates_that_cannot_be_used(self) -> None:
         """A certificate that is not there, and one without its key, are problems of the start."""
         (problem,) = self.problems(redis_url="rediss://h", redis_tls_ca_file="missing.pem")
-        self.assertTrue(problem.startswith("REDIS_TLS_CA_FILE: cannot read 'missing.pem'"), problem)
+        expected = "REDIS_TLS_CA_FILE (option --redis-tls-ca-file): cannot read 'missing.pem'"
+        self.assertTrue(problem.startswith(expected), problem)
         (problem,) = self.problems(redis_url="rediss://h", redis_tls_cert_file="a.pem")
         self.assertTrue(problem.startswith("REDIS_TLS_KEY_FILE: "), problem)
 
@@ -89,13 +92,16 @@ class ReadPlanTests(SynchronousTestCase):
         """A certificate that no listener needs, and a redirect that leads nowhere, are problems."""
         for name in ("tls_cert_file", "tls_cert_dir"):
             problems = self.problems(**{name: "missing"})
-            self.assertIn(f"{name.upper()}: it is set, but TLS_LISTEN is empty, and nothing else needs it", problems)
+            where = f"{name.upper()} (option --{name.replace('_', '-')})"
+            self.assertIn(f"{where}: it is set, but TLS_LISTEN is empty, and nothing else needs it", problems)
         for listen in ("unix:/s", "tcp:0", "tcp:x"):
             problems = self.problems(http_redirect="https", tls_listen=listen)
-            self.assertTrue(any("HTTP_REDIRECT: no TLS_LISTEN has a port" in problem for problem in problems), listen)
+            expected = "HTTP_REDIRECT (option --http-redirect): no TLS_LISTEN has a port"
+            self.assertTrue(any(expected in problem for problem in problems), listen)
         first, second = self.problems(http_redirect="https", https_port="443", hsts="1")
-        self.assertTrue(first.startswith("HTTP_REDIRECT: no request can come over https: set TLS_LISTEN, or "), first)
-        self.assertTrue(second.startswith("HSTS: no request can come over https"), second)
+        expected = "HTTP_REDIRECT (option --http-redirect): no request can come over https: set TLS_LISTEN, or "
+        self.assertTrue(first.startswith(expected), first)
+        self.assertTrue(second.startswith("HSTS (option --hsts): no request can come over https"), second)
 
     def test_port_of_https(self) -> None:
         """A redirect leads to HTTPS_PORT, or to the first TLS_LISTEN that has a port, or to 443 of a proxy."""
@@ -123,7 +129,7 @@ class ReadPlanTests(SynchronousTestCase):
     def test_data_directory(self) -> None:
         """A data directory that cannot be made is a problem of the start, and with Redis it does not matter."""
         (problem,) = self.problems(data_dir="servers.yaml/data")
-        self.assertTrue(problem.startswith("DATA_DIR: cannot make the data directory "), problem)
+        self.assertTrue(problem.startswith("DATA_DIR (option --data-dir): cannot make the data directory "), problem)
         self.assertEqual(self.read(data_dir="servers.yaml/data", redis_url="redis://h").settings.workers, 1)
 
     def test_notices(self) -> None:

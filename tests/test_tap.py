@@ -157,7 +157,8 @@ class MakeServiceTests(SynchronousTestCase):
         options.parseOptions(["--servers", "nowhere.yaml", "--workers", "many", "--listen", "tcp:http"])
         error = self.assertRaises(CannotStart, tap.makeService, options)
         self.assertIsInstance(error, SystemExit)
-        for part in ("nowhere.yaml: cannot be read", "WORKERS (option --workers): 'many'", "LISTEN: 'tcp:http'"):
+        listen = "LISTEN (option --listen): 'tcp:http'"
+        for part in ("nowhere.yaml: cannot be read", "WORKERS (option --workers): 'many'", listen):
             self.assertIn(part, str(error.code))
 
 

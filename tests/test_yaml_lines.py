@@ -36,6 +36,12 @@ class ReadYamlTests(SynchronousTestCase):
         assert isinstance(data, list)
         self.assertIs(data[0], data)
 
+    def test_asterisk(self) -> None:
+        """A host such as *.example.com without quotes is an alias for YAML; the reason says what to do."""
+        for text in ("a: *.example.com", "- {a: *.example.com, b: c}", "a: *", "a: *b"):
+            error = self.assertRaises(NotYaml, read_yaml, text)
+            self.assertIn("a text that begins with '*' has to be in quotes", str(error))
+
     def test_not_yaml(self) -> None:
         """What PyYAML cannot make safe data of raises NotYaml with the line, and nothing else."""
         cases = [

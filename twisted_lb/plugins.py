@@ -69,7 +69,7 @@ def method_of(class_name: str, plugin: object, name: str, parameters: tuple[str,
     except BaseException as error:
         raise NamedClassError(f"{class_name}: {name} cannot be looked up: {described(error)}") from error
     if not callable(method):
-        raise NamedClassError(f"{class_name}: {name} is no method; expected {form}")
+        raise NamedClassError(f"{class_name}: {name} is not a method; expected {form}")
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(method) for is_kind in kinds):
         expected = f"expected {form} that returns at once"

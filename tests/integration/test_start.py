@@ -41,8 +41,8 @@ def test_demo(new_balancer: Start) -> None:
         ({"HEAD_TIMEOUT": "x"}, ["--workers", "2"], ["HEAD_TIMEOUT (environment): 'x'", "WORKERS (option --workers)"]),
         ({}, ["--servers", "missing.yaml"], ["missing.yaml: cannot be read: No such file or directory"]),
         ({}, ["--env-file", "missing"], ["missing: cannot be read"]),
-        ({}, ["--listen", "tcp:http"], ["LISTEN: 'tcp:http' is not an endpoint to listen on: it cannot be read"]),
-        ({}, ["--redis-url", "http://:geheim@x"], ["REDIS_URL: "]),
+        ({}, ["--listen", "tcp:http"], ["LISTEN (option --listen): 'tcp:http' is not an endpoint to listen on"]),
+        ({}, ["--redis-url", "http://:geheim@x"], ["REDIS_URL (option --redis-url): "]),
         ({}, ["--data-dir", "/dev/null"], ["/dev/null"]),
     ],
 )

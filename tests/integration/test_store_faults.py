@@ -125,4 +125,4 @@ def test_a_start_on_an_empty_file(new_balancer: Start, servers: Servers) -> None
     (balancer.directory / "data" / "tokenlb.sqlite3").touch()
     ended = balancer.run_to_end()
     assert ended.status == 1
-    assert "DATA_DIR: the database" in ended.output and "is empty (0 bytes)" in ended.output
+    assert "DATA_DIR (option --data-dir): the database" in ended.output and "is empty (0 bytes)" in ended.output

@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from tests.integration.test_data_path_reactors import MUCH, SECONDS, Running, running
 from tests.network.tls_pairs import VERSIONS, client_side, server_side
-from twisted_lb.network.tls import accepted_tls_transport, connect_tls
+from twisted_lb.network.tls import accepted_tls_transport
+from twisted_lb.network.tls_connector import connect_tls
 from twisted_lb.network.tls_errors import CertificateNotVerified, HandshakeFailed
 from twisted_lb.network.tls_layer import TlsLayer
 

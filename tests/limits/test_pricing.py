@@ -133,7 +133,7 @@ class MakePricingTests(SynchronousTestCase):
             ("own_prices:Missing", "has no class Missing"),
             ("own_prices", "'own_prices' is not of the form package.module:Class"),
             ("own_prices:Neither", "own_prices:Neither: the class has neither a method cost(request) nor settle("),
-            ("own_prices:NoMethod", "own_prices:NoMethod: cost is no method; expected cost(request)"),
+            ("own_prices:NoMethod", "own_prices:NoMethod: cost is not a method; expected cost(request)"),
             ("own_prices:ForNobody", "cost cannot be called as cost(request): too many positional arguments"),
             ("own_prices:ForMore", "called as settle(request, response): missing a required argument: 'user'"),
             ("own_prices:Later", "cost is a coroutine or a generator; expected cost(request) that returns at once"),

@@ -17,10 +17,9 @@ from tests.proxy.test_world import HalfCloseable, Recorder
 from twisted_lb.network.tls import (
     FIRST_READ_BYTES,
     MIN_READ_BYTES,
-    TlsClientTransport,
-    TlsConnector,
     TlsServerTransport,
 )
+from twisted_lb.network.tls_connector import TlsClientTransport, TlsConnector
 from twisted_lb.network.tls_errors import CertificateNotVerified, HandshakeFailed, TlsError, Truncated
 from twisted_lb.network.tls_layer import TlsLayer
 from twisted_lb.network.transport import READ_BYTES, close_now, drop_input, keep_input, settled, unread

@@ -90,6 +90,66 @@ class HeaderRuleTests(SynchronousTestCase):
         lines, _ = self.exchange("request_headers: {set: {X-Path: '{path}'}}", target="/" + KEY.decode())
         self.assertIn(b"X-Path: /REDACTED", lines)
 
+    def test_key_as_host(self) -> None:
+        """Nor one that is a part of the host."""
+        lines, _ = self.exchange("request_headers: {set: {X-Host: '{host}'}}", target=f"http://{KEY.decode()}.test/")
+        self.assertIn(b"X-Host: REDACTED.test", lines)
+        self.assertNotIn(KEY, b"\r\n".join(lines))
+
+    def test_trailers(self) -> None:
+        """Fields that are removed or replaced are not trailers either, of requests and of responses."""
+        rules = "pool: p, {}_headers: {{set: {{X-Tenant: ours}}, remove: X-Secret}}"
+        head = request("POST", "/", b"Transfer-Encoding: chunked")
+        trailers = b"0\r\nx-tenant: theirs\r\nX-Secret: s\r\nX_Tenant: folded\r\nX-Other: o\r\n\r\n"
+        for pieces in ((head + b"1\r\na\r\n" + trailers,), (head + b"1\r\na\r\n", trailers)):
+            world = World(unusual_field_names="pass")
+            world.use_routes(rules.format("request"))
+            client = world.client()
+            client.send(*pieces)
+            received = world.server.last.received
+            self.assertTrue(received.endswith(b"0\r\nX-Other: o\r\n\r\n"), received)
+            self.assertIn(b"\r\nX-Tenant: ours\r\n", received)
+        world = World()
+        world.use_routes(rules.format("response"))
+        client, upstream = world.asked()
+        upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + trailers)
+        answer = client.response()
+        self.assertEqual((answer.field("x-tenant"), answer.trailers), ("ours", [b"X_Tenant: folded", b"X-Other: o"]))
+
+    def test_names_that_servers_fold_together(self) -> None:
+        """What servers cannot tell from a field that is removed or replaced is removed too."""
+        sent = b"X_Tenant: a", b"X.Tenant: b", b"x_secret: c", b"X-Secret2: d", b"XTenant: e"
+        rules = "request_headers: {set: {X-Tenant: ours}, remove: X-Secret}"
+        lines, _ = self.exchange(rules, *sent, unusual_field_names="pass")
+        found = [line for line in lines if b"tenant" in line.lower() or b"secret" in line.lower()]
+        self.assertEqual(found, [b"X-Secret2: d", b"XTenant: e", b"X-Tenant: ours"])
+
+    def test_host(self) -> None:
+        """A request has a Host, also if its value is empty."""
+        lines, _ = self.exchange("request_headers: {set: {Host: '{query}'}}", target="/")
+        self.assertEqual([line for line in lines if line.lower().startswith(b"host")], [b"Host: "])
+
+    def test_interim_responses(self) -> None:
+        """What is removed or replaced is not in an interim response; what is added is in the final one."""
+        world = World()
+        world.use_routes("pool: p, response_headers: {set: {X-A: ours}, remove: Server}")
+        client, upstream = world.asked()
+        upstream.send(b"HTTP/1.1 103 Early Hints\r\nServer: s\r\nX-A: theirs\r\nLink: <a>\r\n\r\n" + response())
+        interim, final = client.responses()
+        self.assertEqual((list(interim.fields), final.field("x-a")), (["link"], "ours"))
+
+    def test_fields_of_limits(self) -> None:
+        """Responses of servers and of routes have the fields of limits but those that are removed or replaced."""
+        rules = "response_headers: {set: {X-RateLimit-Limit: '9'}, remove: [RateLimit, RateLimit-Policy]}"
+        world = World()
+        world.use_routes(f"path: /ok, respond: {{body: ok}}, {rules}", f"pool: p, {rules}")
+        client, upstream = world.asked()
+        upstream.send(response())
+        client.send(request("GET", "/ok"))
+        for answer in client.responses():
+            self.assertEqual((answer.fields["x-ratelimit-limit"], "ratelimit" in answer.fields), (["9"], False))
+            self.assertIn("x-ratelimit-remaining", answer.fields)
+
     def test_answers_of_routes(self) -> None:
         """Routes that answer themselves have rules for responses."""
         world = World()

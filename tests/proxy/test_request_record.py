@@ -477,7 +477,7 @@ class KeyTests(SynchronousTestCase):
         if world.server.connections:
             world.server.last.send(response())
         (one,) = records
-        text = one.target + one.fields + one.detail.encode()
+        text = one.target + one.host + one.fields + one.detail.encode()
         self.assertNotIn(KEY, text)
         self.assertNotIn(self.OTHER.encode(), text)
         return one.target.decode()
@@ -487,6 +487,7 @@ class KeyTests(SynchronousTestCase):
         key = KEY.decode()
         data = request("GET", f"/{key}?a={key}", b"Referer: http://a/?k=" + KEY)
         self.assertEqual(self.target(data), "/REDACTED?a=REDACTED")
+        self.assertEqual(self.target(request("GET", f"http://{key}.test/a")), "/a")
 
     def test_parameter(self) -> None:
         """So is what the configured parameter holds, which servers do not see at all; its name stays."""
@@ -501,6 +502,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(self.target(request("GET", "/?order=1", referer)), "/?order=1")
         self.assertEqual(self.target(unkeyed("GET", f"/{self.OTHER}?order={self.OTHER}")), "/REDACTED?order=REDACTED")
         self.assertEqual(self.target(unkeyed("GET", f"/door?a={self.OTHER}")), "/door?a=REDACTED")
+        self.assertEqual(self.target(unkeyed("GET", f"http://{self.OTHER}.test/a")), "/a")
         self.assertEqual(self.target(f"GET /?a={self.OTHER} HTTP/1.1\r\nHost:\r\n\r\n".encode()), "/?a=REDACTED")
 
     def test_text_that_is_no_key(self) -> None:

@@ -30,9 +30,9 @@ def explained_request(args: Mapping[bytes, Sequence[bytes]]) -> tuple[RequestHea
     try:
         head = read_request_head(b"\r\n".join(lines), 0, HeadLimits())
     except RequestError as error:
-        raise Refusal(400, f"This is no valid request: {error.detail}") from None
+        raise Refusal(400, f"This is not a valid request: {error.detail}") from None
     if head is None:
-        raise Refusal(400, "This is no valid request.")
+        raise Refusal(400, "This is not a valid request.")
     client = args.get(b"client", [b""])[0].decode("latin-1")
     if client:
         try:

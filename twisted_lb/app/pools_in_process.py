@@ -167,11 +167,11 @@ def new_pool_route(
         timeout=AS_SET if spec.timeout is None else spec.timeout,
         max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
         strip_prefix=spec.strip_prefix.encode(),
-        request_rules=rules_in_order(of_pool[0], spec.request_headers),
+        request_rules=rules_in_order(of_pool[0], spec.request_headers, of_requests=True),
     )
 
 
-def rules_in_order(*specs: HeaderRulesSpec | None) -> list[HeaderRules]:
+def rules_in_order(*specs: HeaderRulesSpec | None, of_requests: bool = False) -> list[HeaderRules]:
     """The rules of a pool and a route."""
     found = []
     for spec in specs:
@@ -180,7 +180,7 @@ def rules_in_order(*specs: HeaderRulesSpec | None) -> list[HeaderRules]:
                 AddedField(name.encode(), [(text.encode(), value.encode()) for text, value in parts])
                 for name, parts in spec.added
             ]
-            found.append(HeaderRules([name.encode() for name in spec.removed], added))
+            found.append(HeaderRules([name.encode() for name in spec.removed], added, of_requests))
     return found
 
 

@@ -18,7 +18,7 @@ from twisted_lb.access_log.formats import UnknownFormat, check_format
 from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
 from twisted_lb.balancers.registry import BalancerError, make_balancer
-from twisted_lb.config.environment import read_notices, read_settings
+from twisted_lb.config.environment import read_notices, read_settings, with_sources
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import PoolSpec
 from twisted_lb.config.server_tls import tls_notices
@@ -119,7 +119,7 @@ def read_startup(
     except Misconfigured as error:
         problems += error.problems
     if problems or gateway is None:
-        raise Misconfigured(problems)
+        raise Misconfigured(with_sources(problems, options, environment, env_text, env_file or DEFAULT_ENV_FILE))
     if settings.http_redirect == "https":
         settings = replace(settings, https_port=_https_port(settings))
     notices = read_notices(environment, env_text, env_file or DEFAULT_ENV_FILE)

@@ -289,6 +289,24 @@ def read_settings(
     return settings, problems
 
 
+def with_sources(
+    problems: Sequence[str],
+    options: Mapping[str, str | Sequence[str]],
+    environment: Mapping[str, str],
+    env_file: str = "",
+    env_file_name: str = ".env",
+) -> list[str]:
+    """The lines; where one begins with a setting, it says where that was given, as those of `read_settings` do."""
+    values = _from_file(env_file, env_file_name).values
+    sourced = []
+    for problem in problems:
+        name, colon, rest = problem.partition(": ")
+        known = name.lower() in READERS or name.lower().removesuffix("_file") in SECRETS
+        found = _given(name.lower(), options, environment, values) if colon and known else None
+        sourced.append(f"{name} ({found.source}): {rest}" if found is not None else problem)
+    return sourced
+
+
 def _from_secret_file(name: str, found: Given | None, in_file: Given) -> Given:
     """The setting in a file.  Raises SecretError."""
     if found is not None and found.text.strip():

@@ -64,7 +64,7 @@ class GatewaySpec:
 
     @property
     def has_routes(self) -> bool:
-        """Whether requests are told apart."""
+        """Whether requests can have different routes."""
         return len(self.routes) > 1 or self.routes[0] != RouteSpec(self.pools[0].name, "/")
 
     @property

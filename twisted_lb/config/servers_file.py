@@ -208,7 +208,9 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
             if key in route.model_fields_set:
                 yield _Problem((*place, key), "expected only with a pool")
     respond = route.respond
-    if respond is not None and respond.body and respond.status in (204, 205, 304):
+    if respond is not None and 300 <= respond.status < 400:
+        yield _Problem((*place, "respond", "status"), "expected none from 300 to 399, which is for redirect")
+    elif respond is not None and respond.body and respond.status in (204, 205):
         yield _Problem((*place, "respond", "body"), f"expected no body with the status {respond.status}")
     prefix = route.strip_prefix
     if prefix and not f"{normalized_text(route.path)}/".startswith(f"{prefix}/"):

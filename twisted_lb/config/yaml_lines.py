@@ -49,7 +49,10 @@ def read_yaml(text: str) -> Document:
             return _read(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise NotYaml(mark.line + 1 if mark else 1, str(error.problem or error.context)) from None
+        reason = str(error.problem or error.context)
+        if "alias" in f"{error.context} {reason}":
+            reason += "; a text that begins with '*' has to be in quotes"
+        raise NotYaml(mark.line + 1 if mark else 1, reason) from None
     except RecursionError:
         raise NotYaml(1, "it is nested too deeply") from None
     # A date or a number that only looks like one is a ValueError.

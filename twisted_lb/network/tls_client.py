@@ -16,7 +16,7 @@ from twisted.internet.protocol import ClientFactory
 
 from twisted_lb.config.pool import ServerTls, TlsFiles
 from twisted_lb.config.server_tls import client_context
-from twisted_lb.network.tls import TlsConnector, connect_tls
+from twisted_lb.network.tls_connector import TlsConnector, connect_tls
 from twisted_lb.network.tls_errors import TlsError
 from twisted_lb.network.tls_layer import TlsLayer
 

@@ -1,6 +1,6 @@
-"""The data path: the only place that knows sockets.
+"""The data path: from the connection of a client to that of a server, above the sockets of `network`.
 
-Read bottom to top: polling, transport, deadlines, relay, upstream, connections, pool, content, retry,
-queue, view, surroundings, exchange, visit, downstream, listening.  No Deferred, no callLater
-and no closure is made per request.
+`client_connection` and `tls_handshake` are clients' connections, `dispatch` finds what serves a request, `admission`
+takes its tokens, `exchange` takes it to servers, and `server_connection` and `connection_pool` are the connections to
+them.  No Deferred, no callLater and no closure is made per request.
 """

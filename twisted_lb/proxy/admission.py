@@ -115,7 +115,13 @@ class Admission(RequestView):
         return value
 
     def value_of(self, name: bytes) -> bytes:
-        """See RequestValues; the server and the pool are the exchange's."""
+        """See RequestValues."""
+        value = self._value(name)
+        key = self._key
+        return value.replace(key, REDACTED) if key and key in value else value
+
+    def _value(self, name: bytes) -> bytes:
+        """The server and the pool are the exchange's."""
         if name == b"client_address":
             return self.peer.address.encode()
         if name == b"user":
@@ -171,6 +177,7 @@ class Admission(RequestView):
         # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
         if key and (record.user or len(key) >= SHORTEST_HIDDEN):
             record.target = record.target.replace(key, REDACTED)
+            record.host = record.host.replace(key, REDACTED)
             record.request_id = record.request_id.replace(key, REDACTED)
             if record.fields:
                 record.fields = record.fields.replace(key, REDACTED)
@@ -314,7 +321,7 @@ class Admission(RequestView):
                 if not self.waiting:
                     self._refused(taken)
                 elif taken.limit == ADDRESS:
-                    # This says nothing of the others in its line.
+                    # This says nothing of the other requests in its queue.
                     self._leave_wait_queue()
                     self._refuse(taken, 0)
                 else:

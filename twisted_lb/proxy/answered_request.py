@@ -50,7 +50,7 @@ class AnsweredRequest(Admission):
 
     def _admitted(self) -> None:
         answer = self._answer_of_route
-        location = answer.location(self._head.host, self.target)
+        location = answer.location(self.value_of(b"host"), self.target)
         tokens = self._tokens
         taken = tokens.taken
         assert taken is not None
@@ -58,7 +58,10 @@ class AnsweredRequest(Admission):
             tokens.refund()
             self._answer(BAD_REQUEST, 400, NO_HOST)
             return
-        fields = self._limit_fields(taken) + location
+        fields = self._limit_fields(taken)
+        for rules in self._terms.response_rules:
+            fields = rules.without_removed(fields)
+        fields += location
         context = self._context
         if context.cors is not None:
             fields += context.cors.fields(self._head.fields)

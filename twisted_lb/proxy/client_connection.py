@@ -645,7 +645,7 @@ class ClientConnection:
         self.transport.loseConnection()
 
     def _linger(self) -> None:
-        """The last response is written; a client that is still sending is to read it all the same."""
+        """The last response is written; a client that is still sending has to be able to read it nevertheless."""
         if self._all_read:
             self._close()
             return

@@ -144,7 +144,7 @@ class RejectedConnection:
         """See IProtocol.  `makeConnection` has done all."""
 
     def dataReceived(self, data: bytes) -> None:
-        """See IProtocol.  What the client sends is nobody's."""
+        """See IProtocol.  What the client sends is dropped."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See IProtocol."""

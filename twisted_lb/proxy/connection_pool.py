@@ -244,7 +244,7 @@ class ConnectionPool:
                 idle.remove(connection)
 
     def retire(self) -> None:
-        """The server is wanted no more: end what is idle now, and the others with their exchanges."""
+        """The server was removed: end what is idle now, and the others with their exchanges."""
         if self.retired:
             return
         self.retired = True

@@ -104,6 +104,8 @@ class ProxyContext:
         anonymous = not record.user
         if anonymous or b"?" in record.target:
             record.target = self.keys.masked(record.target, anonymous)
+        if anonymous:
+            record.host = self.keys.masked(record.host, True)
         if record.fields:
             record.fields = self.keys.masked(record.fields, anonymous)
         records.request_finished(record)

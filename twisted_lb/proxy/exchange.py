@@ -129,7 +129,7 @@ class Exchange(Admission):
         server = self._server
         kept.receive(content, whole, trailers, server is not None)
         if server is not None:
-            server.send(content, whole, trailers)
+            server.send(content, whole, self._trailers_to_send(trailers) if trailers else trailers)
         elif kept.too_much:
             self._client.tap.hold(NOT_NOW)
 
@@ -314,7 +314,7 @@ class Exchange(Admission):
             if kept is not None:
                 content = kept.begin()
                 whole = kept.whole
-                trailers = kept.trailers
+                trailers = self._trailers_to_send(kept.trailers)
                 if not whole:
                     server.throttle.connect(client.tap)
             client.throttle.connect(server.tap)
@@ -334,6 +334,12 @@ class Exchange(Admission):
             client.tap.release(NOT_NOW)
         except BaseException:
             self.broke()
+
+    def _trailers_to_send(self, trailers: list[bytes]) -> list[bytes]:
+        """The trailers that the rules of pool and route leave for the server."""
+        for rules in self._route.request_rules:
+            trailers = rules.kept_trailers(trailers)
+        return trailers
 
     def _with_rules(self, head: bytes, rules: tuple[HeaderRules, ...]) -> bytes:
         """The head for a server as the rules of its pool and route want it."""
@@ -462,6 +468,8 @@ class Exchange(Admission):
 
     @guarded
     def interim_received(self, head: ResponseHead) -> None:
+        for rules in self._route.response_rules:
+            head.fields = rules.without_removed(head.fields)
         self._client.interim(head)
 
     def response_started(
@@ -502,6 +510,7 @@ class Exchange(Admission):
         if servers.adds_response_fields:
             fields += servers.response_fields(self, backend)
         for rules in route.response_rules:
+            fields = rules.without_removed(fields)
             head.fields = rules.apply(head.fields, self)
         if context.cors is not None:
             fields += context.cors.on_answer(self._head, head)
@@ -557,6 +566,8 @@ class Exchange(Admission):
         tokens = self._tokens
         if trailers:
             trailers = tokens.trailers_received(trailers)
+            for rules in self._route.response_rules:
+                trailers = rules.kept_trailers(trailers)
         self._end()
         self._server = None
         self._part()

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from twisted_lb.wire.field_names import folded
+
 
 class RequestValues(Protocol):
     """A request, as rules see it."""
@@ -35,7 +37,8 @@ class AddedField:
             value += text
             if name:
                 value += request.value_of(name)
-        return b"\r\n%b: %b" % (self.name, value) if value else b""
+        # RFC 9112 section 3.2: a request has a Host, which may be empty.
+        return b"\r\n%b: %b" % (self.name, value) if value or self.name.lower() == b"host" else b""
 
 
 class HeaderRules:
@@ -43,16 +46,31 @@ class HeaderRules:
 
     __slots__ = ("_removed", "_added")
 
-    def __init__(self, removed: Iterable[bytes], added: Sequence[AddedField]) -> None:
-        """`removed` are the names of fields that are removed first."""
-        names = b"|".join(sorted(re.escape(name) for name in removed))
+    def __init__(self, removed: Iterable[bytes], added: Sequence[AddedField], of_requests: bool = False) -> None:
+        """`removed` are the names of fields that are removed first.
+
+        With `of_requests`, so are those that servers cannot tell from them; see `wire.field_names`.
+        """
+        names = b"|".join(sorted(_lookalikes(name) if of_requests else re.escape(name) for name in removed))
         self._removed = re.compile(rb"\r\n(?:" + names + rb"):[^\r]*", re.IGNORECASE) if names else None
         self._added = tuple(added)
 
     def apply(self, lines: bytes, request: RequestValues) -> bytes:
         """The field lines, each with a CRLF before it, as the rules want them."""
-        if self._removed is not None:
-            lines = self._removed.sub(b"", lines)
+        lines = self.without_removed(lines)
         for field in self._added:
             lines += field.line(request)
         return lines
+
+    def without_removed(self, lines: bytes) -> bytes:
+        """The same without the fields that are added."""
+        return lines if self._removed is None else self._removed.sub(b"", lines)
+
+    def kept_trailers(self, trailers: list[bytes]) -> list[bytes]:
+        """The lines of trailers that are not removed; what replaces a field is in the head."""
+        return [line for line in trailers if self.without_removed(b"\r\n" + line)]
+
+
+def _lookalikes(name: bytes) -> bytes:
+    """A pattern of the names that are this one when they are folded."""
+    return b"".join([re.escape(bytes((one,))) if one != 0x2D else b"[^0-9A-Za-z:\r]" for one in folded(name)])

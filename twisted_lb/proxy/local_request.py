@@ -43,7 +43,7 @@ class MaxForwardsAnswer:
 
 
 class LocalClient(Protocol):
-    """The client's connection, as a visit uses it."""
+    """The client's connection, as an exchange uses it."""
 
     transport: Any
     # See IClientStream.
@@ -57,10 +57,10 @@ class LocalClient(Protocol):
         """The response begins with this status; whether this connection ends after it for that reason."""
 
     def reject(self, status: int, detail: str) -> None:
-        """Answer with a problem made here; the visit is over."""
+        """Answer with a problem made here; the exchange is over."""
 
     def exchange_done(self, close: bool) -> None:
-        """The response is written; the visit is over."""
+        """The response is written; the exchange is over."""
 
     def closing(self) -> bool:
         """Whether this connection ends after the present response."""

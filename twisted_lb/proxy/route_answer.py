@@ -9,8 +9,8 @@ from typing import Final
 
 from twisted_lb.routing.table import plain_host
 
-# A host that all clients read alike; see `https_redirect`.
 _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
+# A host that all clients read alike; see `https_redirect`.
 _HOST: Final = re.compile(rb"[0-9a-z](?:[-._0-9a-z]*+)|\[[0-9a-f:.]++\]")
 
 

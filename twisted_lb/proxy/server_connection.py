@@ -214,12 +214,13 @@ class ServerConnection:
     def dataReceived(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
-            # Nobody asked: what the last response left over, or a server that talks to itself.
+            # There is no request: this is left over from the last response, or the server speaks first.
             self.drop()
             return
         if not self._heard and self.transport.sent == self._sent_before:
             # An answer before the question: what the last response left over.
-            self._fail(ServerFailure(502, "The server spoke out of turn.", silent=True, unsent=True))
+            detail = "The server sent a response before it had the request."
+            self._fail(ServerFailure(502, detail, silent=True, unsent=True))
             return
         self._heard = True
         try:

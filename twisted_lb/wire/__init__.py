@@ -1,6 +1,5 @@
 """Strict parsing and serialization of HTTP/1.1 messages: no Twisted, no I/O.
 
-The modules, each of which imports only earlier ones: errors, grammar, fields, head, framing, body, response,
-forwarding.  The input is bytes; the output is small objects and bytes, or a WireError.  Sources: RFC 9112 (messages),
+The input is bytes; the output is small objects and bytes, or a WireError.  Sources: RFC 9112 (messages),
 RFC 9110 (fields), RFC 3986 (targets).
 """

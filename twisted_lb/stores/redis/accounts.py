@@ -37,7 +37,7 @@ class RedisAccounts:
         """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, a NUL in the name, or a
         digest in use.
 
-        After a StoreUnavailable the account may exist all the same: the reply is what was lost.
+        After a StoreUnavailable the account may exist nevertheless: the reply was lost.
         """
         name, capacity, rate_per_sec = account
         try:

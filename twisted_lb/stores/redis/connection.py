@@ -162,7 +162,7 @@ class RedisConnection:
         return self._send(command, self._deadline)
 
     def give_up(self, reason: str) -> None:
-        """Leave a connection on which Redis answers, but to no use: it is as good as lost, and made again.
+        """Leave a connection on which Redis answers, but not as it has to: it is opened anew.
 
         `reason` is what it said, such as "READONLY ...".  Nothing happens while there is no connection.
         """
@@ -222,7 +222,7 @@ class RedisConnection:
 
     def _connected(self, wire: Wire, attempt: Deferred[Any]) -> None:
         if self._attempt is not attempt:
-            # It was given up, and came about all the same.
+            # It was given up, but was opened nevertheless.
             wire.transport.abortConnection()
             return
         self._end_attempt()
