@@ -156,5 +156,5 @@ def test_not_opened(new_balancer: Start, servers: Servers, tmp_path: Path) -> No
     """A path that cannot be opened is an error at the start, which names the setting."""
     environment = {"ACCESS_LOG": str(tmp_path / "nowhere" / "access.log")}
     balancer = new_balancer(servers.yaml(), environment=environment)
-    with pytest.raises(RuntimeError, match="ACCESS_LOG: .*it cannot be opened"):
+    with pytest.raises(RuntimeError, match=r"ACCESS_LOG \(environment\): .*it cannot be opened"):
         balancer.start()

@@ -44,4 +44,4 @@ def test_missing(new_balancer: Start, servers: Servers) -> None:
     """The program does not start without the class, and says why."""
     ended = new_balancer(servers.yaml(), environment=SETTING).run_to_end()
     assert ended.status == 1
-    assert "AUTHENTICATOR: basic_user:BasicUser: there is no module basic_user" in ended.output
+    assert "AUTHENTICATOR (environment): basic_user:BasicUser: there is no module basic_user" in ended.output
