@@ -158,6 +158,7 @@ ORDERS = {
         "dispatch",
         "client_connection",
         "announced_connection",
+        "handshake_failures",
         "tls_handshake",
         "factory",
     ],

@@ -23,6 +23,12 @@ class NoCertificate(Exception):
     """A handshake began before there was any certificate."""
 
 
+class ServerSide(ssl.SSLObject):
+    """The server's side of a handshake."""
+
+    unserved_name = ""  # that the client has asked for, and that no certificate has
+
+
 class Certificates:
     """The certificates in use, and the context for listeners."""
 
@@ -93,30 +99,36 @@ class Certificates:
 
     def certificate_for(self, name: str | None) -> Certificate:
         """The certificate for a client that asks for this name, or for none.  Raises NoCertificate."""
-        found = self._default
-        if name:
-            name = name.lower()
-            exact = self._exact.get(name)
-            if exact is not None:
-                return exact
-            label, dot, _ = name.partition(".")
-            if label:
-                found = self._wildcards.get(name[len(label) :], found)
+        found = (self._named(name) if name else None) or self._default
         if found is None:
             raise NoCertificate
         return found
 
+    def _named(self, name: str) -> Certificate | None:
+        """The certificate that has this name, or its wildcard."""
+        name = name.lower()
+        exact = self._exact.get(name)
+        if exact is not None:
+            return exact
+        label = name.partition(".")[0]
+        return self._wildcards.get(name[len(label) :]) if label else None
+
     def _for_listeners(self, new_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         context = new_context()
+        context.sslobject_class = ServerSide
         context.sni_callback = self._choose
         return context
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
         """See ssl.SSLContext.sni_callback."""
-        try:
-            connection.context = self._contexts[self.certificate_for(name).pem]
-        except NoCertificate:
+        certificate = self._named(name) if name else None
+        if certificate is None:
+            certificate = self._default
+            if isinstance(connection, ServerSide) and name:
+                connection.unserved_name = name
+        if certificate is None:
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        connection.context = self._contexts[certificate.pem]
         return None
 
 

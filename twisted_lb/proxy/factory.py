@@ -257,7 +257,8 @@ class ProxyFactory(Factory):
         context = self.limits.context
         ended = self.handshakes.ended
         handshakes = {f"handshakes {how}": ended[how] for how in ended}
-        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes}
+        failures = self.handshakes.failures.numbers()
+        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes, **failures}
 
     def close_tunnels(self, digest: str) -> int:
         """End all open tunnels of the key with this digest, such as when it is revoked; return how many there were."""

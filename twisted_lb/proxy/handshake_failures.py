@@ -34,14 +34,14 @@ SHUTDOWN: Final = "shutdown"
 # OpenSSL's texts, in lower case; the first one that is found tells the reason.
 _REASONS: Final = (
     (CERTIFICATE_REFUSED, re.compile("alert (?:unknown ca|bad certificate|(?:unsupported |no )?certificate)")),
-    (NO_SHARED_VERSION, re.compile("unsupported protocol|alert protocol version|version too low|inappropriate fallback")),
+    (NO_SHARED_VERSION, re.compile("unsupported protocol|protocol version|version too low|inappropriate fallback")),
     (CLIENT_ALERT, re.compile(" alert ")),
     (NO_SHARED_CIPHER, re.compile("no shared|no suitable|no ciphers")),
     (CLIENT_CERTIFICATE_MISSING, re.compile("peer did not return a certificate")),
     (NOT_TLS, re.compile("wrong version number|http request|https proxy request|unexpected message|record|packet")),
 )
 
-_log = Logger()
+_log = Logger(__name__)
 
 
 def reason_of(error: HandshakeFailed) -> str:
@@ -81,9 +81,8 @@ class HandshakeFailures:
             self._others += 1
         else:
             kinds[kind] = 0
-            _log.info(
-                "A TLS handshake with {address} failed: {text}", address=address, network=network, text=text, reason=reason
-            )
+            words = "A TLS handshake with {address} failed: {text}"
+            _log.info(words, address=address, network=network, text=text, reason=reason)
         if self.deadline == NEVER:
             self.deadline = self._sweeper.now + SUMMARY_SECONDS
 
