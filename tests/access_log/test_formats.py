@@ -112,7 +112,7 @@ class JsonTests(SynchronousTestCase):
         for value in [b"/", b"/ space", *HOSTILE]:
             many = [record(request_id=b"one"), record(target=value), record(target=b"/c", status=404, pool="")]
             made = make_format("json", stamps())
-            self.assertEqual(made.lines(many), [line("json", request_id=b"one"), made.line(many[1]), made.line(many[2])])
+            self.assertEqual(made.lines(many), [made.line(one) for one in many])
         self.assertEqual(make_format("json", stamps()).lines([]), [])
 
     def test_many_texts(self) -> None:

@@ -6,6 +6,7 @@
 3. All listeners have one context, `context`, which has no certificate: each handshake gets the context of its
    certificate by then.  So other certificates concern handshakes that begin later, and no connection.  Tickets
    (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions are resumed after a renewal, too.
+   See `ticket_keys`.
 4. Other contexts, with other authorities for the certificates of clients, have a new `context`: a session that was
    resumed would not be verified again.
 """
@@ -16,6 +17,8 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 
 from twisted_lb.network.certificate import Certificate, load
+from twisted_lb.network.ticket_keys import TicketKeys
+from twisted_lb.network.tls_context import ListenerContext
 from twisted_lb.steps import Steps, finish
 
 
@@ -32,12 +35,13 @@ class ServerSide(ssl.SSLObject):
 class Certificates:
     """The certificates in use, and the context for listeners."""
 
-    def __init__(self, new_context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, new_context: Callable[[], ssl.SSLContext], ticket_keys: TicketKeys | None = None) -> None:
         """`new_context` makes a context for servers without a certificate: versions, ciphers, ALPN, clients' CA.
 
         All of them must be alike: of some settings the one of `context` holds, of others that of the certificate.
         """
         self._new_context = new_context
+        self.ticket_keys = TicketKeys() if ticket_keys is None else ticket_keys
         self.context = self._for_listeners(new_context)
         self._certificates: tuple[Certificate, ...] = ()
         self._contexts: dict[bytes, ssl.SSLContext] = {}  # by the PEM of the certificate
@@ -117,6 +121,8 @@ class Certificates:
         context = new_context()
         context.sslobject_class = ServerSide
         context.sni_callback = self._choose
+        if isinstance(context, ListenerContext):
+            context.kept = self.ticket_keys.serve(context, context.client_authorities)
         return context
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
