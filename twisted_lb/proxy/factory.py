@@ -302,4 +302,4 @@ class TlsFactory(Factory):
         return TlsHandshake(self._clear.handshakes, self._context(), header)
 
     def _rejected(self, why: str, lingers: bool) -> None:
-        return None
+        self._clear.handshakes.rejected()

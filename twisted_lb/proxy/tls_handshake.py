@@ -108,6 +108,11 @@ class TlsHandshakes:
         """It ends; also when that was said before."""
         self._order.pop(handshake, None)
 
+    def rejected(self) -> None:
+        """There is no room for another connection."""
+        self.ended[NO_ROOM] += 1
+        self.failures.count(NO_ROOM)
+
     def step_done(self) -> None:
         """One does not wait for us any more."""
         self.posted -= 1
