@@ -37,7 +37,7 @@ from twisted_lb.wire.head import ResponseHead
 # In flight at the servers of one pool, in this process.
 MAX_COPIES: Final = 256
 # Of the content of one request, that the server has not taken yet.
-MAX_WAITING_BYTES: Final = 64 * 1024
+MAX_WAITING_BYTES: Final = 256 * 1024
 # Of the content of one response, that are read.
 MAX_DROPPED_BYTES: Final = 1024 * 1024
 # So many times the timeout of the route, from the end of the request to that of the response.

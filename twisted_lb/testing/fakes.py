@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from zope.interface import implementer
 
 from twisted_lb.hooks.field_changes import FieldChanges
-from twisted_lb.interfaces import IHookRequest, IHookResponse, IRequest, IResponse
+from twisted_lb.interfaces import IHookRequest, IHookResponse, IRequest, IResponse, Taken
 
 
 @implementer(IRequest)
@@ -119,12 +120,21 @@ class FakeHookResponse(FakeResponse):
         return self.fields.value(name, super().header(name))
 
 
+class FakePeer(NamedTuple):
+    """The client of a request that is over."""
+
+    address: str
+    scheme: bytes = b"http"
+
+
 class FakeRecord:
     """The record of a request that is over; see `request_record.RequestRecord`."""
 
     def __init__(self, request: FakeRequest | None = None, status: int = 200, reason: str = "complete") -> None:
         """`status` 0: there was no response."""
         like = request or FakeRequest()
+        self.peer = FakePeer(like.client_address)
+        self.taken: Taken | None = None
         self.method = like.method
         self.target = like.target
         self.host = b"localhost"
