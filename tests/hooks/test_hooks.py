@@ -91,7 +91,7 @@ class LoadingTests(SynchronousTestCase):
     def test_options(self) -> None:
         """Options are keyword arguments, and the clock is given to a class that wants it."""
         hooks = make_hooks(f"{__name__}:Good", {"tenant": "a"})
-        self.assertTrue(hooks.hears_of_requests)
+        self.assertIsNone(hooks.request_received(FakeHookRequest()))
         self.assertEqual((hooks.hears_of_choices, hooks.hears_of_responses), (False, False))
         self.assertEqual(repr(hooks), f"<Hooks {__name__}:Good>")
 

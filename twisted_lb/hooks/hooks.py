@@ -70,7 +70,6 @@ class Hooks:
         self._chosen = methods[CHOSEN]
         self._started = methods[STARTED]
         self._finished = methods[FINISHED]
-        self.hears_of_requests = self._received is not None
         self.hears_of_choices = self._chosen is not None
         self.hears_of_responses = self._started is not None
 

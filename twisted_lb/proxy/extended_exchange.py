@@ -186,8 +186,8 @@ class ExtendedExchange(Exchange):
         if self._attempts:
             self._begin_copy(mirror.route, content)
 
-    @guarded
     def _begin_copy(self, route: Route, content: bytes) -> None:
+        """Send a copy, with the content that the server has got."""
         kept = self._content
         copy = MirroredRequest(self._context, route, self, self._framing)
         if kept is None:
