@@ -312,6 +312,17 @@ class OwnResponseTests(HookCase):
         answer = self.answered(request("HEAD"), "HEAD")
         self.assertEqual((answer.body, answer.field("content-length")), (b"", "5"))
 
+    def test_not_modified(self) -> None:
+        """One without content has no length that it does not have; and the connection goes on."""
+        for status, length in ((204, None), (205, "0"), (304, None)):
+            hooks = Noting(HookResponse(status))
+            self.start(hooks)
+            client = self.world.client()
+            for _ in range(2):
+                client.send(request())
+                answer = client.response()
+                self.assertEqual((answer.status, answer.fields.get("content-length")), (status, length and [length]))
+
     def test_before_the_content(self) -> None:
         """It does not wait for the content of the request, after which the connection ends."""
         self.start(Noting(HookResponse(403, (), b"no")))

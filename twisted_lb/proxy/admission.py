@@ -51,6 +51,7 @@ from twisted_lb.request_record import (
     RequestRecord,
 )
 from twisted_lb.wire.field_value import field_value
+from twisted_lb.wire.framing import Status
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
@@ -192,7 +193,9 @@ class Admission(RequestView):
         head.status = answer.status
         head.minor = 1
         head.reason = answer.reason
-        head.notable = {b"content-length": [b"%d" % len(answer.content)]}
+        # RFC 9110 section 8.6: it would be the length of another response.
+        has_length = answer.status != Status.NOT_MODIFIED
+        head.notable = {b"content-length": [b"%d" % len(answer.content)]} if has_length else {}
         head.fields = answer.fields
         for one in rules:
             head.fields = one.apply(head.fields, self)
