@@ -84,7 +84,9 @@ class FieldChanges:
 
     def without_removed(self, lines: bytes) -> bytes:
         """The same without the fields that are added."""
-        if not self._removed:
+        comparable = self._comparable(lines)
+        if not any([name in comparable for name in self._removed]):
+            # The usual case: it takes a tenth of the time.
             return lines
         return b"".join([b"\r\n" + line for line in lines.split(b"\r\n")[1:] if self._keeps(line)])
 
