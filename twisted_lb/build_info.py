@@ -36,6 +36,7 @@ COMPILED = (
     "limits/prefer.py",
     "limits/pricing.py",
     "limits/rejection.py",
+    "limits/request_limits.py",
     "limits/response_headers.py",
     "limits/share.py",
     "limits/shared_buckets.py",

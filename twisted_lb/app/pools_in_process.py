@@ -14,12 +14,14 @@ from twisted.internet.defer import Deferred
 
 from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
+from twisted_lb.app.limit_rules import LimitRules
 from twisted_lb.backend import Backend
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
 from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.limits.request_limits import RequestLimits
 from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
@@ -60,6 +62,7 @@ class PoolsInProcess(MultiService):
         self._dialer = dialer
         self._parts: dict[str, _PoolParts] = {}
         self._removed: list[_PoolParts] = []
+        self._limit_rules = LimitRules()
         self._looks = Repeated(reactor, self._look, "the end of removed pools")
         finish(self.follow(gateway.spec, gateway.pools))
         gateway.parts = self
@@ -92,6 +95,7 @@ class PoolsInProcess(MultiService):
                 yield from parts.health.follow_in_steps(one.spec)
             yield
         table = yield from self._table(spec, pools)
+        self._limit_rules.forget_unused()
         self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors))
         for name in self._parts.keys() - pools.keys():
             parts = self._parts.pop(name)
@@ -117,15 +121,16 @@ class PoolsInProcess(MultiService):
 
     def _route(self, spec: RouteSpec, pools: Mapping[str, PoolInUse]) -> Route | AnsweringRoute:
         if not spec.pool:
-            return new_route(spec)
-        shares = spec.split or ((spec.pool, 1),)
-        routes = [
-            (new_pool_route(spec, self._parts[name].server_pool, pools[name].pricing, pools[name].spec), weight)
-            for name, weight in shares
-        ]
+            return new_route(spec, self._limit_rules.limits_of(spec))
+        routes = []
+        for name, weight in spec.split or ((spec.pool, 1),):
+            pool = pools[name]
+            limits = self._limit_rules.limits_of(spec, pool.spec)
+            server_pool = self._parts[name].server_pool
+            routes.append((new_pool_route(spec, server_pool, pool.pricing, pool.spec, limits), weight))
         first, _ = routes[0]
         if spec.split:
-            first.split = Split(routes, spec.split_by == "client")
+            first.divide(Split(routes, spec.split_by == "client"))
         return first
 
     def _look(self) -> None:
@@ -140,16 +145,20 @@ class PoolsInProcess(MultiService):
                 self.removeService(parts.health)
 
 
-def new_route(spec: RouteSpec) -> AnsweringRoute:
+def new_route(spec: RouteSpec, limits: RequestLimits | None = None) -> AnsweringRoute:
     """A route that answers itself."""
     pricing = NO_PRICING if spec.cost is None else Pricing(default_cost=spec.cost)
     rules = rules_in_order(spec.response_headers)
     key = KEYS[spec.key]
-    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules)
+    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules, limits)
 
 
 def new_pool_route(
-    spec: RouteSpec, pool: ServerPool, pricing: Pricing = NO_PRICING, pool_spec: PoolSpec | None = None
+    spec: RouteSpec,
+    pool: ServerPool,
+    pricing: Pricing = NO_PRICING,
+    pool_spec: PoolSpec | None = None,
+    limits: RequestLimits | None = None,
 ) -> Route:
     """A route to a pool, which has this pricing and this configuration."""
     if spec.cost is not None:
@@ -168,6 +177,7 @@ def new_pool_route(
         max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
         strip_prefix=spec.strip_prefix.encode(),
         request_rules=rules_in_order(of_pool[0], spec.request_headers, of_requests=True),
+        limits=limits,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twisted_lb.config.cors import Cors
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.pool import HeaderRules, PoolSpec, ServerSpec
 
 
@@ -51,6 +52,7 @@ class RouteSpec:
     redirect: Redirect | None = None
     split: tuple[tuple[str, int], ...] = ()  # pools and their weights; none: all requests go to `pool`
     split_by: str = "key"  # or "client"
+    limits: tuple[LimitSpec, ...] = ()  # before those of the pool
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Final
 
 from twisted_lb.limits.pricing import Pricing
+from twisted_lb.limits.request_limits import RequestLimits
 from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.pool.retry_budget import RetryBudget
 from twisted_lb.proxy.header_rules import HeaderRules
@@ -43,7 +44,7 @@ class Terms:
     """What all routes have: a request has its route from its beginning to its end, also when another configuration is
     in use by then."""
 
-    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules")
+    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules", "limits", "depends_on_client")
 
     def __init__(
         self,
@@ -53,12 +54,13 @@ class Terms:
         access: Access | None = None,
         maintenance: float = 0.0,
         response_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
         """`name` is for people; `key` is REQUIRED, OPTIONAL or NO_KEY; `access` None: all clients.
 
         `maintenance`: all requests are answered 503, with so many seconds in Retry-After; 0: they are not.
 
-        `response_rules` apply to responses, in their order.
+        `response_rules` apply to responses, in their order.  `limits` None: there are none but those that all have.
         """
         self.name = name
         self.pricing = pricing
@@ -66,6 +68,9 @@ class Terms:
         self.access = access
         self.maintenance = maintenance
         self.response_rules = tuple(response_rules)
+        self.limits = limits
+        # Whether something is to be found out for each client: its share of a split, or its buckets.
+        self.depends_on_client = limits is not None
 
 
 class Route(Terms):
@@ -100,6 +105,7 @@ class Route(Terms):
         max_body_bytes: int = AS_SET,
         strip_prefix: bytes = b"",
         request_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
         """`seen` and `retries` take the place of the pool's own, for requests that must not count.
 
@@ -107,7 +113,7 @@ class Route(Terms):
         of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
         end.  `request_rules` apply to the heads that servers get, in their order.
         """
-        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
         self.pool = pool
         self.seen = pool.seen if seen is None else seen
         self.retries = pool.retries if retries is None else retries
@@ -118,7 +124,12 @@ class Route(Terms):
         self.request_rules = tuple(request_rules)
         # Whether there may be requests that it refuses.
         self.restricted = access is not None or maintenance > 0
-        self.split: Split | None = None  # the pools among which the requests are divided; this one's is the first
+        self.split: Split | None = None
+
+    def divide(self, split: Split) -> None:
+        """The requests are divided among several pools, of which this one's is the first."""
+        self.split = split
+        self.depends_on_client = True
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
@@ -172,6 +183,7 @@ class AnsweringRoute(Terms):
         access: Access | None = None,
         maintenance: float = 0.0,
         response_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
-        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
         self.answer = answer
