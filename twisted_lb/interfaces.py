@@ -201,6 +201,12 @@ class IStoreReport(Interface):
         See `limits.fallback.COUNTS` and `stores.sqlite.store.COUNTS`.
         """
 
+    def levels(buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """The levels of these buckets now, in microtokens, and of the global one under the key "global".
+
+        Takes no tokens.  Fails with StoreUnavailable.
+        """
+
 
 class AccountPage(NamedTuple):
     """Some accounts, sorted by name (as UTF-8 bytes)."""

@@ -23,16 +23,17 @@ class LimitRules:
 
     def limits_of(self, route: RouteSpec, pool: PoolSpec | None = None) -> RequestLimits | None:
         """The limits of requests that this route sends to this pool; None: there are none."""
-        limits = list(self._limits("route", route.name, route.limits))
+        limits = list(self.requested("route", route.name, route.limits))
         if pool is not None:
-            limits += self._limits("pool", pool.name, pool.limits)
+            limits += self.requested("pool", pool.name, pool.limits)
         return RequestLimits(limits) if limits else None
 
     def forget_unused(self) -> None:
         """Drop the rules for which was not asked since the last call."""
         self._rules, self._used = self._used, {}
 
-    def _limits(self, kind: str, owner: str, specs: Iterable[LimitSpec]) -> Iterable[RequestLimit]:
+    def requested(self, kind: str, owner: str, specs: Iterable[LimitSpec]) -> Iterable[RequestLimit]:
+        """The limits of one "route" or "pool" with this name."""
         for spec in specs:
             # No name has a "|".
             key = f"limit:{kind}|{owner}|{spec.name}"

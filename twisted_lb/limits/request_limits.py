@@ -22,6 +22,12 @@ class RequestLimit(NamedTuple):
     rule: LimitRule
     of_networks: LimitRule  # for requests without a key, and with PER_NETWORK for all
 
+    def bucket(self, digest: str, network: str) -> SharedBucket:
+        """See RequestLimits.buckets."""
+        if self.per == PER_NETWORK or (self.per == PER_KEY and not digest):
+            return self.of_networks.bucket(network)
+        return self.rule.bucket(digest if self.per == PER_KEY else "")
+
 
 class RequestLimits:
     """The limits of a route, those of its pool behind them."""
@@ -35,10 +41,4 @@ class RequestLimits:
 
     def buckets(self, digest: str, network: str) -> tuple[SharedBucket, ...]:
         """The buckets of a request; `digest` is that of its key, "" without one, and `network` that of its client."""
-        found = []
-        for per, rule, of_networks in self._limits:
-            if per == PER_NETWORK or (per == PER_KEY and not digest):
-                found.append(of_networks.bucket(network))
-            else:
-                found.append(rule.bucket(digest if per == PER_KEY else ""))
-        return tuple(found)
+        return tuple([limit.bucket(digest, network) for limit in self._limits])

@@ -26,6 +26,7 @@ setting the wall clock has no effect while the store runs.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from heapq import nsmallest
 from operator import attrgetter
 from typing import Any, Callable, Final
@@ -249,6 +250,10 @@ class EmbeddedStore:
         if writer is None:
             return {}
         return dict(zip(COUNTS, (float(writer.state().up), writer.outages, writer.errors)))
+
+    def levels(self, buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """See IStoreReport."""
+        return succeed(self._other_limits.levels(buckets, self._now_us()))
 
     # IAccountStore
 

@@ -104,22 +104,14 @@ end
 
 local replaced = {} -- keys that are removed before they are written
 
--- A bucket that is full until it is used.
 local function shared_bucket(key, capacity, rate)
   local full = capacity * MICROTOKENS
-  local fields = read('HMGET', key, 'level', 'stamp')
-  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
-  local stamp = fields and number(fields[2], 0, LAST_STAMP)
-  if not (stored and stamp) then
-    if not fields or fields[1] or fields[2] then
-      replaced[key] = true
-      wrong[#wrong + 1] = key
-    end
-    return {key, full, 1, full, full, SAME, rate}
+  local level, elapsed, stored, other = refilled_shared(key, full, rate)
+  if other then
+    replaced[key] = true
+    wrong[#wrong + 1] = key
   end
-  local elapsed = now - stamp
-  -- The capacity may have been set to less since.
-  return {key, min(refill(stored, elapsed, rate, full), full), elapsed, min(stored, full), full, SAME, rate}
+  return {key, level, elapsed, stored, full, SAME, rate}
 end
 
 local everyone = nil
