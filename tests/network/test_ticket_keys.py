@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 import sys
+from functools import partial
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,6 +17,7 @@ from twisted_lb.network.certificates import Certificates
 from twisted_lb.network.ticket_keys import CHECKED_VERSIONS, TicketKeys, available, new_secret
 from twisted_lb.network.tls_context import server_context
 from twisted_lb.network.tls_layer import TlsLayer
+from twisted_lb.steps import finish
 
 
 def process(keys: TicketKeys, authorities: str = "") -> Certificates:
@@ -85,6 +88,23 @@ class TicketKeysTests(SynchronousTestCase):
         self.assertFalse(connected(client, with_authorities, session)[0])
         _, session = connected(client, with_authorities)
         self.assertTrue(connected(client, process(keys, authority().pem.decode()), session)[0])
+
+    def test_context_has_gone(self) -> None:
+        """A handshake that began in a context before a change of authorities makes its ticket after it."""
+        keys = TicketKeys([new_secret()])
+        server = process(keys)
+        client_end = TlsLayer(self.client(), False, "server.test")
+        server_end = TlsLayer(server.context, True)
+        client_end.handshake(b"")
+        server_end.handshake(client_end.output())
+        client_end.handshake(server_end.output())
+        contexts = partial(server_context, "1.2", "", authority().pem.decode(), "optional")
+        finish(server.use_contexts_in_steps(contexts))
+        gc.collect()
+        self.assertTrue(server_end.handshake(client_end.output()))
+        client_end.decrypt(server_end.output())
+        assert client_end.session is not None
+        self.assertTrue(client_end.session.has_ticket)
 
     def test_damaged(self) -> None:
         """What fails in the callback ends in a full handshake or in an error, and never in an exception."""

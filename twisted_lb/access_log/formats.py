@@ -32,6 +32,8 @@ USER_AGENT: Final = b"\r\nuser-agent:"
 
 # Texts that are remembered; when there are more, all are forgotten.
 MAX_TEXTS: Final = 4096
+# Clients choose methods and hosts: longer ones are not remembered.
+MAX_TEXT_BYTES: Final = 256
 
 NO_TLS: Final = TlsInfo()
 
@@ -142,10 +144,11 @@ class JsonFormat(Format):
 
     def _request_members(self, minor: int, method: bytes, host: bytes) -> str:
         """Up to the target."""
-        if len(self._requested) >= MAX_TEXTS:
-            self._requested.clear()
         made = f',"protocol":"HTTP/1.{minor}","method":{json_bytes(method)},"host":{json_bytes(host)},"path":'
-        self._requested[minor, method, host] = made
+        if len(method) + len(host) <= MAX_TEXT_BYTES:
+            if len(self._requested) >= MAX_TEXTS:
+                self._requested.clear()
+            self._requested[minor, method, host] = made
         return made
 
     def _user_members(self, user: bytes, key_id: str) -> str:

@@ -122,7 +122,7 @@ class Certificates:
         context.sslobject_class = ServerSide
         context.sni_callback = self._choose
         if isinstance(context, ListenerContext):
-            context.kept = self.ticket_keys.serve(context, context.client_authorities)
+            self.ticket_keys.serve(context, context.client_authorities)
         return context
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:

@@ -47,6 +47,9 @@ _CALLBACK: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
 )
 
+# Those that OpenSSL may call, kept for ever: there is one for each change of authorities.
+_callbacks: Final[list[object]] = []
+
 
 class _Parameter(ctypes.Structure):
     """OSSL_PARAM(3)."""
@@ -136,18 +139,16 @@ class TicketKeys:
         """Make tickets with the first of these from now on, and accept those of the others."""
         self.secrets = tuple(secrets)
 
-    def serve(self, context: ssl.SSLContext, authorities: str) -> object:
-        """Have a context use them, unless there are none; the result must be kept as long as the context.
-
-        `authorities` is the text of those that verify its clients.
-        """
+    def serve(self, context: ssl.SSLContext, authorities: str) -> None:
+        """Have a context use them, if there are any; `authorities` is the text of those that verify its clients."""
         openssl = _openssl()
         if openssl is None or not self.secrets:
-            return None
+            return
         tickets = _Tickets(self, openssl, sha256(authorities.encode()).digest())
         callback = _CALLBACK(tickets.prepare)
+        # A connection may need it after the context has gone in Python, when it has another one (see `Certificates`).
+        _callbacks.append(callback)
         openssl.set_callback(openssl.context(context), callback)
-        return callback
 
 
 class _Tickets:

@@ -12,10 +12,9 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 
 
 class ListenerContext(ssl.SSLContext):
-    """A context, and what goes with it."""
+    """A context that knows what it was made with."""
 
     client_authorities: str = ""  # that verify the certificates of clients, in PEM
-    kept: object = None  # as long as the context
 
 
 def server_context(min_version: str, ciphers: str, client_authorities: str, client_auth: str) -> ListenerContext:
