@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
+from twisted_lb.config.pool import DISABLED, READY
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
@@ -73,10 +74,16 @@ def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
 
 def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
     """A server as GET /servers shows it: its state, and its counters since it was added to the servers file."""
-    if not backend.up:
+    if backend.admin_state == DISABLED and backend.reason != REMOVED:
+        state, reason = "disabled", "an operator has disabled it"
+    elif not backend.up:
         state, reason = "down", backend.reason
+    elif backend.reason == REMOVED:
+        state, reason = "draining", REMOVED
+    elif backend.admin_state != READY:
+        state, reason = "draining", "an operator drains it"
     elif not backend.weight:
-        state, reason = "draining", backend.reason if backend.reason == REMOVED else "its weight is 0"
+        state, reason = "draining", "its weight is 0"
     else:
         state, reason = "up", backend.reason
     return {
@@ -85,6 +92,7 @@ def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
         "url": backend.url,
         "state": state,
         "reason": reason,
+        "admin_state": backend.admin_state,
         "weight": backend.weight,
         "effective_weight": round(backend.effective_weight, 3),
         "backup": backend.backup,
