@@ -62,7 +62,11 @@ class OperatorCase(SynchronousTestCase):
         spec = read_gateway(self.path.read_text(), str(self.path))
         self.gateway = gateway = Gateway(self.clock, spec)
         self.file = ServersFile(
-            self.clock, str(self.path), self.path.read_text(), lambda spec, text: gateway.change_in_turns(spec)
+            self.clock,
+            str(self.path),
+            self.path.read_text(),
+            lambda spec, text: gateway.change_in_turns(spec),
+            spec=spec,
         )
         self.file.startService()
         self.addCleanup(self.file.stopService)
@@ -70,7 +74,7 @@ class OperatorCase(SynchronousTestCase):
         def write(before: str, after: str) -> Deferred[None]:
             return maybeDeferred(write_text, str(self.path), before, after)
 
-        self.changes = OperatorChanges(gateway, self.file, write if self.writing else None)
+        self.changes = OperatorChanges(self.file, write if self.writing else None)
         self.looks()
 
     def note(self, event: Any) -> None:

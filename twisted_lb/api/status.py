@@ -5,7 +5,7 @@ A report contains plain values only, so that a worker can send it to its parent 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
@@ -36,6 +36,9 @@ class Running(Protocol):
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """Which servers a request would be sent to; see `app.explain_servers`."""
+
 
 async def report_of(running: Running) -> Report:
     """The present state, now or later."""
@@ -48,6 +51,9 @@ class Explaining(Protocol):
 
     def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
         """What becomes of a request with this head; `client` is an address, or "" for any."""
+
+    def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
+        """What `Running.choices` is asked about the same request of this user."""
 
 
 class WithCounts:
@@ -65,6 +71,10 @@ class WithCounts:
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """See Running."""
         return self._running.users(after, count)
+
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """See Running."""
+        return self._running.choices(asked)
 
 
 def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:

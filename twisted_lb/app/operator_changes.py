@@ -18,7 +18,6 @@ from twisted.internet.defer import Deferred
 
 from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
 from twisted_lb.app.explain import shown_route
-from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.servers_reader import Read
 from twisted_lb.app.servers_writer import ChangedMeanwhile, NotWritten
@@ -41,11 +40,15 @@ Write = Callable[[str, str], Deferred[None]]
 class OperatorChanges:
     """See api.changes.Changing."""
 
-    def __init__(self, gateway: Gateway, file: ServersFile, write: Write | None = None) -> None:
+    def __init__(self, file: ServersFile, write: Write | None = None) -> None:
         """`write` writes the text of the file; None: changes are live."""
-        self._gateway = gateway
         self._file = file
         self._write = write
+
+    @property
+    def _spec(self) -> GatewaySpec:
+        assert self._file.spec is not None
+        return self._file.spec
 
     def writes(self) -> str:
         """See Changing."""
@@ -62,19 +65,19 @@ class OperatorChanges:
         """See Changing."""
         return [
             {"name": pool.name, "balancer": pool.balancer, "maintenance": pool.maintenance}
-            for pool in self._gateway.spec.pools
+            for pool in self._spec.pools
         ]
 
     def routes(self) -> list[dict[str, Any]]:
         """See Changing."""
-        return [{**shown_route(route), "maintenance": route.maintenance} for route in self._gateway.spec.routes]
+        return [{**shown_route(route), "maintenance": route.maintenance} for route in self._spec.routes]
 
     def change(self, change: Change) -> Deferred[Changed]:
         """See Changing."""
         return self._file.lock.run(lambda: Deferred.fromCoroutine(self._change(change)))
 
     async def _change(self, change: Change) -> Changed:
-        before = self._gateway.spec
+        before = self._spec
         edit = planned(before, change)
         try:
             read = await self._file.edited(edit)

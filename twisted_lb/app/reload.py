@@ -59,9 +59,10 @@ class ServersFile(Service):
         swap: Callable[[GatewaySpec, str], str | Deferred[str]],
         wall_clock: Callable[[], float] = time.time,
         files: Mapping[str, bytes] = NO_FILES,
+        spec: GatewaySpec | None = None,
     ) -> None:
         """`text` is the present configuration, with what the `files` that it names held; `wall_clock` returns the
-        seconds since 1970.
+        seconds since 1970.  `spec` is what it says, for changes of operators.
 
         `swap` applies another configuration, of which it gets the text too, and returns a description of the changes,
         now or later; it raises Misconfigured when that is not possible, and then nothing has changed.
@@ -71,6 +72,7 @@ class ServersFile(Service):
         self.text = text  # that of the file when it was last read and valid
         self.text_in_use = text  # with the changes of operators
         self.live: dict[tuple[str, str], Changed] = {}  # those that are not in the file, by pool and server, or ""
+        self.spec = spec  # what the text in use says
         self.lock = DeferredLock()  # held by whatever applies another configuration
         self._files = files
         self._swap = swap
@@ -185,7 +187,7 @@ class ServersFile(Service):
         """
         check_classes(read.spec, self.file_name, read.lines)
         said: Any = await maybeDeferred(self._swap, read.spec, read.text)
-        self.text_in_use = read.text
+        self.text_in_use, self.spec = read.text, read.spec
         self._files = files_of(read.spec)
         return str(said)
 

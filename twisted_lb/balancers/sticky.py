@@ -90,9 +90,13 @@ class Sticky:
         """See IPeeking; only where the other balancer provides it."""
         return self._with_own(request, self._over.peek)
 
-    def _with_own(self, request: IRequest, choices: Callable[[IRequest], Iterator[Backend]]) -> Iterator[Backend]:
+    def server_of(self, request: IRequest) -> Backend | None:
+        """The server that the client's cookie leads to, if there is one and it is available."""
         value = cookie_value(request, self._cookie)
-        backend = self._backends.get(value) if value else None
+        return self._backends.get(value) if value else None
+
+    def _with_own(self, request: IRequest, choices: Callable[[IRequest], Iterator[Backend]]) -> Iterator[Backend]:
+        backend = self.server_of(request)
         if backend is None:
             yield from choices(request)
             return
