@@ -136,6 +136,13 @@ class EditTests(SynchronousTestCase):
         text = '{"servers": [{"name": "a", "url": "http://a"}]}'
         self.assertEqual(edited(text, Edit("default", "a", {"weight": 2})), text.replace('a"}', 'a", "weight": 2}'))
 
+    def test_places(self) -> None:
+        """Characters of any plane, and a byte order mark, do not move the place of a change."""
+        for lead in ("# 😀 ä\n", "\ufeff# b\n", "%YAML 1.1\n---\n"):
+            text = lead + "servers: [{name: a, url: 'http://a'}]  # 😀"
+            after = edited(text, Edit("default", "a", {"weight": 2}))
+            self.assertEqual(after, text.replace("a'}", "a', weight: 2}"))
+
     def test_not_editable(self) -> None:
         """What is not there, or is written elsewhere, is not changed."""
         aliased = "servers:\n- &a {name: a, url: 'http://a'}\n- {name: b, url: 'http://b'}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from zope.interface import implementer
 
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
 from twisted_lb.app.gateway import Gateway
-from twisted_lb.app.operator_changes import OperatorChanges
+from twisted_lb.app.operator_changes import OperatorChanges, only
 from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
 from twisted_lb.app.servers_writer import write_text
 from twisted_lb.backend import Backend
+from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.interfaces import IBalancer
+from twisted_lb.steps import STEP, finish
 
 TEXT = """\
 # What we serve.
@@ -74,7 +77,7 @@ class OperatorCase(SynchronousTestCase):
         def write(before: str, after: str) -> Deferred[None]:
             return maybeDeferred(write_text, str(self.path), before, after)
 
-        self.changes = OperatorChanges(self.file, write if self.writing else None)
+        self.changes = OperatorChanges(self.clock, self.file, write if self.writing else None)
         self.looks()
 
     def note(self, event: Any) -> None:
@@ -219,6 +222,26 @@ class LiveTests(OperatorCase):
         for url in ("http://${PATH}", "http://$${PATH}"):
             self.assertEqual(self.refusal(ADD, "models", url=url)[0], 400)
         self.assertEqual(self.refusal(ADD, "models", name="${HOME}", url="http://a")[0], 400)
+
+
+class OnlyTests(SynchronousTestCase):
+    def test_steps(self) -> None:
+        """Many servers, pools or routes are compared in steps, between which clients are served."""
+        edit = Edit("p", "a", {"weight": 2})
+        head = "pools:\n  p: {servers: [{name: a, url: 'http://a'}%s]}\n%sroutes:\n- {pool: p}\n%s"
+        many = range(2 * STEP)
+        for servers, pools, routes in (
+            ("".join(f", {{url: 'http://s{number}'}}" for number in many), "", ""),
+            ("", "".join(f"  p{number}: {{servers: [{{url: 'http://a'}}]}}\n" for number in many), ""),
+            ("", "", "".join(f"- {{path: /{number}/, pool: p}}\n" for number in many)),
+        ):
+            text = head % (servers, pools, routes)
+            before, after = (read_gateway(one, "x.yaml") for one in (text, edited(text, edit)))
+            self.assertGreaterEqual(len(list(only(edit, before, after))), 2)
+            self.assertTrue(finish(only(edit, before, after)))
+            self.assertFalse(finish(only(edit._replace(server="b"), before, after)))
+            self.assertFalse(finish(only(edit, before, replace(after, routes=after.routes[::-1]))) and routes)
+            self.assertFalse(finish(only(edit, before, replace(after, pools=after.pools[::-1]))) and pools)
 
 
 class AliasTests(OperatorCase):

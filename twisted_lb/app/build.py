@@ -217,7 +217,7 @@ def _admin(
     reactor: Any, settings: Settings, running: Running, gateway: Gateway, file: ServersFile, audit: AuditLog
 ) -> ListeningService:
     most = settings.admin_max_connections
-    changes = OperatorChanges(file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
+    changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
     factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway), changes, audit)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})

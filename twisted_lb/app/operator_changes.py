@@ -10,8 +10,9 @@ Changes and reloads are sequential.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -28,6 +29,7 @@ from twisted_lb.config.servers_file import server_problems
 from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.config.servers_specs import name_from_url
 from twisted_lb.config.settings import Misconfigured
+from twisted_lb.steps import STEP, Steps, chunks, run_in_turns
 
 LIVE: Final = "live"
 FILE: Final = "file"
@@ -40,8 +42,9 @@ Write = Callable[[str, str], Deferred[None]]
 class OperatorChanges:
     """See api.changes.Changing."""
 
-    def __init__(self, file: ServersFile, write: Write | None = None) -> None:
+    def __init__(self, reactor: Any, file: ServersFile, write: Write | None = None) -> None:
         """`write` writes the text of the file; None: changes are live."""
+        self._reactor = reactor
         self._file = file
         self._write = write
 
@@ -88,10 +91,10 @@ class OperatorChanges:
             raise ChangeRefused(409, f"This cannot be changed in the servers file: {error}.") from None
         except Misconfigured as error:
             raise ChangeRefused(400, _without_places(error)) from None
-        if not _only(edit, before, read.spec):
+        if not await run_in_turns(self._reactor, only(edit, before, read.spec)):
             raise ChangeRefused(409, SHARED)
         changed = difference(edit, before, read.spec)
-        if read.spec != before:
+        if _target(edit, read.spec) != _target(edit, before):
             await self._use(read, edit, changed)
         return changed
 
@@ -161,22 +164,49 @@ def _check(keys: Mapping[str, Any]) -> None:
         raise ChangeRefused(400, "; ".join(problems) + ".")
 
 
-def _only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> bool:
-    """Whether nothing else is different."""
-    return _others(edit, before) == _others(edit, after)
+def only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Steps[bool]:
+    """Whether nothing else is different than what an edit is meant to change."""
+    if len(before.pools) != len(after.pools) or len(before.routes) != len(after.routes):
+        return False
+    count = 0
+    for pool, other in zip(before.pools, after.pools):
+        if _without_servers(edit, pool) != _without_servers(edit, other):
+            return False
+        for some, same in zip_longest(chunks(_others(edit, pool)), chunks(_others(edit, other))):
+            if some != same:
+                return False
+            count += len(some)
+            if count >= STEP:
+                count = 0
+                yield
+        count += 1
+    for routes, same_routes in zip(chunks(before.routes), chunks(after.routes)):
+        if routes != same_routes:
+            return False
+        if len(routes) == STEP:
+            yield
+    return replace(before, pools=(), routes=()) == replace(after, pools=(), routes=())
 
 
-def _others(edit: Edit, spec: GatewaySpec) -> GatewaySpec:
-    """The configuration without what an edit is meant to change."""
-    pools = []
-    for pool in spec.pools:
-        if pool.name == edit.pool:
-            if edit.server:
-                pool = replace(pool, servers=tuple(one for one in pool.servers if one.name != edit.server))
-            else:
-                pool = replace(pool, maintenance=0.0)
-        pools.append(pool)
-    return replace(spec, pools=tuple(pools))
+def _without_servers(edit: Edit, pool: PoolSpec) -> PoolSpec:
+    if pool.name == edit.pool and not edit.server:
+        return replace(pool, servers=(), maintenance=0.0)
+    return replace(pool, servers=())
+
+
+def _others(edit: Edit, pool: PoolSpec) -> Sequence[ServerSpec]:
+    """The servers but the one that is meant to change."""
+    if pool.name != edit.pool or not edit.server:
+        return pool.servers
+    return [server for server in pool.servers if server.name != edit.server]
+
+
+def _target(edit: Edit, spec: GatewaySpec) -> ServerSpec | float | None:
+    """What is meant to change: a server, or the maintenance of a pool."""
+    pool = pool_of(spec, edit.pool)
+    if not edit.server:
+        return pool.maintenance
+    return next((server for server in pool.servers if server.name == edit.server), None)
 
 
 def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
@@ -189,10 +219,10 @@ def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
 
 
 def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
-    pool = pool_of(spec, edit.pool)
-    if not edit.server:
-        return {"maintenance": pool.maintenance}
-    return next((_keys(server) for server in pool.servers if server.name == edit.server), {})
+    target = _target(edit, spec)
+    if isinstance(target, ServerSpec):
+        return _keys(target)
+    return {} if target is None else {"maintenance": target}
 
 
 def _keys(server: ServerSpec) -> dict[str, Any]:
