@@ -200,6 +200,7 @@ class LiveTests(OperatorCase):
         for arguments, keys, status, detail in (
             ((SET, "nope", "a"), {"weight": 1}, 404, "There is no pool 'nope'."),
             ((SET, "models", "nope"), {"weight": 1}, 404, "The pool models has no server 'nope'."),
+            ((REMOVE, "models", "a@10.0.0.1:1"), {}, 409, "a@10.0.0.1:1 is one of the servers that a stands for"),
             ((REMOVE, "models", "nope"), {}, 404, "The pool models has no server 'nope'."),
             ((SET, "nope"), {"maintenance": 1}, 404, "There is no pool 'nope'."),
             ((ADD, "models"), {"name": "a", "url": "http://x"}, 409, "The pool models has a server 'a' already."),

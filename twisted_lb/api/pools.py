@@ -24,7 +24,7 @@ from twisted_lb.api.audit import Attempt, Auditing
 from twisted_lb.api.bodies import BadBody, read_object
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Changing
 from twisted_lb.api.operator_token import OperatorToken
-from twisted_lb.api.pool_summary import pool_state, shown_pool, shown_route
+from twisted_lb.api.pool_summary import counts, pool_state, shown_pool, shown_route
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
 from twisted_lb.api.status import Running, report_of
 from twisted_lb.config.environment import duration
@@ -195,11 +195,16 @@ class PoolsApi:
         return {**shown_pool(pool, servers, live), "servers": servers}
 
     async def _shown_server(self, pool: str, name: str) -> dict[str, Any]:
-        for server in (await self._shown_pool(pool))["servers"]:
-            if server["name"] == name and server["reason"] != REMOVED:
+        """A server of the file; one that stands for several, named `name@address`, is shown with these."""
+        servers = [one for one in (await self._shown_pool(pool))["servers"] if one["reason"] != REMOVED]
+        for server in servers:
+            if server["name"] == name:
                 found: dict[str, Any] = server
                 return found
-        raise Refusal(404, f"The pool {pool} has no server {name!r}.")
+        if name not in self._changing.server_names(pool):
+            raise Refusal(404, f"The pool {pool} has no server {name!r}.")
+        several = [one for one in servers if one["name"].startswith(f"{name}@")]
+        return {"name": name, "pool": pool, "servers": several, **counts(several)}
 
 
 async def _shown(show: Show, changed: Changed) -> bytes:

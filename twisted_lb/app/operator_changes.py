@@ -71,6 +71,10 @@ class OperatorChanges:
             for pool in self._spec.pools
         ]
 
+    def server_names(self, pool: str) -> Sequence[str]:
+        """See Changing."""
+        return [one.name for found in self._spec.pools if found.name == pool for one in found.servers]
+
     def routes(self) -> list[dict[str, Any]]:
         """See Changing."""
         return [{**shown_route(route), "maintenance": route.maintenance} for route in self._spec.routes]
@@ -143,6 +147,9 @@ def planned(spec: GatewaySpec, change: Change) -> Edit:
             raise ChangeRefused(409, f"The pool {pool.name} has a server {name!r} already.")
         return Edit(pool.name, name, change.keys, new=True)
     if change.server not in names:
+        whole, at, _ = change.server.partition("@")
+        if at and whole in names:
+            raise ChangeRefused(409, f"{change.server} is one of the servers that {whole} stands for: change {whole}.")
         raise ChangeRefused(404, f"The pool {pool.name} has no server {change.server!r}.")
     if change.action == REMOVE:
         if len(names) == 1:
