@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
+from twisted_lb.app.edit_effects import only
 from twisted_lb.app.gateway import Gateway
-from twisted_lb.app.operator_changes import OperatorChanges, only
+from twisted_lb.app.operator_changes import OperatorChanges
 from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
 from twisted_lb.app.servers_writer import write_text
 from twisted_lb.backend import Backend
@@ -323,6 +324,26 @@ class FileTests(OperatorCase):
         self.looks()
         self.change(SET, "models", "a", weight=1)
         self.assertEqual(self.path.read_text(), other.replace("weight: 3", "weight: 1"))
+
+    def test_read_meanwhile(self) -> None:
+        """A reload that has waited for a change does not bring back what was in the file before."""
+        secret = self.path.with_suffix(".secret")
+        secret.write_text("one")
+        rules = f"request_headers: {{set: {{X: '${{file:{secret.name}}}'}}}}, "
+        self.path.write_text(TEXT.replace("site: {", f"site: {{{rules}"))
+        self.looks()
+        written: Deferred[None] = Deferred()
+        write = self.changes._write
+        assert write is not None
+        self.changes._write = lambda before, after: written.addCallback(lambda _: write(before, after))
+        done = self.changes.change(Change(SET, "models", "a", {"weight": 1}))
+        secret.write_text("another")
+        self.file.read(True)
+        written.callback(None)
+        self.successResultOf(done)
+        self.looks()
+        self.assertEqual(self.servers()[0][1], 1)
+        self.assertEqual(sum("was reloaded" in line for line in self.log), 2)
 
     def test_read_only(self) -> None:
         """A file that must not be written is left alone, and so is the program."""

@@ -11,29 +11,27 @@ Changes and reloads are sequential.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from itertools import zip_longest
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
+from twisted_lb.app.edit_effects import difference, only, pool_named, target, with_change
 from twisted_lb.app.explain import shown_route
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.servers_reader import Read
 from twisted_lb.app.servers_writer import ChangedMeanwhile, NotWritten
 from twisted_lb.config.edits import Edit, NotEditable
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.pool import PoolSpec
 from twisted_lb.config.servers_file import server_problems
 from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.config.servers_specs import name_from_url
 from twisted_lb.config.settings import Misconfigured
-from twisted_lb.steps import STEP, Steps, chunks, run_in_turns
+from twisted_lb.steps import run_in_turns
 
 LIVE: Final = "live"
 FILE: Final = "file"
-PLAIN: Final = ("url", "weight", "maxconn", "backup", "slowstart", "send_proxy", "admin_state")
 SHARED: Final = "In the servers file, this is a part of other things as well: a YAML alias or merge key leads to it."
 # Replaces the first text of the file by the second.
 Write = Callable[[str, str], Deferred[None]]
@@ -98,7 +96,7 @@ class OperatorChanges:
         if not await run_in_turns(self._reactor, only(edit, before, read.spec)):
             raise ChangeRefused(409, SHARED)
         changed = difference(edit, before, read.spec)
-        if _target(edit, read.spec) != _target(edit, before):
+        if target(edit, read.spec) != target(edit, before):
             await self._use(read, edit, changed)
         return changed
 
@@ -128,10 +126,10 @@ class OperatorChanges:
 
 def pool_of(spec: GatewaySpec, name: str) -> PoolSpec:
     """The pool of this name.  Raises ChangeRefused."""
-    for pool in spec.pools:
-        if pool.name == name:
-            return pool
-    raise ChangeRefused(404, f"There is no pool {name!r}.")
+    pool = pool_named(spec, name)
+    if pool is None:
+        raise ChangeRefused(404, f"There is no pool {name!r}.")
+    return pool
 
 
 def planned(spec: GatewaySpec, change: Change) -> Edit:
@@ -169,91 +167,6 @@ def _check(keys: Mapping[str, Any]) -> None:
     problems = server_problems(keys)
     if problems:
         raise ChangeRefused(400, "; ".join(problems) + ".")
-
-
-def only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Steps[bool]:
-    """Whether nothing else is different than what an edit is meant to change."""
-    if len(before.pools) != len(after.pools) or len(before.routes) != len(after.routes):
-        return False
-    count = 0
-    for pool, other in zip(before.pools, after.pools):
-        if _without_servers(edit, pool) != _without_servers(edit, other):
-            return False
-        for some, same in zip_longest(chunks(_others(edit, pool)), chunks(_others(edit, other))):
-            if some != same:
-                return False
-            count += len(some)
-            if count >= STEP:
-                count = 0
-                yield
-        count += 1
-    for routes, same_routes in zip(chunks(before.routes), chunks(after.routes)):
-        if routes != same_routes:
-            return False
-        if len(routes) == STEP:
-            yield
-    return replace(before, pools=(), routes=()) == replace(after, pools=(), routes=())
-
-
-def _without_servers(edit: Edit, pool: PoolSpec) -> PoolSpec:
-    if pool.name == edit.pool and not edit.server:
-        return replace(pool, servers=(), maintenance=0.0)
-    return replace(pool, servers=())
-
-
-def _others(edit: Edit, pool: PoolSpec) -> Sequence[ServerSpec]:
-    """The servers but the one that is meant to change."""
-    if pool.name != edit.pool or not edit.server:
-        return pool.servers
-    return [server for server in pool.servers if server.name != edit.server]
-
-
-def _target(edit: Edit, spec: GatewaySpec) -> ServerSpec | float | None:
-    """What is meant to change: a server, or the maintenance of a pool."""
-    pool = pool_of(spec, edit.pool)
-    if not edit.server:
-        return pool.maintenance
-    return next((server for server in pool.servers if server.name == edit.server), None)
-
-
-def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
-    """What an edit has changed."""
-    was, now = (_shown(edit, spec) for spec in (before, after))
-    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    if not was or not now:
-        return Changed(edit.server, was, now)
-    return Changed(edit.server, {key: was[key] for key in keys}, {key: now[key] for key in keys})
-
-
-def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
-    target = _target(edit, spec)
-    if isinstance(target, ServerSpec):
-        return _keys(target)
-    return {} if target is None else {"maintenance": target}
-
-
-def _keys(server: ServerSpec) -> dict[str, Any]:
-    """The keys of a server, as plain values."""
-    check, tls = server.health_check, server.tls
-    return {
-        **{key: getattr(server, key) for key in PLAIN},
-        "health_check": asdict(check) if check is not None else False,
-        "tls": {"server_name": tls.server_name, "verify": tls.files.verify} if tls is not None else False,
-    }
-
-
-def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) -> dict[tuple[str, str], Changed]:
-    """The live changes with one more; those of the same server are one, from what the file says to what is now."""
-    place = edit.pool, edit.server
-    others = {one: changed for one, changed in live.items() if one != place}
-    old = live.get(place, Changed(edit.server, {}, {}))
-    if place in live and not old.before:
-        # It is not in the file.
-        return {**others, place: Changed(edit.server, {}, {**old.after, **new.after})} if new.after else others
-    before, after = {**new.before, **old.before}, {**old.after, **new.after} if new.after else {}
-    if before and after:
-        before, after = ({key: one[key] for key in before if before[key] != after.get(key)} for one in (before, after))
-    return {**others, place: Changed(edit.server, before, after)} if before or after else others
 
 
 def _without_places(error: Misconfigured) -> str:
