@@ -54,6 +54,7 @@ class Running:
         self._gateway = gateway
         self.away = False
         self.asked: list[tuple[str, list[list[Any]]]] = []
+        self.users: list[str] = []
 
     def report(self) -> Report:
         pools = self._gateway.pools.items()
@@ -61,13 +62,14 @@ class Running:
         return Report(True, False, "", servers, {})
 
     def choices(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.users.append(asked["user"])
         return choices(self._gateway, json.loads(json.dumps(asked)))
 
     async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
         if self.away:
             raise StoreUnavailable("away")
         self.asked.append((digest, buckets))
-        account = {"capacity": 5, "rate_per_sec": 1.0, "level": 2.5} if digest == DIGEST else None
+        account = {"user": "Ann", "capacity": 5, "rate_per_sec": 1.0, "level": 2.5} if digest == DIGEST else None
         return {"levels": {key: 1_500_000 + at for at, (key, _, _) in enumerate(buckets)}, "key": account}
 
 
@@ -124,6 +126,13 @@ class ExplainTests(SynchronousTestCase):
                 "now": "its path is /now",
             },
         )
+
+    def test_user(self) -> None:
+        """Balancers see the user that is named, or that of the key; limits do not show it."""
+        for query, user in (({}, ""), ({"key_digest": DIGEST}, "Ann"), ({"key_digest": DIGEST, "user": "Zoë"}, "Zoë")):
+            found = self.explained(host="api.test", path="/v1/", **query)
+            self.assertEqual(self.running.users, [user])
+            self.assertNotIn("user", str(found["limits"]))
 
     def test_outcomes(self) -> None:
         """What becomes of a request that goes to no server."""
