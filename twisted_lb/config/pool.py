@@ -121,6 +121,14 @@ class ServerSpec:
 
 
 @dataclass(frozen=True)
+class ClassSpec:
+    """A class of the user's own, as package.module:Class, and its options."""
+
+    name: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class PoolSpec:
     """The servers in the order of the file, the balancer, the pricing, and the handling of failures."""
 
@@ -138,3 +146,4 @@ class PoolSpec:
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)
     limits: tuple[LimitSpec, ...] = ()
+    hooks: ClassSpec | None = None  # of routes that have none of their own
