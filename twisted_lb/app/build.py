@@ -47,6 +47,7 @@ from twisted_lb.app.services import (
 )
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
+from twisted_lb.app.ticket_rotation import TicketRotation
 from twisted_lb.app.workers.supervisor import Workers
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of
@@ -88,13 +89,14 @@ def build(reactor: Any, startup: Startup) -> IService:
         gateway = Gateway(reactor, startup.gateway)
         file = _file(reactor, startup, _change_of_workers(gateway, workers))
         watch = _watch(reactor, startup, workers)
+        rotation = _rotation(reactor, startup, workers)
         audit = AuditLog(reactor, settings.audit_log)
         admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway, file, audit)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
         signals = _signals(reactor, settings, file, watch, audit, workers.reopen_logs)
-        return ordered(*demo, audit, admin, *health, workers, file, *watch, *signals, announcement)
+        return ordered(*demo, audit, admin, *health, workers, file, *watch, *rotation, *signals, announcement)
     serving = Serving(reactor, settings, startup.gateway, _openings(reactor, startup))
     file = _file(reactor, startup, _change(serving.gateway))
     watch = _watch(reactor, startup)
@@ -110,6 +112,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         *serving.parts[1:],
         file,
         *watch,
+        *_rotation(reactor, startup),
         *_signals(reactor, settings, file, watch, audit, serving.reopen_logs),
         _Announcement(startup, serving.proxy, admin, health),
     )
@@ -164,6 +167,14 @@ def _watch(reactor: Any, startup: Startup, workers: Workers | None = None) -> li
         return run_in_turns(reactor, tls.certificates.use_contexts_in_steps(contexts))
 
     return [CertificateWatch(reactor, tls.files, use, time.time, tls.client_authorities, use_authorities)]
+
+
+def _rotation(reactor: Any, startup: Startup, workers: Workers | None = None) -> list[IService]:
+    """The rotation of the keys of session tickets, if there are certificates; `workers` are told of others."""
+    if startup.tls is None:
+        return []
+    tell = None if workers is None else workers.use_ticket_secrets
+    return [TicketRotation(reactor, startup.tls.certificates.ticket_keys, tell)]
 
 
 def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[], dict[str, float]]:

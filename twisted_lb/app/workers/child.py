@@ -5,7 +5,8 @@ its standard input ends, and on SIGTERM. Further lines on standard input are ano
 "number": 1, "servers": "its text", "files": {...}}` with the contents of the files that it names, keys that other
 workers know, `{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem",
 "pem": "the text, or null for the present one"}]}`, other authorities for the certificates of clients,
-`{"client_authorities": "the text"}`, the order to open the access log again, `{"reopen": true}`, or a request:
+`{"client_authorities": "the text"}`, other secrets for the keys of session tickets, `{"ticket_secrets": ["hexadecimal
+digits"]}`, the order to open the access log again, `{"reopen": true}`, or a request:
 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
@@ -126,7 +127,8 @@ def main(reactor_module: str) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
     }
     settings = Settings(**given)
-    certificates = CertificatesOfWorker(reactor, new_contexts(settings, instructions["client_authorities"]))
+    contexts = new_contexts(settings, instructions["client_authorities"])
+    certificates = CertificatesOfWorker(reactor, contexts, instructions["ticket_secrets"])
     certificates.use(instructions["certificates"])
     openings: dict[str, Opening] = {}
     for listener in instructions["listeners"]:
@@ -164,6 +166,8 @@ def main(reactor_module: str) -> None:
         elif "client_authorities" in words:
             contexts = new_contexts(settings, words["client_authorities"])
             certificates.use_contexts_in_turns(contexts).addErrback(certificates_not_used)
+        elif "ticket_secrets" in words:
+            certificates.use_secrets(words["ticket_secrets"])
         elif "keys" in words:
             serving.learn(words["keys"])
         elif "reopen" in words:
