@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -13,6 +14,9 @@ from twisted_lb.network.tls_layer import TlsLayer
 from twisted_lb.own_fields import certificate_line
 from twisted_lb.wire.forwarding import ForwardedFields, Received
 from twisted_lb.wire.proxy_protocol import ProxyHeader, proxy_header
+
+# What servers are told of a client is made once for its requests, but idle connections must not keep it.
+MAX_FORWARDED: Final = 2048
 
 # As nginx calls a client that has come over a Unix socket.
 UNIX_ADDRESS: Final = "unix:"
@@ -84,8 +88,20 @@ def header_for_server(peer: PeerInfo, transport: Any, version: int) -> bytes:
 
 def forwarded_fields(peer: PeerInfo, received: Received | None = None) -> ForwardedFields:
     """What servers are told of the client, or, with `received`, of one request that it has passed on."""
-    own_lines = certificate_line(peer.tls.subject) if peer.tls is not None else b""
-    return ForwardedFields(peer.address, peer.scheme, own_lines, received)
+    subject = peer.tls.subject if peer.tls is not None else None
+    if received is None:
+        return _of_client(peer.address, peer.scheme, subject)
+    return ForwardedFields(peer.address, peer.scheme, _own_lines(subject), received)
+
+
+@lru_cache(maxsize=MAX_FORWARDED)
+def _of_client(address: str, scheme: bytes, subject: bytes | None) -> ForwardedFields:
+    return ForwardedFields(address, scheme, _own_lines(subject))
+
+
+def _own_lines(subject: bytes | None) -> bytes:
+    """`subject` is that of the client's certificate; None: the connection has no TLS."""
+    return certificate_line(subject) if subject is not None else b""
 
 
 def tls_info(transport: Any) -> TlsInfo | None:
