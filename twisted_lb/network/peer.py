@@ -88,20 +88,14 @@ def header_for_server(peer: PeerInfo, transport: Any, version: int) -> bytes:
 
 def forwarded_fields(peer: PeerInfo, received: Received | None = None) -> ForwardedFields:
     """What servers are told of the client, or, with `received`, of one request that it has passed on."""
-    subject = peer.tls.subject if peer.tls is not None else None
-    if received is None:
-        return _of_client(peer.address, peer.scheme, subject)
-    return ForwardedFields(peer.address, peer.scheme, _own_lines(subject), received)
+    own_lines = certificate_line(peer.tls.subject) if peer.tls is not None else b""
+    return ForwardedFields(peer.address, peer.scheme, own_lines, received)
 
 
 @lru_cache(maxsize=MAX_FORWARDED)
-def _of_client(address: str, scheme: bytes, subject: bytes | None) -> ForwardedFields:
-    return ForwardedFields(address, scheme, _own_lines(subject))
-
-
-def _own_lines(subject: bytes | None) -> bytes:
-    """`subject` is that of the client's certificate; None: the connection has no TLS."""
-    return certificate_line(subject) if subject is not None else b""
+def forwarded_of(address: str, scheme: bytes, tls: TlsInfo | None) -> ForwardedFields:
+    """What servers are told of a client, shared by all its connections and requests."""
+    return forwarded_fields(PeerInfo(address, "", scheme, tls))
 
 
 def tls_info(transport: Any) -> TlsInfo | None:

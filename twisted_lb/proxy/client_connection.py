@@ -29,7 +29,7 @@ from twisted_lb.network.flow_control import BACKLOG, NOT_NOW, Tap, Throttle
 from twisted_lb.network.peer import (
     UNIX_ADDRESS,
     PeerInfo,
-    forwarded_fields,
+    forwarded_of,
     header_for_server,
     peer_info,
     twisted_address,
@@ -394,7 +394,8 @@ class ClientConnection:
         self._chunking = chunking = framing < 0 and minor == 1
         self._until_close = until_close = framing < 0 and not minor
         self._close_after = close = until_close or self._decoder is not None or self.closing()
-        fields += self._replace_own(head)
+        if self.request_id or self._limits.hsts:
+            fields += self._replace_own(head)
         data = response_head(head, framing, minor, fields, close, self._sweeper.date, RESPONSE_FIELDS.consumed)
         if content:
             data += chunk(content) if chunking else content
@@ -510,8 +511,10 @@ class ClientConnection:
     @property
     def forwarded(self) -> ForwardedFields:
         """See IClientStream."""
-        forwarded = self._forwarded
-        return forwarded if forwarded is not None else forwarded_fields(self.peer)
+        if self._forwarded is not None:
+            return self._forwarded
+        peer = self.peer
+        return forwarded_of(peer.address, peer.scheme, peer.tls)
 
     def request_resumed(self) -> None:
         """See IClientStream."""
