@@ -136,5 +136,6 @@ class ProxyContext:
         other.invalid_cost_reported = self.invalid_cost_reported
         other.counts_in_flight = self.counts_in_flight
         other.tunnels = self.tunnels
+        other.ids = self.ids
         other.records = self.records
         return other
