@@ -36,6 +36,7 @@ from twisted.python.failure import Failure
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.status import Report
 from twisted_lb.app.listener_tls import words_for_worker
+from twisted_lb.app.reload import NO_FILES
 from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions
@@ -62,7 +63,6 @@ LOOKS = 4  # heartbeats of each worker in the time after which it is killed
 SHARE_SECONDS = 0.5
 # A worker that responds later is left out of the report.
 ANSWER_SECONDS = 1.0
-NO_FILES: Mapping[str, bytes] = {}
 
 _log = Logger()
 
