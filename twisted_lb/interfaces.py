@@ -57,6 +57,46 @@ ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
 
 
+class LimitRule:
+    """A limit of a route or a pool, or that of client networks: which buckets there are, and their policy.
+
+    The policy may change while requests have tokens of its buckets; then the new one applies to these as well.
+    """
+
+    __slots__ = ("key", "name", "capacity", "rate_per_sec", "unbounded")
+
+    def __init__(self, key: str, name: str, capacity: int, rate_per_sec: float, unbounded: bool = False) -> None:
+        """`key` is unique, and the same on all instances; `name` is for responses.
+
+        `unbounded`: clients can make any number of its buckets, as they have any number of addresses.
+        """
+        self.key = key
+        self.name = name
+        self.capacity = capacity  # tokens, at least 1
+        self.rate_per_sec = rate_per_sec
+        self.unbounded = unbounded
+
+    def bucket(self, subject: str = "") -> SharedBucket:
+        """Its bucket for a key's digest or a network; for a rule with one bucket, ""."""
+        return SharedBucket(self, f"{self.key}|{subject}" if subject else self.key)
+
+
+class SharedBucket(NamedTuple):
+    """A bucket that belongs to no account.  It is full until it is used."""
+
+    rule: LimitRule
+    key: str  # unique among all buckets
+
+
+class LimitLevel(NamedTuple):
+    """A limit that a request was admitted by, and its level after that."""
+
+    capacity: int  # tokens
+    rate_per_sec: float
+    level: int  # microtokens
+    limit: str  # its name
+
+
 class Taken(NamedTuple):
     """The decision of the limits.  All rate-limit fields are derived from it."""
 
@@ -65,7 +105,8 @@ class Taken(NamedTuple):
     capacity: int  # tokens; for IN_FLIGHT: concurrent requests
     rate_per_sec: float  # tokens per second; for IN_FLIGHT: 0
     level: int  # microtokens, after the tokens were taken; when refused, the present level; may be negative
-    limit: str = KEY  # the limit described: KEY when admitted (ADDRESS by take_address), else the one that refused
+    limit: str = KEY  # the limit described: when refused the one that did; else KEY, or without a key the first
+    more: tuple[LimitLevel, ...] = ()  # when admitted: the shared buckets beside the one described
 
 
 class StoreState(NamedTuple):
@@ -107,33 +148,45 @@ class IBucketStore(Interface):
 
     counts_in_flight = Attribute("bool; whether `release` must be called for every admitted request")
 
-    def take(digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """Take `cost` tokens, 0 or more, for a request, and call `receiver`, within this call or later.
 
-        The limits are the key's bucket, the requests in flight of the key, and the global bucket, in this order; the
-        first that refuses is reported.  A refusal takes nothing and writes nothing.
+        The limits are the key's bucket, the requests in flight of the key, the buckets in `limits`, and the global
+        bucket, in this order; the first that refuses is reported.  A refusal takes nothing and writes nothing.
 
         `network` is given for a key that was not seen from this client's network before.  Then an unknown key takes
         one token from the network's bucket, and while that bucket is empty, every key is refused unless it is in use
         (see IAccountStore.in_use).
         """
 
-    def release(digest: str, tokens: int) -> None:
+    def take_without_key(limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1) -> None:
+        """The same for a request without a key, which is limited by these buckets, at least one, and no others."""
+
+    def release(digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """An admitted request has ended; called at most once for each.  Does not raise.
 
-        The request no longer counts as in flight.  `tokens` are taken in addition from the key's bucket and the global
-        bucket, even if their levels become negative; negative `tokens` are refunded, up to the capacity.  If `tokens`
-        is 0 and `counts_in_flight` is false, the call may be omitted.
+        `digest` is "" for a request without a key, and `limits` are those of `take` or `take_without_key`.
+
+        The request no longer counts as in flight.  `tokens` are taken in addition from all its buckets and, with a key,
+        from the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
+        capacity.  If `tokens` is 0 and `counts_in_flight` is false, the call may be omitted.
         """
 
-    def take_address(network: str, receiver: ITokenReceiver) -> None:
-        """Take one token from the bucket of a client's network, for a request without a valid key.
+    def take_address(network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+        """Take tokens from the bucket of a client's network, for a request without a valid key.
 
-        Always admitted where this limit is disabled.
+        Always admitted where this limit is disabled.  `served`: the request is served for these tokens, so that the
+        store may be unavailable for it; the others are refused anyway, and are only limited.
         """
 
-    def give_back_address(network: str) -> None:
-        """Refund that token, because the key was valid.  Does not raise."""
+    def release_address(network: str, tokens: int) -> None:
+        """Take `tokens` more from it, or refund them if they are negative, as `release` does.  Does not raise."""
 
 
 class IStoreReport(Interface):
@@ -146,6 +199,12 @@ class IStoreReport(Interface):
         """Counters since the start, by the names of the metrics.
 
         See `limits.fallback.COUNTS` and `stores.sqlite.store.COUNTS`.
+        """
+
+    def levels(buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """The levels of these buckets now, in microtokens, and of the global one under the key "global".
+
+        Takes no tokens.  Fails with StoreUnavailable.
         """
 
 
@@ -227,13 +286,13 @@ class IResponse(Interface):
 #
 # The phases of a request, and what is called in each:
 #
-#   request_received   IAuthenticator.identify, ICosting.cost
+#   request_received   IAuthenticator.identify, ICosting.cost, and IHooks of the route when the tokens are taken
 #   server_chosen      IBalancer.choices, and then the optional method `server_chosen` of the balancer
 #   response_started   IResponseFields.response_fields, and the optional method `response_started` of the balancer
 #   request_finished   ISettling.settle, and the optional method `request_finished` of the balancer
 #
-# Optional methods are not declared by an interface.  Whether they exist is determined when the balancer is installed.
-# For each server that is chosen for a request they are called in this order, with the request of `choices`:
+# Optional methods of balancers are not declared by an interface.  Whether they exist is determined when the balancer is
+# installed.  For each server that is chosen for a request they are called in this order, with the request of `choices`:
 #
 #   server_chosen(request, backend)                 The request goes to `backend`, whose `in_flight` counts it already.
 #   response_started(request, backend, response)    The head of its response has arrived: an IResponse without content.
@@ -303,6 +362,89 @@ class IPricing(ICosting, ISettling):
     """
 
 
+class IFieldChanges(Interface):
+    """Changes the header fields of a request on its way to a server, or of a response on its way to the client.
+
+    Names and values are bytes; the case of names does not matter.  Each method raises ValueError for what is not a
+    valid field (RFC 9110 section 5), and for the fields of the framing and of the connection.
+    """
+
+    def set(name: bytes, value: bytes) -> None:
+        """Have one field of this name, in place of all that there are."""
+
+    def add(name: bytes, value: bytes) -> None:
+        """Have one more field of this name."""
+
+    def remove(name: bytes) -> None:
+        """Have no field of this name."""
+
+
+class IHookRequest(IRequest):
+    """A request, as hooks see it: `header` has their own changes too."""
+
+    fields = Attribute("IFieldChanges; what servers get.  It has no effect any more when the request was sent")
+    state = Attribute("anything that the hooks keep with the request; None at first; see IHooks.request_finished")
+
+
+class IHookResponse(IResponse):
+    """A server's response, as hooks see it when its head has arrived: `body_bytes` is 0."""
+
+    fields = Attribute("IFieldChanges; what the client gets")
+
+
+class HookResponse(NamedTuple):
+    """The response of hooks to a request, in place of a server's."""
+
+    status: int  # from 200 to 599
+    fields: Sequence[tuple[bytes, bytes]] = ()  # not those of the framing and of the connection
+    body: bytes = b""
+
+
+class IHooks(Interface):
+    """Called in the phases of each request of a route.  All methods are optional, but a class has at least one.
+
+    Whether they exist is determined when the object is created, see HOOK_METHODS.  They run in the event loop and must
+    not block; each returns None, but `request_received`.  An exception, and any other result, is logged.
+
+    After a reload with another class or other options, requests that have begun keep their hooks.  CORS preflights
+    have none.
+    """
+
+    def request_received(request: IHookRequest) -> HookResponse | Deferred[HookResponse | None] | None:
+        """The limits have admitted the request: `consumer` is known, and the tokens are taken.
+
+        A HookResponse is sent to the client, and the request costs what was taken.  After None, the request is sent to
+        a server.  The result may come later: as a Deferred, or from a coroutine (`async def`).  It is cancelled after
+        HOOK_TIMEOUT (504), and when the client disconnects.
+
+        After an exception, and any other result, the response is 500.  The tokens are refunded, as after 504.
+        """
+
+    def server_chosen(request: IHookRequest, backend: Backend) -> None:
+        """The request goes to `backend`.  Called again for each further server that is tried."""
+
+    def response_started(request: IHookRequest, backend: Backend, response: IHookResponse) -> None:
+        """The head of the response of `backend` has arrived; nothing was sent to the client yet.
+
+        Not called for responses that are made here.  After an exception the response to the client is 500; the tokens
+        are not refunded, since the server had the request.
+        """
+
+    def request_finished(record: object) -> None:
+        """The request is over, and its record complete; `record.state` is what the hooks have kept as `request.state`.
+
+        Called once for each request of which the key was looked at, whether it was admitted or not, and whatever the
+        end.  See `request_record.RequestRecord`.
+        """
+
+
+HOOK_METHODS: Final = {
+    "request_received": ("request",),
+    "server_chosen": ("request", "backend"),
+    "response_started": ("request", "backend", "response"),
+    "request_finished": ("record",),
+}
+
 
 class IBalancer(Interface):
     """Chooses the server of a request.
@@ -339,6 +481,17 @@ class IBalancer(Interface):
         servers may have come up, or have room, since.  The proxy skips servers that have failed for this request.
 
         Must not block, and must not raise for any request.
+        """
+
+
+class IPeeking(Interface):
+    """Also provided by a balancer that can tell what it would choose, for GET /explain on the admin listener."""
+
+    def peek(request: IRequest) -> Iterator[Backend]:
+        """What `choices` would yield for `request` now.
+
+        Changes nothing: the next `choices` are as if it had not been called.  All items are drawn at once.  Must not
+        block, and must not raise for any request.
         """
 
 

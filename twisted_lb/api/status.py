@@ -5,10 +5,11 @@ A report contains plain values only, so that a worker can send it to its parent 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
+from twisted_lb.config.pool import DISABLED, READY
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
@@ -35,6 +36,18 @@ class Running(Protocol):
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """Which servers a request would be sent to; see `app.explain_servers`."""
+
+
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
+        """The levels of buckets, for which nothing is taken; fails with StoreUnavailable.
+
+        `buckets` are lists of a key, a capacity and a rate; `digest` is that of an API key, or "".  The answer has
+        `levels`, from the keys of the buckets to microtokens, and `key`: capacity, rate_per_sec and level (in tokens)
+        of the key's own bucket with its `user`, or None.
+        """
+
 
 async def report_of(running: Running) -> Report:
     """The present state, now or later."""
@@ -43,10 +56,16 @@ async def report_of(running: Running) -> Report:
 
 
 class Explaining(Protocol):
-    """Knows the routes."""
+    """Knows the routes and their limits."""
 
-    def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
-        """What becomes of a request with this head; `client` is an address, or "" for any."""
+    def explain(self, head: RequestHead, client: str, digest: str = "") -> dict[str, Any]:
+        """What becomes of a request with this head; `client` is an address, or "" for any.
+
+        `digest` is that of its API key, or "".  The `limits` have no levels yet.
+        """
+
+    def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
+        """What `Running.choices` is asked about the same request of this user."""
 
 
 class WithCounts:
@@ -65,6 +84,14 @@ class WithCounts:
         """See Running."""
         return self._running.users(after, count)
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """See Running."""
+        return self._running.choices(asked)
+
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
+        """See Running."""
+        return self._running.levels(digest, buckets)
+
 
 def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
     """A server of a pool that was removed."""
@@ -73,10 +100,16 @@ def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
 
 def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
     """A server as GET /servers shows it: its state, and its counters since it was added to the servers file."""
-    if not backend.up:
+    if backend.admin_state == DISABLED and backend.reason != REMOVED:
+        state, reason = "disabled", "an operator has disabled it"
+    elif not backend.up:
         state, reason = "down", backend.reason
+    elif backend.reason == REMOVED:
+        state, reason = "draining", REMOVED
+    elif backend.admin_state != READY:
+        state, reason = "draining", "an operator drains it"
     elif not backend.weight:
-        state, reason = "draining", backend.reason if backend.reason == REMOVED else "its weight is 0"
+        state, reason = "draining", "its weight is 0"
     else:
         state, reason = "up", backend.reason
     return {
@@ -85,6 +118,7 @@ def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
         "url": backend.url,
         "state": state,
         "reason": reason,
+        "admin_state": backend.admin_state,
         "weight": backend.weight,
         "effective_weight": round(backend.effective_weight, 3),
         "backup": backend.backup,

@@ -5,6 +5,7 @@ A program with one process has them beside its listeners for operators; with sev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -21,6 +22,7 @@ from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
 from twisted_lb.app.data_path import data_path_reactor
+from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.fatal import end_process
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import PoolsInProcess
@@ -29,7 +31,7 @@ from twisted_lb.app.startup import security_of
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import Limits, Policy
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -157,6 +159,25 @@ class Serving:
         """Keys from other processes."""
         if self.fallback is not None:
             self.fallback.learn(news)
+
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """See api.status.Running."""
+        return choices(self.gateway, asked)
+
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Deferred[dict[str, Any]]:
+        """See api.status.Running."""
+        return Deferred.fromCoroutine(self._levels(digest, buckets))
+
+    async def _levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        keys = [key for key, _, _ in buckets]
+        shared = [SharedBucket(LimitRule(key, "", *policy), key) for key, *policy in buckets]
+        levels = await self._store.levels(shared)
+        profile = await self._store.profile(digest) if digest else None
+        account = None
+        if profile is not None:
+            (name, capacity, rate_per_sec), level = profile
+            account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
+        return {"levels": dict(zip(keys, levels)), "key": account}
 
     def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
         """A page of the users.  See api.status.Running."""

@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from twisted_lb.access_log.destinations import is_file, problem_of
+from twisted_lb.access_log.destinations import SYSLOG, is_file, problem_of
 from twisted_lb.access_log.formats import UnknownFormat, check_format
 from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
 from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.config.environment import read_notices, read_settings, with_sources
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.pool import ClassSpec
 from twisted_lb.config.server_tls import tls_notices
-from twisted_lb.config.servers_file import Lines, read_with_lines
+from twisted_lb.config.servers_file import Lines, place_of_route, read_with_lines
 from twisted_lb.config.settings import Misconfigured, Settings
+from twisted_lb.hooks.hooks import HooksError, make_hooks
 from twisted_lb.limits.authentication import AuthenticatorError, make_authentication
 from twisted_lb.limits.pricing import PricingError, make_pricing
 from twisted_lb.network.listener import Endpoint, conflict, read_endpoint
@@ -94,7 +95,7 @@ def read_startup(
     problems += _https_problems(settings)
     if not settings.redis_url and (problem := data_dir_problem(settings.data_dir)):
         problems.append(f"DATA_DIR: {problem}")
-    problems += _access_log_problems(settings)
+    problems += _log_problems(settings)
     gateway, servers_text = None, ""
     try:
         servers_text = read_text(settings.servers_file)
@@ -110,8 +111,9 @@ def read_startup(
         problems += _demo_problems(gateway, settings)
     # twistd may change the directory before the store is opened and the servers file is reloaded.
     paths = {name: os.path.abspath(path) for name in FILES if (path := getattr(settings, name))}
-    if is_file(settings.access_log):
-        paths["access_log"] = os.path.abspath(settings.access_log)
+    for name in ("access_log", "audit_log"):
+        if is_file(path := getattr(settings, name)):
+            paths[name] = os.path.abspath(path)
     settings = replace(settings, **paths)
     tls, now = None, time.time()
     try:
@@ -187,7 +189,7 @@ def read_text(file_name: str) -> str:
 
 
 def check_gateway(text: str, file_name: str) -> GatewaySpec:
-    """The pools and routes in the text of a servers file, with balancers and pricing classes that can be created.
+    """The pools and routes in the text of a servers file, with plug-ins that can be created.
 
     Raises Misconfigured.
     """
@@ -197,12 +199,12 @@ def check_gateway(text: str, file_name: str) -> GatewaySpec:
 
 
 def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
-    """Raise Misconfigured if a balancer or a pricing cannot be created; `lines` are those of their keys."""
+    """Raise Misconfigured if a balancer, a pricing or hooks cannot be created; `lines` are those of their keys."""
     look_beside(file_name)
     problems = []
 
-    def problem(pool: PoolSpec, key: str, error: Exception) -> None:
-        line, place = lines[pool.name, key]
+    def problem(owner: str, key: str, error: Exception) -> None:
+        line, place = lines[owner, key]
         problems.append(f"{file_name}:{line}: {place}: {error}")
 
     seen: list[tuple[object, ...]] = []
@@ -215,11 +217,22 @@ def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
         try:
             make_balancer(pool.balancer, pool.options)
         except BalancerError as error:
-            problem(pool, "balancer", error)
+            problem(pool.name, "balancer", error)
         try:
             make_pricing(pool.pricing, pool.pricing_options)
         except PricingError as wrong:
-            problem(pool, "pricing", wrong)
+            problem(pool.name, "pricing", wrong)
+    hooks = [(pool.name, pool.hooks) for pool in spec.pools]
+    hooks += [(place_of_route(index), route.hooks) for index, route in enumerate(spec.routes)]
+    made: list[ClassSpec] = []
+    for owner, one in hooks:
+        if one is None or one in made:
+            continue
+        made.append(one)
+        try:
+            make_hooks(one.name, one.options)
+        except HooksError as error:
+            problem(owner, "hooks", error)
     if problems:
         # Keys at the top are those of all pools.
         raise Misconfigured(list(dict.fromkeys(problems)))
@@ -249,10 +262,15 @@ def _redis_problems(settings: Settings) -> list[str]:
     return [f"{name}: it is set, but REDIS_URL is empty, and the embedded store does not need it" for name in names]
 
 
-def _access_log_problems(settings: Settings) -> list[str]:
+def _log_problems(settings: Settings) -> list[str]:
     problems = []
     if settings.access_log and (problem := problem_of(settings.access_log)):
         problems.append(f"ACCESS_LOG: {settings.access_log!r}: {problem}")
+    if settings.audit_log:
+        # A daemon of syslog may lose lines.
+        files_only = "expected a file, or - for standard output"
+        problem = problem_of(settings.audit_log) if not settings.audit_log.startswith(SYSLOG) else files_only
+        problems += [f"AUDIT_LOG: {settings.audit_log!r}: {problem}"] if problem else []
     try:
         check_format(settings.access_log_format)
     except UnknownFormat as error:

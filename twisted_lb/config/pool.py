@@ -9,8 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twisted_lb.config.limits import LimitSpec
+
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
+
+# What an operator has decided about a server: requests and checks, no new requests, neither.
+READY: Final = "ready"
+DRAIN: Final = "drain"
+DISABLED: Final = "disabled"
+ADMIN_STATES: Final = (READY, DRAIN, DISABLED)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,15 @@ class ServerSpec:
     health_check: HealthCheck | None = None
     send_proxy: int = 0  # the version of the PROXY protocol that its connections begin with; 0: none
     tls: ServerTls | None = None  # None: http://
+    admin_state: str = READY  # one of ADMIN_STATES
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class of the user's own, as package.module:Class, and its options."""
+
+    name: str
+    options: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -135,3 +152,5 @@ class PoolSpec:
     response_headers: HeaderRules | None = None
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)
+    limits: tuple[LimitSpec, ...] = ()
+    hooks: ClassSpec | None = None  # of routes that have none of their own
