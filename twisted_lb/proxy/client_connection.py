@@ -614,7 +614,7 @@ class ClientConnection:
     # The end
 
     def _request_refused(self, error: RequestError) -> None:
-        """What was read is no request; where the next one would begin cannot be known."""
+        """What was read is not a valid request; where the next one would begin cannot be known."""
         exchange, self._exchange = self._exchange, None
         self._begin_unread()
         if self.record is not None:
