@@ -38,7 +38,7 @@ from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, ErrorReply, Red
 from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
-from twisted_lb.stores.redis.keys import last_call_key
+from twisted_lb.stores.redis.keys import last_call_key, shared_key
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
 from twisted_lb.stores.redis.scripts import RedisScript
@@ -254,7 +254,7 @@ class RedisStore:
         """See IStoreReport."""
         if not buckets:
             return succeed([])
-        keys = [b"tokenlb:" + shared.key.encode() for shared in buckets]
+        keys = [shared_key(shared.key) for shared in buckets]
         policies = [(b"%d" % shared.rule.capacity, repr(shared.rule.rate_per_sec).encode()) for shared in buckets]
         arguments = [part for policy in policies for part in policy]
         levels: Deferred[list[int]] = self._levels.call(*keys, *arguments, keys=len(keys))
