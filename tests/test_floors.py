@@ -60,6 +60,8 @@ FLOORS = {
     "network": NETWORK,
     "access_log": EDGES,
     "network.certificate": POLICY,
+    "network.tls_context": POLICY,
+    "network.tls_errors": POLICY,
     "stores": EDGES,
     "proxy": EDGES,
     "health.active_checks": EDGES,

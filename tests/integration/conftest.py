@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.origin import Servers
 from tests.integration.processes import Balancer
+from tests.integration.raw_server import RawServer
 from tests.integration.redis_server import MISSING, RedisServer
 
 WITHOUT_REDIS = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -36,6 +37,14 @@ def servers() -> Iterator[Servers]:
     servers = Servers(3).start()
     yield servers
     servers.stop()
+
+
+@pytest.fixture(scope="module")
+def raw() -> Iterator[RawServer]:
+    """One server that answers with bytes of the test's choice."""
+    server = RawServer().start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module", params=STORES)

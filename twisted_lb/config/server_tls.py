@@ -26,9 +26,10 @@ from twisted_lb.config.yaml_lines import Path
 from twisted_lb.files import read_regular_file
 from twisted_lb.listed import listed
 from twisted_lb.network.certificate import Certificate, CertificateError, has_key, load, read_certificate
+from twisted_lb.network.tls_context import APPLICATION_PROTOCOLS
+from twisted_lb.network.tls_errors import words_of
 
 MAX_FILE_BYTES = 16 * 1024 * 1024  # the authorities of a system take a quarter of one
-ALPN = ["http/1.1"]  # RFC 7301
 SHOWN_SERVERS = 3
 SYSTEM = ""  # the "path" of the authorities of the system
 
@@ -151,7 +152,7 @@ def _system_authorities() -> bytes:
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """A TLS context for connections to servers, from the contents of the files.  Raises NotUsable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # TLS 1.2 and 1.3
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(list(APPLICATION_PROTOCOLS))
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -166,7 +167,7 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
             blocks = [binascii.a2b_base64(block) for block in found]
             context.load_verify_locations(cadata=b"".join(blocks))
         except (binascii.Error, ssl.SSLError) as error:
-            text = f"expected certificates in PEM in {files.ca_file!r}; one is damaged: {openssl_text(error)}"
+            text = f"expected certificates in PEM in {files.ca_file!r}; one is damaged: {words_of(error)}"
             raise NotUsable("ca_file", text) from None
     elif files.verify:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
@@ -189,15 +190,6 @@ def own_certificate(files: TlsFiles) -> Certificate:
             raise NotUsable("key_file" if text.startswith(f"{files.key_file}: ") else "cert_file", text) from None
         raise NotUsable("cert_file", text if has_key(key) else f"{text}; expected it there, or key_file") from None
 
-
-def openssl_text(error: Exception) -> str:
-    """OpenSSL's reason, without the place in its source."""
-    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
-        return f"certificate verify failed: {error.verify_message}"
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, str) and reason:
-        return reason.replace("_", " ").lower()
-    return str(error) or type(error).__name__
 
 
 def files_of(spec: GatewaySpec) -> dict[str, bytes]:

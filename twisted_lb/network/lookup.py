@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.names import dns
 from twisted.python.failure import Failure
 
-from twisted_lb.network.dns_query import Answer, LookupFailed, Question
+from twisted_lb.network.dns_query import Answer, Question
 from twisted_lb.network.system_files import NameServer, ResolverConfig, WatchedFile, read_hosts, read_resolv_conf
 
 HOSTS_TTL = 5  # seconds; the file is small, and is read again only when it has changed
@@ -144,6 +144,3 @@ class _Both:
             self._timer = None
         for question in self._questions:
             question.answer.cancel()
-
-
-__all__ = ["Answer", "LookupFailed", "Resolver"]

@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.status import Report
 from twisted_lb.app.listener_tls import words_for_worker
+from twisted_lb.app.reload import NO_FILES
 from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions, words_of
@@ -54,7 +55,6 @@ LOOKS = 4  # heartbeats of each worker in the time after which it is killed
 SHARE_SECONDS = 0.5
 # One that has not applied another servers file by then is about to be killed.
 USE_SECONDS = 60.0
-NO_FILES: Mapping[str, bytes] = {}
 
 _log = Logger()
 

@@ -38,7 +38,7 @@ from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, ErrorReply, Red
 from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
-from twisted_lb.stores.redis.keys import last_call_key
+from twisted_lb.stores.redis.keys import last_call_key, shared_key
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
 from twisted_lb.stores.redis.scripts import RedisScript
@@ -79,7 +79,7 @@ class RedisStore:
         `advise`: the log says when the Redis that was reached may throw keys away.
 
         For tests: `endpoint` replaces the one that `url` names, `new_id` gives ids of instances, and one that is
-        silent for `lease_seconds` is no more.  Raises ValueError, with a text that names REDIS_URL, for a URL that
+        silent for `lease_seconds` counts as gone.  Raises ValueError, with a text that names REDIS_URL, for a URL that
         cannot be used, and naming the setting and the file for a certificate or a key that cannot be.
         """
         address = parse_redis_url(url)
@@ -158,7 +158,7 @@ class RedisStore:
             starting.callback(None)
 
     def stop(self) -> Deferred[None]:
-        """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
+        """Let the batches that are under way or due finish, so that no refund is lost; then close."""
         self._started()
         stopped = self._recovery.finish().addCallback(lambda _: self._batches.idle())
         stopped.addCallback(lambda _: self._instance.leave())
@@ -254,7 +254,7 @@ class RedisStore:
         """See IStoreReport."""
         if not buckets:
             return succeed([])
-        keys = [b"tokenlb:" + shared.key.encode() for shared in buckets]
+        keys = [shared_key(shared.key) for shared in buckets]
         policies = [(b"%d" % shared.rule.capacity, repr(shared.rule.rate_per_sec).encode()) for shared in buckets]
         arguments = [part for policy in policies for part in policy]
         levels: Deferred[list[int]] = self._levels.call(*keys, *arguments, keys=len(keys))
