@@ -63,6 +63,9 @@ FLOORS = {
     "health.active_checks": EDGES,
     "api": DOORS,
     "app": APP,
+    "discovery": APP,
+    "discovery.answers": POLICY,
+    "discovery.expansion": POLICY,
     "tap": APP,
     "web": APP,
 }
@@ -71,6 +74,7 @@ APART = {EDGES, DOORS}
 
 # A module imports only what stands before it in its list.
 ORDERS = {
+    "discovery": ["answers", "expansion", "list_file", "sources", "service", "worker_servers"],
     "network": [
         "posted",
         "data_path_reactor",

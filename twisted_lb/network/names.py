@@ -18,7 +18,7 @@
    to the addresses of the last RECENT_ANSWERS; new ones go to those of the last answer.  A name has moved when an
    answer has none of the addresses of the one before.
 7. Watched names are looked up again at the TTL, or sooner where a watcher wants that, a little later than that so that
-   several programs do not ask at the same moments; the watchers get each answer.
+   several programs do not ask at the same moments; the watchers get each answer, and log that there is no address.
 8. Where one kind of addresses comes late, callers get those of the other kind at once, and the rest later (`ask_rest`).
 """
 
@@ -38,6 +38,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.listed import listed
 from twisted_lb.network.dns_query import Answer, LookupFailed
 
 MIN_TTL = 1.0  # seconds
@@ -57,6 +58,7 @@ RECENT_ANSWERS = 3
 JITTER = 0.1  # of the time between two look-ups of a watched name, by which it may be longer
 MAX_JITTER_SECONDS = 5.0
 MOVED_LOG_SECONDS = 60.0  # between two log lines about new addresses of a name
+SHOWN_ADDRESSES = 10  # in such a line
 
 # Followed names are looked up again even if nobody asks; those without an address no more often than this.
 FOLLOW_SECONDS = 5.0
@@ -380,9 +382,10 @@ class Names:
         known.recent = (addresses, *(known.recent[: RECENT_ANSWERS - 1] if overlaps else ()))
         now_kept = tuple(dict.fromkeys(chain(*known.recent)))
         if before and set(kept) != set(now_kept):
-            shown = ", ".join(addresses) or "no address"
-            text = "The name {name} has other addresses: {addresses}"
-            self._moves.info(name, text, name=name, state="moved", addresses=shown)
+            if addresses or not known.watchers:
+                shown = listed(addresses, SHOWN_ADDRESSES) or "no address"
+                text = "The name {name} has other addresses: {addresses}"
+                self._moves.info(name, text, name=name, state="moved", addresses=shown)
             for follower in list(known.followers):
                 follower(now_kept)
 
