@@ -15,7 +15,7 @@ from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.discovery.list_file import read_lists
 from twisted_lb.discovery.service import Discovery, Found
-from twisted_lb.discovery.sources import ANSWER_SECONDS, MAX_ADDRESSES
+from twisted_lb.discovery.sources import MAX_ADDRESSES, NAME_SECONDS, SERVICE_SECONDS
 from twisted_lb.network.dns_query import Answer, LookupFailed
 from twisted_lb.network.names import Names
 
@@ -55,14 +55,14 @@ class DiscoveryCase(SynchronousTestCase):
             return fail(LookupFailed("away"))
         return succeed(Answer(tuple(found), self.ttl, whole=self.whole, local=self.local))
 
-    def start(self, text: str) -> Discovery:
+    def start(self, text: str, wait: float = 1) -> Discovery:
         spec = read_gateway(text, "/x/servers.yaml")
         answers = read_lists(spec).answers
         names, services = (Names(self.clock, self.look_up, lambda: 0.0) for _ in range(2))
         self.discovery = Discovery(self.clock, spec, answers, names, services, self.apply)
         self.discovery.startService()
         self.addCleanup(self.discovery.stopService)
-        self.wait(1)
+        self.wait(wait)
         return self.discovery
 
     def apply(self, found: Found) -> Deferred[str]:
@@ -98,6 +98,15 @@ class NameTests(DiscoveryCase):
         self.assertEqual(len(self.asked), 3)
         self.assertEqual(self.log.count("Other servers were found: everything"), 2)
         self.assertEqual(self.found.answers, {"web.test": ("10.0.0.1", "10.0.0.2", "10.0.0.3")})
+
+    def test_start(self) -> None:
+        """The start waits for the addresses, but not long: with an unknown one, the server is that of the file."""
+        self.silent = True
+        discovery = self.start(WEB, wait=0.5)
+        self.assertNoResult(discovery.started)
+        self.wait(NAME_SECONDS)
+        self.successResultOf(discovery.started)
+        self.assertEqual(self.applied, [])
 
     def test_one_address(self) -> None:
         """A name with one address is the server of the file, also when the address changes."""
@@ -211,12 +220,19 @@ class NameTests(DiscoveryCase):
 
 
 class ServiceTests(DiscoveryCase):
+    def test_start_with_targets(self) -> None:
+        """The start waits for the addresses of the targets too, so that the first servers are the final ones."""
+        self.known.update({SERVICE: ["0 0 80 a.test"], "a.test": ["10.0.0.1", "10.0.0.2"]})
+        self.start(SRV)
+        self.successResultOf(self.discovery.started)
+        self.assertEqual(self.applied, [["app@a.test:80"], ["app@10.0.0.1:80", "app@10.0.0.2:80"]])
+
     def test_start(self) -> None:
-        """The start waits for the records, and then for no more than that."""
+        """The start waits for the records, and not for ever."""
         self.silent = True
         discovery = self.start(SRV)
         self.assertNoResult(discovery.started)
-        self.wait(ANSWER_SECONDS)
+        self.wait(SERVICE_SECONDS)
         self.successResultOf(discovery.started)
         discovery.stopService()
         self.silent = False
@@ -260,7 +276,7 @@ class ServiceTests(DiscoveryCase):
         used = self.use(SRV)
         self.assertNoResult(used)
         self.assertEqual(len(self.applied), 1)
-        self.wait(ANSWER_SECONDS)
+        self.wait(SERVICE_SECONDS)
         self.assertEqual(self.successResultOf(used), "everything")
         self.assertEqual(self.applied[1:], [[]])
         self.assertEqual(self.found.text, SRV)

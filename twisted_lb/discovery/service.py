@@ -3,8 +3,8 @@
 1. The names, services and lists that the configuration leads to are watched (`sources`).
 2. When an answer has changed, the servers are computed anew from the configuration and all answers (`expansion`), and
    applied like another configuration.  Changes of both kinds go through one lock, one at a time.
-3. Another configuration is applied when the services that are new in it have been looked up, or some seconds later:
-   servers that come from SRV records are there at once, where others leave.
+3. Clients are served, and another configuration is applied, when what is new in it has been looked up, or some seconds
+   later: the servers are there for the first request, and where others leave.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Discovery(Service):
 
         `names` know addresses, and `services` SRV records.
         """
-        self.started: Deferred[None] = Deferred()  # fires when the services were looked up, or could not be
+        self.started: Deferred[None] = Deferred()  # fires when the sources were looked up, or could not be
         self._reactor = reactor
         self._spec = spec
         self._used = spec  # with the servers that are in use
@@ -93,11 +93,12 @@ class Discovery(Service):
         try:
             found = await self._found(self._spec)
             self._used = found.spec
-            if self.running:
-                self._watch(found.sources)
-                await self._sources.services_answered(found.sources)
-                # What was answered meanwhile.
-                await self._refresh()
+            self._watch(found.sources)
+            await self._sources.looked_up(found.sources)
+            await self._refresh()
+            # The targets of SRV records.
+            await self._sources.looked_up(self._watched.keys() - found.sources.keys())
+            await self._refresh()
         finally:
             self.started.callback(None)
 
@@ -110,7 +111,7 @@ class Discovery(Service):
             _check_names(found, spec)
             if self.running:
                 self._watch({**before, **found.sources})
-                await self._sources.services_answered(found.sources.keys() - before.keys())
+                await self._sources.looked_up(found.sources.keys() - before.keys())
                 found = await self._found(spec)
             description = await self._applied(spec, found, text)
         except BaseException:
@@ -180,7 +181,7 @@ def _check_names(found: Expansion, spec: GatewaySpec) -> None:
 
 
 def in_one_process(reactor: Any, spec: GatewaySpec, answers: Answers, serving: Any) -> Discovery:
-    """The discovery of the process that serves clients itself; these wait for the first look-up of services."""
+    """The discovery of the process that serves clients itself; these wait for the first look-ups."""
 
     def apply(found: Found) -> Deferred[str]:
         applied: Deferred[str] = serving.gateway.change_in_turns(found.spec)

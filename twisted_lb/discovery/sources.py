@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from twisted_lb.discovery.answers import LIST, SERVICE, Answers, RecentAnswers, counted_addresses
@@ -19,7 +19,8 @@ from twisted_lb.discovery.list_file import ListFile
 from twisted_lb.network.dns_query import Answer
 from twisted_lb.network.names import Names
 
-ANSWER_SECONDS = 5.0  # for which services are waited for
+SERVICE_SECONDS = 5.0  # for which SRV records are waited for
+NAME_SECONDS = 1.0  # for which addresses are: meanwhile, a name is one server
 MAX_ADDRESSES = 1000  # of one name, and SRV records of one service
 
 _log = Logger()
@@ -83,15 +84,19 @@ class Sources:
         self._lists.clear()
         self._watched.clear()
 
-    def services_answered(self, sources: Iterable[str]) -> Deferred[None]:
-        """Fires when all services among the watched sources have answered or failed, or after ANSWER_SECONDS."""
+    def looked_up(self, sources: Iterable[str]) -> Deferred[Any]:
+        """Fires when these were looked up, successfully or not, or when the time to wait for them is over."""
+        missing = {source for source in sources if source in self._watched and not self._watched[source].looked_up}
+        services = {source for source in missing if source.startswith(SERVICE)}
+        return gatherResults([self._wait(services, SERVICE_SECONDS), self._wait(missing - services, NAME_SECONDS)])
+
+    def _wait(self, missing: set[str], seconds: float) -> Deferred[None]:
         answered: Deferred[None] = Deferred()
-        missing = {source for source in sources if source.startswith(SERVICE) and not self._watched[source].looked_up}
         if not missing:
             answered.callback(None)
             return answered
         self._waiting.append((missing, answered))
-        return answered.addTimeout(ANSWER_SECONDS, self._reactor, lambda result, seconds: None)
+        return answered.addTimeout(seconds, self._reactor, lambda result, seconds: None)
 
     def _list(self, source: str) -> ListFile:
         file_name = source.removeprefix(LIST)
