@@ -48,49 +48,77 @@ def expanded_in_steps(spec: GatewaySpec, answers: Answers) -> Steps[Expansion]:
     listed: dict[str, frozenset[str]] = {}
     pools = []
     for pool in spec.pools:
-        names: set[str] = set()
-        pools.append((yield from _expanded_pool(pool, answers, sources, names)))
-        if names:
-            listed[pool.name] = frozenset(names)
+        expanding = _PoolExpansion(pool, answers, sources)
+        pools.append((yield from expanding.steps()))
+        if expanding.listed:
+            listed[pool.name] = frozenset(expanding.listed)
     if any(one is not other for one, other in zip(pools, spec.pools)):
         spec = replace(spec, pools=tuple(pools))
     return Expansion(spec, sources, listed)
 
 
-def _expanded_pool(spec: PoolSpec, answers: Answers, sources: dict[str, float], listed: set[str]) -> Steps[PoolSpec]:
-    servers: list[ServerSpec] = []
-    for count, configured in enumerate(_configured(spec, answers, sources, listed)):
-        if count % STEP == STEP - 1:
-            yield
-        found: Iterable[ServerSpec] = (configured,)
-        if is_srv(configured.url):
-            source = SERVICE + configured.host.lower()
-            _add(sources, source, spec)
-            found = _of_records(configured, answers.get(source, ()))
-        for one in found:
-            servers += _of_addresses(one, configured.name, spec, answers, sources)
-    yield
-    if len(servers) == len(spec.servers) and all(one is other for one, other in zip(servers, spec.servers)):
-        return spec
-    names: dict[str, ServerSpec] = {}
-    for server in servers:
-        # Two records may lead to one address.
-        names.setdefault(server.name, server)
-    return replace(spec, servers=tuple(names.values()))
+class _PoolExpansion:
+    """The servers of one pool; `sources` gets what they come from."""
 
+    def __init__(self, pool: PoolSpec, answers: Answers, sources: dict[str, float]) -> None:
+        self.listed: set[str] = set()  # the names in its list
+        self._pool = pool
+        self._answers = answers
+        self._sources = sources
 
-def _configured(
-    spec: PoolSpec, answers: Answers, sources: dict[str, float], listed: set[str]
-) -> Iterator[ServerSpec]:
-    yield from spec.servers
-    template = spec.discover.template
-    if template is not None:
-        source = LIST + spec.discover.file
-        _add(sources, source, spec)
-        for text in answers.get(source, ()):
-            entry = json.loads(text)
-            listed.add(entry["name"])
-            yield listed_server(entry, template)
+    def steps(self) -> Steps[PoolSpec]:
+        before = self._pool.servers
+        servers: list[ServerSpec] = []
+        for count, configured in enumerate(self._configured()):
+            if count % STEP == STEP - 1:
+                yield
+            found: Iterable[ServerSpec] = (configured,)
+            if is_srv(configured.url):
+                found = _of_records(configured, self._answer(SERVICE + configured.host.lower()))
+            for one in found:
+                servers += self._of_addresses(one, configured.name)
+        yield
+        if len(servers) == len(before) and all(one is other for one, other in zip(servers, before)):
+            return self._pool
+        names: dict[str, ServerSpec] = {}
+        for server in servers:
+            # Two records may lead to one address.
+            names.setdefault(server.name, server)
+        return replace(self._pool, servers=tuple(names.values()))
+
+    def _answer(self, source: str) -> tuple[str, ...]:
+        """What a source has, which is to be watched."""
+        longest = self._pool.discover.max_ttl
+        self._sources[source] = min(longest, self._sources.get(source, longest))
+        return self._answers.get(source, ())
+
+    def _configured(self) -> Iterator[ServerSpec]:
+        yield from self._pool.servers
+        template = self._pool.discover.template
+        if template is not None:
+            for text in self._answer(LIST + self._pool.discover.file):
+                entry = json.loads(text)
+                self.listed.add(entry["name"])
+                yield listed_server(entry, template)
+
+    def _of_addresses(self, server: ServerSpec, name: str) -> Iterable[ServerSpec]:
+        """`name` is that of the configured server."""
+        if not server.expand or is_address(server.host):
+            return (server,)
+        addresses = self._answer(server.host.lower())
+        if len(addresses) < 2:
+            return (server,)
+        authority = server.authority or place_of(server.host, server.port)
+        return [
+            replace(
+                server,
+                name=f"{name}@{place_of(address, server.port)}",
+                url=_url(server, address, server.port),
+                host=address,
+                authority=authority,
+            )
+            for address in addresses
+        ]
 
 
 def listed_server(entry: Mapping[str, Any], template: ServerSpec) -> ServerSpec:
@@ -139,34 +167,6 @@ def _of_records(server: ServerSpec, texts: Iterable[str]) -> Iterator[ServerSpec
             backup=server.backup or record.priority > best,
             authority=place_of(domain_of(server.host).rstrip("."), record.port),
         )
-
-
-def _of_addresses(
-    server: ServerSpec, name: str, pool: PoolSpec, answers: Answers, sources: dict[str, float]
-) -> Iterable[ServerSpec]:
-    """`name` is that of the configured server."""
-    if not server.expand or not server.port or is_address(server.host):
-        return (server,)
-    source = server.host.lower()
-    _add(sources, source, pool)
-    addresses = answers.get(source, ())
-    if len(addresses) < 2:
-        return (server,)
-    authority = server.authority or place_of(server.host, server.port)
-    return [
-        replace(
-            server,
-            name=f"{name}@{place_of(address, server.port)}",
-            url=_url(server, address, server.port),
-            host=address,
-            authority=authority,
-        )
-        for address in addresses
-    ]
-
-
-def _add(sources: dict[str, float], source: str, pool: PoolSpec) -> None:
-    sources[source] = min(pool.discover.max_ttl, sources.get(source, pool.discover.max_ttl))
 
 
 def is_address(host: str) -> bool:
