@@ -92,9 +92,12 @@ class ServersFileTests(SynchronousTestCase):
         self.assertEqual([len(read_gateway(text, "servers.yaml").routes) for text in texts], [3, 1])
 
     def test_coming_from(self) -> None:
-        """All configurations of those who come from another gateway are valid, and none has a route in vain."""
-        texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "coming-from.md").read_text(), re.DOTALL)
-        self.assertEqual(len(texts), 10)
+        """All configurations of two pages are valid, and none has a route in vain."""
+        texts = []
+        for name, count in (("coming-from", 11), ("discovery", 2)):
+            found = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / f"{name}.md").read_text(), re.DOTALL)
+            self.assertEqual(len(found), count, name)
+            texts += found
         for text in texts:
             spec = read_gateway(text, "servers.yaml", lambda path: b"secret")
             self.assertEqual(finish(route_notices(spec, "servers.yaml")), [], text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -30,6 +32,12 @@ class ReadingTests(SynchronousTestCase):
         ]
         self.assertEqual(entries(as_json), expected)
         self.assertEqual(entries(as_yaml), expected)
+
+    def test_documented(self) -> None:
+        """The list of the documentation is valid."""
+        page = (Path(__file__).parents[2] / "docs" / "discovery.md").read_text()
+        (text,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+        self.assertEqual(len(entries(text)), 3)
 
     def test_keys(self) -> None:
         """Values are as in servers.yaml, and are plain in the result."""
