@@ -71,6 +71,8 @@ class ExplainTests(SynchronousTestCase):
                 "methods": [],
                 "headers": [],
                 "pools": ["a"],
+                "mirror": None,
+                "hooks": None,
                 "key": "required",
                 "cost": 3,
             },
