@@ -104,3 +104,21 @@ routes:
             self.assertIn(part, said)
         self.assertTrue(said.endswith("\n  any host, any path -> 308 to https://a.test{path}?b, in maintenance (60 s)"))
         self.assertEqual(said.count("maintenance"), 2)
+
+    def test_hooks_and_mirrors(self) -> None:
+        """Hooks are there without the values of their options, and mirrors with their share."""
+        said = described("""
+pools:
+  a: {servers: [{url: "http://a"}], hooks: {name: "mine:Hooks", key: geheim}}
+  b: {servers: [{url: "http://b"}]}
+routes:
+- {path: /x/, pool: a, mirror: {pool: b, percent: 0.5}}
+- {pool: a, hooks: {name: "mine:Others", key: geheim}, mirror: b}
+""")
+        for part in (
+            "\nhooks      mine:Hooks, key=...\n",
+            "\n  any host, /x/ -> pool a, 0.5 % mirrored to b\n",
+            "\n  any host, any path -> pool a, hooks mine:Others, key=..., 100 % mirrored to b",
+        ):
+            self.assertIn(part, said)
+        self.assertNotIn("geheim", said)

@@ -75,6 +75,8 @@ class ExplainTests(SynchronousTestCase):
                 "methods": [],
                 "headers": [],
                 "pools": ["a"],
+                "mirror": None,
+                "hooks": None,
                 "key": "required",
                 "cost": 3,
             },

@@ -176,7 +176,7 @@ class World:
     def use(self, route: Route, cors: CorsPolicy | None = None) -> None:
         """All requests take this route."""
         self.route = route
-        self.factory.use(RouteTable([(Match(), route)]), cors)
+        self.factory.use(RouteTable([(Match(), route)]), cors, route.hooks is not None)
 
     def use_routes(self, *texts: str) -> None:
         """The routes of a servers.yaml, each without braces; the pool p has all servers."""

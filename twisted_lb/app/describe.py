@@ -136,6 +136,8 @@ def _pool(pool: PoolSpec) -> list[str]:
     }
     if pool.discover.file:
         lines["discover"] = f"the servers in {pool.discover.file}"
+    if pool.hooks is not None:
+        lines["hooks"] = _named(pool.hooks.name, pool.hooks.options)
     for what, rules in (("requests", pool.request_headers), ("responses", pool.response_headers)):
         if rules is not None:
             lines[what] = f"with other headers: {_names(rules)}"
@@ -183,6 +185,10 @@ def _terms(route: RouteSpec) -> Iterator[str]:
         yield f"bodies up to {route.max_body} bytes" if route.max_body else "bodies of any size"
     if route.strip_prefix:
         yield f"without {route.strip_prefix}"
+    if route.hooks is not None:
+        yield f"hooks {_named(route.hooks.name, route.hooks.options)}"
+    if route.mirror is not None:
+        yield f"{route.mirror.percent:g} % mirrored to {route.mirror.pool}"
     for what, rules in (("request", route.request_headers), ("response", route.response_headers)):
         if rules is not None:
             yield f"{what} headers {_names(rules)}"

@@ -100,6 +100,8 @@ def shown_route(route: RouteSpec) -> dict[str, Any]:
         "methods": list(route.methods),
         "headers": [name for name, _ in route.headers],
         "pools": [name for name, _ in route.split] or ([route.pool] if route.pool else []),
+        "mirror": route.mirror.pool if route.mirror is not None else None,
+        "hooks": route.hooks.name if route.hooks is not None else None,
         "key": route.key,
         "cost": route.cost,
     }

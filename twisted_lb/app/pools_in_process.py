@@ -7,6 +7,7 @@ connections and checks end when it has been idle for some seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 from typing import Any, Final
 
 from twisted.application.service import MultiService
@@ -19,12 +20,13 @@ from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
 from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
+from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.proxy.header_rules import AddedField, HeaderRules
-from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route, Split
+from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Mirror, Route, Split
 from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import ServerPool
 from twisted_lb.repeated import Repeated
@@ -56,6 +58,7 @@ class PoolsInProcess(MultiService):
         """`dialer` opens the connections of the health checks."""
         super().__init__()
         self._reactor = reactor
+        self._gateway = gateway
         self._factory = factory
         self._dialer = dialer
         self._parts: dict[str, _PoolParts] = {}
@@ -92,7 +95,8 @@ class PoolsInProcess(MultiService):
                 yield from parts.health.follow_in_steps(one.spec)
             yield
         table = yield from self._table(spec, pools)
-        self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors))
+        has_hooks = bool(self._gateway.hooks) or any(one.hooks is not None for one in pools.values())
+        self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors), has_hooks)
         for name in self._parts.keys() - pools.keys():
             parts = self._parts.pop(name)
             parts.idle_since = self._reactor.seconds()
@@ -109,24 +113,31 @@ class PoolsInProcess(MultiService):
 
     def _table(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[RouteTable]:
         routes: list[tuple[Match, Route | AnsweringRoute]] = []
-        for some in chunks(spec.routes):
-            for one in some:
-                routes.append((match_of(one), self._route(one, pools)))
+        for some in chunks(list(enumerate(spec.routes))):
+            for place, one in some:
+                routes.append((match_of(one), self._route(one, pools, self._gateway.hooks.get(place))))
             yield
         return (yield from RouteTable.in_steps(routes))
 
-    def _route(self, spec: RouteSpec, pools: Mapping[str, PoolInUse]) -> Route | AnsweringRoute:
+    def _route(
+        self, spec: RouteSpec, pools: Mapping[str, PoolInUse], hooks: Hooks | None
+    ) -> Route | AnsweringRoute:
+        """`hooks` are the route's own."""
         if not spec.pool:
             return new_route(spec)
         shares = spec.split or ((spec.pool, 1),)
-        routes = [
-            (new_pool_route(spec, self._parts[name].server_pool, pools[name].pricing, pools[name].spec), weight)
-            for name, weight in shares
-        ]
+        routes = [(self._to_pool(spec, pools[name], hooks or pools[name].hooks), weight) for name, weight in shares]
         first, _ = routes[0]
+        if spec.mirror is not None:
+            mirror = Mirror(self._to_pool(spec, pools[spec.mirror.pool], None), spec.mirror.percent, Random())
+            for route, _ in routes:
+                route.copy_to(mirror)
         if spec.split:
-            first.split = Split(routes, spec.split_by == "client")
+            first.divide(Split(routes, spec.split_by == "client"))
         return first
+
+    def _to_pool(self, spec: RouteSpec, pool: PoolInUse, hooks: Hooks | None) -> Route:
+        return new_pool_route(spec, self._parts[pool.spec.name].server_pool, pool.pricing, pool.spec, hooks)
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -149,7 +160,11 @@ def new_route(spec: RouteSpec) -> AnsweringRoute:
 
 
 def new_pool_route(
-    spec: RouteSpec, pool: ServerPool, pricing: Pricing = NO_PRICING, pool_spec: PoolSpec | None = None
+    spec: RouteSpec,
+    pool: ServerPool,
+    pricing: Pricing = NO_PRICING,
+    pool_spec: PoolSpec | None = None,
+    hooks: Hooks | None = None,
 ) -> Route:
     """A route to a pool, which has this pricing and this configuration."""
     if spec.cost is not None:
@@ -168,6 +183,7 @@ def new_pool_route(
         max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
         strip_prefix=spec.strip_prefix.encode(),
         request_rules=rules_in_order(of_pool[0], spec.request_headers, of_requests=True),
+        hooks=hooks,
     )
 
 

@@ -144,6 +144,14 @@ class Discover:
 
 
 @dataclass(frozen=True)
+class ClassSpec:
+    """A class of the user's own, as package.module:Class, and its options."""
+
+    name: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class PoolSpec:
     """The servers in the order of the file, the balancer, the pricing, and the handling of failures."""
 
@@ -161,3 +169,4 @@ class PoolSpec:
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)
     discover: Discover = field(default_factory=Discover)
+    hooks: ClassSpec | None = None  # of routes that have none of their own

@@ -45,9 +45,10 @@ from twisted_lb.config.settings import Misconfigured
 from twisted_lb.config.yaml_lines import Document, NotYaml, Path, read_yaml
 
 # The keys of a pool that may name custom classes.
-CLASSES = ("balancer", "pricing")
+CLASSES = ("balancer", "pricing", "hooks")
 
-# The lines of these keys and their places in the file, by the name of the pool and the key.
+# The lines of these keys and their places in the file, by the name of the pool and the key; those of routes by
+# `place_of_route`.
 Lines = dict[tuple[str, str], tuple[int, str]]
 
 _WHY_NOT_NULL = "every sandboxed page has the origin null"
@@ -98,7 +99,16 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
     spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
-    return spec, {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+    lines = {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+    for index, route in enumerate(routes):
+        if route.hooks is not None:
+            lines[place_of_route(index), "hooks"] = _class_place(document, ("routes", index), "hooks")
+    return spec, lines
+
+
+def place_of_route(index: int) -> str:
+    """The place of a route in the file, which no pool has for a name."""
+    return f"routes[{index}]"
 
 
 def edited_text(text: str, edit: Edit, file_name: str, read: ReadFile = read_file) -> str:
@@ -223,6 +233,8 @@ def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator
         named: dict[Path, str] = {("pool",): route.pool} if route.pool else {}
         if route.split is not None:
             named.update({("split", "pools", name): name for name in route.split.pools})
+        if route.mirror is not None:
+            named["mirror",] = route.mirror.pool
         for key, name in named.items():
             if name not in pools:
                 close = get_close_matches(name, list(pools), 1)
@@ -239,9 +251,11 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     if route.split is not None and not any(route.split.pools.values()):
         yield _Problem((*place, "split", "pools"), "expected a number above 0 for one of the pools")
     if not route.pool and route.split is None:
-        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers"):
+        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers", "hooks", "mirror"):
             if key in route.model_fields_set:
                 yield _Problem((*place, key), "expected only with a pool")
+    elif route.mirror is not None and route.mirror.pool == route.pool:
+        yield _Problem((*place, "mirror"), f"expected another pool than {route.pool!r}, which has the requests already")
     respond = route.respond
     if respond is not None and 300 <= respond.status < 400:
         yield _Problem((*place, "respond", "status"), "expected none from 300 to 399, which is for redirect")

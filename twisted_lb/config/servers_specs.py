@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.gateway import Redirect, Respond, RouteSpec
+from twisted_lb.config.gateway import Mirror, Redirect, Respond, RouteSpec
 from twisted_lb.config.header_rules import rules_of
 from twisted_lb.config.pool import (
     LISTED_HOST,
+    ClassSpec,
     Discover,
     Ejection,
     HealthCheck,
@@ -21,7 +22,7 @@ from twisted_lb.config.pool import (
     ServerTls,
 )
 from twisted_lb.config.routes_schema import RouteModel
-from twisted_lb.config.sections import Section
+from twisted_lb.config.sections import Named, Section
 from twisted_lb.config.server_url import location
 from twisted_lb.config.servers_schema import (
     NO_CHECK,
@@ -76,6 +77,7 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "options": MappingProxyType(options),
         "pricing": pricing,
         "pricing_options": MappingProxyType(pricing_options),
+        "hooks": class_spec(keys.of("hooks")),
         "ejection": _layered(Ejection, *keys.sections("ejection")),
         "panic_threshold": keys.of("panic_threshold"),
         "maintenance": keys.of("maintenance"),
@@ -84,6 +86,11 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "retries": _layered(Retries, *keys.sections("retries")),
         "queue": _layered(Queue, *keys.sections("queue")),
     }
+
+
+def class_spec(named: Named | None) -> ClassSpec | None:
+    """A class and its options."""
+    return None if named is None else ClassSpec(*named)
 
 
 def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> ServerSpec:
@@ -129,7 +136,7 @@ def name_from_url(url: str) -> str:
 def route_spec(route: RouteModel) -> RouteSpec:
     """The route."""
     name = route.name or f"{route.host}{route.path or '/'}"
-    respond, redirect, split = route.respond, route.redirect, route.split
+    respond, redirect, split, mirror = route.respond, route.redirect, route.split, route.mirror
     shares = tuple(split.pools.items()) if split is not None else ()
     return RouteSpec(
         shares[0][0] if shares else route.pool,
@@ -153,6 +160,8 @@ def route_spec(route: RouteModel) -> RouteSpec:
         Redirect(redirect.status, redirect.to) if redirect is not None else None,
         shares,
         split.by if split is not None else RouteSpec.split_by,
+        class_spec(route.hooks),
+        Mirror(mirror.pool, mirror.percent) if mirror is not None else None,
     )
 
 

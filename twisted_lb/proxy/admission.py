@@ -34,8 +34,10 @@ from twisted_lb.network.peer import PeerInfo
 from twisted_lb.own_fields import username_value
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded
+from twisted_lb.proxy.header_rules import HeaderRules
 from twisted_lb.proxy.request_view import RequestView
 from twisted_lb.proxy.route import NO_KEY, OPTIONAL, REQUIRED, Terms
+from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
 from twisted_lb.proxy.token_grant import TokenGrant
@@ -49,7 +51,8 @@ from twisted_lb.request_record import (
     RequestRecord,
 )
 from twisted_lb.wire.field_value import field_value
-from twisted_lb.wire.head import RequestHead
+from twisted_lb.wire.framing import Status
+from twisted_lb.wire.head import RequestHead, ResponseHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
 IN_MAINTENANCE: Final = "This is in maintenance. Try again later."
@@ -95,6 +98,7 @@ class Admission(RequestView):
         self._context = context
         self._terms = terms
         self._key = b""
+        self._changes = None
         self._tokens = TokenGrant(context, terms.pricing)
         self._over = False
         self.waiting = False  # for tokens
@@ -165,6 +169,41 @@ class Admission(RequestView):
         if taken is not None:
             fields = self._limit_fields(taken) + fields
         self._client.reject(status, detail, fields, members)
+
+    def _answer_with(self, answer: RouteAnswer, location: bytes, rules: tuple[HeaderRules, ...]) -> None:
+        """Answer with a whole response made here, which costs what was taken; the exchange is over.
+
+        `location` is the line of a redirect, and `rules` are those for responses.
+        """
+        tokens = self._tokens
+        taken = tokens.taken
+        assert taken is not None
+        fields = self._limit_fields(taken)
+        for one in rules:
+            fields = one.without_removed(fields)
+        fields += location
+        context = self._context
+        if context.cors is not None:
+            fields += context.cors.fields(self._head.fields)
+        self._end()
+        tokens.settle_as_taken()
+        if self._record is not None:
+            self._enter(self._record, COMPLETE)
+        head = ResponseHead()
+        head.status = answer.status
+        head.minor = 1
+        head.reason = answer.reason
+        # RFC 9110 section 8.6: it would be the length of another response.
+        has_length = answer.status != Status.NOT_MODIFIED
+        head.notable = {b"content-length": [b"%d" % len(answer.content)]} if has_length else {}
+        head.fields = answer.fields
+        for one in rules:
+            head.fields = one.apply(head.fields, self)
+        head.size = 0
+        head.keep_alive = True
+        client = self._client
+        client.respond(head, len(answer.content), fields, b"" if self.method == b"HEAD" else answer.content)
+        client.finish(NO_TRAILERS)
 
     def _enter(self, record: RequestRecord, reason: str) -> None:
         """Enter what is known here, now that the request is over; `reason` unless there was one before."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from random import Random
 from typing import Final
 
+from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.limits.pricing import Pricing
 from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.pool.retry_budget import RetryBudget
@@ -80,8 +82,11 @@ class Route(Terms):
         "max_body_bytes",
         "strip_prefix",
         "request_rules",
+        "hooks",
         "restricted",
+        "extended",
         "split",
+        "mirror",
     )
 
     def __init__(
@@ -100,12 +105,13 @@ class Route(Terms):
         max_body_bytes: int = AS_SET,
         strip_prefix: bytes = b"",
         request_rules: Sequence[HeaderRules] = (),
+        hooks: Hooks | None = None,
     ) -> None:
         """`seen` and `retries` take the place of the pool's own, for requests that must not count.
 
         `attempts` takes the place of that of `retries`, `timeout` that of UPSTREAM_TIMEOUT, and `max_body_bytes` that
         of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
-        end.  `request_rules` apply to the heads that servers get, in their order.
+        end.  `request_rules` apply to the heads that servers get, in their order, and `hooks` come after them.
         """
         Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
         self.pool = pool
@@ -116,9 +122,22 @@ class Route(Terms):
         self.max_body_bytes = max_body_bytes
         self.strip_prefix = strip_prefix
         self.request_rules = tuple(request_rules)
+        self.hooks = hooks
         # Whether there may be requests that it refuses.
         self.restricted = access is not None or maintenance > 0
+        self.extended = hooks is not None  # whether its exchanges are ExtendedExchanges: with hooks, or a mirror
         self.split: Split | None = None  # the pools among which the requests are divided; this one's is the first
+        self.mirror: Mirror | None = None  # where copies of the requests are sent; see `copy_to`
+
+    def copy_to(self, mirror: Mirror) -> None:
+        """Send copies of the requests to this mirror as well."""
+        self.mirror = mirror
+        self.extended = True
+
+    def divide(self, split: Split) -> None:
+        """Divide the requests among the routes of `split`, of which this one is the first."""
+        self.split = split
+        self.extended = split.extended
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
@@ -132,7 +151,7 @@ class Split:
     the clients that it had, if it is the first one.
     """
 
-    __slots__ = ("by_network", "_routes", "_ends")
+    __slots__ = ("by_network", "extended", "_routes", "_ends")
 
     def __init__(self, routes: Sequence[tuple[Route, int]], by_network: bool) -> None:
         """The routes to the pools and their weights, of which one at least is above 0.
@@ -140,6 +159,7 @@ class Split:
         `by_network`: clients are told apart by their networks, also if they have a key.
         """
         self.by_network = by_network
+        self.extended = any(route.extended for route, _ in routes)
         self._routes = [route for route, weight in routes if weight]
         total = sum([weight for _, weight in routes])
         self._ends: list[float] = []
@@ -156,6 +176,22 @@ class Split:
             if position < end:
                 return route
         return self._routes[-1]
+
+
+class Mirror:
+    """Sends copies of some requests of a route to another pool."""
+
+    __slots__ = ("route", "_percent", "_chance")
+
+    def __init__(self, route: Route, percent: float, chance: Random) -> None:
+        """`route` is that of the copies, to the other pool; of the requests, `percent` are copied."""
+        self.route = route
+        self._percent = percent
+        self._chance = chance
+
+    def wants(self) -> bool:
+        """Whether the present request is copied."""
+        return self._percent >= 100 or self._chance.random() * 100 < self._percent
 
 
 class AnsweringRoute(Terms):
