@@ -50,6 +50,7 @@ FLOORS = {
     "config.settings": GROUND,
     "config.cors": GROUND,
     "config.gateway": GROUND,
+    "config.limits": GROUND,
     "config.pool": GROUND,
     "config.yaml_lines": GROUND,
     "health": POLICY,

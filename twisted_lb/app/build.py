@@ -33,7 +33,7 @@ from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.listener_tls import new_contexts
 from twisted_lb.app.operator_changes import OperatorChanges
-from twisted_lb.app.process import Serving, resolving
+from twisted_lb.app.process import Serving, limits_of, resolving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 from twisted_lb.app.servers_writer import write_text
@@ -219,7 +219,8 @@ def _admin(
 ) -> ListeningService:
     most = settings.admin_max_connections
     changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
-    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway), changes, audit)
+    explaining = Explainer(gateway, limits_of(settings))
+    factory = admin_factory(reactor, running, settings.admin_token, most, explaining, changes, audit)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
 

@@ -13,7 +13,8 @@ true}`; or a request:
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
     {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
-    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose (see `explain_servers`)
+    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose, see `explain_servers`
+    {"ask": "levels", "number": 4, "digest": "", "buckets": []}   levels of buckets, see api.status.Running
 
 The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
 """
@@ -76,6 +77,8 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
         found = maybeDeferred(running.choices, question["asked"])
     elif question["ask"] == "users":
         found = maybeDeferred(running.users, question["after"], question["count"])
+    elif question["ask"] == "levels":
+        found = maybeDeferred(running.levels, question["digest"], question["buckets"])
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)
