@@ -6,8 +6,8 @@ its standard input ends, and on SIGTERM.  Further lines on standard input are an
 servers that it leads to, with the file or alone, `{"answers": {"web.example.com": ["10.0.0.7", "10.0.0.8"]}}` (see
 `discovery`); keys that other workers know, `{"keys": [...]}`; other certificates (see CertificatesOfWorker),
 `{"certificates": [{"file": "a.pem", "pem": "the text, or null for the present one"}]}`; other authorities for the
-certificates of clients, `{"client_authorities": "the text"}`; the order to open the access log again, `{"reopen":
-true}`; or a request:
+certificates of clients, `{"client_authorities": "the text"}`; other secrets for the keys of session tickets,
+`{"ticket_secrets": ["hexadecimal digits"]}`; the order to open the access log again, `{"reopen": true}`; or a request:
 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
@@ -129,7 +129,8 @@ def main(reactor_module: str) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
     }
     settings = Settings(**given)
-    certificates = CertificatesOfWorker(reactor, new_contexts(settings, instructions["client_authorities"]))
+    contexts = new_contexts(settings, instructions["client_authorities"])
+    certificates = CertificatesOfWorker(reactor, contexts, instructions["ticket_secrets"])
     certificates.use(instructions["certificates"])
     openings: dict[str, Opening] = {}
     for listener in instructions["listeners"]:
@@ -171,6 +172,8 @@ def main(reactor_module: str) -> None:
         elif "client_authorities" in words:
             contexts = new_contexts(settings, words["client_authorities"])
             certificates.use_contexts_in_turns(contexts).addErrback(certificates_not_used)
+        elif "ticket_secrets" in words:
+            certificates.use_secrets(words["ticket_secrets"])
         elif "keys" in words:
             serving.learn(words["keys"])
         elif "reopen" in words:

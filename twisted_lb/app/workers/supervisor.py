@@ -34,7 +34,7 @@ from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.status import Report
 from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
-from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, Instructions
+from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, Instructions, words_of
 from twisted_lb.app.workers.merged_status import RetiredCounters, together
 from twisted_lb.app.workers.pipe import first_answer
 from twisted_lb.app.workers.slot import Slot, WorkerProcess, line_of
@@ -171,11 +171,12 @@ class Workers(Service):
         self._tell(self._instructions.other_certificates(certificates))
 
     def use_client_authorities(self, text: str) -> None:
-        """Verify certificates of clients with other authorities in all workers.
-
-        Those that are started later get them with the instructions.
-        """
+        """Verify certificates of clients with other authorities in all workers; later ones get their instructions."""
         self._tell({"client_authorities": text})
+
+    def use_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Make and accept session tickets with these keys in all workers; later ones get their instructions."""
+        self._tell({"ticket_secrets": words_of(secrets)})
 
     def reopen_logs(self) -> None:
         """Have all workers open their access log again."""
