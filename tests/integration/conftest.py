@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.dns_server import NameServer
 from tests.integration.origin import Servers
 from tests.integration.processes import Balancer
 from tests.integration.raw_server import RawServer
@@ -141,6 +142,14 @@ def redis() -> Iterator[RedisServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture
+def name_server() -> Iterator[NameServer]:
+    """A name server that knows what the test tells it."""
+    server = NameServer()
+    yield server
+    server.close()
 
 
 def assert_calm(balancer: Balancer) -> None:

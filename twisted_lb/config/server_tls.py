@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import ServerTls, TlsFiles
-from twisted_lb.config.server_url import is_https, location
+from twisted_lb.config.server_url import domain_of, is_https, location
 from twisted_lb.config.servers_schema import ServerModel, TlsModel
 from twisted_lb.config.yaml_lines import Path
 from twisted_lb.files import read_regular_file
@@ -94,7 +94,7 @@ class ServersTls:
             for key in section.model_fields_set if section is not None else ():
                 keys[key] = getattr(section, key)
                 places[key] = (*where, key)
-        name = keys.pop("server_name", "") or location(server.url)[0]
+        name = keys.pop("server_name", "") or domain_of(location(server.url)[0])
         if keys.get("key_file") and not keys.get("cert_file"):
             if "cert_file" not in keys:
                 self.problems.append((places["key_file"], "expected cert_file beside it"))
@@ -203,7 +203,8 @@ def files_of(spec: GatewaySpec) -> dict[str, bytes]:
 def distinct_files(spec: GatewaySpec) -> dict[TlsFiles, int]:
     """The settings of all servers, and how many have them."""
     found: dict[TlsFiles, int] = {}
-    for server in spec.servers:
+    templates = [pool.discover.template for pool in spec.pools if pool.discover.template is not None]
+    for server in (*spec.servers, *templates):
         if server.tls is not None:
             found[server.tls.files] = found.get(server.tls.files, 0) + 1
     return found
@@ -225,6 +226,8 @@ def tls_notices(spec: GatewaySpec, file_name: str, now: float) -> list[str]:
             text = f"{one.cert_file}: the certificate has expired, or is not valid yet"
             notices.append(f"{file_name}: tls.cert_file: {text}")
     names = [server.name for server in spec.servers if server.tls is not None and not server.tls.files.verify]
+    lists = [(pool.discover.file, pool.discover.template) for pool in spec.pools]
+    names += [f"those in {file}" for file, one in lists if one and one.tls is not None and not one.tls.files.verify]
     if names:
         notices.append(
             f"{file_name}: tls: verify: false for {listed(names, SHOWN_SERVERS)}: their certificates are not "
