@@ -97,6 +97,14 @@ class EditTests(SynchronousTestCase):
         [before, after] = self.changed(BLOCK, "two", "n1", NEW, new=True)
         self.assertEqual(after, before.replace('"http://z"}', f'"http://z"}}, {NEW_TEXT}'))
 
+    def test_first_server(self) -> None:
+        """A pool that has no servers in the file gets the key."""
+        for text, expected in (
+            ("pools:\n  p:\n    balancer: first # f\n", "    balancer: first # f\n    servers: [{name: a}]\n"),
+            ("pools: {p: {balancer: first}}\n", "pools: {p: {balancer: first, servers: [{name: a}]}}\n"),
+        ):
+            self.assertTrue(edited(text, Edit("p", "a", {"name": "a"}, True)).endswith(expected))
+
     def test_removed_servers(self) -> None:
         """The lines of a server go, and nothing else."""
         self.assertEqual(self.changed(FLOW, "default", "b", None), ['  - {name: b, url: "http://b"}', ""])

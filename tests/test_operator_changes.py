@@ -211,13 +211,14 @@ class LiveTests(OperatorCase):
             ((ADD, "models"), {"url": "http://a", "x": 1}, 400, "x: unknown key; expected one of name, url"),
             ((SET, "models", "a"), {"weight": -1}, 400, "weight: expected a whole number from 0 (drain) to 1000, not"),
             ((SET, "models", "a"), {"weight": "1"}, 400, "weight: expected a whole number"),
-            ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?."),
+            ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?"),
             ((SET, "models", "a"), {"url": "http://b"}, 400, "url: expected none: add another server"),
             ((SET, "site"), {"maintenance": "x"}, 400, "pools.site.maintenance: expected a time from 1s to 24h"),
             ((ADD, "models"), {"url": "https://t", "tls": {"ca_file": "/none"}}, 400, "pools.models.servers[2].tls.ca"),
         ):
             found = self.refusal(*arguments, **keys)
             self.assertEqual((found[0], found[1][: len(detail)]), (status, detail))
+            self.assertRegex(found[1], r"[^.?][.?]$")
 
     def test_references_in_bodies(self) -> None:
         """A text of a change stands for itself: it cannot show the environment."""

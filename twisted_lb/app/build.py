@@ -33,7 +33,7 @@ from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.listener_tls import new_contexts
 from twisted_lb.app.operator_changes import OperatorChanges
-from twisted_lb.app.process import Serving, resolving
+from twisted_lb.app.process import Serving, limits_of, resolving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 from twisted_lb.app.servers_writer import write_text
@@ -47,6 +47,7 @@ from twisted_lb.app.services import (
 )
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
+from twisted_lb.app.ticket_rotation import TicketRotation
 from twisted_lb.app.workers.supervisor import Workers
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of
@@ -93,13 +94,15 @@ def build(reactor: Any, startup: Startup) -> IService:
         workers.found = discovery.started
         file = _file(reactor, startup, discovery.use)
         watch = _watch(reactor, startup, workers)
+        rotation = _rotation(reactor, startup, workers)
         audit = AuditLog(reactor, settings.audit_log)
         admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway, file, audit)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
         signals = _signals(reactor, settings, file, watch, audit, workers.reopen_logs)
-        return ordered(*demo, audit, admin, *health, workers, discovery, file, *watch, *signals, announcement)
+        watching = (discovery, file, *watch, *rotation, *signals)
+        return ordered(*demo, audit, admin, *health, workers, *watching, announcement)
     serving = Serving(reactor, settings, startup.listed, _openings(reactor, startup))
     discovery = in_one_process(reactor, startup.gateway, startup.answers, serving)
     file = _file(reactor, startup, discovery.use)
@@ -117,6 +120,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         discovery,
         file,
         *watch,
+        *_rotation(reactor, startup),
         *_signals(reactor, settings, file, watch, audit, serving.reopen_logs),
         _Announcement(startup, serving.proxy, admin, health),
     )
@@ -165,6 +169,14 @@ def _watch(reactor: Any, startup: Startup, workers: Workers | None = None) -> li
         return run_in_turns(reactor, tls.certificates.use_contexts_in_steps(contexts))
 
     return [CertificateWatch(reactor, tls.files, use, time.time, tls.client_authorities, use_authorities)]
+
+
+def _rotation(reactor: Any, startup: Startup, workers: Workers | None = None) -> list[IService]:
+    """The rotation of the keys of session tickets, if there are certificates; `workers` are told of others."""
+    if startup.tls is None:
+        return []
+    tell = None if workers is None else workers.use_ticket_secrets
+    return [TicketRotation(reactor, startup.tls.certificates.ticket_keys, tell)]
 
 
 def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[], dict[str, float]]:
@@ -219,7 +231,8 @@ def _admin(
 ) -> ListeningService:
     most = settings.admin_max_connections
     changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
-    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway), changes, audit)
+    explaining = Explainer(gateway, limits_of(settings))
+    factory = admin_factory(reactor, running, settings.admin_token, most, explaining, changes, audit)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
 

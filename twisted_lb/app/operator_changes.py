@@ -166,9 +166,14 @@ def planned(spec: GatewaySpec, change: Change) -> Edit:
 def _check(keys: Mapping[str, Any]) -> None:
     problems = server_problems(keys)
     if problems:
-        raise ChangeRefused(400, "; ".join(problems) + ".")
+        raise ChangeRefused(400, _sentence(problems))
 
 
 def _without_places(error: Misconfigured) -> str:
     """The problems without the lines of the text, which the operator does not see."""
-    return "; ".join(problem.partition(": ")[2] or problem for problem in error.problems) + "."
+    return _sentence([problem.partition(": ")[2] or problem for problem in error.problems])
+
+
+def _sentence(problems: Sequence[str]) -> str:
+    text = "; ".join(problems)
+    return text if text.endswith("?") else f"{text}."

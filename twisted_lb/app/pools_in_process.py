@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 
 from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
+from twisted_lb.app.limit_rules import LimitRules
 from twisted_lb.backend import Backend
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
@@ -22,6 +23,7 @@ from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.limits.request_limits import RequestLimits
 from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
@@ -63,6 +65,7 @@ class PoolsInProcess(MultiService):
         self._dialer = dialer
         self._parts: dict[str, _PoolParts] = {}
         self._removed: list[_PoolParts] = []
+        self._limit_rules = LimitRules()
         self._looks = Repeated(reactor, self._look, "the end of removed pools")
         finish(self.follow(gateway.spec, gateway.pools))
         gateway.parts = self
@@ -95,6 +98,7 @@ class PoolsInProcess(MultiService):
                 yield from parts.health.follow_in_steps(one.spec)
             yield
         table = yield from self._table(spec, pools)
+        self._limit_rules.forget_unused()
         has_hooks = bool(self._gateway.hooks) or any(one.hooks is not None for one in pools.values())
         self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors), has_hooks)
         for name in self._parts.keys() - pools.keys():
@@ -124,20 +128,24 @@ class PoolsInProcess(MultiService):
     ) -> Route | AnsweringRoute:
         """`hooks` are the route's own."""
         if not spec.pool:
-            return new_route(spec)
-        shares = spec.split or ((spec.pool, 1),)
-        routes = [(self._to_pool(spec, pools[name], hooks or pools[name].hooks), weight) for name, weight in shares]
+            return new_route(spec, self._limit_rules.limits_of(spec))
+        routes = []
+        for name, weight in spec.split or ((spec.pool, 1),):
+            pool = pools[name]
+            limits = self._limit_rules.limits_of(spec, pool.spec)
+            routes.append((self._to_pool(spec, pool, limits, hooks or pool.hooks), weight))
         first, _ = routes[0]
         if spec.mirror is not None:
-            mirror = Mirror(self._to_pool(spec, pools[spec.mirror.pool], None), spec.mirror.percent, Random())
+            mirror = Mirror(self._to_pool(spec, pools[spec.mirror.pool], None, None), spec.mirror.percent, Random())
             for route, _ in routes:
                 route.copy_to(mirror)
         if spec.split:
             first.divide(Split(routes, spec.split_by == "client"))
         return first
 
-    def _to_pool(self, spec: RouteSpec, pool: PoolInUse, hooks: Hooks | None) -> Route:
-        return new_pool_route(spec, self._parts[pool.spec.name].server_pool, pool.pricing, pool.spec, hooks)
+    def _to_pool(self, spec: RouteSpec, pool: PoolInUse, limits: RequestLimits | None, hooks: Hooks | None) -> Route:
+        server_pool = self._parts[pool.spec.name].server_pool
+        return new_pool_route(spec, server_pool, pool.pricing, pool.spec, limits, hooks)
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -151,12 +159,12 @@ class PoolsInProcess(MultiService):
                 self.removeService(parts.health)
 
 
-def new_route(spec: RouteSpec) -> AnsweringRoute:
+def new_route(spec: RouteSpec, limits: RequestLimits | None = None) -> AnsweringRoute:
     """A route that answers itself."""
     pricing = NO_PRICING if spec.cost is None else Pricing(default_cost=spec.cost)
     rules = rules_in_order(spec.response_headers)
     key = KEYS[spec.key]
-    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules)
+    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules, limits)
 
 
 def new_pool_route(
@@ -164,6 +172,7 @@ def new_pool_route(
     pool: ServerPool,
     pricing: Pricing = NO_PRICING,
     pool_spec: PoolSpec | None = None,
+    limits: RequestLimits | None = None,
     hooks: Hooks | None = None,
 ) -> Route:
     """A route to a pool, which has this pricing and this configuration."""
@@ -183,6 +192,7 @@ def new_pool_route(
         max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
         strip_prefix=spec.strip_prefix.encode(),
         request_rules=rules_in_order(of_pool[0], spec.request_headers, of_requests=True),
+        limits=limits,
         hooks=hooks,
     )
 

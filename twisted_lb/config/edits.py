@@ -57,6 +57,9 @@ def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
     if not edit.server:
         return _with_keys(text, pool, edit.keys or {})
     servers = _value(pool, "servers")
+    if servers is None and edit.new:
+        # They may come from elsewhere.
+        return _with_keys(text, pool, {"servers": [edit.keys]})
     if not isinstance(servers, yaml.SequenceNode) or not servers.value:
         raise NotEditable(f"the servers of the pool {edit.pool} are not a list here")
     if edit.new:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twisted_lb.config.cors import Cors
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.pool import ClassSpec, HeaderRules, PoolSpec, ServerSpec
 
 
@@ -59,6 +60,7 @@ class RouteSpec:
     redirect: Redirect | None = None
     split: tuple[tuple[str, int], ...] = ()  # pools and their weights; none: all requests go to `pool`
     split_by: str = "key"  # or "client"
+    limits: tuple[LimitSpec, ...] = ()  # before those of the pool
     hooks: ClassSpec | None = None  # None: those of the pool
     mirror: Mirror | None = None
 

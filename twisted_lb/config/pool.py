@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twisted_lb.config.limits import LimitSpec
+
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
 
@@ -169,4 +171,5 @@ class PoolSpec:
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)
     discover: Discover = field(default_factory=Discover)
+    limits: tuple[LimitSpec, ...] = ()
     hooks: ClassSpec | None = None  # of routes that have none of their own

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from twisted_lb.config.gateway import Mirror
 from twisted_lb.config.header_rules import HeaderRulesModel
+from twisted_lb.config.limits_schema import RouteLimitModel, limits_field
 from twisted_lb.config.pool import Retries
 from twisted_lb.config.route_values import (
     HOST_FORM,
@@ -112,3 +113,4 @@ class RouteModel(Section):
     )
     request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
     response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    limits: list[RouteLimitModel] = limits_field()

@@ -10,7 +10,7 @@ No I/O but the files of `tls`, which belong to the configuration, and are read b
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.limits_schema import LimitModel
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.config.references import ReadSecret, References
 from twisted_lb.config.route_values import normalized_text
@@ -38,6 +39,7 @@ from twisted_lb.config.servers_specs import (
     discover_spec,
     name_from_url,
     pool_parts,
+    route_name,
     route_spec,
     server_spec,
 )
@@ -91,6 +93,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         if not any(map(_may_need_tls, models.values())):
             tls.not_needed(file.tls, ("tls",))
         problems.extend(_Problem(*problem) for problem in tls.problems)
+        problems.extend(_of_limits(file, pools))
     if file is None or problems or references.problems:
         others = [problem for problem in problems if not references.concerns(problem.path)]
         problems = [_Problem(path, references.hidden(path, text)) for path, text in others]
@@ -264,6 +267,36 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     prefix = route.strip_prefix
     if prefix and not f"{normalized_text(route.path)}/".startswith(f"{prefix}/"):
         yield _Problem((*place, "strip_prefix"), f"expected the beginning of path, which is {route.path!r}")
+
+
+def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]:
+    """Limits are counted under the names of their routes and pools, and told by their own."""
+    yield from _same_limits(("limits",), file.limits, {})
+    for name, pool in (file.pools or {}).items():
+        yield from _same_limits(("pools", name, "limits"), pool.limits, {})
+    limits_of = {pool.name: {limit.name: f"a limit of the pool {pool.name}" for limit in pool.limits} for pool in pools}
+    names: dict[str, int] = {}
+    for index, route in enumerate(file.routes or []):
+        if not route.limits:
+            continue
+        name = route_name(route)
+        if names.setdefault(name, index) != index:
+            other = f"routes[{names[name]}]"
+            yield _Problem(
+                ("routes", index), f"expected a name: with limits, {name!r} is already that of {other}, which has some"
+            )
+        taken: dict[str, str] = {}
+        for pool_name in route.split.pools if route.split is not None else [route.pool]:
+            taken.update(limits_of.get(pool_name, {}))
+        yield from _same_limits(("routes", index, "limits"), route.limits, taken)
+
+
+def _same_limits(place: Path, limits: Iterable[LimitModel], taken: dict[str, str]) -> Iterator[_Problem]:
+    """Names that are in `taken`, with whose they are, or come twice."""
+    for index, limit in enumerate(limits):
+        if limit.name in taken:
+            yield _Problem((*place, index, "name"), f"{limit.name!r} is already the name of {taken[limit.name]}")
+        taken.setdefault(limit.name, _dotted((*place, index)))
 
 
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:

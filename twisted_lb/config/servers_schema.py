@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.header_rules import HeaderRulesModel
+from twisted_lb.config.limits_schema import PoolLimitModel, RouteLimitModel, limits_field
 from twisted_lb.config.pool import (
     ADMIN_STATES,
     READY,
@@ -241,6 +242,7 @@ class PoolKeys(Section):
     maintenance: Maintenance = 0.0
     request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
     response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    limits: list[PoolLimitModel] = limits_field()
 
 
 _SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{name: ..., url: ...}}"
@@ -283,6 +285,7 @@ _INNER: dict[tuple[type[Section], str], type[Section]] = {
     (RouteModel, "mirror"): MirrorModel,
     (RouteModel, "redirect"): RedirectModel,
     (RouteModel, "retries"): RouteRetriesModel,
+    (RouteModel, "limits"): RouteLimitModel,
     (ServerModel, "health_check"): HealthCheckModel,
     (ServerModel, "tls"): TlsModel,
 }
@@ -294,10 +297,11 @@ for _model in (FileModel, PoolModel):
     _INNER[_model, "retries"] = RetriesModel
     _INNER[_model, "queue"] = QueueModel
     _INNER[_model, "tls"] = TlsModel
+    _INNER[_model, "limits"] = PoolLimitModel
 for _with_rules in (FileModel, PoolModel, RouteModel):
     _INNER[_with_rules, "request_headers"] = HeaderRulesModel
     _INNER[_with_rules, "response_headers"] = HeaderRulesModel
-_MEMBERS = (ServerModel, PoolModel, RouteModel)
+_MEMBERS = (ServerModel, PoolModel, RouteModel, RouteLimitModel, PoolLimitModel)
 
 
 def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:

@@ -215,9 +215,14 @@ class Admission(RequestView):
         key = self._key
         # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
         if key and (record.user or len(key) >= SHORTEST_HIDDEN):
-            record.target = record.target.replace(key, REDACTED)
-            record.host = record.host.replace(key, REDACTED)
-            record.request_id = record.request_id.replace(key, REDACTED)
+            if key in record.target:
+                record.target = record.target.replace(key, REDACTED)
+            # Most are shorter than a key.
+            size = len(key)
+            if len(record.host) >= size:
+                record.host = record.host.replace(key, REDACTED)
+            if len(record.request_id) >= size:
+                record.request_id = record.request_id.replace(key, REDACTED)
             if record.fields:
                 record.fields = record.fields.replace(key, REDACTED)
 
@@ -244,7 +249,7 @@ class Admission(RequestView):
         if route_key == NO_KEY:
             # The fields for keys are not for servers, whatever they contain.
             context.keys.remove(self._head.notable)
-            self._tokens.take_of_network(self.peer.network, self)
+            self._ask_without_key()
             return
         try:
             if authentication is None:
@@ -267,7 +272,7 @@ class Admission(RequestView):
         known_keys = context.known_keys
         if key is None:
             if route_key == OPTIONAL:
-                self._tokens.take_of_network(self.peer.network, self)
+                self._ask_without_key()
             elif known_keys is None:
                 self._unauthorized(self._no_key())
             else:
@@ -280,17 +285,37 @@ class Admission(RequestView):
         tokens.digest = found = digest(key)
         if known_keys is not None and not known_keys.knows(found, self.peer.network):
             tokens.network = self.peer.network
-        try:
-            tokens.price(self)
-        except PricingFailed:
-            self._answer(INTERNAL_ERROR, 500, "The cost of the request could not be told.")
+        tokens.queue = found
+        if self._terms.depends_on_client:
+            self._client_known()
+        if not self._priced():
             return
         key_queues = context.waiting.key_queues
         # A key that may be a guess has to be asked for with its network first.
-        if key_queues and found in key_queues and not tokens.network:
-            self._enqueue(key_queues[found])
+        if key_queues and tokens.queue in key_queues and not tokens.network:
+            self._enqueue(key_queues[tokens.queue])
             return
         tokens.take(self)
+
+    def _ask_without_key(self) -> None:
+        """The route serves requests without a key: may this one pass?"""
+        if self._terms.depends_on_client:
+            self._client_known()
+        if self._priced():
+            self._tokens.take_without_key(self.peer.network, self)
+
+    def _client_known(self) -> None:
+        """The key is known, or that there is none: on what terms does this client have its request?"""
+        self._tokens.use(self._terms, self.peer.network)
+
+    def _priced(self) -> bool:
+        """Whether it is known what the request costs; if not, it is answered."""
+        try:
+            self._tokens.price(self)
+        except PricingFailed:
+            self._answer(INTERNAL_ERROR, 500, "The cost of the request could not be told.")
+            return False
+        return True
 
     def _identified(self, authentication: Authentication) -> bytes | None:
         """The key that the user's authenticator finds.  Raises CredentialsRejected and AuthenticationFailed."""
@@ -364,7 +389,7 @@ class Admission(RequestView):
                     self._leave_wait_queue()
                     self._refuse(taken, 0)
                 else:
-                    self._context.waiting.refused(tokens.digest, self, taken)
+                    self._context.waiting.refused(tokens.queue, self, taken)
                 return
             if not tokens.digest and self._terms.key == REQUIRED:
                 self._unauthorized(self._no_key())
@@ -374,7 +399,7 @@ class Admission(RequestView):
             if self.waiting:
                 self.waiting = False
                 self._wait_ended()
-                self._context.waiting.served(tokens.digest, self, taken)
+                self._context.waiting.served(tokens.queue, self, taken)
                 self._client.request_resumed()
             if b"authorization" not in self._head.notable or not self._look_into_credentials():
                 self._admitted()
@@ -416,7 +441,8 @@ class Admission(RequestView):
             return
         self._leave_wait_queue()
         # The reason names hosts: the store has logged it, and it is not for clients.
-        detail = "The rate limit of this key cannot be checked now. Try again soon."
+        whose = "key" if self._tokens.digest else "request"
+        detail = f"The rate limit of this {whose} cannot be checked now. Try again soon."
         self._answer(STORE_UNAVAILABLE, 503, detail, RETRY_SOON)
 
     def _refused(self, taken: Taken) -> None:
@@ -424,9 +450,9 @@ class Admission(RequestView):
         tokens = self._tokens
         tokens.taken = taken
         # Who guesses keys need not be served better.
-        seconds = self._wait_timeout() if taken.limit != ADDRESS else 0.0
+        seconds = self._wait_timeout() if tokens.digest and taken.limit != ADDRESS else 0.0
         self.waiting = seconds > 0
-        if self.waiting and self._context.waiting.join(self, tokens.digest, tokens.cost, seconds, taken):
+        if self.waiting and self._context.waiting.join(self, tokens.queue, tokens.cost, seconds, taken):
             self._wait_begins()
             return
         self.waiting = False
@@ -438,7 +464,7 @@ class Admission(RequestView):
         tokens.taken = line.taken._replace(admitted=False)
         self.waiting = True
         self._wait_begins()
-        self._context.waiting.enqueue(self, tokens.digest, tokens.cost, self._wait_timeout())
+        self._context.waiting.enqueue(self, tokens.queue, tokens.cost, self._wait_timeout())
 
     def _wait_timeout(self) -> float:
         """Seconds that the client is ready to wait."""
@@ -461,13 +487,13 @@ class Admission(RequestView):
         tokens = self._tokens
         tokens.taken = taken
         self._context.counts.refused[taken.limit] += 1
-        why = refusal(taken, tokens.cost if tokens.digest else 1, ahead)
+        why = refusal(taken, tokens.asked_of(taken.limit), ahead)
         self._answer(LIMITED, STATUS, why.detail, why.fields, why.members)
 
     def _leave_wait_queue(self) -> None:
         if self.waiting:
             self.waiting = False
-            self._context.waiting.leave(self._tokens.digest, self)
+            self._context.waiting.leave(self._tokens.queue, self)
 
     @guarded
     def credentials_rejected(self, detail: str, taken: Taken | None) -> None:

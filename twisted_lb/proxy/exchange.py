@@ -27,6 +27,7 @@ from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.credentials import REDACTED
 from twisted_lb.hooks.hooks import HooksFailed
+from twisted_lb.interfaces import ADDRESS
 from twisted_lb.network.dialer import Unreachable
 from twisted_lb.network.flow_control import NOT_NOW
 from twisted_lb.own_fields import consumer_line
@@ -139,15 +140,18 @@ class Exchange(Admission):
 
     # The servers
 
-    def _admitted(self) -> None:
+    def _client_known(self) -> None:
         split = self._route.split
         if split is not None:
             digest = self._tokens.digest
             self._route = split.route_of(self.peer.network if split.by_network or not digest else digest)
+        self._tokens.use(self._route, self.peer.network)
+
+    def _admitted(self) -> None:
         pool = self._route.pool
         if self._record is not None:
             self._record.pool = pool.name
-        if split is not None and pool.maintenance:
+        if self._terms.depends_on_client and pool.maintenance:
             self._tokens.refund()
             self._answer(MAINTENANCE, 503, IN_MAINTENANCE, retry_after(pool.maintenance))
             return
@@ -232,7 +236,9 @@ class Exchange(Admission):
                 return False
             # Networks take their turns as users do; no user has such a name.
             user = taken.name or b"\0" + self.peer.network.encode()
-            if self._route.pool.queue.join(self, user, round(taken.rate_per_sec)):
+            # A limit of the route says nothing about one network.
+            rate = taken.rate_per_sec if taken.name or taken.limit == ADDRESS else 1.0
+            if self._route.pool.queue.join(self, user, round(rate)):
                 self.queued = True
                 self._wait_begins()
                 self._reach_until = 0.0

@@ -9,6 +9,7 @@ from typing import Final
 
 from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.limits.pricing import Pricing
+from twisted_lb.limits.request_limits import RequestLimits
 from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.pool.retry_budget import RetryBudget
 from twisted_lb.proxy.header_rules import HeaderRules
@@ -45,7 +46,7 @@ class Terms:
     """What all routes have: a request has its route from its beginning to its end, also when another configuration is
     in use by then."""
 
-    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules")
+    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules", "limits", "depends_on_client")
 
     def __init__(
         self,
@@ -55,12 +56,13 @@ class Terms:
         access: Access | None = None,
         maintenance: float = 0.0,
         response_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
         """`name` is for people; `key` is REQUIRED, OPTIONAL or NO_KEY; `access` None: all clients.
 
         `maintenance`: all requests are answered 503, with so many seconds in Retry-After; 0: they are not.
 
-        `response_rules` apply to responses, in their order.
+        `response_rules` apply to responses, in their order.  `limits` None: there are none but those that all have.
         """
         self.name = name
         self.pricing = pricing
@@ -68,6 +70,9 @@ class Terms:
         self.access = access
         self.maintenance = maintenance
         self.response_rules = tuple(response_rules)
+        self.limits = limits
+        # Whether something is to be found out for each client: its share of a split, or its buckets.
+        self.depends_on_client = limits is not None
 
 
 class Route(Terms):
@@ -105,6 +110,7 @@ class Route(Terms):
         max_body_bytes: int = AS_SET,
         strip_prefix: bytes = b"",
         request_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         """`seen` and `retries` take the place of the pool's own, for requests that must not count.
@@ -113,7 +119,7 @@ class Route(Terms):
         of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
         end.  `request_rules` apply to the heads that servers get, in their order, and `hooks` come after them.
         """
-        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
         self.pool = pool
         self.seen = pool.seen if seen is None else seen
         self.retries = pool.retries if retries is None else retries
@@ -138,6 +144,7 @@ class Route(Terms):
         """Divide the requests among the routes of `split`, of which this one is the first."""
         self.split = split
         self.extended = split.extended
+        self.depends_on_client = True
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
@@ -208,6 +215,7 @@ class AnsweringRoute(Terms):
         access: Access | None = None,
         maintenance: float = 0.0,
         response_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
-        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
         self.answer = answer

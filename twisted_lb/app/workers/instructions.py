@@ -17,6 +17,11 @@ REPORTS = 3  # the file descriptor after standard error, on which a worker respo
 FIRST_INHERITED = REPORTS + 1  # the ports; after them, the standard output for the access log
 
 
+def words_of(secrets: Sequence[bytes]) -> list[str]:
+    """Secrets as a worker gets them."""
+    return [one.hex() for one in secrets]
+
+
 class Instructions:
     """The present configuration of all workers: as a whole for one that is started, and what changes for the others."""
 
@@ -42,6 +47,7 @@ class Instructions:
             "answers": dict(self._answers),
             "certificates": words_for_worker(self._certificates),
             "client_authorities": tls.client_authorities.text if tls is not None else "",
+            "ticket_secrets": words_of(tls.certificates.ticket_keys.secrets) if tls is not None else [],
             "reports": REPORTS,
             "standard_output": FIRST_INHERITED + len(ports),
         }

@@ -34,11 +34,11 @@ from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.status import Report
 from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
-from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, Instructions
+from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, Instructions, words_of
 from twisted_lb.app.workers.merged_status import RetiredCounters, together
+from twisted_lb.app.workers.pipe import first_answer
 from twisted_lb.app.workers.slot import Slot, WorkerProcess, line_of
 from twisted_lb.discovery.answers import NO_ANSWERS, Answers
-from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import keep_open_for_others, listen
 from twisted_lb.repeated import Repeated
@@ -171,11 +171,12 @@ class Workers(Service):
         self._tell(self._instructions.other_certificates(certificates))
 
     def use_client_authorities(self, text: str) -> None:
-        """Verify certificates of clients with other authorities in all workers.
-
-        Those that are started later get them with the instructions.
-        """
+        """Verify certificates of clients with other authorities in all workers; later ones get their instructions."""
         self._tell({"client_authorities": text})
+
+    def use_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Make and accept session tickets with these keys in all workers; later ones get their instructions."""
+        self._tell({"ticket_secrets": words_of(secrets)})
 
     def reopen_logs(self) -> None:
         """Have all workers open their access log again."""
@@ -205,19 +206,15 @@ class Workers(Service):
 
     async def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the first worker that responds; each has its own.  See api.status.Running."""
-        for slot in self._slots:
-            found: dict[str, Any] | None = await slot.ask("choices", asked=asked) if slot.alive else None
-            if found is not None:
-                return found
-        return {}
+        return await first_answer(self._slots, "tell its choices", "choices", asked=asked)
 
     async def users(self, after: str, count: int) -> dict[str, object]:
-        """A page of the users, from the first worker that responds.  See api.status.Running."""
-        for slot in self._slots:
-            page: dict[str, object] | None = await slot.ask("users", after=after, count=count) if slot.alive else None
-            if page is not None:
-                return page
-        raise StoreUnavailable("no worker could list the users; see the log")
+        """A page of the users.  See api.status.Running."""
+        return await first_answer(self._slots, "list the users", "users", after=after, count=count)
+
+    async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        """Levels of buckets.  See api.status.Running."""
+        return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
 
     def spawn(self, process: WorkerProcess) -> Any:
         """Start one worker; its process transport."""

@@ -9,10 +9,12 @@ fail at once; afterwards Redis is charged for what was spent meanwhile (`recover
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.interfaces import (
@@ -24,13 +26,15 @@ from twisted_lb.interfaces import (
     ITokenReceiver,
     Limits,
     Profile,
+    SharedBucket,
     StoreState,
+    StoreUnavailable,
 )
 from twisted_lb.limits.fallback import LOCAL, Fallback
 from twisted_lb.stores.redis.accounts import RedisAccounts
 from twisted_lb.stores.redis.batch_encoding import BatchFrame
 from twisted_lb.stores.redis.batches import TokenBatches
-from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, RedisConnection
+from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, ErrorReply, RedisConnection
 from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
@@ -97,7 +101,8 @@ class RedisStore:
         rejoin = RedisScript("rejoin", connection)
         self._accounts = RedisAccounts(connection)
         self._resolve = RedisScript("resolve", connection)
-        self._scripts = (self._take, announce, rejoin, restore, self._resolve, *self._accounts.scripts)
+        self._levels = RedisScript("read_shared", connection)
+        self._scripts = (self._take, announce, rejoin, restore, self._resolve, self._levels, *self._accounts.scripts)
         if self._fallback.mode != LOCAL:
             # It has no shares: no other instance has to wait for it after an outage (rejoin.lua).
             random_id, mode = new_id, self._fallback.mode.encode()
@@ -196,21 +201,32 @@ class RedisStore:
 
     # IBucketStore
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  Answers later, or within the call while the fallback decides."""
-        self._batches.take(digest, receiver, cost, network)
+        self._batches.take(digest, receiver, cost, network, limits)
 
-    def release(self, digest: str, tokens: int) -> None:
+    def take_without_key(self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1) -> None:
+        """See IBucketStore."""
+        self._batches.take_without_key(limits, receiver, cost)
+
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """See IBucketStore.  While Redis is unavailable, the fallback charges it, and Redis is charged afterwards."""
-        self._batches.release(digest, tokens)
+        self._batches.release(digest, tokens, limits)
 
-    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
         """See IBucketStore.  While Redis is away, this process has buckets of its own for networks."""
-        self._batches.take_address(network, receiver)
+        self._batches.take_address(network, receiver, cost, served)
 
-    def give_back_address(self, network: str) -> None:
-        """See IBucketStore.  While Redis is away, it goes into the bucket of this process for the network."""
-        self._batches.give_back_address(network)
+    def release_address(self, network: str, tokens: int) -> None:
+        """See IBucketStore.  While Redis is away, it concerns the bucket of this process for the network."""
+        self._batches.release_address(network, tokens)
 
     # IStoreReport
 
@@ -233,6 +249,16 @@ class RedisStore:
             "takes": self.takes,
             "instances": self._fallback.instances,
         }
+
+    def levels(self, buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """See IStoreReport."""
+        if not buckets:
+            return succeed([])
+        keys = [b"tokenlb:" + shared.key.encode() for shared in buckets]
+        policies = [(b"%d" % shared.rule.capacity, repr(shared.rule.rate_per_sec).encode()) for shared in buckets]
+        arguments = [part for policy in policies for part in policy]
+        levels: Deferred[list[int]] = self._levels.call(*keys, *arguments, keys=len(keys))
+        return levels.addErrback(_unavailable)
 
     def _is_up(self) -> bool:
         return self._connection.ready and not self._instance.returning
@@ -258,6 +284,13 @@ class RedisStore:
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See RedisAccounts."""
         return self._accounts.page(after, count)
+
+
+def _unavailable(failure: Failure) -> Failure:
+    """Error replies are none of the caller's business."""
+    if failure.check(ErrorReply) is None:
+        return failure
+    return Failure(StoreUnavailable(failure.getErrorMessage()))
 
 
 def _greeting(address: RedisAddress) -> list[bytes]:

@@ -15,8 +15,8 @@ kill -9 or a power failure loses no account, and the tokens taken since a level 
 A bucket may admit these tokens again, so each such event exceeds the guarantee by at most what the bucket admitted in
 that second, and by at most its capacity.  An orderly stop loses nothing.
 
-The global bucket, the buckets of networks, and the requests in flight are in memory only: after a restart the buckets
-are full and no requests are in flight.
+The global bucket, those of networks, routes and pools, and the requests in flight are in memory only: after a restart
+the buckets are full and no requests are in flight.
 
 The wall clock: setting it back across a restart pauses nothing, because a time stamp in the future is replaced by the
 present time; setting it forward refills buckets, up to the capacity.  With `steady_clock`, which should be used,
@@ -26,6 +26,7 @@ setting the wall clock has no effect while the store runs.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from heapq import nsmallest
 from operator import attrgetter
 from typing import Any, Callable, Final
@@ -37,8 +38,6 @@ from zope.interface import implementer
 
 from twisted_lb.interfaces import (
     ADDRESS,
-    GLOBAL,
-    IN_FLIGHT,
     KEY,
     MICROTOKENS,
     Account,
@@ -47,16 +46,19 @@ from twisted_lb.interfaces import (
     IBucketStore,
     IStoreReport,
     ITokenReceiver,
+    LimitLevel,
     Limits,
     NameTaken,
     Profile,
+    SharedBucket,
     StoreState,
     StoreUnavailable,
     Taken,
 )
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket, check_change, check_cost, check_policy
-from twisted_lb.limits.client_networks import IN_USE_SECONDS, NetworkBuckets
+from twisted_lb.limits.client_networks import IN_USE_SECONDS
 from twisted_lb.stores.sqlite.database import AccountDatabase, Row
+from twisted_lb.stores.sqlite.other_limits import OtherLimits
 from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
 from twisted_lb.user_names import normalized
 
@@ -108,14 +110,8 @@ class EmbeddedStore:
 
         `run_blocking` replaces the thread of the store, for tests.
         """
-        global_bucket, address, self._most_in_flight = limits
-        self.counts_in_flight = self._most_in_flight > 0
-        self._global_bucket = (
-            Bucket(*global_bucket, global_bucket.capacity * MICROTOKENS, now_us()) if global_bucket.capacity else None
-        )
-        self._networks = NetworkBuckets(address) if address.capacity else None
-        # Whether there are limits other than the bucket of the key.
-        self._more = self._global_bucket is not None or self.counts_in_flight
+        self.counts_in_flight = limits.in_flight > 0
+        self._other_limits = OtherLimits(limits, now_us())
         self._data_dir = data_dir
         self._now_us = now_us
         self._reactor = reactor
@@ -162,28 +158,45 @@ class EmbeddedStore:
 
     # IBucketStore
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  Answers within the call.  ValueError for a cost that is not from 0 to MAX_COST."""
         if cost != 1:
             check_cost(cost)
         bucket = self._buckets.get(digest)
-        if bucket is None or (network and self._networks is not None):
-            refused = self._refused_network(network, spend=bucket is None) if not self._in_use(bucket) else None
+        other_limits = self._other_limits
+        if bucket is None or (network and other_limits.limits_networks):
+            refused = None
+            if not self._in_use(bucket):
+                refused = other_limits.refused_network(network, bucket is None, self._now_us())
             if bucket is None or refused is not None:
                 receiver.bucket_answered(refused)
                 return
         now_us = self._now_us()
-        before = (bucket.level, bucket.stamp_us) if self._more else None
+        before = (bucket.level, bucket.stamp_us) if limits or other_limits.limits_keys else None
         admitted, level = bucket.take(cost, now_us)
+        more: tuple[LimitLevel, ...] = ()
         if admitted:
-            if before is not None and (refused := self._refused_otherwise(bucket, cost, now_us)) is not None:
-                # Nothing is taken then; a refund would not undo the refill.
-                bucket.level, bucket.stamp_us = before
-                receiver.bucket_answered(refused)
-                return
+            if before is not None:
+                refused = other_limits.refused(bucket.name_bytes, bucket.in_flight, cost, limits, now_us)
+                if refused is not None:
+                    # Nothing is taken then; a refund would not undo the refill.
+                    bucket.level, bucket.stamp_us = before
+                    receiver.bucket_answered(refused)
+                    return
+                if limits:
+                    more = other_limits.take_shared(cost, limits, now_us)
+                if self.counts_in_flight:
+                    bucket.in_flight += 1
             self._dirty.add(bucket)
         # Taken(...) without the call of its Python-level __new__: this runs once per request.
-        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY)
+        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY, more)
         receiver.bucket_answered(_new_tuple(Taken, answer))
 
     def _in_use(self, bucket: _HeldBucket | None) -> bool:
@@ -191,60 +204,39 @@ class EmbeddedStore:
             return False
         return self._now_us() - bucket.stamp_us <= IN_USE_SECONDS * 1_000_000
 
-    def _refused_otherwise(self, bucket: _HeldBucket, cost: int, now_us: int) -> Taken | None:
-        """The first refusal of the limits other than the key's bucket; None: they have admitted the request."""
-        if self.counts_in_flight and bucket.in_flight >= self._most_in_flight:
-            return Taken(False, bucket.name_bytes, self._most_in_flight, 0.0, 0, IN_FLIGHT)
-        global_bucket = self._global_bucket
-        if global_bucket is not None:
-            admitted, level = global_bucket.take(cost, now_us)
-            if not admitted:
-                capacity, rate_per_sec = global_bucket.capacity, global_bucket.rate_per_sec
-                return Taken(False, bucket.name_bytes, capacity, rate_per_sec, level, GLOBAL)
-        if self.counts_in_flight:
-            bucket.in_flight += 1
-        return None
+    def take_without_key(
+        self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1
+    ) -> None:
+        """See IBucketStore.  Answers within the call.  ValueError for a cost that is not from 0 to MAX_COST."""
+        check_cost(cost)
+        receiver.bucket_answered(self._other_limits.take_without_key(cost, limits, self._now_us()))
 
-    def _refused_network(self, network: str, spend: bool) -> Taken | None:
-        """The refusal of a network's bucket without tokens; otherwise None, and a token is taken if `spend`."""
-        networks = self._networks
-        if networks is None or not network:
-            return None
-        now_us = self._now_us()
-        if spend:
-            admitted, level = networks.take(network, now_us)
-        else:
-            level = networks.level(network, now_us)
-            admitted = level >= MICROTOKENS
-        return None if admitted else Taken(False, b"", *networks.policy, level, ADDRESS)
-
-    def release(self, digest: str, tokens: int) -> None:
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """See IBucketStore."""
+        now_us = self._now_us()
+        if tokens and limits:
+            self._other_limits.settle_shared(tokens, limits, now_us)
         bucket = self._buckets.get(digest)
         if bucket is None:
             return
         if self.counts_in_flight:
             bucket.in_flight = max(0, bucket.in_flight - 1)
         if tokens:
-            now_us = self._now_us()
             bucket.settle(tokens, now_us)
             self._dirty.add(bucket)
-            if self._global_bucket is not None:
-                self._global_bucket.settle(tokens, now_us)
+            self._other_limits.settle_global(tokens, now_us)
 
-    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
         """See IBucketStore.  Answers within the call."""
-        networks = self._networks
-        if networks is None:
+        if self._other_limits.limits_networks:
+            self.take_without_key(self._other_limits.address(network), receiver, cost)
+        else:
             receiver.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
-            return
-        admitted, level = networks.take(network, self._now_us())
-        receiver.bucket_answered(Taken(admitted, b"", *networks.policy, level, ADDRESS))
 
-    def give_back_address(self, network: str) -> None:
+    def release_address(self, network: str, tokens: int) -> None:
         """See IBucketStore."""
-        if self._networks is not None:
-            self._networks.refund(network)
+        if self._other_limits.limits_networks:
+            self.release("", tokens, self._other_limits.address(network))
 
     # IStoreReport
 
@@ -258,6 +250,10 @@ class EmbeddedStore:
         if writer is None:
             return {}
         return dict(zip(COUNTS, (float(writer.state().up), writer.outages, writer.errors)))
+
+    def levels(self, buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """See IStoreReport."""
+        return succeed(self._other_limits.levels(buckets, self._now_us()))
 
     # IAccountStore
 

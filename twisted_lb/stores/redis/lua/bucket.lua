@@ -78,6 +78,20 @@ local function refilled(key)
   return fields[1], capacity, fields[3], refill(stored, elapsed, rate, capacity * MICROTOKENS), elapsed, stored
 end
 
+-- A bucket without an account, which is full until it is used, refilled to now: level, elapsed microseconds, and the level
+-- as stored; then whether there is something else under its key.  `full` is in microtokens.
+local function refilled_shared(key, full, rate)
+  local fields = read('HMGET', key, 'level', 'stamp')
+  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
+  local stamp = fields and number(fields[2], 0, LAST_STAMP)
+  if not (stored and stamp) then
+    return full, 1, full, not fields or fields[1] or fields[2]
+  end
+  local elapsed = now - stamp
+  -- The capacity may have been set to less since.
+  return min(refill(stored, elapsed, rate, full), full), elapsed, min(stored, full), false
+end
+
 -- How many instances of tokenlb:instances live.
 local function living(key, silence)
   return call('ZCOUNT', key, whole(now - silence), whole(now + silence))

@@ -22,7 +22,7 @@
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
--- digit for each of its takings, 1 where it was admitted (see resolve.lua).
+-- digit for each of its takings, those without a key last, 1 where it was admitted (see resolve.lua).
 --
 -- A call that takes is refused with OUTAGE, and changes nothing, while balancers come back from an outage (rejoin.lua).
 -- One that only charges and frees is carried out.
@@ -36,6 +36,11 @@
 
 local in_flight_limit, me, silence, in_use = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local releases, charges, extras = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local shared_count, shared_charges, limited_takings = tonumber(ARGV[15]), 0, 0
+local shared_part = 16 + charges + 3 * extras -- where it begins
+if shared_count > 0 then
+  shared_charges, limited_takings = tonumber(ARGV[shared_part]), tonumber(ARGV[shared_part + 1])
+end
 
 local last_key = 'tokenlb:last:' .. ARGV[9]
 local found = call('MGET', last_key, 'tokenlb:switch')
@@ -43,7 +48,7 @@ local before, switch = found[1], found[2]
 if before and tonumber(ARGV[10]) <= (tonumber(before:match('^%d+') or '') or 0) then
   return redis.error_reply('STALE this call comes after a later connection of its process')
 end
-if (#KEYS > releases + charges or extras > 0) and outage(switch) then
+if (#KEYS > releases + charges or limited_takings > 0) and outage(switch) then
   return redis.error_reply('OUTAGE balancers are coming back from an outage, and have not charged what they spent')
 end
 
@@ -52,8 +57,9 @@ local PLACES_TTL = 86400 -- seconds, so that what no instance frees any more is 
 
 -- A bucket is an array, which is quicker to make than a table of names:
 --   its key in Redis, level refilled to now, microseconds since its stamp, level as stored, level when full,
---   how it has changed; and of an account: name, capacity, rate as text
+--   how it has changed; and of an account: name, capacity, rate as text; or of a shared bucket: its rate
 local KEY, LEVEL, ELAPSED, STORED, FULL, CHANGE, NAME, CAPACITY, RATE = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local SHARED_RATE = 7
 
 -- It has changed not at all, by gifts alone (they need no time, so that its stamp stays), or in any other way.
 local SAME, GIVEN, MOVED = 0, 1, 2
@@ -98,22 +104,14 @@ end
 
 local replaced = {} -- keys that are removed before they are written
 
--- A bucket that is full until it is used.
 local function shared_bucket(key, capacity, rate)
   local full = capacity * MICROTOKENS
-  local fields = read('HMGET', key, 'level', 'stamp')
-  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
-  local stamp = fields and number(fields[2], 0, LAST_STAMP)
-  if not (stored and stamp) then
-    if not fields or fields[1] or fields[2] then
-      replaced[key] = true
-      wrong[#wrong + 1] = key
-    end
-    return {key, full, 1, full, full, SAME}
+  local level, elapsed, stored, other = refilled_shared(key, full, rate)
+  if other then
+    replaced[key] = true
+    wrong[#wrong + 1] = key
   end
-  local elapsed = now - stamp
-  -- The capacity may have been set to less since.
-  return {key, min(refill(stored, elapsed, rate, full), full), elapsed, min(stored, full), full, SAME}
+  return {key, level, elapsed, stored, full, SAME, rate}
 end
 
 local everyone = nil
@@ -122,16 +120,21 @@ if tonumber(ARGV[4]) > 0 then
   charge(everyone, tonumber(ARGV[14]))
 end
 
-local addresses = {} -- network -> bucket
+local shared = {} -- key -> bucket of a route, a pool or a network
+
+local function shared_of(key, capacity, rate)
+  local bucket = shared[key]
+  if not bucket then
+    bucket = shared_bucket(key, capacity, rate)
+    shared[key] = bucket
+  end
+  return bucket
+end
+
 local address_capacity, address_rate = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local function address(network)
-  local bucket = addresses[network]
-  if not bucket then
-    bucket = shared_bucket('tokenlb:address:' .. network, address_capacity, address_rate)
-    addresses[network] = bucket
-  end
-  return bucket
+  return shared_of('tokenlb:address:' .. network, address_capacity, address_rate)
 end
 
 local places = {} -- account key -> requests in flight
@@ -189,44 +192,98 @@ for i = 1, charges do
     bucket = account(key)
   end
   if bucket then
-    charge(bucket, tonumber(ARGV[14 + i]))
+    charge(bucket, tonumber(ARGV[15 + i]))
   end
 end
 
--- 3. What is special about some takings; and the buckets of addresses alone.
+-- 3. What is special about some takings.
 
 local first = releases + charges
-local reply = {}
-local last = 5 * (#KEYS - first)
 local costs, networks = nil, nil
-for i = 15 + charges, 14 + charges + 3 * extras, 3 do
-  local position, cost, network = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
-  if position > 0 then
-    costs, networks = costs or {}, networks or {}
-    costs[position] = cost * MICROTOKENS
-    networks[position] = network ~= '' and network or nil
-  else
-    local bucket = address(network)
-    if cost == 0 then
-      charge(bucket, -MICROTOKENS)
-    else
-      local outcome = 4
-      if bucket[LEVEL] >= MICROTOKENS then
-        outcome = 1
-        charge(bucket, MICROTOKENS)
+for i = 16 + charges, 15 + charges + 3 * extras, 3 do
+  local position, network = tonumber(ARGV[i]), ARGV[i + 2]
+  costs, networks = costs or {}, networks or {}
+  costs[position] = tonumber(ARGV[i + 1]) * MICROTOKENS
+  networks[position] = network ~= '' and network or nil
+end
+
+-- 4. Shared buckets: charges, and takings without a key.
+
+local reply = {}
+local size = 5 * (#KEYS - first)
+local outcomes = {}
+local limited = nil -- the takings that need tokens of shared buckets, in their order: arrays of buckets, and `levels`
+local limits_of = nil -- position of a taking -> the one of `limited`
+local refusing, take_from, note_levels = nil, nil, nil
+
+-- What is made here costs every call, so it is made where it is needed.
+if shared_count > 0 then
+  -- Which of these buckets has less than the cost, the first one; nil: none.
+  refusing = function(buckets, cost)
+    for i = 1, #buckets do
+      if buckets[i][LEVEL] < cost then
+        return i
       end
-      reply[last + 1], reply[last + 2], reply[last + 3] = '', address_capacity, ARGV[7]
-      reply[last + 4], reply[last + 5] = outcome, bucket[LEVEL]
-      last = last + 5
+    end
+    return nil
+  end
+
+  take_from = function(buckets, cost)
+    for i = 1, #buckets do
+      buckets[i][LEVEL] = buckets[i][LEVEL] - cost
+      mark(buckets[i], MOVED)
+    end
+  end
+
+  note_levels = function(buckets)
+    local levels = {}
+    for i = 1, #buckets do
+      levels[i] = buckets[i][LEVEL]
+    end
+    buckets.levels = levels
+  end
+
+  local at = shared_part + 2
+  local named = {}
+  for i = 1, shared_count do
+    named[i] = shared_of('tokenlb:' .. ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]))
+    at = at + 3
+  end
+  for _ = 1, shared_charges do
+    charge(named[tonumber(ARGV[at])], tonumber(ARGV[at + 1]))
+    at = at + 2
+  end
+  limited, limits_of = {}, {}
+  local without_key = 0
+  for i = 1, limited_takings do
+    local position, cost, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) * MICROTOKENS, tonumber(ARGV[at + 2])
+    local buckets = {}
+    for j = 1, count do
+      buckets[j] = named[tonumber(ARGV[at + 2 + j])]
+    end
+    at = at + 3 + count
+    limited[i] = buckets
+    if position > 0 then
+      limits_of[position] = buckets
+    else
+      local refused = refusing(buckets, cost)
+      local outcome = refused and 5 + refused or 1
+      if not refused then
+        take_from(buckets, cost)
+      end
+      note_levels(buckets)
+      without_key = without_key + 1
+      outcomes[#KEYS - first + without_key] = refused and '0' or '1'
+      reply[size + 1], reply[size + 2], reply[size + 3], reply[size + 4] = '', 0, '0', outcome
+      reply[size + 5] = buckets.levels[refused or 1]
+      size = size + 5
     end
   end
 end
 
--- 4. Tokens are taken.
+-- 5. Tokens are taken.
 
-local size = last
-local outcomes = {}
-last = 0
+local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome = KEYS[i], MICROTOKENS, nil, nil, nil
   local network = nil
@@ -234,6 +291,7 @@ for i = first + 1, #KEYS do
     cost = costs[i - first]
     network = networks[i - first]
   end
+  local limits = limits_of and limits_of[i - first]
   bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
@@ -256,6 +314,9 @@ for i = first + 1, #KEYS do
         outcome = 0
       elseif in_flight_limit > 0 and place(key).all >= in_flight_limit then
         outcome, level = 2, 0
+      elseif limits and refusing(limits, cost) then
+        local refused = refusing(limits, cost)
+        outcome, level = 5 + refused, limits[refused][LEVEL]
       elseif everyone and everyone[LEVEL] < cost then
         outcome, level = 3, everyone[LEVEL]
       else
@@ -272,6 +333,9 @@ for i = first + 1, #KEYS do
             mark(everyone, MOVED)
           end
         end
+        if limits then
+          take_from(limits, cost)
+        end
         if in_flight_limit > 0 then
           local found = places[key]
           found.mine, found.all = found.mine + 1, found.all + 1
@@ -279,11 +343,21 @@ for i = first + 1, #KEYS do
       end
     end
   end
+  if limits then
+    note_levels(limits)
+  end
   outcomes[i - first] = outcome == 1 and '1' or '0'
   reply[last + 4], reply[last + 5] = outcome, level
   last = last + 5
 end
 
+for i = 1, limited_takings do
+  local levels = limited[i].levels
+  for j = 1, #levels do
+    reply[size + j] = levels[j]
+  end
+  size = size + #levels
+end
 if everyone then
   reply[size + 1] = everyone[LEVEL]
   size = size + 1
@@ -292,7 +366,7 @@ for i = 1, #wrong do
   reply[size + i] = wrong[i]
 end
 
--- 5. The writing.
+-- 6. The writing.
 
 if #changed > 0 then
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
@@ -312,14 +386,16 @@ for i = 1, #changed do
   end
 end
 
-for _, bucket in pairs(addresses) do
-  if bucket[CHANGE] ~= SAME and address_rate > 0 then
+for _, bucket in pairs(shared) do
+  if bucket[CHANGE] ~= SAME then
     -- Not before it is full again: from its stamp, which may be ahead of a clock that went back.
     local missing = bucket[FULL] - min(bucket[LEVEL], bucket[STORED])
-    local milliseconds = (missing / address_rate - min(bucket[ELAPSED], 0)) / 1000
+    local refilled_in = missing > 0 and missing / bucket[SHARED_RATE] or 0
+    local milliseconds = (refilled_in - min(bucket[ELAPSED], 0)) / 1000
     if milliseconds < 1e15 then
       call('PEXPIRE', bucket[KEY], whole(floor(milliseconds) + 2000))
     else
+      -- Never, at a rate of 0 too; it may have had another rate.
       call('PERSIST', bucket[KEY])
     end
   end
