@@ -180,6 +180,15 @@ class PhaseTests(HookCase):
         self.assertIsNone(self.world.factory.limits.context.records)
         self.assertEqual((len(old.said), len(new.said)), (4, 4))
 
+    def test_reload_without_hooks(self) -> None:
+        """A request that has begun keeps its hooks to the end, also when no route has hooks any more."""
+        hooks = Noting()
+        self.start(hooks)
+        _, upstream = self.asked()
+        self.world.use(Route(self.world.server_pool, NO_PRICING))
+        upstream.send(response())
+        self.assertEqual(hooks.said[-1], "finished 200 complete 1")
+
 
 class ChangeTests(HookCase):
     def exchanged(
