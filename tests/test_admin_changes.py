@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.test_operator_changes import TEXT, OperatorCase
 from twisted_lb.api.admin import admin_factory
 from twisted_lb.api.pools import MAX_BODY_BYTES
 from twisted_lb.api.status import Report, shown_removed, shown_server
+from twisted_lb.config.settings import Misconfigured
 
 TOKEN = b"Authorization: Bearer s3cret"
 
@@ -294,6 +296,17 @@ class ChangingTests(AdminCase):
         self.assertEqual(self.servers()[0][2], "drain")
         self.assertEqual(self.audit.entries[-1]["result"], "applied")
         self.assertEqual(self.call("POST", "/pools/models/servers/a/undrain").json["state"], "up")
+
+    def test_failure_without_client(self) -> None:
+        """An error of the program is in the log also when the client has left; a refusal is in the audit log only."""
+        for error in (KeyError("broken"), Misconfigured(["no"])):
+            applied: Deferred[str] = Deferred()
+            self.patch(self.file, "_swap", lambda spec, text, applied=applied: applied)
+            self.send("POST", "/pools/models/servers/a/drain", b"", TOKEN).leave()
+            applied.errback(error)
+        self.assertEqual([one["result"] for one in self.audit.entries], ["failed", "refused"])
+        gc.collect()
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_failure(self) -> None:
         """An error of the program is 500, audited, and the next change works."""

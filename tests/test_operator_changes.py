@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -362,6 +363,20 @@ class FileTests(OperatorCase):
         before = sorted(self.path.parent.iterdir())
         self.assertIn("No space left on device", self.refusal(SET, "models", "a", weight=1)[1])
         self.assertEqual((self.path.read_text(), sorted(self.path.parent.iterdir())), (TEXT, before))
+
+    def test_directory_that_cannot_be_synced(self) -> None:
+        """Some file systems cannot sync a directory: the text is in the file, so it is used."""
+        sync = os.fsync
+
+        def files_only(descriptor: int) -> None:
+            if S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(22, "Invalid argument")
+            sync(descriptor)
+
+        self.patch(os, "fsync", files_only)
+        self.change(SET, "models", "a", weight=1)
+        self.assertEqual(self.path.read_text(), TEXT.replace("weight: 3", "weight: 1"))
+        self.assertEqual(self.servers()[0][1], 1)
 
     def test_link(self) -> None:
         """A symbolic link stays one, and line ends stay what they are."""

@@ -25,7 +25,7 @@ from twisted_lb.api.bodies import BadBody, read_object
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Changing
 from twisted_lb.api.operator_token import OperatorToken
 from twisted_lb.api.pool_summary import counts, pool_state, shown_pool, shown_route
-from twisted_lb.api.responses import Refusal, failure_answer, json_answer
+from twisted_lb.api.responses import Refusal, failure_answer, json_answer, log
 from twisted_lb.api.status import Running, report_of
 from twisted_lb.config.environment import duration
 from twisted_lb.config.sections import read_with
@@ -226,6 +226,9 @@ def _shielded(changing: Deferred[Changed]) -> Deferred[Changed]:
     def fire(outcome: Any) -> None:
         if not result.called:
             result.callback(outcome)
+        elif isinstance(outcome, Failure) and not outcome.check(Refusal):
+            # The client has left, so there is no response that would log it.
+            log.failure("left", "A change over the admin API failed", outcome)
 
     changing.addBoth(fire)
     return result
