@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from typing import Any, Final
@@ -13,6 +13,7 @@ from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import PoolSpec, ServerSpec
 from twisted_lb.steps import STEP, Steps, chunks
 
+HIDDEN: Final = "hidden: it has a reference"
 PLAIN: Final = ("url", "weight", "maxconn", "backup", "slowstart", "send_proxy", "admin_state")
 
 
@@ -80,13 +81,18 @@ def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
 def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
     found = target(edit, spec)
     if isinstance(found, ServerSpec):
-        return _keys(found)
+        return _keys(found, spec.replaced)
     return {} if found is None else {"maintenance": found}
 
 
-def _keys(server: ServerSpec) -> dict[str, Any]:
-    """The keys of a server, as plain values."""
+def _keys(server: ServerSpec, replaced: Collection[str]) -> dict[str, Any]:
+    """The keys of a server, as plain values; `replaced` are values of references, of which a path may show none.
+
+    Hosts are shown wherever servers are.
+    """
     check, tls = server.health_check, server.tls
+    if check is not None and any(value in check.path for value in replaced):
+        check = replace(check, path=HIDDEN)
     return {
         **{key: getattr(server, key) for key in PLAIN},
         "health_check": asdict(check) if check is not None else False,
