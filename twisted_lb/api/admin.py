@@ -137,12 +137,16 @@ class _AdminApi:
         except StoreUnavailable:
             # No worker responds.
             by_pool = {}
+        places = {
+            name: {server: number for number, server in enumerate(pool["order"] or (), 1)}
+            for name, pool in by_pool.items()
+        }
         found = []
         for one in (await report_of(self._running)).servers:
             if one["pool"] in asked["pools"]:
-                pool = by_pool.get(one["pool"], {"order": [], "why_not": {}})
-                order, removed = pool["order"] or [], one["reason"] == REMOVED
-                place = order.index(one["name"]) + 1 if one["name"] in order and not removed else None
+                removed = one["reason"] == REMOVED
+                place = None if removed else places.get(one["pool"], {}).get(one["name"])
+                pool = by_pool.get(one["pool"], {"why_not": {}})
                 why_not = REMOVED if removed else pool["why_not"].get(one["name"])
                 found.append({**one, "choice": place, "why_not": why_not})
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted_lb.listed import listed
@@ -47,10 +47,26 @@ def pool_state(pool: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str,
     return "up", f"{states['up']} of {total} servers are up"
 
 
-def shown_route(
-    route: Mapping[str, Any], states: Mapping[str, tuple[str, str]], servers: Mapping[str, Sequence[Server]]
+def shown_routes(
+    routes: Iterable[Mapping[str, Any]],
+    states: Mapping[str, tuple[str, str]],
+    servers: Mapping[str, Sequence[Server]],
+) -> list[dict[str, Any]]:
+    """The routes of `Changing.routes`, with the states and the counts of their pools."""
+    # Many routes may lead to one pool of many servers.
+    counted: dict[tuple[str, ...], dict[str, Any]] = {(): {}}
+    shown = []
+    for route in routes:
+        pools = tuple(route["pools"])
+        if pools not in counted:
+            counted[pools] = counts([server for name in pools for server in servers[name]])
+        shown.append(_shown_route(route, states, counted[pools]))
+    return shown
+
+
+def _shown_route(
+    route: Mapping[str, Any], states: Mapping[str, tuple[str, str]], counted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A route of `Changing.routes`, with the state and the counts of its pools."""
     pools = route["pools"]
     if route["maintenance"]:
         state, reason = "maintenance", f"requests are answered 503 with Retry-After: {route['maintenance']:g}"
@@ -58,7 +74,6 @@ def shown_route(
         state, reason = "up", "it answers itself"
     else:
         state, reason = _state_of_pools({name: states[name] for name in pools})
-    counted = counts([server for name in pools for server in servers[name]]) if pools else {}
     return {**route, "state": state, "reason": reason, "maintenance": route["maintenance"] or None, **counted}
 
 
