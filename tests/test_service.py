@@ -72,10 +72,10 @@ class BuildTests(SynchronousTestCase):
         """Where there are certificates they are watched, by this process also for workers."""
         certificates = Certificates(new_contexts(Settings(), ""))
         tls = ListenerTls(CertificateSet(CertificatePaths(), lambda one: None), certificates)
-        watching = ["ServersFile", "CertificateWatch", "Hangups", "_Announcement"]
-        self.assertEqual(self.kinds(startup_of()._replace(tls=tls))[-4:], watching)
+        watching = ["ServersFile", "CertificateWatch", "TicketRotation", "Hangups", "_Announcement"]
+        self.assertEqual(self.kinds(startup_of()._replace(tls=tls))[-5:], watching)
         workers = startup_of(workers=2, redis_url="redis://127.0.0.1:1")._replace(tls=tls)
-        self.assertEqual(self.kinds(workers)[-4:], watching)
+        self.assertEqual(self.kinds(workers)[-5:], watching)
 
     def test_every_endpoint(self) -> None:
         """Each endpoint of LISTEN is bound by the proxy, and the admin endpoint by another service."""

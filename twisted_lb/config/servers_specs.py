@@ -148,7 +148,8 @@ def route_spec(route: RouteModel) -> RouteSpec:
 
 def limit_specs(limits: Iterable[LimitModel]) -> tuple[LimitSpec, ...]:
     """The limits of a route or a pool."""
-    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec) for one in limits)
+    # Never -0.0, by which Lua would divide.
+    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec + 0.0) for one in limits)
 
 
 def cors_of(file: FileModel) -> Cors | None:
