@@ -38,6 +38,8 @@ FLOORS = {
     "listed": GROUND,
     "own_fields": GROUND,
     "user_names": GROUND,
+    "users": GROUND,
+    "key_format": GROUND,
     "repeated": GROUND,
     "request_record": NETWORK,
     "steps": GROUND,

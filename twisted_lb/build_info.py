@@ -142,6 +142,7 @@ READ = (
     "stores/sqlite/database.py",
     "stores/sqlite/writer.py",
     "user_names.py",
+    "users.py",
 )
 
 COMPILED_BUILD = "compiled"
