@@ -31,7 +31,9 @@ class KeyFormatTests(SynchronousTestCase):
 
     def test_the_form_is_that_of_its_description(self) -> None:
         """The checksum is the CRC-32 of all before it, most significant digit first, padded with zeros."""
-        self.assertEqual(KeyFormat("t_", lambda characters: "a").new_key(), "t_" + "a" * 32 + checksum(b"t_" + b"a" * 32))
+        self.assertEqual(
+            KeyFormat("t_", lambda characters: "a").new_key(), "t_" + "a" * 32 + checksum(b"t_" + b"a" * 32)
+        )
         self.assertEqual(checksum(b""), "000000")
         self.assertEqual(checksum(b"123456789"), "3jZRME")  # 0xCBF43926, the check value of CRC-32
 
