@@ -35,6 +35,7 @@ COMPILED = (
     "limits/fallback.py",
     "limits/prefer.py",
     "limits/pricing.py",
+    "limits/recent_keys.py",
     "limits/rejection.py",
     "limits/response_headers.py",
     "limits/wait_queue.py",
@@ -111,7 +112,7 @@ COMPILED = (
 
 # Classes in these that interpreted classes may inherit from, which makes calls slower; others may not be inherited
 # from.
-INHERITED = ("Fallback",)
+INHERITED = ("Fallback", "RecentKeys")
 
 # Modules of the package that these import, and that are not compiled.
 READ = (
@@ -131,11 +132,13 @@ READ = (
     "proxy/lingering.py",
     "proxy/streams.py",
     "steps.py",
+    "stores/redis/accounts.py",
     "stores/redis/connection.py",
     "stores/redis/instances.py",
     "stores/redis/keys.py",
     "stores/redis/local_decisions.py",
     "stores/redis/lost_call.py",
+    "stores/redis/outcomes.py",
     "stores/redis/protocol.py",
     "stores/redis/scripts.py",
     "stores/redis/wrong_keys.py",

@@ -52,7 +52,8 @@ class Limits(NamedTuple):
 
 
 # The names of the limits in responses and header fields.
-KEY: Final = "default"
+KEY: Final = "default"  # the bucket of the user, to which all keys of the user lead
+OWN: Final = "key"  # the bucket of one key's own
 GLOBAL: Final = "global"
 ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
@@ -66,7 +67,9 @@ class Taken(NamedTuple):
     capacity: int  # tokens; for IN_FLIGHT: concurrent requests
     rate_per_sec: float  # tokens per second; for IN_FLIGHT: 0
     level: int  # microtokens, after the tokens were taken; when refused, the present level; may be negative
-    limit: str = KEY  # the limit described: KEY when admitted (ADDRESS by take_address), else the one that refused
+    # The limit described: KEY when admitted (ADDRESS by take_address), else the one that refused.  Where it is one of
+    # `users.REFUSALS`, the key must not be used, and the capacity is 0.
+    limit: str = KEY
 
 
 class StoreState(NamedTuple):
@@ -111,8 +114,9 @@ class IBucketStore(Interface):
     def take(digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
         """Take `cost` tokens, 0 or more, for a request, and call `receiver`, within this call or later.
 
-        The limits are the key's bucket, the requests in flight of the key, and the global bucket, in this order; the
-        first that refuses is reported.  A refusal takes nothing and writes nothing.
+        The limits are the bucket of the key's user, the key's own bucket, the requests in flight of the key, and the
+        global bucket, in this order; the first that refuses is reported.  A refusal takes nothing and writes nothing.
+        A key that must not be used is refused before all of them; a revoked one is unknown.
 
         `network` is given for a key that was not seen from this client's network before.  Then an unknown key takes
         one token from the network's bucket, and while that bucket is empty, every key is refused unless it is in use
@@ -122,9 +126,9 @@ class IBucketStore(Interface):
     def release(digest: str, tokens: int) -> None:
         """An admitted request has ended; called at most once for each.  Does not raise.
 
-        The request no longer counts as in flight.  `tokens` are taken in addition from the key's bucket and the global
-        bucket, even if their levels become negative; negative `tokens` are refunded, up to the capacity.  If `tokens`
-        is 0 and `counts_in_flight` is false, the call may be omitted.
+        The request no longer counts as in flight.  `tokens` are taken in addition from the buckets of the user and of
+        the key, and the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
+        capacity.  If `tokens` is 0 and `counts_in_flight` is false, the call may be omitted.
         """
 
     def take_address(network: str, receiver: ITokenReceiver) -> None:
@@ -366,7 +370,6 @@ class IPricing(ICosting, ISettling):
 
     For compatibility, a class that has the methods, but is not marked with an interface, is accepted.
     """
-
 
 
 class IBalancer(Interface):

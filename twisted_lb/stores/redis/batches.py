@@ -30,29 +30,33 @@ from twisted.python.failure import Failure
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import (
     ADDRESS,
-    GLOBAL,
-    IN_FLIGHT,
     KEY,
     MICROTOKENS,
     ITokenReceiver,
     Limits,
-    Profile,
     Taken,
 )
 from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.limits.fallback import Fallback
-from twisted_lb.stores.redis.batch_encoding import GIVE_TO_ADDRESS, TAKE_OF_ADDRESS, Batch, BatchFrame, Extra, is_digest
+from twisted_lb.stores.redis.accounts import FoundKey
+from twisted_lb.stores.redis.batch_encoding import (
+    GIVE_TO_ADDRESS,
+    OF_USERS_ALONE,
+    TAKE_OF_ADDRESS,
+    Batch,
+    BatchFrame,
+    Extra,
+    is_digest,
+)
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.instances import Instance
 from twisted_lb.stores.redis.local_decisions import LocalDecisions, answer
 from twisted_lb.stores.redis.lost_call import LostCall, lost_call, still_due
+from twisted_lb.stores.redis.outcomes import DAMAGED, OF_IN_FLIGHT, Outcomes
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.stores.redis.wrong_keys import WrongKeys
 
 MAX_BATCH: Final = 256  # of each kind in one call: takings (some 600 us in Redis), releases, charges, addresses
-
-# The outcomes of take_tokens.lua: 0 and 1 are the key's own bucket.
-_OF_IN_FLIGHT, _OF_GLOBAL, _OF_ADDRESS, _DAMAGED = 2, 3, 4, 5
 
 _new_tuple = tuple.__new__
 _log = BoundedLog(Logger(__name__))
@@ -70,9 +74,9 @@ class TokenBatches:
         instance: Instance,
         fallback: Fallback,
         limits: Limits,
-        profile: Callable[[str], Deferred[Profile | None]] | None = None,
+        look_up: Callable[[str], Deferred[FoundKey | None]] | None = None,
     ) -> None:
-        """It begins on shares.  `profile` asks Redis for an account."""
+        """It begins on shares.  `look_up` asks Redis for a key."""
         self.takes = 0
         self.waits_for = ""  # on shares, with a connection: what for
         self.on_outage: Callable[[], None] = lambda: None  # Redis has said that others come back from an outage
@@ -87,7 +91,8 @@ class TokenBatches:
         self._in_flight = instance.in_flight
         self._with_addresses = limits.address.capacity > 0
         self._with_global = limits.global_bucket.capacity > 0
-        self._local = LocalDecisions(fallback, instance.in_flight, limits, profile)
+        self._outcomes = Outcomes(fallback, limits)
+        self._local = LocalDecisions(fallback, instance.in_flight, limits, look_up)
         self._on_shares = True
         self._held = False
         self._under_way = False  # a call is under way, or is due at the end of this turn, or all is held
@@ -189,6 +194,7 @@ class TokenBatches:
                 charged=[digest for digest, _ in charges],
                 charges=[amount for _, amount in charges],
                 global_bucket=global_bucket,
+                extras=[OF_USERS_ALONE],
             )
         )
         return called.addErrback(self._charge_lost, LostCall(number, [], charges, global_bucket))
@@ -314,7 +320,7 @@ class TokenBatches:
         for digest, receiver, name, capacity, rate, outcome, level in zip(
             batch.digests, batch.receivers, element, element, element, element, element
         ):
-            if name is None and outcome == _DAMAGED:
+            if name is None and outcome == DAMAGED:
                 try:
                     receiver.bucket_unavailable("what Redis holds for this key is not an account")
                 except BaseException:
@@ -322,13 +328,16 @@ class TokenBatches:
                 continue
             if name is None:
                 taken = None
-            elif outcome < _OF_IN_FLIGHT:
+                fallback.forget(digest)
+            elif outcome < OF_IN_FLIGHT:
                 taken = _new_tuple(Taken, (outcome == 1, name, capacity, float(rate), level, KEY))
                 recent[digest] = (taken, now)
                 if counting and outcome:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
             else:
-                taken = self._refused(outcome, name, level)
+                taken = self._outcomes.taken(digest, name, capacity, rate, outcome, level)
+                if counting and taken.admitted:
+                    in_flight[digest] = in_flight.get(digest, 0) + 1
             try:
                 receiver.bucket_answered(taken)
             except BaseException:
@@ -339,14 +348,6 @@ class TokenBatches:
             fallback.seen_of_all(next(element, 0))
         for key in element:
             self._wrong_keys.found(key)
-
-    def _refused(self, outcome: int, name: bytes, level: int) -> Taken:
-        """A refusal by another limit than the key's bucket."""
-        if outcome == _OF_IN_FLIGHT:
-            return Taken(False, name, self._limits.in_flight, 0.0, level, IN_FLIGHT)
-        limits = self._limits
-        limit, policy = (GLOBAL, limits.global_bucket) if outcome == _OF_GLOBAL else (ADDRESS, limits.address)
-        return Taken(False, name, policy.capacity, policy.rate_per_sec, level, limit)
 
     def _answer_addresses(self, receivers: list[tuple[str, ITokenReceiver]], element: Iterator[Any]) -> None:
         policy = self._limits.address

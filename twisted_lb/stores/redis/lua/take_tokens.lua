@@ -12,13 +12,18 @@
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
 --             0, 1 to take or 0 to give back a token, the network whose bucket it is
+--             -1, as the only extra: the charges are those of users, and not of the keys' own buckets
 --   A taking without an extra costs one token and has no network.
 -- Reply, five elements for each taking, then five for each token taken from a network's bucket; then, where there
 -- is one, the level of everyone's bucket; at last the keys that were not what they should be:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
 --   Outcomes: 1 admitted; refused by 0 the key's bucket, 2 the requests in flight, 3 everyone's bucket,
---   4 the network's bucket; 5 what is there is not an account.  Name, capacity and rate are those of the account where
---   outcome is 0 to 3, the level is that of the bucket that refused.
+--   4 the network's bucket; 5 what is there is not an account; 6 the user is disabled, 7 the key is disabled, 8 it has
+--   expired; 9 the key's own bucket.  Name, capacity and rate are those of the account where outcome is 0 to 3, or above
+--   5; the level is that of the bucket that refused.  A revoked key is answered like an unknown one.
+--   For a key that is not the only one of its user, expires or has a bucket of its own, 10 is added to the outcomes 0 to 3
+--   and 9, and the name is a list: name, digest of the user's first key, microseconds until it expires (0: it does not),
+--   then of its own bucket capacity (0: none), rate as text, level.
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
@@ -81,39 +86,92 @@ local function charge(bucket, microtokens)
   end
 end
 
-local accounts = {} -- key -> bucket, or false
-
-local damaged = {} -- keys of accounts -> true
-
-local function account(key)
-  local name, capacity, rate, level, elapsed, stored = refilled(key)
-  local bucket = name and {key, level, elapsed, stored, capacity * MICROTOKENS, SAME, name, capacity, rate} or false
-  if name == false then
-    damaged[key] = true
-    wrong[#wrong + 1] = key
-  end
-  accounts[key] = bucket
-  return bucket
-end
-
 local replaced = {} -- keys that are removed before they are written
 
 -- A bucket that is full until it is used.
 local function shared_bucket(key, capacity, rate)
-  local full = capacity * MICROTOKENS
-  local fields = read('HMGET', key, 'level', 'stamp')
-  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
-  local stamp = fields and number(fields[2], 0, LAST_STAMP)
-  if not (stored and stamp) then
-    if not fields or fields[1] or fields[2] then
+  local level, full, elapsed, stored = level_of(key, capacity, rate)
+  if not level then
+    if call('EXISTS', key) == 1 then
       replaced[key] = true
       wrong[#wrong + 1] = key
     end
     return {key, full, 1, full, full, SAME}
   end
-  local elapsed = now - stamp
-  -- The capacity may have been set to less since.
-  return {key, min(refill(stored, elapsed, rate, full), full), elapsed, min(stored, full), full, SAME}
+  return {key, level, elapsed, stored, full, SAME}
+end
+
+local accounts = {} -- key -> bucket; false where there is no account, or something special about the key
+
+local damaged = {} -- keys of accounts -> true
+
+local specials = {} -- key -> what is special about it
+
+local account
+
+-- What is special about a key: the bucket of its user, why it is refused, and its own bucket.
+local function special(key, owner, bucket, user, state, expires, own, capacity, rate)
+  local found = {bucket = bucket, owner = owner, user = user, refused = refusal(user, state, expires)}
+  found.left = expires > 0 and max(expires - now, 1) or 0
+  if own then
+    found.capacity, found.rate = own_policy(capacity, rate)
+    if not found.capacity then
+      return nil
+    end
+    found.own = shared_bucket('tokenlb:key_bucket:' .. key:sub(9), found.capacity, tonumber(found.rate))
+  end
+  return found
+end
+
+-- Of a further key; nil where there is none.
+local function further_special(key)
+  local owner, text, capacity, rate = further(key)
+  if not owner then
+    return nil
+  end
+  local bucket, user = accounts[owner], 'active'
+  if bucket == nil then
+    bucket = account(owner)
+  end
+  if not bucket then
+    local first = specials[owner]
+    -- A key of a key has no user.
+    if not first or first.owner ~= owner then
+      return nil
+    end
+    bucket, user = first.bucket, first.user
+  end
+  local _, state, expires, own = states(text)
+  return state and special(key, owner, bucket, user, state, expires, own, capacity, rate)
+end
+
+function account(key)
+  local name, capacity, rate, level, elapsed, stored, text = refilled(key)
+  local bucket = name and {key, level, elapsed, stored, capacity * MICROTOKENS, SAME, name, capacity, rate} or false
+  if bucket and not text then
+    accounts[key] = bucket
+    return bucket
+  end
+  -- What refers to itself has no user either.
+  accounts[key] = false
+  if name == nil then
+    return false
+  end
+  local found
+  if bucket then
+    local user, state, expires, own = states(text)
+    local policy = own and call('HMGET', key, 'key_capacity', 'key_rate') or {}
+    found = user and special(key, key, bucket, user, state, expires, own, policy[1], policy[2])
+  else
+    found = further_special(key)
+  end
+  if found then
+    specials[key] = found
+  else
+    damaged[key] = true
+    wrong[#wrong + 1] = key
+  end
+  return false
 end
 
 local everyone = nil
@@ -182,14 +240,22 @@ end
 
 -- 2. Tokens are charged or given back.
 
+local of_users = extras == 1 and tonumber(ARGV[15 + charges]) < 0
+
 for i = 1, charges do
   local key = KEYS[releases + i]
   local bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
   end
+  local found = not bucket and specials[key]
   if bucket then
     charge(bucket, tonumber(ARGV[14 + i]))
+  elseif found then
+    charge(found.bucket, tonumber(ARGV[14 + i]))
+    if found.own and not of_users then
+      charge(found.own, tonumber(ARGV[14 + i]))
+    end
   end
 end
 
@@ -205,7 +271,7 @@ for i = 15 + charges, 14 + charges + 3 * extras, 3 do
     costs, networks = costs or {}, networks or {}
     costs[position] = cost * MICROTOKENS
     networks[position] = network ~= '' and network or nil
-  else
+  elseif position == 0 then
     local bucket = address(network)
     if cost == 0 then
       charge(bucket, -MICROTOKENS)
@@ -228,7 +294,7 @@ local size = last
 local outcomes = {}
 last = 0
 for i = first + 1, #KEYS do
-  local key, cost, bucket, level, outcome = KEYS[i], MICROTOKENS, nil, nil, nil
+  local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
   local network = nil
   if costs and costs[i - first] then
     cost = costs[i - first]
@@ -237,6 +303,10 @@ for i = first + 1, #KEYS do
   bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
+  end
+  if not bucket then
+    found = specials[key]
+    bucket = found and found.refused ~= -1 and found.bucket
   end
   -- A key that is in use is no guess, wherever it comes from.
   local guessed = network and not (bucket and bucket[ELAPSED] <= in_use)
@@ -252,8 +322,12 @@ for i = first + 1, #KEYS do
     else
       reply[last + 1], reply[last + 2], reply[last + 3] = bucket[NAME], bucket[CAPACITY], bucket[RATE]
       level = bucket[LEVEL]
-      if level < cost then
+      if found and found.refused then
+        outcome, level = found.refused, 0
+      elseif level < cost then
         outcome = 0
+      elseif found and found.own and found.own[LEVEL] < cost then
+        outcome, level = 9, found.own[LEVEL]
       elseif in_flight_limit > 0 and place(key).all >= in_flight_limit then
         outcome, level = 2, 0
       elseif everyone and everyone[LEVEL] < cost then
@@ -266,6 +340,9 @@ for i = first + 1, #KEYS do
           changed[#changed + 1] = bucket
         end
         bucket[CHANGE] = MOVED
+        if found and found.own then
+          charge(found.own, cost)
+        end
         if everyone then
           everyone[LEVEL] = everyone[LEVEL] - cost
           if everyone[CHANGE] ~= MOVED then
@@ -273,13 +350,21 @@ for i = first + 1, #KEYS do
           end
         end
         if in_flight_limit > 0 then
-          local found = places[key]
-          found.mine, found.all = found.mine + 1, found.all + 1
+          local mine = places[key]
+          mine.mine, mine.all = mine.mine + 1, mine.all + 1
         end
       end
     end
   end
   outcomes[i - first] = outcome == 1 and '1' or '0'
+  if found and bucket and (outcome < 4 or outcome == 9) then
+    local own = found.own
+    reply[last + 1] = {
+      bucket[NAME], found.owner:sub(10, -2), found.left, own and found.capacity or 0, own and found.rate or 0,
+      own and own[LEVEL] or 0,
+    }
+    outcome = outcome + 10
+  end
   reply[last + 4], reply[last + 5] = outcome, level
   last = last + 5
 end
