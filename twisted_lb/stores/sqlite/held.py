@@ -173,25 +173,22 @@ class HeldUsers:
         self.names: dict[str, HeldUser | None] = {}
         self._keys: dict[str, HeldKey] = {}  # by their key_id
 
-    def add(self, row: Row, keys: Sequence[KeyRow], now_us: int) -> HeldUser:
+    def add(self, row: Row, keys: Sequence[KeyRow], now_us: int) -> None:
         """Add a user; a first key of which there is nothing to say need not be among the keys."""
         user = HeldUser(row, now_us)
         self.users[user.digest] = user
         # An earlier version may not have normalized it.
         self.names[normalized(user.name)] = user
-        if not keys or keys[0].digest != row.digest:
-            first = [key for key in keys if key.digest == row.digest] or [
-                KeyRow(row.digest, row.digest, created_us=row.created_us)
-            ]
-            keys = first + [key for key in keys if key.digest != row.digest]
-        for key in keys:
+        first = [key for key in keys if key.digest == row.digest]
+        further = [key for key in keys if key.digest != row.digest]
+        for key in (*(first or [KeyRow(row.digest, row.digest, created_us=row.created_us)]), *further):
             self.add_key(user, key, now_us)
-        return user
 
     def add_key(self, user: HeldUser, row: KeyRow, now_us: int) -> None:
         """Add a key to a user."""
         key = HeldKey(row, user, now_us)
         user.keys.append(key)
+        user.keys[1:] = sorted(user.keys[1:], key=_order)
         self._keys[key_id_of(key.digest)] = key
         self.key_changed(key)
 
@@ -239,6 +236,10 @@ class HeldUsers:
         self.users.clear()
         self.names.clear()
         self._keys.clear()
+
+
+def _order(key: HeldKey) -> tuple[int, str]:
+    return key.created_us, key.digest
 
 
 def new_level(capacity: int, level: int | None) -> int:

@@ -144,8 +144,7 @@ class EmbeddedStore:
         for key in database.key_rows():
             keys.setdefault(key.owner, []).append(key)
         for row in database.rows():
-            of_user = keys.pop(row.digest, ())
-            self._held.add(row, sorted(of_user, key=lambda key: (key.created_us, key.digest)), now_us)
+            self._held.add(row, keys.pop(row.digest, ()), now_us)
         if keys:
             raise StoreUnavailable(f"the database {database.path} is damaged: it has a key of no user")
 
