@@ -40,6 +40,7 @@ FLOORS = {
     "user_names": GROUND,
     "users": GROUND,
     "key_format": GROUND,
+    "timestamps": GROUND,
     "repeated": GROUND,
     "request_record": NETWORK,
     "steps": GROUND,

@@ -69,7 +69,7 @@ class OperatorFactory(Factory):
     def __init__(self, reactor: Any, resource: IResource, max_connections: int, judge: Judge = everybody) -> None:
         """`resource` is a twisted.web resource for ApiRequests."""
         self.reactor = reactor
-        self.door = ApiDoor(resource, frozenset())
+        self.door = ApiDoor(resource, lambda path: False)
         self.judge = judge
         self._max_connections = max_connections
         self._connections: set[OperatorConnection] = set()

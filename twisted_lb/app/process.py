@@ -17,6 +17,7 @@ from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.address_limit import AddressGate, Gate
 from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.representations import shown_page
+from twisted_lb.api.self_service import self_service_of
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
@@ -75,7 +76,15 @@ class Serving:
         if known_keys is not None:
             self.gate = AddressGate(store, store, known_keys, rate_limit_fields(settings.rate_limit_headers))
         keys = key_places(settings)
-        users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate, keys=keys)
+        users = UserApi(
+            store,
+            settings.default_capacity,
+            settings.default_rate_per_sec,
+            gate=self.gate,
+            keys=keys,
+            users=store,
+            self_service=self_service_of(settings),
+        )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
         names = Names(reactor, Resolver(reactor, read_name_servers(settings.resolver)).look_up)
@@ -186,7 +195,7 @@ def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:
-    """An IBucketStore, IAccountStore and IStoreReport."""
+    """An IBucketStore, IAccountStore, IUserStore and IStoreReport."""
     if fallback is None:
         return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
     security = security_of(settings)
