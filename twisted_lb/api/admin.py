@@ -20,13 +20,15 @@ from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
 from twisted_lb import BUILD
-from twisted_lb.api.explained_request import explained_request
+from twisted_lb.api.explained_limits import with_levels
+from twisted_lb.api.explained_request import explained_key, explained_request
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.responses import Refusal, answer, failure_answer, json_answer
 from twisted_lb.api.status import Explaining, Running, report_of
 from twisted_lb.credentials import bearer_token
+from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
 
@@ -106,10 +108,22 @@ class _AdminApi:
         head, client = explained_request(request.args)
         if self._explaining is None:
             raise Refusal(404, "This process has no routes.")
-        found = self._explaining.explain(head, client)
+        digest = explained_key(request.args)
+        found = self._explaining.explain(head, client, digest)
         pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
         servers = (await report_of(self._running)).servers if pools else []
-        return json_answer(request, {**found, "servers": [one for one in servers if one["pool"] in pools]})
+        limits = await self._with_levels(found["limits"], digest)
+        servers = [one for one in servers if one["pool"] in pools]
+        return json_answer(request, {**found, "servers": servers, "limits": limits})
+
+    async def _with_levels(self, limits: list[dict[str, Any]], digest: str) -> list[dict[str, Any]]:
+        """The limits with their levels, which are null while the store is unavailable."""
+        buckets = [[one["bucket"], one["capacity"], one["rate_per_sec"]] for one in limits if one["bucket"]]
+        try:
+            levels = await self._running.levels(digest, buckets) if limits else None
+        except StoreUnavailable:
+            levels = None
+        return with_levels(limits, levels)
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:

@@ -11,8 +11,11 @@ from twisted_lb.api.responses import Refusal
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
-NAMES: Final = (b"method", b"host", b"path", b"header", b"client")
-TAKES: Final = "/explain takes method, host, path and client, each once at most, and header=NAME:VALUE, nothing else."
+NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"key_digest")
+TAKES: Final = (
+    "/explain takes method, host, path, client and key_digest, each once at most, and header=NAME:VALUE, nothing else."
+)
+_DIGEST: Final = re.compile(r"(?:[0-9a-f]{64})?")
 _WORD: Final = re.compile(rb"[!-~]*")
 _LINE: Final = re.compile(rb"[!-~][ -~]*")
 
@@ -40,3 +43,11 @@ def explained_request(args: Mapping[bytes, Sequence[bytes]]) -> tuple[RequestHea
         except ValueError:
             raise Refusal(400, "client is not an IP address.") from None
     return head, client
+
+
+def explained_key(args: Mapping[bytes, Sequence[bytes]]) -> str:
+    """The digest of the request's key, "" for none.  Raises Refusal."""
+    digest = args.get(b"key_digest", [b""])[0].decode("latin-1")
+    if _DIGEST.fullmatch(digest) is None:
+        raise Refusal(400, "key_digest is not the SHA-256 of a key in lower-case hexadecimal.")
+    return digest

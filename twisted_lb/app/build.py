@@ -30,7 +30,7 @@ from twisted_lb.app.certificate_watch import CertificateWatch
 from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.listener_tls import new_contexts
-from twisted_lb.app.process import Serving
+from twisted_lb.app.process import Serving, limits_of
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 from twisted_lb.app.services import (
@@ -203,7 +203,7 @@ def _opening(reactor: Any, settings: Settings, endpoint: str) -> Opening:
 
 def _admin(reactor: Any, settings: Settings, running: Running, gateway: Gateway) -> ListeningService:
     most = settings.admin_max_connections
-    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway))
+    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway, limits_of(settings)))
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
 

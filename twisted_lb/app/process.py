@@ -31,7 +31,7 @@ from twisted_lb.app.tunnel_keys import TunnelKeys
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import Limits, Policy
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -168,6 +168,21 @@ class Serving:
         """Keys from other processes."""
         if self.fallback is not None:
             self.fallback.learn(news)
+
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Deferred[dict[str, Any]]:
+        """See api.status.Running."""
+        return Deferred.fromCoroutine(self._levels(digest, buckets))
+
+    async def _levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        keys = [key for key, _, _ in buckets]
+        shared = [SharedBucket(LimitRule(key, "", *policy), key) for key, *policy in buckets]
+        levels = await self._store.levels(shared)
+        profile = await self._store.profile(digest) if digest else None
+        account = None
+        if profile is not None:
+            (_, capacity, rate_per_sec), level = profile
+            account = {"capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
+        return {"levels": dict(zip(keys, levels)), "key": account}
 
     def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
         """A page of the users.  See api.status.Running."""

@@ -11,6 +11,7 @@ text"}`, the order to open the access log again, `{"reopen": true}`, or a reques
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
     {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
+    {"ask": "levels", "number": 3, "digest": "", "buckets": []}   levels of buckets, see api.status.Running
 
 The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
 """
@@ -71,6 +72,8 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
         return
     if question["ask"] == "users":
         found = maybeDeferred(running.users, question["after"], question["count"])
+    elif question["ask"] == "levels":
+        found = maybeDeferred(running.levels, question["digest"], question["buckets"])
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)

@@ -40,9 +40,8 @@ from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions
 from twisted_lb.app.workers.merged_status import RetiredCounters, together
-from twisted_lb.app.workers.pipe import OutputLines, as_text
+from twisted_lb.app.workers.pipe import OutputLines, as_text, first_answer
 from twisted_lb.config.server_tls import files_of
-from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import keep_open_for_others, listen
 from twisted_lb.repeated import Repeated
@@ -210,12 +209,12 @@ class Workers(Service):
         return report if alive else report._replace(ready=False, degraded=False, reason=run)
 
     async def users(self, after: str, count: int) -> dict[str, object]:
-        """A page of the users, from the first worker that responds.  See api.status.Running."""
-        for slot in self._slots:
-            page: dict[str, object] | None = await slot.ask("users", after=after, count=count) if slot.alive else None
-            if page is not None:
-                return page
-        raise StoreUnavailable("no worker could list the users; see the log")
+        """A page of the users.  See api.status.Running."""
+        return await first_answer(self._slots, "list the users", "users", after=after, count=count)
+
+    async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        """Levels of buckets.  See api.status.Running."""
+        return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
 
     def spawn(self, process: _WorkerProcess) -> Any:
         """Start one worker; its process transport."""

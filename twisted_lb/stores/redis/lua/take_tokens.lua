@@ -93,15 +93,12 @@ end
 
 local replaced = {} -- keys that are removed before they are written
 
--- A bucket that is full until it is used.
 local function shared_bucket(key, capacity, rate)
-  local level, full, elapsed, stored = level_of(key, capacity, rate)
-  if not level then
-    if call('EXISTS', key) == 1 then
-      replaced[key] = true
-      wrong[#wrong + 1] = key
-    end
-    return {key, full, 1, full, full, SAME, rate}
+  local full = capacity * MICROTOKENS
+  local level, elapsed, stored, other = refilled_shared(key, full, rate)
+  if other then
+    replaced[key] = true
+    wrong[#wrong + 1] = key
   end
   return {key, level, elapsed, stored, full, SAME, rate}
 end
