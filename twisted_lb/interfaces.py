@@ -53,7 +53,7 @@ class Limits(NamedTuple):
 
 # The names of the limits in responses and header fields.
 KEY: Final = "default"  # the bucket of the user, to which all keys of the user lead
-OWN: Final = "key"  # the bucket of one key's own
+OWN: Final = "api-key"  # the bucket of one key's own
 GLOBAL: Final = "global"
 ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
