@@ -14,6 +14,7 @@ from tests.api.operator import Client, head_of
 from twisted_lb.api.admin import admin_factory
 from twisted_lb.api.status import Report, shown_server
 from twisted_lb.app.explain import MOST_OTHERS, Explainer
+from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.interfaces import Limits, Policy, StoreUnavailable
@@ -53,17 +54,22 @@ class Running:
         self._gateway = gateway
         self.away = False
         self.asked: list[tuple[str, list[list[Any]]]] = []
+        self.users: list[str] = []
 
     def report(self) -> Report:
         pools = self._gateway.pools.items()
         servers = [shown_server(one, name) for name, pool in pools for one in pool.pool.backends]
         return Report(True, False, "", servers, {})
 
+    def choices(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.users.append(asked["user"])
+        return choices(self._gateway, json.loads(json.dumps(asked)))
+
     async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
         if self.away:
             raise StoreUnavailable("away")
         self.asked.append((digest, buckets))
-        account = {"capacity": 5, "rate_per_sec": 1.0, "level": 2.5} if digest == DIGEST else None
+        account = {"user": "Ann", "capacity": 5, "rate_per_sec": 1.0, "level": 2.5} if digest == DIGEST else None
         return {"levels": {key: 1_500_000 + at for at, (key, _, _) in enumerate(buckets)}, "key": account}
 
 
@@ -105,7 +111,10 @@ class ExplainTests(SynchronousTestCase):
             },
         )
         self.assertEqual((found["compared_as"], found["pool"], found["status"]), ("/v1/y", "a", None))
-        self.assertEqual([(one["name"], one["state"]) for one in found["servers"]], [("a1", "up"), ("a2", "draining")])
+        self.assertEqual(
+            [(one["name"], one["state"], one["choice"], one["why_not"]) for one in found["servers"]],
+            [("a1", "up", 1, None), ("a2", "draining", None, "its weight is 0")],
+        )
         self.assertEqual(
             {one["name"]: one["why_not"] for one in found["others"]},
             {
@@ -117,6 +126,13 @@ class ExplainTests(SynchronousTestCase):
                 "now": "its path is /now",
             },
         )
+
+    def test_user(self) -> None:
+        """Balancers see the user that is named, or that of the key; limits do not show it."""
+        for query, user in (({}, ""), ({"key_digest": DIGEST}, "Ann"), ({"key_digest": DIGEST, "user": "Zoë"}, "Zoë")):
+            found = self.explained(host="api.test", path="/v1/", **query)
+            self.assertEqual(self.running.users, [user])
+            self.assertNotIn("user", str(found["limits"]))
 
     def test_outcomes(self) -> None:
         """What becomes of a request that goes to no server."""
@@ -175,8 +191,9 @@ class ExplainTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """A query that is no request is refused with what is wrong."""
         for query, expected in (
-            ("paht=/", "/explain takes method, host, path, client and key_digest"),
-            ("path=/&path=/", "/explain takes method, host, path, client and key_digest"),
+            ("paht=/", "/explain takes method, host, path, client, user and key_digest"),
+            ("path=/&path=/", "/explain takes method, host, path, client, user and key_digest"),
+            ("user=%ff", "user is not a name in percent-encoded UTF-8."),
             ("path=%0d%0aX:y", "method, host, path and header are texts of visible ASCII."),
             ("path=/%20HTTP/1.1%0d%0aX:", "method, host, path and header are texts of visible ASCII."),
             ("path=x", "This is not a valid request: "),

@@ -73,6 +73,7 @@ COMPILED = (
     "proxy/extended_exchange.py",
     "proxy/failure_log.py",
     "proxy/guard.py",
+    "proxy/handshake_failures.py",
     "proxy/header_rules.py",
     "proxy/https_redirect.py",
     "proxy/local_request.py",

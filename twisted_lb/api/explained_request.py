@@ -11,9 +11,10 @@ from twisted_lb.api.responses import Refusal
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
-NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"key_digest")
+NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"user", b"key_digest")
 TAKES: Final = (
-    "/explain takes method, host, path, client and key_digest, each once at most, and header=NAME:VALUE, nothing else."
+    "/explain takes method, host, path, client, user and key_digest, each once at most, and header=NAME:VALUE,"
+    " nothing else."
 )
 _DIGEST: Final = re.compile(r"(?:[0-9a-f]{64})?")
 _WORD: Final = re.compile(rb"[!-~]*")
@@ -43,6 +44,14 @@ def explained_request(args: Mapping[bytes, Sequence[bytes]]) -> tuple[RequestHea
         except ValueError:
             raise Refusal(400, "client is not an IP address.") from None
     return head, client
+
+
+def explained_user(args: Mapping[bytes, Sequence[bytes]]) -> str:
+    """The name of the user whose request it is, or an empty text.  Raises Refusal."""
+    try:
+        return args.get(b"user", [b""])[0].decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refusal(400, "user is not a name in percent-encoded UTF-8.") from None
 
 
 def explained_key(args: Mapping[bytes, Sequence[bytes]]) -> str:

@@ -5,10 +5,11 @@ A report contains plain values only, so that a worker can send it to its parent 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
+from twisted_lb.config.pool import DISABLED, READY
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
@@ -35,13 +36,16 @@ class Running(Protocol):
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """Which servers a request would be sent to; see `app.explain_servers`."""
+
 
     def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
         """The levels of buckets, for which nothing is taken; fails with StoreUnavailable.
 
         `buckets` are lists of a key, a capacity and a rate; `digest` is that of an API key, or "".  The answer has
         `levels`, from the keys of the buckets to microtokens, and `key`: capacity, rate_per_sec and level (in tokens)
-        of the key's own bucket, or None.
+        of the key's own bucket with its `user`, or None.
         """
 
 
@@ -60,6 +64,9 @@ class Explaining(Protocol):
         `digest` is that of its API key, or "".  The `limits` have no levels yet.
         """
 
+    def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
+        """What `Running.choices` is asked about the same request of this user."""
+
 
 class WithCounts:
     """A running program, with additional counters.  See Running."""
@@ -77,6 +84,10 @@ class WithCounts:
         """See Running."""
         return self._running.users(after, count)
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """See Running."""
+        return self._running.choices(asked)
+
     def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
         """See Running."""
         return self._running.levels(digest, buckets)
@@ -89,10 +100,16 @@ def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
 
 def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
     """A server as GET /servers shows it: its state, and its counters since it was added to the servers file."""
-    if not backend.up:
+    if backend.admin_state == DISABLED and backend.reason != REMOVED:
+        state, reason = "disabled", "an operator has disabled it"
+    elif not backend.up:
         state, reason = "down", backend.reason
+    elif backend.reason == REMOVED:
+        state, reason = "draining", REMOVED
+    elif backend.admin_state != READY:
+        state, reason = "draining", "an operator drains it"
     elif not backend.weight:
-        state, reason = "draining", backend.reason if backend.reason == REMOVED else "its weight is 0"
+        state, reason = "draining", "its weight is 0"
     else:
         state, reason = "up", backend.reason
     return {
@@ -101,6 +118,7 @@ def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
         "url": backend.url,
         "state": state,
         "reason": reason,
+        "admin_state": backend.admin_state,
         "weight": backend.weight,
         "effective_weight": round(backend.effective_weight, 3),
         "backup": backend.backup,

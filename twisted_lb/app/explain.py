@@ -1,6 +1,7 @@
 """Which route a request would take, and why not the others: GET /explain on the admin listener.
 
-Nothing is asked of balancers or stores: it spends nothing, and changes nothing.  For limits see `explain_limits`.
+Nothing is asked of stores: it spends nothing, and changes nothing.  For servers see `explain_servers`, and for limits
+`explain_limits`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 from twisted_lb.api.user import is_user_path
 from twisted_lb.app.describe import shown_end
 from twisted_lb.app.explain_limits import limits_met
+from twisted_lb.app.explain_servers import question
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import access_of, answer_of
 from twisted_lb.config.gateway import RouteSpec
@@ -64,6 +66,10 @@ class Explainer:
                 for one in islice((one for place, one in enumerate(routes) if place != found), MOST_OTHERS)
             ],
         }
+
+    def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
+        """See Explaining."""
+        return question(head, client, user, pools)
 
     def _outcome(
         self, routes: Sequence[RouteSpec], found: int | None, head: RequestHead, path: bytes, client: str

@@ -5,6 +5,7 @@ A program with one process has them beside its listeners for operators; with sev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -22,6 +23,7 @@ from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
 from twisted_lb.app.data_path import data_path_reactor
+from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.fatal import end_process
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import PoolsInProcess
@@ -169,6 +171,10 @@ class Serving:
         if self.fallback is not None:
             self.fallback.learn(news)
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """See api.status.Running."""
+        return choices(self.gateway, asked)
+
     def levels(self, digest: str, buckets: list[list[Any]]) -> Deferred[dict[str, Any]]:
         """See api.status.Running."""
         return Deferred.fromCoroutine(self._levels(digest, buckets))
@@ -180,8 +186,8 @@ class Serving:
         profile = await self._store.profile(digest) if digest else None
         account = None
         if profile is not None:
-            (_, capacity, rate_per_sec), level = profile
-            account = {"capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
+            (name, capacity, rate_per_sec), level = profile
+            account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
         return {"levels": dict(zip(keys, levels)), "key": account}
 
     def users(self, after: str, count: int) -> Deferred[dict[str, object]]:

@@ -14,6 +14,12 @@ from twisted_lb.config.limits import LimitSpec
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
 
+# What an operator has decided about a server: requests and checks, no new requests, neither.
+READY: Final = "ready"
+DRAIN: Final = "drain"
+DISABLED: Final = "disabled"
+ADMIN_STATES: Final = (READY, DRAIN, DISABLED)
+
 
 @dataclass(frozen=True)
 class HealthCheck:
@@ -118,6 +124,7 @@ class ServerSpec:
     health_check: HealthCheck | None = None
     send_proxy: int = 0  # the version of the PROXY protocol that its connections begin with; 0: none
     tls: ServerTls | None = None  # None: http://
+    admin_state: str = READY  # one of ADMIN_STATES
 
 
 @dataclass(frozen=True)

@@ -216,9 +216,14 @@ class Admission(RequestView):
         key = self._key
         # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
         if key and (record.user or len(key) >= SHORTEST_HIDDEN):
-            record.target = record.target.replace(key, REDACTED)
-            record.host = record.host.replace(key, REDACTED)
-            record.request_id = record.request_id.replace(key, REDACTED)
+            if key in record.target:
+                record.target = record.target.replace(key, REDACTED)
+            # Most are shorter than a key.
+            size = len(key)
+            if len(record.host) >= size:
+                record.host = record.host.replace(key, REDACTED)
+            if len(record.request_id) >= size:
+                record.request_id = record.request_id.replace(key, REDACTED)
             if record.fields:
                 record.fields = record.fields.replace(key, REDACTED)
 

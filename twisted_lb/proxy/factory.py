@@ -266,7 +266,8 @@ class ProxyFactory(Factory):
         context = self.limits.context
         ended = self.handshakes.ended
         handshakes = {f"handshakes {how}": ended[how] for how in ended}
-        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes}
+        failures = self.handshakes.failures.numbers()
+        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes, **failures}
 
     def tunnel_keys(self) -> list[str]:
         """The digests of the keys that have open tunnels."""
@@ -314,4 +315,4 @@ class TlsFactory(Factory):
         return TlsHandshake(self._clear.handshakes, self._context(), header)
 
     def _rejected(self, why: str, lingers: bool) -> None:
-        return None
+        self._clear.handshakes.rejected()
