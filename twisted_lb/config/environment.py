@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from twisted_lb.config.address_ranges import EXPECTED, NotRanges, read_ranges
+from twisted_lb.config.combinations import combination_problems
 from twisted_lb.config.env_file import EnvFile, Given, read_env_file
 from twisted_lb.config.secret_files import SecretError, read_secret, secret_text
 from twisted_lb.config.settings import Settings
 from twisted_lb.config.unknown_names import is_slip, notices
+from twisted_lb.key_format import PREFIX
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 from twisted_lb.own_fields import NO_KEY_FIELDS
 from twisted_lb.wire.hsts import read_policy
@@ -32,6 +34,7 @@ UNUSUAL_NAMES = ("drop", "pass")
 ADMIN_WRITES = ("live", "file")
 REQUEST_IDS = ("off", "id", "on")
 REDIRECTS = ("off", "https")
+SELF_SERVICE_CREATE = ("open", "token", "off")
 TLS_VERSIONS = ("1.2", "1.3")
 TLS_CLIENT_AUTH = ("optional", "required")
 STORE_ERROR_MODES = ("local", "deny", "allow")
@@ -115,6 +118,23 @@ def one_of(*words: str) -> Reader:
     return Reader(f"{', '.join(words[:-1])} or {words[-1]}", read)
 
 
+def on_or_off() -> Reader:
+    """A bool."""
+
+    def read(text: str) -> bool:
+        if text.lower() not in ("on", "off"):
+            raise ValueError
+        return text.lower() == "on"
+
+    return Reader("on or off", read)
+
+
+def _key_prefix(text: str) -> str:
+    if PREFIX.fullmatch(text) is None:
+        raise ValueError
+    return text
+
+
 def _endpoint(text: str) -> str:
     kind, colon, rest = text.partition(":")
     if not (kind.isidentifier() and colon and rest):
@@ -189,10 +209,17 @@ READERS: dict[str, Reader] = {
         _key_fields,
     ),
     "key_query_parameter": Reader("the name of a query parameter: 1 to 64 letters, digits and . _ - ~", _parameter),
+    "key_prefix": Reader(
+        "up to 32 letters, digits and '_' that begin with a letter and end with '_', such as acme_live_", _key_prefix
+    ),
     # It is loaded when everything else is valid.
     "authenticator": Reader("a class as package.module:Class", str),
     "default_capacity": whole(1, MAX_CAPACITY),
     "default_rate_per_sec": number(0, MAX_RATE_PER_SEC),
+    "self_service_create": one_of(*SELF_SERVICE_CREATE),
+    "self_service_change": on_or_off(),
+    "max_capacity": whole(1, MAX_CAPACITY),
+    "max_rate_per_sec": number(0, MAX_RATE_PER_SEC),
     "global_capacity": whole(0, MAX_CAPACITY),
     "global_rate_per_sec": number(0, MAX_RATE_PER_SEC),
     "address_capacity": whole(0, MAX_CAPACITY),
@@ -282,15 +309,7 @@ def read_settings(
         except ValueError:
             problems.append(_problem(name, found, f"{found.text!r} is not {reader.expected}"))
     settings = Settings(**values)
-    if settings.workers > 1 and not settings.redis_url:
-        need = "more than one worker needs REDIS_URL: the embedded store cannot be shared by several processes"
-        problems.append(_problem("workers", given["workers"], need))
-    if "tls_client_auth" in given and not settings.tls_client_ca_file:
-        need = "it needs TLS_CLIENT_CA_FILE: without it, no client is asked for a certificate"
-        problems.append(_problem("tls_client_auth", given["tls_client_auth"], need))
-    if settings.global_capacity and not settings.global_rate_per_sec:
-        need = "GLOBAL_RATE_PER_SEC must be greater than 0: the bucket would never be refilled"
-        problems.append(_problem("global_capacity", given["global_capacity"], need))
+    problems += [_problem(name, given[name], text) for name, text in combination_problems(settings, given)]
     return settings, problems
 
 
