@@ -18,7 +18,7 @@ from twisted_lb.config.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
 
-SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls"
+SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls, admin_state"
 KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "pricing"]
 KEYS += ["tls", "ca_file", "server_name"]
 
@@ -166,6 +166,7 @@ class RefusalTests(SynchronousTestCase):
         text_form = "a text of the form http://host[:port] or https://host[:port]"
         name = "servers[1].name: expected a text of 1 to 64 letters, digits and . _ : -, such as server1, not "
         weight = "servers[1].weight: expected a whole number from 0 (drain) to 1000, not "
+        state = "servers[1].admin_state: expected ready, drain or disabled, not "
         cases = [
             ("{name: a, url: http://a, weihgt: 2}", "servers[1].weihgt: unknown key; did you mean 'weight'?"),
             ("{name: a, url: http://a, x: 2}", "servers[1].x: unknown key; expected one of name, url, weight"),
@@ -197,6 +198,8 @@ class RefusalTests(SynchronousTestCase):
             ("{name: a, url: 'http://1.2.3'}", "servers[1].url: expected an IP address: "),
             ("{name: a, url: 'http://[::g]'}", "servers[1].url: expected an IP address: "),
             ("{name: a, url: http://a, weight: -1}", weight + "-1"),
+            ("{name: a, url: http://a, admin_state: maint}", state + "'maint'"),
+            ("{name: a, url: http://a, admin_state: true}", state + "True"),
             ("{name: a, url: http://a, weight: 1001}", weight + "1001"),
             ("{name: a, url: http://a, weight: 1.0}", weight + "1.0"),
             ("{name: a, url: http://a, weight: '1'}", weight + "'1'"),

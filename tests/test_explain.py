@@ -14,6 +14,7 @@ from tests.api.operator import Client, head_of
 from twisted_lb.api.admin import admin_factory
 from twisted_lb.api.status import Report, shown_server
 from twisted_lb.app.explain import MOST_OTHERS, Explainer
+from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.config.servers_file import read_gateway
 
@@ -42,6 +43,9 @@ class Running:
         pools = self._gateway.pools.items()
         servers = [shown_server(one, name) for name, pool in pools for one in pool.pool.backends]
         return Report(True, False, "", servers, {})
+
+    def choices(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return choices(self._gateway, json.loads(json.dumps(asked)))
 
 
 class ExplainTests(SynchronousTestCase):
@@ -76,7 +80,10 @@ class ExplainTests(SynchronousTestCase):
             },
         )
         self.assertEqual((found["compared_as"], found["pool"], found["status"]), ("/v1/y", "a", None))
-        self.assertEqual([(one["name"], one["state"]) for one in found["servers"]], [("a1", "up"), ("a2", "draining")])
+        self.assertEqual(
+            [(one["name"], one["state"], one["choice"], one["why_not"]) for one in found["servers"]],
+            [("a1", "up", 1, None), ("a2", "draining", None, "its weight is 0")],
+        )
         self.assertEqual(
             {one["name"]: one["why_not"] for one in found["others"]},
             {
@@ -146,8 +153,9 @@ class ExplainTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """A query that is no request is refused with what is wrong."""
         for query, expected in (
-            ("paht=/", "/explain takes method, host, path and client"),
-            ("path=/&path=/", "/explain takes method, host, path and client"),
+            ("paht=/", "/explain takes method, host, path, client and user"),
+            ("path=/&path=/", "/explain takes method, host, path, client and user"),
+            ("user=%ff", "user is not a name in percent-encoded UTF-8."),
             ("path=%0d%0aX:y", "method, host, path and header are texts of visible ASCII."),
             ("path=/%20HTTP/1.1%0d%0aX:", "method, host, path and header are texts of visible ASCII."),
             ("path=x", "This is not a valid request: "),

@@ -91,6 +91,7 @@ class OnePoolTests(GatewayCase):
             (TWO, ONE, "removed b"),
             (ONE, ONE.replace(":1", ":9"), "moved a to http://127.0.0.1:9"),
             (ONE, ONE.replace("}", ", weight: 0}"), "changed a (weight 1 -> 0)"),
+            (ONE, ONE.replace("}", ", admin_state: drain}"), "changed a (admin_state ready -> drain)"),
             (ONE, "# new\n" + ONE, SAME),
             (ONE, ONE + "retries: {attempts: 1}\n", "retries changed"),
             (ONE, ONE + "cors: {allowed_origins: '*'}\n", "cors changed"),
@@ -99,6 +100,19 @@ class OnePoolTests(GatewayCase):
         ]
         for before, after, expected in cases:
             self.assertTrue(self.change(before, after).startswith(expected), expected)
+
+    def test_out_of_service(self) -> None:
+        """A server that drains or is disabled is not chosen; it stays the same, and is chosen when it is ready."""
+        gateway = self.start(TWO)
+        pool = gateway.pools["default"].pool
+        b = pool.backends[1]
+        b.in_flight = 3
+        for state in ("drain", "disabled"):
+            gateway.change(spec_of(TWO.replace('2"', f'2", admin_state: {state}')))
+            self.assertEqual([[one.name for one in pool.choices(FakeRequest())] for _ in range(2)], [["a"], ["a"]])
+        gateway.change(spec_of(TWO))
+        self.assertIs(pool.backends[1], b)
+        self.assertEqual({one.name for one in pool.choices(FakeRequest())}, {"a", "b"})
 
     def test_many(self) -> None:
         """Of many servers the first ones are named, and the rest are counted."""

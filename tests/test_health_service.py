@@ -125,6 +125,18 @@ class HealthServiceTests(SynchronousTestCase):
         self.reactor.advance(5)
         self.assertEqual(len(self.reactor.tcpClients), before)
 
+    def test_disabled(self) -> None:
+        """A disabled server is not checked; one that drains is."""
+        checked = TWO + "health_check: {interval: 1s}\n"
+        states = checked.replace(":1\"", ":1\", admin_state: disabled").replace(":2\"", ":2\", admin_state: drain")
+        self.health_service.startService()
+        self.health_service.follow(only_pool(states))
+        self.reactor.advance(5)
+        self.assertEqual({client[1] for client in self.reactor.tcpClients}, {2})
+        self.health_service.follow(only_pool(checked))
+        self.reactor.advance(1)
+        self.assertEqual({client[1] for client in self.reactor.tcpClients}, {1, 2})
+
     def test_balancer_that_fails(self) -> None:
         """A balancer that cannot take the servers is logged, and what health does goes on."""
 

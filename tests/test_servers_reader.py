@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.app.servers_reader import SHORT, Reading, _answer, _put_together
+from twisted_lb.config.edits import Edit, NotEditable, edited
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.steps import finish
@@ -24,14 +25,14 @@ def text(servers: int) -> str:
 
 
 class AnswerTests(SynchronousTestCase):
-    def read(self, text: str) -> object:
-        return finish(_put_together(b"".join(_answer(text, "x.yaml"))))
+    def read(self, text: str, edit: Edit | None = None) -> object:
+        return finish(_put_together(b"".join(_answer(text, "x.yaml", None, edit)), text))
 
     def test_same_as_here(self) -> None:
         """What the process says is what would have been read here, whatever the number of servers."""
         for count in (1, 249, 250, 251, 1000):
-            spec, lines = self.read(text(count))  # type: ignore[misc]
-            self.assertEqual(spec, read_gateway(text(count), "x.yaml"))
+            spec, lines, same = self.read(text(count))  # type: ignore[misc]
+            self.assertEqual((spec, same), (read_gateway(text(count), "x.yaml"), text(count)))
             self.assertEqual(lines, {("default", "balancer"): (2, "balancer"), ("default", "pricing"): (3, "pricing")})
 
     def test_problems(self) -> None:
@@ -41,11 +42,20 @@ class AnswerTests(SynchronousTestCase):
         there = self.assertRaises(Misconfigured, self.read, wrong)
         self.assertEqual(there.problems, here.problems)
 
+    def test_edit(self) -> None:
+        """A change is made in the text, which comes back with what it says now."""
+        edit = Edit("default", "s2", {"weight": 7})
+        spec, _, changed = self.read(text(300), edit)  # type: ignore[misc]
+        self.assertEqual(changed, edited(text(300), edit))
+        self.assertEqual([one.weight for one in spec.servers[1:4]], [1, 7, 1])
+        self.assertRaises(NotEditable, self.read, text(3), edit._replace(server="s3"))
+        self.assertRaises(Misconfigured, self.read, text(3), edit._replace(keys={"weight": -1}))
+
 
 class ReadingTests(SynchronousTestCase):
     def test_short(self) -> None:
         """A short text needs no process: it is read within the call."""
-        spec, lines = self.successResultOf(Reading(Clock()).read(text(2), "x.yaml"))
+        spec, lines, _ = self.successResultOf(Reading(Clock()).read(text(2), "x.yaml"))
         self.assertEqual((len(spec.servers), lines["default", "pricing"]), (2, (3, "pricing")))
         self.failureResultOf(Reading(Clock()).read("servers: 3", "x.yaml"), Misconfigured)
 
@@ -58,5 +68,5 @@ class ReadingTests(SynchronousTestCase):
 
         long = text(SHORT // 20)
         clock = Full()
-        spec, _ = self.successResultOf(Reading(clock).read(long, "x.yaml"))
+        spec, _, _ = self.successResultOf(Reading(clock).read(long, "x.yaml"))
         self.assertEqual(len(spec.servers), SHORT // 20)

@@ -50,7 +50,8 @@ class BuildTests(SynchronousTestCase):
     def test_order(self) -> None:
         """The store comes first and the proxy last, so that they stop the other way round."""
         watching = ["ServersFile", "Hangups", "_Announcement"]
-        expected = ["StoreService", "ListeningService", "PoolsInProcess", "ProxyService", *watching]
+        expected = ["StoreService", "AuditLog",
+            "ListeningService", "PoolsInProcess", "ProxyService", *watching]
         self.assertEqual(self.kinds(startup_of()), expected)
         self.assertEqual(self.kinds(startup_of(redis_url="redis://127.0.0.1:1")), expected)
 
@@ -65,7 +66,7 @@ class BuildTests(SynchronousTestCase):
     def test_workers(self) -> None:
         """With several workers this process has no store and no proxy of its own."""
         kinds = self.kinds(startup_of(workers=2, redis_url="redis://127.0.0.1:1"))
-        self.assertEqual(kinds, ["ListeningService", "Workers", "ServersFile", "Hangups", "_Announcement"])
+        self.assertEqual(kinds, ["AuditLog", "ListeningService", "Workers", "ServersFile", "Hangups", "_Announcement"])
 
     def test_certificates(self) -> None:
         """Where there are certificates they are watched, by this process also for workers."""

@@ -18,15 +18,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted_lb.api.status import Report, shown_server
 from twisted_lb.app.startup import Startup
 from twisted_lb.app.workers.pipe import as_bytes
-from twisted_lb.app.workers.supervisor import (
+from twisted_lb.app.workers.slot import (
     ANSWER_SECONDS,
     FIRST_DELAY_SECONDS,
-    GRACE_SECONDS,
     LONGEST_DELAY_SECONDS,
-    SHARE_SECONDS,
     STEADY_SECONDS,
-    Workers,
 )
+from twisted_lb.app.workers.supervisor import GRACE_SECONDS, SHARE_SECONDS, Workers
 from twisted_lb.backend import Backend
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
@@ -367,11 +365,17 @@ class WorkersTests(SynchronousTestCase):
         """All workers are told of another pool, and one that is started later begins with it."""
         self.start()
         text = FLEET.replace("9001", "9002")
-        self.workers.use(text, files={"/a": b"\xff"})
+        fired: list[object] = []
+        used = self.workers.use(text, files={"/a": b"\xff"})
         for process in self.reactor.processes:
             told = json.loads(process.written.splitlines()[1])
             self.assertEqual((told["servers"], as_bytes(told["files"])), (text, {"/a": b"\xff"}))
+        used.addCallback(fired.append)
+        self.reactor.processes[1].answer(True)
+        self.assertEqual(fired, [])
+        # The next process of this worker begins with it.
         self.reactor.processes[0].end(KILLED)
+        self.assertEqual(len(fired), 1)
         self.workers.use(FLEET)
         self.reactor.advance(FIRST_DELAY_SECONDS)
         self.assertEqual(json.loads(self.reactor.processes[2].written)["servers"], FLEET)

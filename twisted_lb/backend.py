@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
-from twisted_lb.config.pool import ServerTls
+from twisted_lb.config.pool import READY, ServerTls
 
 # The past's weight in the latency falls to 1/e in this time.
 LATENCY_SECONDS: Final = 10.0
@@ -25,6 +25,7 @@ class Backend:
         "slowstart",
         "send_proxy",
         "tls",
+        "admin_state",
         "in_flight",
         "tunnels",
         "up",
@@ -48,13 +49,14 @@ class Backend:
         slowstart: float = 0.0,
         send_proxy: int = 0,
         tls: ServerTls | None = None,
+        admin_state: str = READY,
     ) -> None:
         """`name` is unique in the pool; `host` is a name or an address without brackets.
 
         `weight` 0 drains the server; `maxconn` is the maximum of concurrent requests, 0 for unlimited; a `backup` gets
         requests only while no other server is up; `slowstart` is the time in seconds in which a new or recovered server
         reaches its full weight; `send_proxy` is the version of the PROXY protocol that its connections
-        begin with, 0 for none; `tls` is None for http://.
+        begin with, 0 for none; `tls` is None for http://; `admin_state` is one of ADMIN_STATES.
         """
         self.name = name
         self.host = host
@@ -67,6 +69,7 @@ class Backend:
         self.slowstart = slowstart
         self.send_proxy = send_proxy
         self.tls = tls
+        self.admin_state = admin_state
         self.in_flight = 0  # present requests, including tunnels
         self.tunnels = 0  # of these, those that were switched to another protocol
         self.up = True  # healthy, or used in panic mode
@@ -86,7 +89,12 @@ class Backend:
     @property
     def available(self) -> bool:
         """Whether a balancer may choose it."""
-        return self.up and self.weight > 0
+        return self.up and self.in_service
+
+    @property
+    def in_service(self) -> bool:
+        """Whether it is meant to get new requests."""
+        return self.weight > 0 and self.admin_state == READY
 
     @property
     def full(self) -> bool:

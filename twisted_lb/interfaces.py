@@ -410,6 +410,17 @@ class IBalancer(Interface):
         """
 
 
+class IPeeking(Interface):
+    """Also provided by a balancer that can tell what it would choose, for GET /explain on the admin listener."""
+
+    def peek(request: IRequest) -> Iterator[Backend]:
+        """What `choices` would yield for `request` now.
+
+        Changes nothing: the next `choices` are as if it had not been called.  All items are drawn at once.  Must not
+        block, and must not raise for any request.
+        """
+
+
 class IPreparing(Interface):
     """Also provided by a balancer whose `backends_changed` would block the event loop with thousands of servers."""
 

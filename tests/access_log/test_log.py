@@ -52,8 +52,9 @@ class FakeWriter(Writer):
         self.batches: list[tuple[list[bytes], int]] = []
         self.gone = 0
 
-    def put(self, lines: bytes, count: int) -> None:
+    def put(self, lines: bytes, count: int) -> bool:
         self.batches.append((lines.splitlines(), count))
+        return True
 
     @property
     def dropped(self) -> int:

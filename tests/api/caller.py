@@ -88,6 +88,9 @@ def read_answer(received: bytes, method: str = "GET") -> Answer:
         fields.setdefault(name.lower(), []).append(value)
     if method == "HEAD":
         assert body == b"", body
+    elif status == "204":
+        # RFC 9110 section 8.6.
+        assert body == b"" and not {"content-length", "transfer-encoding"} & fields.keys(), fields
     else:
         assert fields["content-length"] == [str(len(body))], fields
     return Answer(int(status), fields, body)

@@ -107,6 +107,7 @@ class AdminTests(HealthTests):
                 "url": "http://localhost:9001",
                 "state": "up",
                 "reason": "new",
+                "admin_state": "ready",
                 "weight": 1,
                 "effective_weight": 0.25,
                 "backup": False,
@@ -124,15 +125,22 @@ class AdminTests(HealthTests):
 
     def test_states(self) -> None:
         """A server is up, down or draining, and the reason says why."""
-        down, drained, removed = (Backend(name, "h", 1) for name in "abc")
+        down, drained, removed, drain, disabled = (Backend(name, "h", 1) for name in "abcde")
         down.up, down.reason = False, "down: 3 checks in a row failed"
         drained.weight = 0
         removed.weight, removed.reason = 0, "removed"
-        self.backends = [down, drained, removed]
+        drain.admin_state, disabled.admin_state = "drain", "disabled"
+        self.backends = [down, drained, removed, drain, disabled]
         shown = json.loads(self.call("GET", "/servers").body)
         self.assertEqual(
             [(server["state"], server["reason"]) for server in shown],
-            [("down", "down: 3 checks in a row failed"), ("draining", "its weight is 0"), ("draining", "removed")],
+            [
+                ("down", "down: 3 checks in a row failed"),
+                ("draining", "its weight is 0"),
+                ("draining", "removed"),
+                ("draining", "an operator drains it"),
+                ("disabled", "an operator has disabled it"),
+            ],
         )
 
     def test_later(self) -> None:

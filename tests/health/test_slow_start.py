@@ -53,6 +53,22 @@ class SlowStartTests(SynchronousTestCase):
         life.wait(10)
         self.assertEqual(life[3].ramp, 1.0)
 
+    def test_back_in_service(self) -> None:
+        """A server that an operator takes into service again begins as a new one, unless it is down."""
+        life = Life(slowstart=10.0, check=CHECK)
+        for index, state in ((0, "drain"), (1, "disabled"), (2, "drain")):
+            life[index].admin_state = state
+        life.follow()
+        life.probe(2, "-")
+        life.wait(60)
+        for backend in life.backends:
+            backend.admin_state = "ready"
+        life.follow()
+        self.assertEqual([backend.ramp for backend in life.backends], [0.1, 0.1, 1.0])
+        life.follow()
+        life.wait(10)
+        self.assertEqual([backend.ramp for backend in life.backends], [1.0, 1.0, 1.0])
+
     def test_without(self) -> None:
         """Without a slow start a recovered server has its whole weight at once."""
         life = Life(check=CHECK)

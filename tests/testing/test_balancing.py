@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import IBalancer
+from twisted_lb.interfaces import IBalancer, IPeeking
 from twisted_lb.testing import BalancerContract
 
 
@@ -105,6 +105,17 @@ class SameWeightsForEver(Good):
         if ordered:
             self.turns[ordered[0]] += 1 / self.weights[ordered[0]]
         yield from ordered
+
+
+@implementer(IPeeking)
+class Peeking(Good):
+    def peek(self, request: Any) -> Iterator[Backend]:
+        return iter(sorted(self.backends, key=self.rank))
+
+
+class SpendsATurn(Peeking):
+    def peek(self, request: Any) -> Iterator[Backend]:
+        return self.choices(request)
 
 
 class Repeating(Good):
@@ -208,6 +219,7 @@ BROKEN: list[tuple[type[Any], str, str]] = [
     (BreaksWhenChanged, "test_changes_under_way", "drawing on after a change raised IndexError"),
     (SilentWhenFull, "test_full_servers", "yield them, and the request can wait"),
     (ForgetsTheFree, "test_full_servers", "though another one has room"),
+    (SpendsATurn, "test_peek", "they have to be the same, and peek must not change them"),
     (OnlyServersItKnows, "test_optional_methods", "server_chosen raised ValueError"),
 ]
 
@@ -231,6 +243,7 @@ class ContractTests(SynchronousTestCase):
     def test_good_balancer(self) -> None:
         """A balancer that keeps the contract fails no test."""
         self.assertEqual(complaints(Good), {})
+        self.assertEqual(complaints(Peeking), {})
 
     def test_broken_balancers(self) -> None:
         """Each kind of broken balancer is caught, and its user is told what is wrong."""

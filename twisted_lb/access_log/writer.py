@@ -81,13 +81,14 @@ class Writer:
         self._destination.open()
         self._thread.start()
 
-    def put(self, lines: bytes, count: int) -> None:
-        """Write these lines, unless too much waits already."""
+    def put(self, lines: bytes, count: int) -> bool:
+        """Write these lines, unless too much waits already; return whether they will be."""
         if self._put_bytes - self._taken_bytes + len(lines) > self._max_waiting_bytes:
             self._refused += count
-            return
+            return False
         self._put_bytes += len(lines)
         self._batches.put((lines, count))
+        return True
 
     @property
     def dropped(self) -> int:

@@ -1,7 +1,8 @@
 """The admin listener: liveness, readiness, the state of the servers and the store, the users, and metrics.
 
-There may be another listener for probes, which serves only the first two.  Both are read-only.  All data comes from a
-`Running`, so that this module depends neither on health nor on stores, nor on which process serves clients.
+There may be another listener for probes, which serves only the first two.  Pools, routes, and changes are in `pools`.
+All data comes from a `Running`, so that this module depends neither on health nor on stores, nor on which process
+serves clients.
 """
 
 # twisted.web is typed in parts only.
@@ -11,22 +12,29 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from hmac import compare_digest
+from collections.abc import Awaitable
 from typing import Any
 
 from klein import Klein
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from twisted_lb import BUILD
-from twisted_lb.api.explained_request import explained_request
+from twisted_lb.api.audit import Auditing, NoRecording, Recording
+from twisted_lb.api.changes import Changing
+from twisted_lb.api.explained_request import explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
-from twisted_lb.api.operators import OperatorFactory
+from twisted_lb.api.operator_token import OperatorToken
+from twisted_lb.api.operators import OperatorFactory, everybody
+from twisted_lb.api.pools import MAX_BODY_BYTES, PoolsApi
+from twisted_lb.api.pools import PATHS as POOL_PATHS
 from twisted_lb.api.responses import Refusal, answer, failure_answer, json_answer
 from twisted_lb.api.status import Explaining, Running, report_of
-from twisted_lb.credentials import bearer_token
+from twisted_lb.pool.pool import REMOVED
 from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
 
@@ -37,6 +45,8 @@ _PAGE_SIZE = re.compile(rb"[0-9]{1,3}")
 # Served without restrictions and for any Host: Kubernetes uses the address of the pod.
 HEALTH_PATHS = frozenset((b"/livez", b"/readyz"))
 MAX_CONNECTIONS = 256
+NO_RECORDING = NoRecording()
+CHANGING = (b"POST", b"PUT", b"PATCH", b"DELETE")
 
 
 def _alive(request: Request) -> bytes:
@@ -71,10 +81,10 @@ class _HealthApi:
 class _AdminApi:
     app = Klein()
 
-    def __init__(self, running: Running, explaining: Explaining | None, admin_token: str) -> None:
+    def __init__(self, running: Running, explaining: Explaining | None, token: OperatorToken) -> None:
         self._running = running
         self._explaining = explaining
-        self._token = admin_token.encode()
+        self._token = token
 
     @app.route("/livez", methods=["GET"])
     def _livez(self, request: Request) -> bytes:
@@ -86,47 +96,49 @@ class _AdminApi:
 
     @app.route("/servers", methods=["GET"])
     async def _servers(self, request: Request) -> bytes:
-        self._authorize(request)
+        self._token.check_reader(request)
         return json_answer(request, (await report_of(self._running)).servers)
 
     @app.route("/metrics", methods=["GET"])
     async def _metrics(self, request: Request) -> bytes:
-        self._authorize(request)
+        self._token.check_reader(request)
         return answer(request, 200, CONTENT_TYPE, metrics_text(await report_of(self._running)))
 
     @app.route("/users", methods=["GET"])
     async def _users(self, request: Request) -> bytes:
-        self._authorize(request)
+        self._token.check_reader(request)
         after, count = _page_asked_for(request)
         return json_answer(request, await self._running.users(after, count))
 
     @app.route("/explain", methods=["GET"])
     async def _explain(self, request: Request) -> bytes:
-        self._authorize(request)
+        self._token.check_reader(request)
         head, client = explained_request(request.args)
         if self._explaining is None:
             raise Refusal(404, "This process has no routes.")
         found = self._explaining.explain(head, client)
         pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
-        servers = (await report_of(self._running)).servers if pools else []
-        return json_answer(request, {**found, "servers": [one for one in servers if one["pool"] in pools]})
+        user = explained_user(request.args)
+        servers = await self._explained_servers(self._explaining.question(head, client, user, pools)) if pools else []
+        return json_answer(request, {**found, "servers": servers})
+
+    async def _explained_servers(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        """The servers of the pools with their places among the choices, and why not each of them."""
+        chosen = self._running.choices(asked)
+        by_pool = await chosen if isinstance(chosen, Awaitable) else chosen
+        found = []
+        for one in (await report_of(self._running)).servers:
+            if one["pool"] in asked["pools"]:
+                pool = by_pool.get(one["pool"], {"order": [], "why_not": {}})
+                order, removed = pool["order"] or [], one["reason"] == REMOVED
+                place = order.index(one["name"]) + 1 if one["name"] in order and not removed else None
+                why_not = REMOVED if removed else pool["why_not"].get(one["name"])
+                found.append({**one, "choice": place, "why_not": why_not})
+        return found
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
         return failure_answer(request, failure)
-
-    def _authorize(self, request: Request) -> None:
-        """Raises Refusal unless the request carries the operator's token, or no token is configured."""
-        if not self._token:
-            return
-        values = request.requestHeaders.getRawHeaders(b"authorization", [])
-        given = bearer_token(values[0]) if len(values) == 1 else None
-        if given is None or not compare_digest(given, self._token):
-            raise Refusal(
-                401,
-                "This needs the admin token; send it as Authorization: Bearer <token>.",
-                {"WWW-Authenticate": 'Bearer realm="twisted_lb admin"'},
-            )
 
 
 def _judge(head: RequestHead, here: str) -> tuple[int, str] | None:
@@ -142,16 +154,48 @@ def admin_factory(
     admin_token: str = "",
     max_connections: int = MAX_CONNECTIONS,
     explaining: Explaining | None = None,
+    changing: Changing | None = None,
+    recording: Recording = NO_RECORDING,
 ) -> OperatorFactory:
-    """The factory for the admin listener; `explaining` is for /explain.
+    """The factory for the admin listener; `explaining` is for /explain, `changing` for /pools and /routes.
 
     A non-empty `admin_token` is required for everything but liveness and readiness; without one, these paths accept
-    only local names in Host.
+    only local names in Host, and nothing can be changed.  `recording` gets an entry for each change.
     """
-    resource = _AdminApi(running, explaining, admin_token).app.resource()
-    if admin_token:
-        return OperatorFactory(reactor, resource, max_connections)
-    return OperatorFactory(reactor, resource, max_connections, _judge)
+    token = OperatorToken(admin_token)
+    resource: Any = _AdminApi(running, explaining, token).app.resource()
+    audit = Auditing(recording)
+    if changing is not None:
+        resource = _ByPath(PoolsApi(running, changing, token, audit).app.resource(), resource)
+    judge = everybody if admin_token else _judge
+    return OperatorFactory(reactor, resource, max_connections, judge, _body_bound, audit.rejected)
+
+
+@implementer(IResource)
+class _ByPath:
+    """Two resources: one for the paths that begin with `POOL_PATHS`, and one for the others."""
+
+    isLeaf = True
+
+    def __init__(self, pools: Any, others: Any) -> None:
+        self._pools = pools
+        self._others = others
+
+    def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
+        raise NotImplementedError("a leaf has no children")
+
+    def putChild(self, path: bytes, child: IResource) -> None:
+        raise NotImplementedError("a leaf has no children")
+
+    def render(self, request: Request) -> Any:
+        first = request.postpath[0] if request.postpath else b""
+        return (self._pools if first in POOL_PATHS else self._others).render(request)
+
+
+def _body_bound(head: RequestHead) -> int:
+    """Only changes have a body."""
+    first = head.target.partition(b"?")[0].split(b"/")[1:2]
+    return MAX_BODY_BYTES if first == [b"pools"] and head.method in CHANGING else 0
 
 
 def health_factory(reactor: Any, running: Running, max_connections: int = MAX_CONNECTIONS) -> OperatorFactory:

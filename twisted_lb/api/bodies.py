@@ -83,7 +83,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _read(model: type[_Model], body: bytes) -> _Model:
-    members = _read_object(body)
+    members = read_object(body)
     # Not by pydantic, which fails for names of members with a lone surrogate.
     wrong = {member: "" for member in members if member not in model.model_fields}
     if not wrong:
@@ -115,7 +115,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else text[:_MAX_SHOWN_CHARACTERS] + "..."
 
 
-def _read_object(body: bytes) -> dict[str, object]:
+def read_object(body: bytes) -> dict[str, object]:
+    """The members of the body.  Raises BadBody."""
     if not body:
         raise BadBody("The body is empty; expected a JSON object.")
     try:

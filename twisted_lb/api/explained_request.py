@@ -11,8 +11,10 @@ from twisted_lb.api.responses import Refusal
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
-NAMES: Final = (b"method", b"host", b"path", b"header", b"client")
-TAKES: Final = "/explain takes method, host, path and client, each once at most, and header=NAME:VALUE, nothing else."
+NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"user")
+TAKES: Final = (
+    "/explain takes method, host, path, client and user, each once at most, and header=NAME:VALUE, nothing else."
+)
 _WORD: Final = re.compile(rb"[!-~]*")
 _LINE: Final = re.compile(rb"[!-~][ -~]*")
 
@@ -40,3 +42,11 @@ def explained_request(args: Mapping[bytes, Sequence[bytes]]) -> tuple[RequestHea
         except ValueError:
             raise Refusal(400, "client is not an IP address.") from None
     return head, client
+
+
+def explained_user(args: Mapping[bytes, Sequence[bytes]]) -> str:
+    """The name of the user whose request it is, or an empty text.  Raises Refusal."""
+    try:
+        return args.get(b"user", [b""])[0].decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refusal(400, "user is not a name in percent-encoded UTF-8.") from None

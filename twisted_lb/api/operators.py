@@ -1,9 +1,9 @@
-"""The connections of operators and probes: small requests without a body, with limits and timeouts.
+"""The connections of operators and probes: small requests, with limits and timeouts.
 
 Heads are parsed as strictly as those of clients, by the same parser.  A request is rejected as soon as its head is
-known to be invalid, or to announce a body.  The states of a connection:
+known to be invalid, or to announce a body where none is expected.  The states of a connection:
 
-    reading -> serving -> reading ...      a head, its response; one request per iteration of the reactor
+    reading -> serving -> reading ...      a request, its response; one request per iteration of the reactor
     any -> ending                          further input is discarded
 
 Each state has a timeout.  The number of connections is limited: at the limit, the longest idle one is closed for a new
@@ -16,24 +16,23 @@ one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from twisted_lb.api.bridge import ApiDoor
+from twisted_lb.api.operator_body import OperatorBody, check_size
+from twisted_lb.api.rejected_connection import LINGERING_PAUSE_SECONDS, RejectedConnection, own_answer
 from twisted_lb.interfaces import IReply, IServing
+from twisted_lb.proxy.local_request import CONTINUE
 from twisted_lb.wire.errors import RequestError
-from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.framing import request_framing
 from twisted_lb.wire.grammar import EMPTY_LINES
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
-from twisted_lb.wire.problem import CONTENT_TYPE, problem
 
 # Probes and Prometheus send less than 1 KiB.
 LIMITS = HeadLimits(head_bytes=16 * 1024)
@@ -43,13 +42,11 @@ MAX_AHEAD_BYTES = 16 * 1024
 
 IDLE_SECONDS = 60.0  # for a request to begin
 HEAD_SECONDS = 10.0  # for its complete head, from the first byte
+BODY_SECONDS = 10.0  # and for its body
 SERVE_SECONDS = 30.0  # for its response to be created
 SEND_SECONDS = 30.0  # for the client to read what is buffered for it
-# After a rejection, how long a client may still send in total, and without a pause: its input is discarded, so that it
-# receives the response before a reset.
+# After a rejection, how long a client may still send in total: its input is discarded.
 LINGERING_SECONDS = 30.0
-LINGERING_PAUSE_SECONDS = 5.0
-MAX_TURNED_AWAY = 64  # rejected connections that linger, in addition to the others
 
 # Returns why a request is rejected, as a status and a detail, or None.  It gets the local address of the connection, or
 # "" if there is none.
@@ -61,16 +58,41 @@ def everybody(head: RequestHead, here: str) -> tuple[int, str] | None:
     return None
 
 
+# Returns how many bytes the body of a request may have; 0: there must be none.
+Bound = Callable[[RequestHead], int]
+# Is told of a request that is rejected before it is served: its head, the status, the detail, and the client's address.
+Rejected = Callable[[RequestHead, int, str, str], object]
+
+
+def no_body(head: RequestHead) -> int:
+    """No request has a body."""
+    return 0
+
+
+def unheard(head: RequestHead, status: int, detail: str, client: str) -> None:
+    """Rejected requests are nobody's business."""
+
+
 class OperatorFactory(Factory):
     """Builds the connections of one listener, and limits their number."""
 
     noisy = False
 
-    def __init__(self, reactor: Any, resource: IResource, max_connections: int, judge: Judge = everybody) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        resource: IResource,
+        max_connections: int,
+        judge: Judge = everybody,
+        body_bound: Bound = no_body,
+        rejected: Rejected = unheard,
+    ) -> None:
         """`resource` is a twisted.web resource for ApiRequests."""
         self.reactor = reactor
         self.door = ApiDoor(resource, frozenset())
         self.judge = judge
+        self.body_bound = body_bound
+        self.rejected = rejected
         self._max_connections = max_connections
         self._connections: set[OperatorConnection] = set()
         # Connections without a request that is being served, the longest idle first.
@@ -81,7 +103,7 @@ class OperatorFactory(Factory):
         if len(self._connections) >= self._max_connections:
             longest = next(iter(self._idle), None)
             if longest is None:
-                return _RejectedConnection(self)
+                return RejectedConnection(self)
             longest.make_room()
         connection = OperatorConnection(self)
         self._connections.add(connection)
@@ -103,55 +125,6 @@ class OperatorFactory(Factory):
         self._idle.pop(connection, None)
 
 
-def _own_answer(head: RequestHead | None, status: int, detail: str) -> bytes:
-    """A problem document, after which the connection is closed."""
-    body = problem(status, detail)
-    fields = b"\r\nServer: twisted_lb\r\nDate: %b\r\nContent-Type: %b\r\nCache-Control: no-store" % (
-        datetimeToString(),
-        CONTENT_TYPE.encode(),
-    )
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        fields += b"\r\nRetry-After: 1"
-    data = own_head(status, HTTPStatus(status).phrase.encode(), fields, len(body), True, 1)
-    return data if head is not None and head.method == b"HEAD" else data + body
-
-
-@implementer(IHalfCloseableProtocol)
-class _RejectedConnection(Protocol):
-    """A connection above the limit.  Its input is discarded."""
-
-    transport: Any
-
-    def __init__(self, factory: OperatorFactory) -> None:
-        self._factory = factory
-        self._timer: IDelayedCall | None = None
-
-    def connectionMade(self) -> None:
-        self._factory.turned_away += 1
-        self.transport.write(_own_answer(None, 503, "There are too many connections here. Try again later."))
-        if self._factory.turned_away > MAX_TURNED_AWAY:
-            self.transport.loseConnection()
-            return
-        self.transport.loseWriteConnection()
-        self._timer = self._factory.reactor.callLater(LINGERING_PAUSE_SECONDS, self._time_is_up)
-
-    def _time_is_up(self) -> None:
-        self._timer = None
-        self.transport.abortConnection()
-
-    def readConnectionLost(self) -> None:
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """The response was sent."""
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._factory.turned_away -= 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
 @implementer(IHalfCloseableProtocol, IPushProducer, IReply)
 class OperatorConnection(Protocol):
     """An HTTP/1.1 or HTTP/1.0 connection of one operator or probe."""
@@ -167,6 +140,7 @@ class OperatorConnection(Protocol):
         self._buffer = b""
         self._scanned = 0  # bytes of an incomplete head that were scanned
         self._empty_lines = 0  # before the present request
+        self._body: OperatorBody | None = None  # of the request that is being received
         self._serving: IServing | None = None
         self._busy = False  # a request is being served
         self._full = False  # the client does not read what is written
@@ -196,6 +170,9 @@ class OperatorConnection(Protocol):
             self._read()
 
     def _read(self) -> None:
+        if self._body is not None:
+            self._read_body(self._body)
+            return
         head = None
         try:
             # RFC 9112 section 2.2: empty lines before a request are ignored.  They do not extend timeouts.
@@ -222,24 +199,51 @@ class OperatorConnection(Protocol):
                 # The rest of it will not be sent.
                 self._close()
         else:
-            self._serve(head)
+            framing = request_framing(head)
+            self._buffer, self._scanned = self._buffer[head.size :], 0
+            if framing:
+                self._set_deadline(BODY_SECONDS)
+                self._body = OperatorBody(head, framing, self._factory.body_bound(head))
+                if head.minor and b"expect" in head.notable:
+                    self.transport.write(CONTINUE)
+                self._read_body(self._body)
+            else:
+                self._serve(head, b"")
+
+    def _read_body(self, body: OperatorBody) -> None:
+        try:
+            self._buffer = body.feed(self._buffer)
+        except RequestError as error:
+            self._refuse(body.head, error.status, error.detail)
+            return
+        if body.complete:
+            self._body = None
+            self._serve(body.head, b"".join(body.content))
+        elif self._left:
+            # The rest of it will not be sent.
+            self._close()
 
     def _check(self, head: RequestHead) -> None:
         """Raises RequestError for a request that is rejected, before anything but its head is read."""
-        if request_framing(head):
-            raise RequestError(413, "Requests must not have a body here.")
+        framing = request_framing(head)
+        if framing:
+            bound = self._factory.body_bound(head)
+            if not bound:
+                raise RequestError(413, "Requests must not have a body here.")
+            check_size(framing, bound)
         refused = self._factory.judge(head, getattr(self.transport.getHost(), "host", ""))
         if refused is not None:
             raise RequestError(*refused)
 
     def _refuse(self, head: RequestHead | None, status: int, detail: str) -> None:
         """Reject, and close: the start of the next request is unknown or irrelevant."""
-        self._end_with(_own_answer(head, status, detail))
+        if head is not None:
+            self._factory.rejected(head, status, detail, getattr(self.transport.getPeer(), "host", ""))
+        self._end_with(own_answer(head, status, detail))
 
     # The request and its response
 
-    def _serve(self, head: RequestHead) -> None:
-        self._buffer, self._scanned = self._buffer[head.size :], 0
+    def _serve(self, head: RequestHead, body: bytes) -> None:
         self._empty_lines = 0
         self._busy = True
         self._factory.serves(self)
@@ -248,8 +252,8 @@ class OperatorConnection(Protocol):
         lines += [b"Authorization: " + value for value in head.notable.get(b"authorization", ())]
         if not head.keep_alive:
             lines.append(b"Connection: close")
-        lines += [b"Content-Length: 0", b"", b""]
-        serving = self._factory.door.serve(b"\r\n".join(lines), b"", self.transport.getPeer(), self)
+        lines += [b"Content-Length: %d" % len(body), b"", b""]
+        serving = self._factory.door.serve(b"\r\n".join(lines), body, self.transport.getPeer(), self)
         if self._busy:
             self._serving = serving
 
@@ -347,7 +351,7 @@ class OperatorConnection(Protocol):
         self._timer = None
         if self._ending or self._busy or self._full:
             self.transport.abortConnection()
-        elif self._buffer:
+        elif self._buffer or self._body is not None:
             self._refuse(None, 408, "The request was not received in time.")
         else:
             self._close()

@@ -5,10 +5,11 @@ A report contains plain values only, so that a worker can send it to its parent 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted_lb.backend import Backend
+from twisted_lb.config.pool import DISABLED, READY
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
@@ -35,6 +36,9 @@ class Running(Protocol):
     def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
         """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """Which servers a request would be sent to; see `app.explain_servers`."""
+
 
 async def report_of(running: Running) -> Report:
     """The present state, now or later."""
@@ -47,6 +51,9 @@ class Explaining(Protocol):
 
     def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
         """What becomes of a request with this head; `client` is an address, or "" for any."""
+
+    def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
+        """What `Running.choices` is asked about the same request of this user."""
 
 
 class WithCounts:
@@ -65,6 +72,10 @@ class WithCounts:
         """See Running."""
         return self._running.users(after, count)
 
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """See Running."""
+        return self._running.choices(asked)
+
 
 def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
     """A server of a pool that was removed."""
@@ -73,10 +84,16 @@ def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
 
 def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
     """A server as GET /servers shows it: its state, and its counters since it was added to the servers file."""
-    if not backend.up:
+    if backend.admin_state == DISABLED and backend.reason != REMOVED:
+        state, reason = "disabled", "an operator has disabled it"
+    elif not backend.up:
         state, reason = "down", backend.reason
+    elif backend.reason == REMOVED:
+        state, reason = "draining", REMOVED
+    elif backend.admin_state != READY:
+        state, reason = "draining", "an operator drains it"
     elif not backend.weight:
-        state, reason = "draining", backend.reason if backend.reason == REMOVED else "its weight is 0"
+        state, reason = "draining", "its weight is 0"
     else:
         state, reason = "up", backend.reason
     return {
@@ -85,6 +102,7 @@ def shown_server(backend: Backend, pool: str) -> dict[str, Any]:
         "url": backend.url,
         "state": state,
         "reason": reason,
+        "admin_state": backend.admin_state,
         "weight": backend.weight,
         "effective_weight": round(backend.effective_weight, 3),
         "backup": backend.backup,

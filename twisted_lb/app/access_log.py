@@ -62,21 +62,28 @@ class AccessLogService(Service):
         self._access_log.stop()
         before = self._writer.dropped
         self._writer.stop()
-        ended: Deferred[None] = Deferred()
-        give_up_at = self._reactor.seconds() + STOP_SECONDS + GRACE_SECONDS
+        return when_ended(self._reactor, self._writer).addCallback(self._ended, before)
 
-        def look() -> None:
-            writer = self._writer
-            if not writer.ended and self._reactor.seconds() < give_up_at:
-                self._reactor.callLater(LOOK_SECONDS, look)
-                return
-            if not writer.ended or writer.dropped > before:
-                _log.error(
-                    "The access log was not written to its end: {problem}; at least {lost} lines were dropped",
-                    problem=writer.problem or "a call to the system does not return",
-                    lost=writer.dropped - before,
-                )
+    def _ended(self, _: None, before: int) -> None:
+        writer = self._writer
+        if not writer.ended or writer.dropped > before:
+            _log.error(
+                "The access log was not written to its end: {problem}; at least {lost} lines were dropped",
+                problem=writer.problem or "a call to the system does not return",
+                lost=writer.dropped - before,
+            )
+
+
+def when_ended(reactor: Any, writer: Writer) -> Deferred[None]:
+    """Fires when a writer that was stopped has ended, or has taken too long."""
+    ended: Deferred[None] = Deferred()
+    give_up_at = reactor.seconds() + STOP_SECONDS + GRACE_SECONDS
+
+    def look() -> None:
+        if not writer.ended and reactor.seconds() < give_up_at:
+            reactor.callLater(LOOK_SECONDS, look)
+        else:
             ended.callback(None)
 
-        look()
-        return ended
+    look()
+    return ended

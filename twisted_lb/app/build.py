@@ -22,17 +22,21 @@ from twisted.application.service import IService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from twisted_lb.api.admin import admin_factory, health_factory
 from twisted_lb.api.status import Running, WithCounts
+from twisted_lb.app.audit_log import AuditLog
 from twisted_lb.app.certificate_watch import CertificateWatch
 from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.listener_tls import new_contexts
+from twisted_lb.app.operator_changes import OperatorChanges
 from twisted_lb.app.process import Serving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
+from twisted_lb.app.servers_writer import write_text
 from twisted_lb.app.services import (
     CannotStart,
     DemoServers,
@@ -84,26 +88,29 @@ def build(reactor: Any, startup: Startup) -> IService:
         gateway = Gateway(reactor, startup.gateway)
         file = _file(reactor, startup, _change_of_workers(gateway, workers))
         watch = _watch(reactor, startup, workers)
-        admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway)
+        audit = AuditLog(reactor, settings.audit_log)
+        admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway, file, audit)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
-        signals = _signals(reactor, settings, file, watch, workers.reopen_logs)
-        return ordered(*demo, admin, *health, workers, file, *watch, *signals, announcement)
+        signals = _signals(reactor, settings, file, watch, audit, workers.reopen_logs)
+        return ordered(*demo, audit, admin, *health, workers, file, *watch, *signals, announcement)
     serving = Serving(reactor, settings, startup.gateway, _openings(reactor, startup))
     file = _file(reactor, startup, _change(serving.gateway))
     watch = _watch(reactor, startup)
-    admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)), serving.gateway)
+    audit = AuditLog(reactor, settings.audit_log)
+    admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)), serving.gateway, file, audit)
     health = _health(reactor, settings, serving)
     return ordered(
         serving.store,
         *_demo(reactor, startup, serving.gateway),
+        audit,
         admin,
         *health,
         *serving.parts[1:],
         file,
         *watch,
-        *_signals(reactor, settings, file, watch, serving.reopen_logs),
+        *_signals(reactor, settings, file, watch, audit, serving.reopen_logs),
         _Announcement(startup, serving.proxy, admin, health),
     )
 
@@ -117,8 +124,8 @@ def _demo(reactor: Any, startup: Startup, gateway: Gateway) -> list[IService]:
 
 
 def _file(reactor: Any, startup: Startup, change: Callable[[GatewaySpec, str], Deferred[str]]) -> ServersFile:
-    files = files_of(startup.gateway)
-    return ServersFile(reactor, startup.settings.servers_file, startup.servers_text, change, files=files)
+    spec, name = startup.gateway, startup.settings.servers_file
+    return ServersFile(reactor, name, startup.servers_text, change, files=files_of(spec), spec=spec)
 
 
 def _change(gateway: Gateway) -> Callable[[GatewaySpec, str], Deferred[str]]:
@@ -132,10 +139,9 @@ def _change_of_workers(gateway: Gateway, workers: Workers) -> Callable[[GatewayS
     def use(spec: GatewaySpec, text: str) -> Deferred[str]:
         return gateway.change_in_turns(spec).addCallback(tell, text, spec)
 
-    def tell(said: str, text: str, spec: GatewaySpec) -> str:
+    def tell(said: str, text: str, spec: GatewaySpec) -> Deferred[str]:
         places = [(pool.name, server.name, server.url) for pool in spec.pools for server in pool.servers]
-        workers.use(text, places, files_of(spec))
-        return said
+        return workers.use(text, places, files_of(spec)).addCallback(lambda _: said)
 
     return use
 
@@ -173,6 +179,7 @@ def _signals(
     settings: Settings,
     file: ServersFile,
     watch: Sequence[CertificateWatch],
+    audit: AuditLog,
     reopen_logs: Callable[[], object],
 ) -> list[IService]:
     def read() -> None:
@@ -180,8 +187,13 @@ def _signals(
         for part in watch:
             part.read(True)
 
+    def reopen() -> None:
+        reopen_logs()
+        audit.reopen()
+
     hangups = Hangups(reactor, read)
-    return [hangups, Reopening(reactor, reopen_logs)] if settings.access_log else [hangups]
+    has_files = settings.access_log or settings.audit_log
+    return [hangups, Reopening(reactor, reopen)] if has_files else [hangups]
 
 
 def _openings(reactor: Any, startup: Startup) -> dict[str, Opening]:
@@ -201,11 +213,24 @@ def _opening(reactor: Any, settings: Settings, endpoint: str) -> Opening:
     return partial(listen, reactor, endpoint, others)
 
 
-def _admin(reactor: Any, settings: Settings, running: Running, gateway: Gateway) -> ListeningService:
+def _admin(
+    reactor: Any, settings: Settings, running: Running, gateway: Gateway, file: ServersFile, audit: AuditLog
+) -> ListeningService:
     most = settings.admin_max_connections
-    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway))
+    changes = OperatorChanges(file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
+    factory = admin_factory(reactor, running, settings.admin_token, most, Explainer(gateway), changes, audit)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
+
+
+def _writing(reactor: Any, settings: Settings) -> Callable[[str, str], Deferred[None]]:
+    """Writes servers.yaml in a thread: the disk may take its time."""
+
+    def write(before: str, after: str) -> Deferred[None]:
+        threads = reactor.getThreadPool()
+        return deferToThreadPool(reactor, threads, write_text, settings.servers_file, before, after)
+
+    return write
 
 
 def _health(reactor: Any, settings: Settings, running: Running) -> list[ListeningService]:

@@ -18,7 +18,7 @@ from twisted_lb.app.version import version_text
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.environment import READERS
 from twisted_lb.config.gateway import RouteSpec
-from twisted_lb.config.pool import ONLY_POOL, Ejection, HeaderRules, PoolSpec, ServerSpec, ServerTls
+from twisted_lb.config.pool import DRAIN, ONLY_POOL, READY, Ejection, HeaderRules, PoolSpec, ServerSpec, ServerTls
 from twisted_lb.config.server_tls import own_certificate
 from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.network.listener import read_endpoint, trial
@@ -233,6 +233,8 @@ def _server(server: ServerSpec) -> str:
         parts.append(f"slow start of {server.slowstart:g} s")
     if server.send_proxy:
         parts.append(f"PROXY protocol v{server.send_proxy}")
+    if server.admin_state != READY:
+        parts.append("draining" if server.admin_state == DRAIN else "disabled")
     if server.tls is not None:
         parts.append(_tls(server.tls))
     check = server.health_check

@@ -1,6 +1,6 @@
 """Which route a request would take, and why not the others: GET /explain on the admin listener.
 
-Nothing is asked of balancers or stores: it spends nothing, and changes nothing.
+Nothing is asked of stores: it spends nothing, and changes nothing.  For the servers see `explain_servers`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from twisted_lb.api.user import PATHS
 from twisted_lb.app.describe import shown_end
+from twisted_lb.app.explain_servers import question
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import access_of, answer_of
 from twisted_lb.config.gateway import RouteSpec
@@ -52,6 +53,10 @@ class Explainer:
                 for one in islice((one for place, one in enumerate(routes) if place != found), MOST_OTHERS)
             ],
         }
+
+    def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
+        """See Explaining."""
+        return question(head, client, user, pools)
 
     def _outcome(
         self, routes: Sequence[RouteSpec], found: int | None, head: RequestHead, path: bytes, client: str

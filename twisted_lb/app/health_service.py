@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.pool import DISABLED, PoolSpec
 from twisted_lb.health.active_checks import ActiveChecks
 from twisted_lb.health.news import News
 from twisted_lb.health.tracker import Health
@@ -59,7 +59,9 @@ class HealthService(Service):
 
     def follow_in_steps(self, spec: PoolSpec) -> Steps[None]:
         """The same in steps."""
-        checks = {place(server): server.health_check for server in spec.servers}
+        checks = {
+            place(one): one.health_check if one.admin_state != DISABLED else None for one in spec.servers
+        }
         backends = self._pool.backends
         yield
         self.health.configure(spec.ejection, spec.panic_threshold)

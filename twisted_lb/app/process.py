@@ -5,6 +5,7 @@ A program with one process has them beside its listeners for operators; with sev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -21,6 +22,7 @@ from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
 from twisted_lb.app.data_path import data_path_reactor
+from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.fatal import end_process
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import PoolsInProcess
@@ -157,6 +159,10 @@ class Serving:
         """Keys from other processes."""
         if self.fallback is not None:
             self.fallback.learn(news)
+
+    def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """See api.status.Running."""
+        return choices(self.gateway, asked)
 
     def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
         """A page of the users.  See api.status.Running."""

@@ -9,6 +9,8 @@
    was not applied are not checked.  The authorities of the system are read on SIGHUP only.
 4. A valid one is applied, and the changes are logged.  With many servers this takes several iterations of the reactor,
    between which clients are served.
+5. What operators have changed over the admin API (`operator_changes`) is in the text in use, and perhaps not in the
+   file.  It is lost, and that is logged, when another text is in the file.
 
 A check costs one system call for each file.  inotify would not detect changes over network mounts and some container
 mounts.
@@ -21,26 +23,29 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twisted_lb.app.servers_reader import Reading
+from twisted_lb.api.changes import Changed
+from twisted_lb.app.servers_reader import Read, Reading
 from twisted_lb.app.startup import check_classes, read_text
+from twisted_lb.config.edits import Edit
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import SYSTEM, files_changed, files_of, tls_notices
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.files import Look, look_at
+from twisted_lb.listed import listed
 from twisted_lb.repeated import Repeated
 from twisted_lb.routing.notices import route_notices
 from twisted_lb.steps import Steps, chunks, run_in_turns
 
 LOOK_SECONDS = 0.5
+SHOWN_CHANGES = 20  # in a log line
 
 _log = Logger()
 
 NO_FILES: Mapping[str, bytes] = {}
-
 
 
 class ServersFile(Service):
@@ -54,16 +59,21 @@ class ServersFile(Service):
         swap: Callable[[GatewaySpec, str], str | Deferred[str]],
         wall_clock: Callable[[], float] = time.time,
         files: Mapping[str, bytes] = NO_FILES,
+        spec: GatewaySpec | None = None,
     ) -> None:
         """`text` is the present configuration, with what the `files` that it names held; `wall_clock` returns the
-        seconds since 1970.
+        seconds since 1970.  `spec` is what it says, for changes of operators.
 
         `swap` applies another configuration, of which it gets the text too, and returns a description of the changes,
         now or later; it raises Misconfigured when that is not possible, and then nothing has changed.
         """
         self._reactor = reactor
-        self._file_name = file_name
-        self._text = text
+        self.file_name = file_name
+        self.text = text  # that of the file when it was last read and valid
+        self.text_in_use = text  # with the changes of operators
+        self.live: dict[tuple[str, str], Changed] = {}  # those that are not in the file, by pool and server, or ""
+        self.spec = spec  # what the text in use says
+        self.lock = DeferredLock()  # held by whatever applies another configuration
         self._files = files
         self._swap = swap
         self._used_at = wall_clock()
@@ -93,7 +103,7 @@ class ServersFile(Service):
         return run_in_turns(self._reactor, self._look_in_steps()).addCallback(self._looked)
 
     def _look_in_steps(self) -> Steps[list[Look]]:
-        looks = [look_at(self._file_name)]
+        looks = [look_at(self.file_name)]
         for number, some in enumerate(chunks([file for file in self._files if file != SYSTEM])):
             if number:
                 yield
@@ -119,47 +129,72 @@ class ServersFile(Service):
             return
         asked, self._asked = self._asked, False
         try:
-            text = read_text(self._file_name)
+            text = read_text(self.file_name)
         except Misconfigured as error:
             self._refuse(error)
             return
-        if text == self._text and not files_changed(self._files):
+        self._under_way = True
+        self.lock.run(Deferred.fromCoroutine, self._use(text, asked)).addBoth(self._used)
+
+    async def _use(self, text: str, asked: bool) -> None:
+        other = text != self.text
+        if not other and not files_changed(self._files):
             if asked or self._refused:
-                _log.info("{file}: no change", file=self._file_name)
+                _log.info("{file}: no change", file=self.file_name)
             self._refused = False
             return
-        self._under_way = True
-        Deferred.fromCoroutine(self._use(text)).addBoth(self._used)
-
-    async def _use(self, text: str) -> None:
         try:
-            spec, lines = await self._reading.read(text, self._file_name)
-            check_classes(spec, self._file_name, lines)
-            said = await maybeDeferred(self._swap, spec, text)
+            read = await self._reading.read(text if other else self.text_in_use, self.file_name)
+            said = await self.swap_in(read)
         except Misconfigured as error:
             self._refuse(error)
             return
         self._refused = False
         self._used_at = self._wall_clock()
-        self._text = text
-        self._files = files_of(spec)
-        notices = tls_notices(spec, self._file_name, self._wall_clock())
-        notices += await run_in_turns(self._reactor, route_notices(spec, self._file_name))
+        self.text = text
+        spec = read.spec
+        notices = tls_notices(spec, self.file_name, self._wall_clock())
+        notices += await run_in_turns(self._reactor, route_notices(spec, self.file_name))
         for notice in notices:
             _log.warn("{notice}", notice=notice)
         _log.info(
             "{file} was reloaded: {said}",
-            file=self._file_name,
+            file=self.file_name,
             said=said,
             servers=len(spec.servers),
             pools=len(spec.pools),
             routes=len(spec.routes),
         )
+        if other and self.live:
+            lost, self.live = [f"{pool}/{server}" if server else pool for pool, server in self.live], {}
+            _log.warn(
+                "{file}: the reload has dropped what operators had changed over the admin API: {changes}",
+                file=self.file_name,
+                changes=listed(lost, SHOWN_CHANGES),
+            )
+
+    def edited(self, edit: Edit) -> Deferred[Read]:
+        """The text in use with a change, read and validated; it is not used yet.
+
+        Fails with Misconfigured and NotEditable.  The caller holds `lock`.
+        """
+        return self._reading.read(self.text_in_use, self.file_name, edit=edit)
+
+    async def swap_in(self, read: Read) -> str:
+        """Use what was read; returns what has changed.  Raises Misconfigured, and then nothing has changed.
+
+        The caller holds `lock`.
+        """
+        check_classes(read.spec, self.file_name, read.lines)
+        said: Any = await maybeDeferred(self._swap, read.spec, read.text)
+        self.text_in_use, self.spec = read.text, read.spec
+        self._files = files_of(read.spec)
+        return str(said)
 
     def _used(self, result: Failure | None) -> None:
         self._under_way = False
         if result is not None:
-            _log.failure("The servers file could not be used", result, file=self._file_name)
+            _log.failure("The servers file could not be used", result, file=self.file_name)
         again, self._again = self._again, False
         if again and self.running:
             self.read()
@@ -173,5 +208,5 @@ class ServersFile(Service):
         _log.error(
             "The servers file was rejected, nothing changes: {problems}",
             problems="; ".join(error.problems),
-            file=self._file_name,
+            file=self.file_name,
         )

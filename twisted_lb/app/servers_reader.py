@@ -1,10 +1,11 @@
 """Parses a servers file with many servers in a separate process: that takes a second, during which clients would wait.
 
-`python -m twisted_lb.app.servers_reader` gets the name of the file and its text on standard input, and, from a worker,
-the contents of the files that it names, which workers may not have the rights to read.  It writes the result of
-`read_with_lines` to standard output, in pieces: each is a pickle preceded by its length, so that the parent processes
-one piece per iteration of its reactor.  The first piece is a list of problems, or everything but the servers and routes
-with the lines of some keys; each further one contains some servers of a pool, or some routes.
+`python -m twisted_lb.app.servers_reader` gets the name of the file and its text on standard input, a change to make in
+the text first, if any, and, from a worker, the contents of the files that it names, which workers may not have the
+rights to read. It writes the result of `read_with_lines` to standard output, in pieces: each is a pickle preceded by
+its length, so that the parent processes one piece per iteration of its reactor. The first piece is a list of problems,
+or everything but the servers and routes with the lines of some keys and the text; each further one contains some
+servers of a pool, or some routes.
 
 A short text is parsed immediately, in this process.
 """
@@ -27,10 +28,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.app.collector import Hold
+from twisted_lb.config.edits import Edit, NotEditable
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import PoolSpec, ServerSpec
 from twisted_lb.config.server_tls import ReadFile, read_file
-from twisted_lb.config.servers_file import Lines, read_with_lines
+from twisted_lb.config.servers_file import Lines, edited_text, read_with_lines
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.steps import Steps, chunks, run_in_turns
 
@@ -47,10 +49,11 @@ _log = Logger()
 
 
 class Read(NamedTuple):
-    """What a file says, and the lines of the keys that name classes."""
+    """What a file says, and the lines of the keys that name classes; its text is another one after an edit."""
 
     spec: GatewaySpec
     lines: Lines
+    text: str
 
 
 class Reading:
@@ -60,13 +63,15 @@ class Reading:
         self._reactor = reactor
         self._child: _Child | None = None
 
-    def read(self, text: str, file_name: str, files: Mapping[str, bytes] | None = None) -> Deferred[Read]:
-        """The parsed text, now or later.  Fails with Misconfigured.
+    def read(
+        self, text: str, file_name: str, files: Mapping[str, bytes] | None = None, edit: Edit | None = None
+    ) -> Deferred[Read]:
+        """The parsed text, after the edit if there is one, now or later.  Fails with Misconfigured and NotEditable.
 
         `files` are those that the text names, and what they hold; without them they are read.
         """
         if len(text) <= SHORT:
-            return execute(_read_here, text, file_name, files)
+            return execute(_read_here, text, file_name, files, edit)
         self._child = child = _Child(self._reactor, file_name)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-m", "twisted_lb.app.servers_reader"]
@@ -75,15 +80,15 @@ class Reading:
         except OSError as error:
             # A short delay for clients is better than an outdated list of servers.
             _log.warn("{file} is read in this process: {error}", file=file_name, error=error)
-            return execute(_read_here, text, file_name, files)
-        transport.write(_packed((file_name, text, files)))
+            return execute(_read_here, text, file_name, files, edit)
+        transport.write(_packed((file_name, text, files, edit)))
         transport.closeStdin()
-        return child.ended.addCallback(self._put_together)
+        return child.ended.addCallback(self._put_together, text)
 
-    def _put_together(self, written: bytes) -> Deferred[Read]:
+    def _put_together(self, written: bytes, text: str) -> Deferred[Read]:
         self._child = None
         hold = Hold()
-        read = run_in_turns(self._reactor, _put_together(written))
+        read = run_in_turns(self._reactor, _put_together(written, text))
 
         def release(result: Any) -> Any:
             # The callbacks of the result run in this iteration.
@@ -98,8 +103,11 @@ class Reading:
             self._child.kill()
 
 
-def _read_here(text: str, file_name: str, files: Mapping[str, bytes] | None) -> Read:
-    return Read(*read_with_lines(text, file_name, _reader(files)))
+def _read_here(text: str, file_name: str, files: Mapping[str, bytes] | None, edit: Edit | None) -> Read:
+    read = _reader(files)
+    if edit is not None:
+        text = edited_text(text, edit, file_name, read)
+    return Read(*read_with_lines(text, file_name, read), text)
 
 
 def _reader(files: Mapping[str, bytes] | None) -> ReadFile:
@@ -161,9 +169,11 @@ def _pieces(written: bytes) -> Iterator[Any]:
         start += length
 
 
-def _put_together(written: bytes) -> Steps[Read]:
+def _put_together(written: bytes, text: str) -> Steps[Read]:
     pieces = _pieces(written)
-    problems, spec, lines = next(pieces)
+    not_editable, problems, spec, lines, other_text = next(pieces)
+    if not_editable:
+        raise NotEditable(not_editable)
     if problems:
         raise Misconfigured(problems)
     servers: dict[str, list[ServerSpec]] = {pool.name: [] for pool in spec.pools}
@@ -180,16 +190,22 @@ def _put_together(written: bytes) -> Steps[Read]:
         pools.append(
             replace(pool, servers=tuple(servers[pool.name]), options=options, pricing_options=pricing_options)
         )
-    return Read(replace(spec, pools=tuple(pools), routes=tuple(routes)), lines)
+    return Read(replace(spec, pools=tuple(pools), routes=tuple(routes)), lines, other_text or text)
 
 
-def _answer(text: str, file_name: str, files: Mapping[str, bytes] | None = None) -> Iterator[bytes]:
+def _answer(
+    text: str, file_name: str, files: Mapping[str, bytes] | None = None, edit: Edit | None = None
+) -> Iterator[bytes]:
     try:
-        spec, lines = read_with_lines(text, file_name, _reader(files))
-    except Misconfigured as error:
-        yield _packed((error.problems, None, {}))
+        spec, lines, text = _read_here(text, file_name, files, edit)
+    except NotEditable as wrong:
+        yield _packed((str(wrong), (), None, {}, ""))
         return
-    yield _packed(((), replace(spec, pools=tuple(map(_without_servers, spec.pools)), routes=()), lines))
+    except Misconfigured as error:
+        yield _packed(("", error.problems, None, {}, ""))
+        return
+    without = replace(spec, pools=tuple(map(_without_servers, spec.pools)), routes=())
+    yield _packed(("", (), without, lines, text if edit is not None else ""))
     for pool in spec.pools:
         for some in chunks(pool.servers):
             yield _packed((pool.name, list(some)))
@@ -205,8 +221,8 @@ def _without_servers(pool: PoolSpec) -> PoolSpec:
 def main() -> None:
     """Read standard input, and write the result."""
     os.nice(NICENESS)
-    ((file_name, text, files),) = _pieces(sys.stdin.buffer.read())
-    for piece in _answer(text, file_name, files):
+    ((file_name, text, files, edit),) = _pieces(sys.stdin.buffer.read())
+    for piece in _answer(text, file_name, files, edit):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 

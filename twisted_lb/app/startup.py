@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from twisted_lb.access_log.destinations import is_file, problem_of
+from twisted_lb.access_log.destinations import SYSLOG, is_file, problem_of
 from twisted_lb.access_log.formats import UnknownFormat, check_format
 from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
@@ -94,7 +94,7 @@ def read_startup(
     problems += _https_problems(settings)
     if not settings.redis_url and (problem := data_dir_problem(settings.data_dir)):
         problems.append(f"DATA_DIR: {problem}")
-    problems += _access_log_problems(settings)
+    problems += _log_problems(settings)
     gateway, servers_text = None, ""
     try:
         servers_text = read_text(settings.servers_file)
@@ -110,8 +110,9 @@ def read_startup(
         problems += _demo_problems(gateway, settings)
     # twistd may change the directory before the store is opened and the servers file is reloaded.
     paths = {name: os.path.abspath(path) for name in FILES if (path := getattr(settings, name))}
-    if is_file(settings.access_log):
-        paths["access_log"] = os.path.abspath(settings.access_log)
+    for name in ("access_log", "audit_log"):
+        if is_file(path := getattr(settings, name)):
+            paths[name] = os.path.abspath(path)
     settings = replace(settings, **paths)
     tls, now = None, time.time()
     try:
@@ -249,10 +250,15 @@ def _redis_problems(settings: Settings) -> list[str]:
     return [f"{name}: it is set, but REDIS_URL is empty, and the embedded store does not need it" for name in names]
 
 
-def _access_log_problems(settings: Settings) -> list[str]:
+def _log_problems(settings: Settings) -> list[str]:
     problems = []
     if settings.access_log and (problem := problem_of(settings.access_log)):
         problems.append(f"ACCESS_LOG: {settings.access_log!r}: {problem}")
+    if settings.audit_log:
+        # A daemon of syslog may lose lines.
+        files_only = "expected a file, or - for standard output"
+        problem = problem_of(settings.audit_log) if not settings.audit_log.startswith(SYSLOG) else files_only
+        problems += [f"AUDIT_LOG: {settings.audit_log!r}: {problem}"] if problem else []
     try:
         check_format(settings.access_log_format)
     except UnknownFormat as error:

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.hash_ring import HashRing
 from twisted_lb.balancers.options import OptionError, number, token, word
-from twisted_lb.interfaces import IBalancer, IPreparing, IRequest
+from twisted_lb.interfaces import IBalancer, IPeeking, IPreparing, IRequest
 
 SWEEP = 4
 SPARE = 4
@@ -35,7 +35,7 @@ MOST_PASSED_OVER = 64
 _Key = Callable[[IRequest], bytes]
 
 
-@implementer(IBalancer, IPreparing)
+@implementer(IBalancer, IPeeking, IPreparing)
 class ConsistentHash:
     """One server for one key.
 
@@ -89,11 +89,16 @@ class ConsistentHash:
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """The key's server, then those after it on the ring; overloaded ones come last."""
+        if self._backends:
+            self._sweep()
+        return self.peek(request)
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking."""
         ring = self._ring
         points = ring.points
         if not points:
             return
-        self._sweep()
         start = ring.index(self._key(request))
         own = ring.owners[points[start]]
         if not self._overloaded(own):

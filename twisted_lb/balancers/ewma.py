@@ -24,14 +24,14 @@ from zope.interface import implementer
 from twisted_lb.balancers.options import number
 from twisted_lb.balancers.p2c import TwoChoices
 from twisted_lb.balancers.weighted_sampler import UNBOUNDED, WeightedSampler
-from twisted_lb.interfaces import IBalancer
+from twisted_lb.interfaces import IBalancer, IPeeking
 
 DECAY_SECONDS = 10.0
 # The latency of a server that has requests in flight and has never answered.
 ASSUMED_SECONDS = 1.0
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPeeking)
 class PeakEwma(TwoChoices):
     """The probably faster of two.
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from zope.interface import alsoProvides, implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPreparing, IRequest, IResponseFields
+from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPeeking, IPreparing, IRequest, IResponseFields
+
+_Choices = Callable[[IRequest], Iterator[Backend]]
 
 
 @implementer(IBalancer, IPreparing)
@@ -33,6 +36,8 @@ class Failover:
             # Either of them can make the fields for any server.
             self.response_fields = balancer.response_fields
             alsoProvides(self, IResponseFields)
+        if IPeeking.providedBy(balancer):
+            alsoProvides(self, IPeeking)
         for name in OPTIONAL_METHODS:
             if callable(getattr(balancer, name, None)):
                 setattr(self, name, partial(self._pass_on, getattr(balancer, name), getattr(spare, name)))
@@ -56,13 +61,22 @@ class Failover:
             return self._balancer.choices(request)
         if not self._regular:
             return self._spare.choices(request)
-        return self._with_last_choices(request)
+        return self._with_last_choices(request, self._balancer.choices, self._spare.choices)
 
-    def _with_last_choices(self, request: IRequest) -> Iterator[Backend]:
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking; only where the balancers provide it."""
+        balancer: Any = self._balancer
+        spare: Any = self._spare
+        if not self._regular:
+            found: Iterator[Backend] = spare.peek(request)
+            return found
+        return self._with_last_choices(request, balancer.peek, spare.peek)
+
+    def _with_last_choices(self, request: IRequest, first: _Choices, last: _Choices) -> Iterator[Backend]:
         regular = self._regular
-        yield from self._balancer.choices(request)
+        yield from first(request)
         if not all(backend.full for backend in regular):
-            yield from self._spare.choices(request)
+            yield from last(request)
 
     def _pass_on(
         self,

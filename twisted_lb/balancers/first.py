@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPeeking)
 class First:
     """The servers in the order of the file.  Weights do not count, and it takes no options."""
 
@@ -33,6 +33,10 @@ class First:
             else:
                 yield backend
         yield from full
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking."""
+        return self.choices(request)
 
     def __repr__(self) -> str:
         return f"<First of {[backend.name for backend in self._backends]}>"

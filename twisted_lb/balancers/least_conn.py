@@ -23,7 +23,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
 SWEEP = 8
 # Added to the load of a full server: more than any load can be.
@@ -126,6 +126,17 @@ class _Loads:
             heappush(heap, entry)
         return index
 
+    def in_order(self) -> Iterator[Backend]:
+        """The servers as they would be taken now; nothing is brought up to date."""
+        now = [
+            (self._load(index, backend.in_flight), self._entries[index][1], index)
+            for index, backend in enumerate(self.backends)
+        ]
+        first = sorted(now)[:MOST_FROM_HEAP]
+        for _, _, index in first:
+            yield self.backends[index]
+        yield from self.rest([index for _, _, index in first])
+
     def rest(self, tried: list[int]) -> Iterator[Backend]:
         """The servers that are not in `tried`, sorted by their load now."""
         left = set(range(len(self.backends))).difference(tried)
@@ -133,7 +144,7 @@ class _Loads:
             yield self.backends[index]
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPeeking)
 class LeastConn:
     """The least busy server for its weight.  It takes no options."""
 
@@ -159,6 +170,10 @@ class LeastConn:
                 yield from loads.rest(tried)
         finally:
             loads.ended.extend(tried)
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking.  Loads that `choices` has not brought up to date yet are those of now."""
+        return self._loads.in_order()
 
     def __repr__(self) -> str:
         loads = {backend.name: backend.in_flight for backend in self._loads.backends}

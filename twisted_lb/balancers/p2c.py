@@ -19,10 +19,10 @@ from zope.interface import implementer
 
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.weighted_sampler import UNBOUNDED, WeightedSampler
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPeeking)
 class TwoChoices:
     """The less busy of two.  It takes no options."""
 
@@ -36,7 +36,13 @@ class TwoChoices:
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """The better of two, the other one, and then further ones."""
-        sampler = self._sampler
+        return self._drawn(self._sampler)
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking."""
+        return self._drawn(self._sampler.copied())
+
+    def _drawn(self, sampler: WeightedSampler) -> Iterator[Backend]:
         backends = sampler.backends
         if not backends:
             return

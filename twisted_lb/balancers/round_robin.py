@@ -19,7 +19,7 @@ from math import gcd
 from zope.interface import implementer
 
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
 # A ring of more turns (many servers with weights of no common divisor) is made coarser: it is built
 # within the reactor's time.
@@ -28,7 +28,7 @@ MAX_TURNS = 50_000
 RAMP_STEPS = 20
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPeeking)
 class RoundRobin:
     """The servers in turn.  It takes no options."""
 
@@ -73,6 +73,11 @@ class RoundRobin:
                 if ring is self._ring:
                     self._next = (turn + 1) % len(ring)
                 yield backend
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking."""
+        ring, start = self._ring, self._next
+        return iter(dict.fromkeys(chain(ring[start:], ring[:start])))
 
     def __repr__(self) -> str:
         return f"<RoundRobin next={self._next} of {[backend.name for backend in self._ring]}>"

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from hmac import digest
 from random import Random
 
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.consistent_hash import cookie_value
 from twisted_lb.balancers.options import OptionError, flag, token
 from twisted_lb.balancers.registry import BalancerError, make_balancer
-from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPreparing, IRequest, IResponseFields
+from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPeeking, IPreparing, IRequest, IResponseFields
 from twisted_lb.steps import chunks
 
 LEAST_SECRET = 16  # characters
@@ -63,6 +63,8 @@ class Sticky:
         for method in OPTIONAL_METHODS:
             if callable(getattr(self._over, method, None)):
                 setattr(self, method, getattr(self._over, method))
+        if IPeeking.providedBy(self._over):
+            alsoProvides(self, IPeeking)
         self._values: dict[str, bytes] = {}  # by the server's name
         self._backends: dict[bytes, Backend] = {}  # by the cookie's value
 
@@ -82,13 +84,24 @@ class Sticky:
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """The cookie's server, then as the other balancer chooses."""
+        return self._with_own(request, self._over.choices)
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking; only where the other balancer provides it."""
+        return self._with_own(request, self._over.peek)
+
+    def server_of(self, request: IRequest) -> Backend | None:
+        """The server that the client's cookie leads to, if there is one and it is available."""
         value = cookie_value(request, self._cookie)
-        backend = self._backends.get(value) if value else None
+        return self._backends.get(value) if value else None
+
+    def _with_own(self, request: IRequest, choices: Callable[[IRequest], Iterator[Backend]]) -> Iterator[Backend]:
+        backend = self.server_of(request)
         if backend is None:
-            yield from self._over.choices(request)
+            yield from choices(request)
             return
         yield backend
-        for other in self._over.choices(request):
+        for other in choices(request):
             if other is not backend:
                 yield other
 

@@ -13,13 +13,13 @@ from zope.interface import implementer
 
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.weighted_sampler import WeightedSampler
-from twisted_lb.interfaces import IBalancer, IRequest
+from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
 # Further draws for a server that is not full.
 REDRAWS = 3
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IPeeking)
 class WeightedRandom:
     """Any server, by weight.  It takes no options."""
 
@@ -33,20 +33,27 @@ class WeightedRandom:
 
     def choices(self, request: IRequest) -> Iterator[Backend]:
         """Servers as they are drawn."""
-        sampler = self._sampler
-        backends = sampler.backends
-        if not backends:
-            return
-        index = first = sampler.draw()
-        if backends[index].full:
-            for _ in range(REDRAWS):
-                index = sampler.draw()
-                if not backends[index].full:
-                    break
-            else:
-                index = first
-        yield backends[index]
-        yield from sampler.rest({index})
+        return _drawn(self._sampler)
+
+    def peek(self, request: IRequest) -> Iterator[Backend]:
+        """See IPeeking."""
+        return _drawn(self._sampler.copied())
 
     def __repr__(self) -> str:
         return f"<WeightedRandom among {[backend.name for backend in self._sampler.backends]}>"
+
+
+def _drawn(sampler: WeightedSampler) -> Iterator[Backend]:
+    backends = sampler.backends
+    if not backends:
+        return
+    index = first = sampler.draw()
+    if backends[index].full:
+        for _ in range(REDRAWS):
+            index = sampler.draw()
+            if not backends[index].full:
+                break
+        else:
+            index = first
+    yield backends[index]
+    yield from sampler.rest({index})

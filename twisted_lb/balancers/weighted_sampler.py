@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterator
+from copy import copy
 from itertools import accumulate, chain
 from random import Random
 
@@ -21,18 +22,23 @@ UNBOUNDED = float("inf")
 class WeightedSampler:
     """The servers of one moment, by index, with what a draw and a comparison of loads need."""
 
-    __slots__ = ("backends", "per_weight", "bounds", "_sums", "_last", "_random")
+    __slots__ = ("backends", "per_weight", "bounds", "_sums", "_last", "_chance", "_random")
 
     def __init__(self, backends: list[Backend], chance: Random) -> None:
         weights = [backend.effective_weight for backend in backends]
         self.backends = backends
         self._sums = list(accumulate(weights))
         self._last = len(backends) - 1
+        self._chance = chance
         self._random = chance.random
         mean = self._sums[-1] / len(backends) if backends else 0.0
         # What one exchange weighs on each server, where a server of mean weight counts it as 1.
         self.per_weight = [mean / weight for weight in weights]
         self.bounds = [backend.maxconn or UNBOUNDED for backend in backends]
+
+    def copied(self) -> WeightedSampler:
+        """One that draws the same servers as this one would from now on."""
+        return WeightedSampler(self.backends, copy(self._chance))
 
     def draw(self) -> int:
         """The index of a server."""

@@ -29,6 +29,7 @@ SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES_IN = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 HEADER_FAMILIES = ("x-ratelimit", "ratelimit")
 UNUSUAL_NAMES = ("drop", "pass")
+ADMIN_WRITES = ("live", "file")
 REQUEST_IDS = ("off", "id", "on")
 REDIRECTS = ("off", "https")
 TLS_VERSIONS = ("1.2", "1.3")
@@ -201,6 +202,9 @@ READERS: dict[str, Reader] = {
     "max_wait": duration(lowest=0),
     "max_waiting": whole(0, 1_000_000),
     "admin_token": Reader("any text", str),
+    "admin_writes": one_of(*ADMIN_WRITES),
+    # The audit log validates it.
+    "audit_log": Reader("a file name, or - for standard output", str),
     "admin_max_connections": whole(1, 1_000_000),
     "rate_limit_headers": Reader("x-ratelimit, ratelimit, both separated by a space, or none", _header_families),
     # The access log validates them.

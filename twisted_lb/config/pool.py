@@ -12,6 +12,12 @@ from typing import Final
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
 
+# What an operator has decided about a server: requests and checks, no new requests, neither.
+READY: Final = "ready"
+DRAIN: Final = "drain"
+DISABLED: Final = "disabled"
+ADMIN_STATES: Final = (READY, DRAIN, DISABLED)
+
 
 @dataclass(frozen=True)
 class HealthCheck:
@@ -116,6 +122,7 @@ class ServerSpec:
     health_check: HealthCheck | None = None
     send_proxy: int = 0  # the version of the PROXY protocol that its connections begin with; 0: none
     tls: ServerTls | None = None  # None: http://
+    admin_state: str = READY  # one of ADMIN_STATES
 
 
 @dataclass(frozen=True)

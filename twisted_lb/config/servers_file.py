@@ -10,12 +10,13 @@ No I/O but the files of `tls`, which belong to the configuration, and are read b
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.config.references import ReadSecret, References
@@ -97,6 +98,25 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
     spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
     return spec, {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+
+
+def edited_text(text: str, edit: Edit, file_name: str, read: ReadFile = read_file) -> str:
+    """The text with one change.  Raises NotEditable; `read` is as for `read_gateway`."""
+    references = References(os.environ, os.path.dirname(os.path.abspath(file_name)), _secrets(read))
+    return edited(text, edit, references.replaced)
+
+
+def server_problems(keys: Mapping[str, object]) -> list[str]:
+    """What is wrong with these keys of a server, each as its key and the expectation.
+
+    What only the whole file shows, such as files that cannot be read, is not looked at.
+    """
+    try:
+        FileModel.model_validate({"servers": [keys]})
+    except ValidationError as error:
+        problems = map(_problem, error.errors())
+        return [f"{_dotted(problem.path[2:])}: {problem.text}" for problem in problems]
+    return []
 
 
 def _class_place(document: Document, place: Path, key: str) -> tuple[int, str]:

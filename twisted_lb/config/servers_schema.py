@@ -6,14 +6,14 @@ The descriptions are used in error messages, after "expected".  Absent keys have
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.header_rules import HeaderRulesModel
-from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
+from twisted_lb.config.pool import ADMIN_STATES, READY, Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
 from twisted_lb.config.routes_schema import RedirectModel, RespondModel, RouteModel, RouteRetriesModel, SplitModel
 from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, share, whole
 from twisted_lb.config.server_url import SERVER_NAME, URL_FORM, checked_server_name, location, shortened
@@ -179,6 +179,7 @@ def _proxy_version(value: object) -> object:
 
 
 SendProxy = Annotated[int | None, BeforeValidator(_proxy_version)]
+_ADMIN_STATE = f"{', '.join(ADMIN_STATES[:-1])} or {ADMIN_STATES[-1]}"
 HealthCheckOrFalse = Annotated[HealthCheckModel | None, _false_is(NO_CHECK)]
 
 
@@ -203,6 +204,7 @@ class ServerModel(Section):
     send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
+    admin_state: Literal["ready", "drain", "disabled"] = Field(READY, description=_ADMIN_STATE)
 
 
 class PoolKeys(Section):

@@ -90,6 +90,7 @@ def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> Serve
         _check(server.health_check, *keys.sections("health_check")),
         (server.send_proxy if server.send_proxy is not None else keys.of("send_proxy")) or 0,
         tls,
+        server.admin_state,
     )
 
 

@@ -74,7 +74,7 @@ class Health:
         """Set the servers and their checks; their weights may have changed.
 
         A server that is known already keeps its state.  The servers of the first call have their whole
-        weight; those added later have a slow start.
+        weight; those that are added later, or are taken into service again, have a slow start.
         """
         finish(self.follow_in_steps(servers, now))
 
@@ -91,10 +91,13 @@ class Health:
                 server = ServerHealth(backend, check, self._ejection)
                 if self._begun and server.start_ramp(now):
                     self._ramping[backend] = server
-            elif server.use_check(check):
-                one = server_news(backend, "up", "it is not checked any more")
-                server.reason = one.state
-                news.append(one)
+            else:
+                if server.use_check(check):
+                    one = server_news(backend, "up", "it is not checked any more")
+                    server.reason = one.state
+                    news.append(one)
+                if backend.in_service and not server.counted and server.healthy and server.start_ramp(now):
+                    self._ramping[backend] = server
             following[backend] = server
         self._servers = following
         self._begun = True
@@ -108,7 +111,7 @@ class Health:
         for tier in self._tiers.values():
             tier.total = tier.healthy = 0
         for server in self._servers.values():
-            server.counted = server.backend.weight > 0
+            server.counted = server.backend.in_service
             if server.counted:
                 tier = self._tiers[server.backend.backup]
                 tier.total += 1

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog, described, shown
-from twisted_lb.config.pool import ServerSpec, ServerTls
+from twisted_lb.config.pool import READY, ServerSpec, ServerTls
 from twisted_lb.interfaces import IBalancer, IPreparing, IRequest, IResponse, IResponseFields
 from twisted_lb.steps import STEP, Steps, chunks, finish
 from twisted_lb.wire.fields import HOP_BY_HOP
@@ -34,8 +34,9 @@ FRAMING_FIELDS: Final = tuple(sorted(name.decode() for name in HOP_BY_HOP | {b"c
 FRAMING: Final = field_splitter([name.encode() for name in FRAMING_FIELDS])
 
 # The settings that a change updates in a server that stays.
-ASKED: Final = ("weight", "maxconn", "backup", "slowstart", "send_proxy", "tls")
-_Asked = tuple[int, int, bool, float, int, ServerTls | None]
+ASKED: Final = ("weight", "maxconn", "backup", "slowstart", "send_proxy", "tls", "admin_state")
+TLS: Final = 5  # its place among them
+_Asked = tuple[int, int, bool, float, int, ServerTls | None, str]
 REMOVED: Final = "removed"
 PREPARATIONS: Final = 4  # attempts, while servers go on changing
 
@@ -223,15 +224,15 @@ class Pool:
         kept = [backend for backend in backends if backend not in new]
         reordered = kept != [backend for backend in self.backends if backend in stay]
         yield
-        other = {backend: asked[0] for backend, _, asked in differing}
-        asked_weights = ((one, other.get(one, one.weight)) for one in backends if one.up)
-        weights = {one: weight * one.ramp for one, weight in asked_weights if weight}
+        other = {backend: (asked[0], asked[-1]) for backend, _, asked in differing}
+        asked_of_all = ((one, other.get(one, (one.weight, one.admin_state))) for one in backends if one.up)
+        weights = {one: weight * one.ramp for one, (weight, state) in asked_of_all if weight and state == READY}
         yield from _prepare(balancer, weights)
         self._take_over(balancer, backends, differing, removed)
         yield
         for hear in self.refreshed:
             hear()
-        other_tls = [backend for backend, before, now in differing if before[-1] != now[-1]]
+        other_tls = [backend for backend, before, now in differing if before[TLS] != now[TLS]]
         yield from self._announce(added, removed, other_tls)
         changed = tuple((backend, _difference(before, now)) for backend, before, now in differing)
         return Change(tuple(added), tuple(removed), changed, reordered)
@@ -332,11 +333,13 @@ def place(server: ServerSpec | Backend) -> tuple[str, str, int]:
 
 def asked_of(server: ServerSpec | Backend) -> _Asked:
     """The values of ASKED."""
-    return server.weight, server.maxconn, server.backup, server.slowstart, server.send_proxy, server.tls
+    limits = server.weight, server.maxconn, server.backup, server.slowstart
+    return (*limits, server.send_proxy, server.tls, server.admin_state)
 
 
 def _ask(backend: Backend, asked: _Asked) -> None:
-    backend.weight, backend.maxconn, backend.backup, backend.slowstart, backend.send_proxy, backend.tls = asked
+    backend.weight, backend.maxconn, backend.backup, backend.slowstart, *_ = asked
+    _, _, _, _, backend.send_proxy, backend.tls, backend.admin_state = asked
 
 
 def _difference(before: Sequence[object], now: Sequence[object]) -> str:
@@ -350,4 +353,4 @@ def _changed(name: str, before: object, now: object) -> str:
 
 
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+    return str(value).lower() if isinstance(value, (bool, str)) else f"{value:g}"

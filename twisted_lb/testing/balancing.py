@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import cycle, islice, product
 from typing import Any
 
+from zope.interface.verify import verifyObject
+
 from twisted_lb.backend import Backend
-from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer
+from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPeeking
 from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES, FakeRequest
 from twisted_lb.testing.interfaces import check_provides
 
@@ -215,6 +217,33 @@ class BalancerContract:
                     f"it changed {name} of server {backend.name} from {was[name]!r} to {value!r};"
                     " a balancer only reads, or the counts leak",
                 )
+
+    def test_peek(self) -> None:
+        """Its `peek`, if it has one, yields what the next `choices` do, and changes nothing, whatever is in flight."""
+        if not IPeeking.providedBy(self.make()):
+            return
+        verifyObject(IPeeking, self.make())
+        backends = servers(1, 5, 2, 1)
+        balancer = self._told(backends)
+        kept = []
+        for number, request in enumerate([*map(FakeRequest, range(50)), *ODD_REQUESTS]):
+            peeked = [list(islice(balancer.peek(request), len(backends) + 1)) for _ in range(3)]
+            iterator = balancer.choices(request)
+            if number % 3:
+                chosen = list(iterator)
+            else:
+                # Some are under way while the next ones are chosen.
+                chosen = list(islice(iterator, 1))
+                peeked = [names[:1] for names in peeked]
+                kept.append(iterator)
+            for names in peeked:
+                _hold(
+                    names == chosen,
+                    f"for {request} peek yielded {_names(names)}, and the next choices are {_names(chosen)}:"
+                    " they have to be the same, and peek must not change them",
+                )
+        balancer.backends_changed([])
+        _hold(not list(balancer.peek(FakeRequest())), "there are no servers, but peek yields some")
 
     def test_optional_methods(self) -> None:
         """Its optional methods take any request and server in any order, raise nothing, and break no choice."""

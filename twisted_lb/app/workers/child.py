@@ -1,16 +1,17 @@
 """One of several serving processes: `python -m twisted_lb.app.workers.child REACTOR_MODULE`, started by `workers`.
 
-It reads one line of JSON from its standard input and serves on the sockets that it inherited.  It drains and exits when
-its standard input ends, and on SIGTERM.  Further lines on standard input are another servers file, `{"servers": "its
-text", "files": {...}}` with the contents of the files that it names, keys that other workers know,
-`{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem", "pem": "the text,
-or null for the present one"}]}`, other authorities for the certificates of clients, `{"client_authorities": "the
-text"}`, the order to open the access log again, `{"reopen": true}`, or a request:
+It reads one line of JSON from its standard input and serves on the sockets that it inherited. It drains and exits when
+its standard input ends, and on SIGTERM. Further lines on standard input are another servers file, `{"ask": "use",
+"number": 1, "servers": "its text", "files": {...}}` with the contents of the files that it names, keys that other
+workers know, `{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem",
+"pem": "the text, or null for the present one"}]}`, other authorities for the certificates of clients,
+`{"client_authorities": "the text"}`, the order to open the access log again, `{"reopen": true}`, or a request:
 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
     {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
+    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose (see `explain_servers`)
 
 The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
 """
@@ -57,7 +58,7 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
     """Write the response to a request of the parent when it is available.  `running` is an api.status.Running."""
 
     def say(found: object) -> None:
-        write(json.dumps({"number": question["number"], "answer": found}).encode() + b"\n")
+        write(answer_line(question, found))
 
     def cannot_tell(failure: Failure) -> None:
         if not failure.check(StoreUnavailable):
@@ -69,11 +70,18 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
     if question["ask"] == "keys":
         say(running.news())
         return
-    if question["ask"] == "users":
+    if question["ask"] == "choices":
+        found = maybeDeferred(running.choices, question["asked"])
+    elif question["ask"] == "users":
         found = maybeDeferred(running.users, question["after"], question["count"])
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)
+
+
+def answer_line(question: dict[str, Any], found: object) -> bytes:
+    """The response to a request of the parent."""
+    return json.dumps({"number": question["number"], "answer": found}).encode() + b"\n"
 
 
 def first_line(descriptor: int = STANDARD_INPUT) -> tuple[bytes, bytes]:
@@ -146,7 +154,8 @@ def main(reactor_module: str) -> None:
         words = json.loads(line)
         if "servers" in words:
             # Sequentially: a short file after a long one would be read sooner.
-            use_lock.run(use, words["servers"], as_bytes(words["files"])).addErrback(not_used)
+            used = use_lock.run(use, words["servers"], as_bytes(words["files"])).addErrback(not_used)
+            used.addCallback(lambda _: parent.transport.write(answer_line(words, True)))
         elif "certificates" in words:
             certificates.use_in_turns(words["certificates"]).addErrback(certificates_not_used)
         elif "client_authorities" in words:

@@ -18,7 +18,6 @@ The output of a worker is logged by the parent, line by line.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -28,10 +27,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.error import ProcessDone, ProcessExitedAlready
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.status import Report
@@ -40,18 +37,14 @@ from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions
 from twisted_lb.app.workers.merged_status import RetiredCounters, together
-from twisted_lb.app.workers.pipe import OutputLines, as_text
+from twisted_lb.app.workers.pipe import as_text
+from twisted_lb.app.workers.slot import Slot, WorkerProcess, line_of
 from twisted_lb.config.server_tls import files_of
 from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import keep_open_for_others, listen
 from twisted_lb.repeated import Repeated
 
-FIRST_DELAY_SECONDS = 0.5
-LONGEST_DELAY_SECONDS = 30.0
-START_SECONDS = 30.0  # at least, for the first response of a worker
-# The death of a worker that ran this long is not attributed to its start.
-STEADY_SECONDS = 60.0
 # In addition to DRAIN_SECONDS, for a worker to close its store and exit.
 GRACE_SECONDS = 5.0
 # SIGINT and SIGHUP of the terminal reach all processes of the group, and SIGUSR1 may be sent to all.  A running worker
@@ -60,8 +53,8 @@ NOT_FOR_WORKERS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 LOOKS = 4  # heartbeats of each worker in the time after which it is killed
 # How often keys are passed between workers, for outages of Redis.
 SHARE_SECONDS = 0.5
-# A worker that responds later is left out of the report.
-ANSWER_SECONDS = 1.0
+# One that has not applied another servers file by then is about to be killed.
+USE_SECONDS = 60.0
 NO_FILES: Mapping[str, bytes] = {}
 
 _log = Logger()
@@ -77,7 +70,7 @@ class Workers(Service):
         self._servers_text = startup.servers_text
         self._files = as_text(files_of(startup.gateway))
         self._certificates: Sequence[Certificate] = startup.tls.files.certificates if startup.tls else ()
-        self._slots = [_Slot(number, self, reactor) for number in range(1, startup.settings.workers + 1)]
+        self._slots = [Slot(number, self, reactor) for number in range(1, startup.settings.workers + 1)]
         self._retired_counters = RetiredCounters()
         self._looking = Repeated(reactor, self._look, "the look at the workers")
         self._sharing = Repeated(reactor, self._share_keys, "the sharing of keys among workers")
@@ -158,18 +151,19 @@ class Workers(Service):
         servers_text: str,
         servers: Iterable[tuple[str, str, str]] | None = None,
         files: Mapping[str, bytes] = NO_FILES,
-    ) -> None:
+    ) -> Deferred[Any]:
         """Apply another servers file to all workers, including those that are started later.
 
         `servers` are the pools, names and URLs of its servers, as a report has them; `files` are those that the text
-        names, and what they hold.
+        names, and what they hold.  Fires when it is in use in those that are running.
         """
         self._servers_text = servers_text
         self._files = as_text(files)
         if servers is not None:
             self._retired_counters.keep(set(servers))
-        for slot in self._slots:
-            slot.tell({"servers": servers_text, "files": self._files})
+        words = {"servers": servers_text, "files": self._files}
+        alive = [slot for slot in self._slots if slot.alive]
+        return gatherResults([slot.ask("use", USE_SECONDS, **words) for slot in alive])
 
     def use_certificates(self, certificates: Sequence[Certificate]) -> None:
         """Serve other certificates, the first as the default, in all workers, also in those that are started later."""
@@ -209,6 +203,14 @@ class Workers(Service):
             return report._replace(ready=False, degraded=False, reason="draining")
         return report if alive else report._replace(ready=False, degraded=False, reason=run)
 
+    async def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the first worker that responds; each has its own.  See api.status.Running."""
+        for slot in self._slots:
+            found: dict[str, Any] | None = await slot.ask("choices", asked=asked) if slot.alive else None
+            if found is not None:
+                return found
+        return {}
+
     async def users(self, after: str, count: int) -> dict[str, object]:
         """A page of the users, from the first worker that responds.  See api.status.Running."""
         for slot in self._slots:
@@ -217,7 +219,7 @@ class Workers(Service):
                 return page
         raise StoreUnavailable("no worker could list the users; see the log")
 
-    def spawn(self, process: _WorkerProcess) -> Any:
+    def spawn(self, process: WorkerProcess) -> Any:
         """Start one worker; its process transport."""
         sockets = [port.fileno() for port in self.ports]
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", REPORTS: "r"}
@@ -231,7 +233,7 @@ class Workers(Service):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _spawn(self, process: _WorkerProcess, descriptors: dict[int, Any]) -> Any:
+    def _spawn(self, process: WorkerProcess, descriptors: dict[int, Any]) -> Any:
         transport = self._reactor.spawnProcess(
             process,
             sys.executable,
@@ -241,7 +243,7 @@ class Workers(Service):
             childFDs=descriptors,
         )
         words = instructions(self._startup, self.ports, self._servers_text, self._files, self._certificates)
-        transport.writeToChild(0, _line(words))
+        transport.writeToChild(0, line_of(words))
         return transport
 
     def ended(self, last: Report | None) -> None:
@@ -251,148 +253,3 @@ class Workers(Service):
         if self._all_ended is not None and not any(slot.alive for slot in self._slots):
             all_ended, self._all_ended = self._all_ended, None
             all_ended.callback(None)
-
-
-class _Slot:
-    """One worker: its present process, or the call that will start the next."""
-
-    def __init__(self, number: int, workers: Workers, reactor: Any) -> None:
-        self.number = number
-        self._reactor = reactor
-        self.alive = False
-        self._workers = workers
-        self._transport: Any = None
-        self.last: Report | None = None  # of the process
-        self._asked: dict[int, Deferred[Any]] = {}
-        self._questions = 0
-        self._restart: Any = None
-        self._started = 0.0
-        self._heard_at = 0.0  # time of the last response of the process, or of its start
-        self._has_answered = False  # since then
-        self._delay = FIRST_DELAY_SECONDS
-
-    def start(self) -> None:
-        self._restart = None
-        self._started = self._heard_at = self._reactor.seconds()
-        self._has_answered = False
-        self.alive = True
-        self._transport = self._workers.spawn(_WorkerProcess(self))
-        _log.info("Worker {number} is process {pid}", number=self.number, pid=self._transport.pid)
-
-    def stop(self) -> None:
-        if self._restart is not None:
-            self._restart.cancel()
-            self._restart = None
-        if self.alive:
-            self._transport.closeStdin()
-
-    def tell(self, words: dict[str, object]) -> None:
-        """Write to the worker, if it is running."""
-        if not self.alive:
-            return
-        try:
-            self._transport.writeToChild(0, _line(words))
-        except KeyError:
-            # Its pipe is closed: it is stopping, or is about to be reaped.
-            pass
-
-    async def report(self) -> Report | None:
-        """The report of the worker; None if it does not respond in time."""
-        found = await self.ask("report")
-        if found is None:
-            return None
-        self.last = Report(**found)
-        # A copy is kept: the returned one is modified by merging.
-        return self.last._replace(servers=[dict(server) for server in self.last.servers])
-
-    def ask(self, what: str, **more: object) -> Deferred[Any]:
-        """The worker's response; None if it does not respond in time."""
-        self._questions += 1
-        number = self._questions
-        waiting = self._asked[number] = Deferred()
-        self.tell({"ask": what, "number": number, **more})
-
-        def late(result: object, seconds: float) -> None:
-            self._asked.pop(number, None)
-
-        return waiting.addTimeout(ANSWER_SECONDS, self._reactor, late)
-
-    def look(self, timeout: float) -> None:
-        """Send a heartbeat, and kill a process that has not responded for `timeout` seconds."""
-        if not self.alive:
-            return
-        silent = self._reactor.seconds() - self._heard_at
-        # A start takes longer on a busy machine.
-        if silent >= (timeout if self._has_answered else max(timeout, START_SECONDS)):
-            _log.error(
-                "Worker {number} has not responded for {seconds:.1f} s and is killed",
-                number=self.number,
-                seconds=silent,
-            )
-            self.kill()
-        else:
-            self.ask("alive")
-
-    def answered(self, line: bytes) -> None:
-        """A response of the worker, possibly late."""
-        self._heard_at = self._reactor.seconds()
-        self._has_answered = True
-        words = json.loads(line)
-        waiting = self._asked.pop(words["number"], None)
-        if waiting is not None:
-            waiting.callback(words["answer"])
-
-    def kill(self) -> None:
-        try:
-            self._transport.signalProcess("KILL")
-        except ProcessExitedAlready:
-            pass
-
-    def ended(self, reason: Failure) -> None:
-        """The process has ended: start another, unless all are stopping."""
-        self.alive = False
-        last, self.last = self.last, None
-        asked, self._asked = self._asked, {}
-        for waiting in asked.values():
-            waiting.callback(None)
-        if self._workers.running:
-            if self._reactor.seconds() - self._started >= STEADY_SECONDS:
-                self._delay = FIRST_DELAY_SECONDS
-            _log.error(
-                "Worker {number} {how}; it is restarted in {delay:g} s",
-                number=self.number,
-                delay=self._delay,
-                **_how(reason),
-            )
-            self._restart = self._reactor.callLater(self._delay, self.start)
-            self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS)
-        elif not reason.check(ProcessDone):
-            _log.warn("Worker {number} {how}", number=self.number, **_how(reason))
-        self._workers.ended(last)
-
-
-class _WorkerProcess(ProcessProtocol):
-    def __init__(self, slot: _Slot) -> None:
-        self._slot = slot
-        receivers = {1: self._printed, 2: self._printed, REPORTS: slot.answered}
-        self._lines = {descriptor: OutputLines(receiver) for descriptor, receiver in receivers.items()}
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._lines[childFD].dataReceived(data)
-
-    def _printed(self, line: bytes) -> None:
-        _log.info("[{number}] {line}", number=self._slot.number, line=line.decode("utf-8", "replace"))
-
-    def processEnded(self, reason: Failure) -> None:
-        self._slot.ended(reason)
-
-
-def _line(words: dict[str, object]) -> bytes:
-    return json.dumps(words).encode() + b"\n"
-
-
-def _how(reason: Failure) -> dict[str, object]:
-    """How a process has ended, as fields of a log event."""
-    signal, status = getattr(reason.value, "signal", None), getattr(reason.value, "exitCode", None)
-    how = f"was ended by signal {signal}" if signal is not None else f"ended with exit status {status}"
-    return {"how": how, "signal": signal, "status": status}

@@ -1,0 +1,338 @@
+"""Changes of operators: what is applied, where it is kept, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
+from twisted_lb.app.gateway import Gateway
+from twisted_lb.app.operator_changes import OperatorChanges
+from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
+from twisted_lb.app.servers_writer import write_text
+from twisted_lb.backend import Backend
+from twisted_lb.config.servers_file import read_gateway
+from twisted_lb.interfaces import IBalancer
+
+TEXT = """\
+# What we serve.
+pools:
+  models:
+    servers:
+    - {name: a, url: "http://127.0.0.1:1", weight: 3}   # big
+    - {name: b, url: "http://127.0.0.1:2"}
+  site: {servers: [{name: a, url: "http://127.0.0.1:3"}]}
+routes:
+- {path: /v1/, pool: models}
+- {pool: site}
+"""
+
+
+@implementer(IBalancer)
+class AtMostTwo:
+    def backends_changed(self, backends: list[Backend]) -> None:
+        if len(backends) > 2:
+            raise ValueError("too many")
+
+    def choices(self, request: object) -> Any:
+        return iter(())
+
+
+class OperatorCase(SynchronousTestCase):
+    text = TEXT
+    writing = False
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_text(self.text)
+        self.clock = Clock()
+        self.log: list[str] = []
+        globalLogPublisher.addObserver(self.note)
+        self.addCleanup(globalLogPublisher.removeObserver, self.note)
+        self.start()
+
+    def start(self) -> None:
+        spec = read_gateway(self.path.read_text(), str(self.path))
+        self.gateway = gateway = Gateway(self.clock, spec)
+        self.file = ServersFile(
+            self.clock,
+            str(self.path),
+            self.path.read_text(),
+            lambda spec, text: gateway.change_in_turns(spec),
+            spec=spec,
+        )
+        self.file.startService()
+        self.addCleanup(self.file.stopService)
+
+        def write(before: str, after: str) -> Deferred[None]:
+            return maybeDeferred(write_text, str(self.path), before, after)
+
+        self.changes = OperatorChanges(self.file, write if self.writing else None)
+        self.looks()
+
+    def note(self, event: Any) -> None:
+        self.log.append(event["log_format"].format(**event) if event.get("log_format") else "")
+
+    def looks(self, count: int = 5) -> None:
+        for _ in range(count):
+            self.clock.advance(LOOK_SECONDS)
+
+    def change(self, action: str, pool: str, server: str = "", **keys: Any) -> Changed:
+        return self.successResultOf(self.changes.change(Change(action, pool, server, keys)))
+
+    def refusal(self, action: str, pool: str, server: str = "", **keys: Any) -> tuple[int, str]:
+        before = self.gateway.spec
+        failure = self.failureResultOf(self.changes.change(Change(action, pool, server, keys)), ChangeRefused)
+        self.assertIs(self.gateway.spec, before)
+        error: Any = failure.value
+        return error.status, error.detail
+
+    def servers(self, pool: str = "models") -> list[tuple[str, int, str]]:
+        backends = self.gateway.pools[pool].pool.backends
+        return [(one.name, one.weight, one.admin_state) for one in backends]
+
+
+class LiveTests(OperatorCase):
+    def test_servers(self) -> None:
+        """Servers are added, changed and removed; those that stay are the same objects."""
+        a, b = self.gateway.pools["models"].pool.backends
+        self.assertEqual(
+            self.change(SET, "models", "a", weight=1), Changed("a", {"weight": 3}, {"weight": 1})
+        )
+        self.change(SET, "models", "b", admin_state="drain")
+        added = self.change(ADD, "models", url="http://127.0.0.1:4", maxconn=5)
+        self.assertEqual((added.server, added.before, added.after["maxconn"]), ("127.0.0.1:4", {}, 5))
+        self.assertEqual(self.servers(), [("a", 1, "ready"), ("b", 1, "drain"), ("127.0.0.1:4", 1, "ready")])
+        removed = self.change(REMOVE, "models", "a")
+        self.assertEqual((removed.before["url"], removed.after), ("http://127.0.0.1:1", {}))
+        self.assertEqual([one[0] for one in self.servers()], ["b", "127.0.0.1:4"])
+        self.assertIs(self.gateway.pools["models"].pool.backends[0], b)
+        self.assertEqual((a.weight, a.reason), (0, "removed"))
+        self.assertEqual(self.path.read_text(), TEXT)
+
+    def test_defaults(self) -> None:
+        """None stands for the default, also of what was not set."""
+        self.change(SET, "models", "a", weight=None, maxconn=None)
+        self.assertEqual(self.servers()[0], ("a", 1, "ready"))
+
+    def test_nothing(self) -> None:
+        """What is so already is no change."""
+        spec = self.gateway.spec
+        for keys in ({"weight": 3}, {"admin_state": "ready"}, {"maxconn": None}):
+            self.assertEqual(self.change(SET, "models", "a", **keys), Changed("a", {}, {}))
+        self.assertIs(self.gateway.spec, spec)
+        self.assertEqual(self.changes.live_changes(), [])
+
+    def test_maintenance(self) -> None:
+        """A pool is put into maintenance and taken out again."""
+        self.assertEqual(self.change(SET, "site", maintenance=30).after, {"maintenance": 30})
+        self.assertEqual([one["maintenance"] for one in self.changes.pools()], [0, 30])
+        self.assertEqual(self.change(SET, "site", maintenance=None).after, {"maintenance": 0})
+        self.assertEqual(self.changes.live_changes(), [])
+
+    def test_list_of_changes(self) -> None:
+        """Changes of one server are one, from what the file says to what is now."""
+        self.change(SET, "models", "a", weight=1)
+        self.change(SET, "models", "a", weight=2, admin_state="disabled")
+        self.change(ADD, "site", name="n", url="http://127.0.0.1:9")
+        self.change(SET, "site", "n", weight=7)
+        self.change(REMOVE, "models", "b")
+        a, n, b = self.changes.live_changes()
+        before, after = {"weight": 3, "admin_state": "ready"}, {"weight": 2, "admin_state": "disabled"}
+        self.assertEqual(a, {"pool": "models", "server": "a", "before": before, "after": after})
+        self.assertEqual((n["before"], n["after"]["weight"]), (None, 7))
+        self.assertEqual((b["before"]["url"], b["after"]), ("http://127.0.0.1:2", None))
+        self.change(SET, "models", "a", weight=3, admin_state="ready")
+        self.change(REMOVE, "site", "n")
+        self.change(ADD, "models", name="b", url="http://127.0.0.1:2")
+        self.assertEqual(self.changes.live_changes(), [])
+        self.change(REMOVE, "models", "a")
+        self.change(ADD, "models", name="a", url="http://127.0.0.1:1", weight=8)
+        [a] = self.changes.live_changes()
+        self.assertEqual((a["before"], a["after"]), ({"weight": 3}, {"weight": 8}))
+
+    def test_reload(self) -> None:
+        """Another file drops the changes, and the log says which; a file that was only touched does not."""
+        self.change(SET, "models", "a", weight=1)
+        self.change(SET, "site", maintenance=60)
+        os.utime(self.path, (1, 1))
+        self.looks()
+        self.file.read(True)
+        self.assertEqual(self.servers()[0][1], 1)
+        self.path.write_text(TEXT.replace("127.0.0.1:2", "127.0.0.1:8"))
+        self.looks()
+        self.assertEqual(self.servers()[0][1], 3)
+        self.assertEqual(self.changes.live_changes(), [])
+        self.assertIn("dropped what operators had changed over the admin API: models/a, site", self.log[-1])
+
+    def test_bad_file(self) -> None:
+        """A file that is rejected drops nothing."""
+        self.change(SET, "models", "a", weight=1)
+        self.path.write_text("servers: 3")
+        self.looks()
+        self.assertEqual((self.servers()[0][1], len(self.changes.live_changes())), (1, 1))
+
+    def test_secret_that_changes(self) -> None:
+        """The changes hold when only a file that the servers file names has changed."""
+        secret = self.path.with_suffix(".secret")
+        secret.write_text("one")
+        rules = f"request_headers: {{set: {{X: '${{file:{secret.name}}}'}}}}, "
+        self.path.write_text(TEXT.replace("site: {", f"site: {{{rules}"))
+        self.looks()
+        self.change(SET, "models", "a", weight=1)
+        secret.write_text("another")
+        self.looks()
+        self.assertIn("was reloaded", self.log[-1])
+        self.assertEqual((self.servers()[0][1], len(self.changes.live_changes())), (1, 1))
+
+    def test_refused(self) -> None:
+        """What is not there, is there already, or is not valid changes nothing."""
+        for arguments, keys, status, detail in (
+            ((SET, "nope", "a"), {"weight": 1}, 404, "There is no pool 'nope'."),
+            ((SET, "models", "nope"), {"weight": 1}, 404, "The pool models has no server 'nope'."),
+            ((REMOVE, "models", "nope"), {}, 404, "The pool models has no server 'nope'."),
+            ((SET, "nope"), {"maintenance": 1}, 404, "There is no pool 'nope'."),
+            ((ADD, "models"), {"name": "a", "url": "http://x"}, 409, "The pool models has a server 'a' already."),
+            ((REMOVE, "site", "a"), {}, 409, "It is the only server of the pool site, which needs one: disable it"),
+            ((ADD, "models"), {"name": "x"}, 400, "url: is missing; expected a text of the form http://host"),
+            ((ADD, "models"), {"url": "nonsense"}, 400, "url: expected http://host[:port]"),
+            ((ADD, "models"), {"url": "http://a", "x": 1}, 400, "x: unknown key; expected one of name, url"),
+            ((SET, "models", "a"), {"weight": -1}, 400, "weight: expected a whole number from 0 (drain) to 1000, not"),
+            ((SET, "models", "a"), {"weight": "1"}, 400, "weight: expected a whole number"),
+            ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?."),
+            ((SET, "models", "a"), {"url": "http://b"}, 400, "url: expected none: add another server"),
+            ((SET, "site"), {"maintenance": "x"}, 400, "pools.site.maintenance: expected a time from 1s to 24h"),
+            ((ADD, "models"), {"url": "https://t", "tls": {"ca_file": "/none"}}, 400, "pools.models.servers[2].tls.ca"),
+        ):
+            found = self.refusal(*arguments, **keys)
+            self.assertEqual((found[0], found[1][: len(detail)]), (status, detail))
+
+    def test_references_in_bodies(self) -> None:
+        """A text of a change stands for itself: it cannot show the environment."""
+        for url in ("http://${PATH}", "http://$${PATH}"):
+            self.assertEqual(self.refusal(ADD, "models", url=url)[0], 400)
+        self.assertEqual(self.refusal(ADD, "models", name="${HOME}", url="http://a")[0], 400)
+
+
+class AliasTests(OperatorCase):
+    text = """\
+pools:
+  one: {servers: &both [{name: a, url: "http://127.0.0.1:1"}, {name: b, url: "http://127.0.0.1:2"}]}
+  two: {servers: *both}
+routes: [{path: /v1/, pool: one}, {pool: two}]
+"""
+
+    def test_shared(self) -> None:
+        """What YAML shares between pools is not changed in both by a change of one."""
+        for pool in ("one", "two"):
+            for change in ((SET, pool, "a"), (REMOVE, pool, "a")):
+                self.assertEqual(self.refusal(*change, weight=2)[0], 409)
+
+
+class OnePoolTests(OperatorCase):
+    text = "maintenance: 30s\nservers: [{name: a, url: 'http://127.0.0.1:1'}]\n"
+
+    def test_maintenance(self) -> None:
+        """The pool of the short form is named as in metrics; maintenance that the file has is ended."""
+        self.change(SET, "default", maintenance=None)
+        self.assertEqual(self.changes.pools()[0], {"name": "default", "balancer": "round_robin", "maintenance": 0})
+
+
+class GeneralMaintenanceTests(OperatorCase):
+    text = "maintenance: true\n" + TEXT
+
+    def test_general(self) -> None:
+        """A pool leaves the maintenance of all pools alone."""
+        self.change(SET, "site", maintenance=None)
+        self.assertEqual([one["maintenance"] for one in self.changes.pools()], [60, 0])
+
+
+class BalancerTests(OperatorCase):
+    text = TEXT.replace("  models:\n", f"  models:\n    balancer: {__name__}:AtMostTwo\n")
+    writing = True
+
+    def test_rejected(self) -> None:
+        """What the balancer does not accept is undone, in the file as well."""
+        status, detail = self.refusal(ADD, "models", url="http://127.0.0.1:4")
+        self.assertEqual((status, detail), (409, "it rejected the servers: ValueError('too many')."))
+        self.assertEqual(self.path.read_text(), self.text)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.change(SET, "models", "a", weight=1)
+
+
+class FileTests(OperatorCase):
+    writing = True
+
+    def test_written(self) -> None:
+        """A change is in the file, whose other parts are as before, and the watch of the file does nothing more."""
+        self.path.chmod(0o640)
+        self.change(SET, "models", "a", weight=1)
+        self.change(SET, "models", "b", admin_state="drain")
+        expected = TEXT.replace("weight: 3", "weight: 1").replace(':2"}', ':2", admin_state: drain}')
+        self.assertEqual(self.path.read_text(), expected)
+        self.assertEqual(os.stat(self.path).st_mode & 0o7777, 0o640)
+        spec = self.gateway.spec
+        before = len(self.log)
+        self.looks()
+        self.assertIs(self.gateway.spec, spec)
+        self.assertEqual(self.log[before:], [])
+        self.assertEqual(self.changes.live_changes(), [])
+        self.start()
+        self.assertEqual(self.servers(), [("a", 1, "ready"), ("b", 1, "drain")])
+        self.assertEqual([one.name for one in self.path.parent.glob(".*") if self.path.name in one.name], [])
+
+    def test_changed_by_hand(self) -> None:
+        """A file that somebody has changed is not overwritten."""
+        other = TEXT.replace("# What", "# Whatever")
+        self.path.write_text(other)
+        status, detail = self.refusal(SET, "models", "a", weight=1)
+        self.assertEqual(status, 409)
+        self.assertIn("was changed, and has not been reloaded yet", detail)
+        self.assertEqual(self.path.read_text(), other)
+        self.looks()
+        self.change(SET, "models", "a", weight=1)
+        self.assertEqual(self.path.read_text(), other.replace("weight: 3", "weight: 1"))
+
+    def test_read_only(self) -> None:
+        """A file that must not be written is left alone, and so is the program."""
+        self.patch(os, "access", lambda path, mode: False)
+        status, detail = self.refusal(SET, "models", "a", weight=1)
+        self.assertEqual((status, detail.endswith("cannot be written: it is read-only.")), (503, True))
+
+    def test_no_room(self) -> None:
+        """When the text cannot be written whole, the file is as before, and nothing is left beside it."""
+
+        def full(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "fsync", full)
+        before = sorted(self.path.parent.iterdir())
+        self.assertIn("No space left on device", self.refusal(SET, "models", "a", weight=1)[1])
+        self.assertEqual((self.path.read_text(), sorted(self.path.parent.iterdir())), (TEXT, before))
+
+    def test_link(self) -> None:
+        """A symbolic link stays one, and line ends stay what they are."""
+        target = self.path.with_suffix(".target")
+        target.write_bytes(TEXT.replace("\n", "\r\n").encode())
+        self.path.unlink()
+        self.path.symlink_to(target.absolute())
+        self.start()
+        self.change(SET, "models", "a", weight=1)
+        self.assertTrue(self.path.is_symlink())
+        self.assertEqual(target.read_bytes(), TEXT.replace("weight: 3", "weight: 1").replace("\n", "\r\n").encode())
+
+    def test_references(self) -> None:
+        """References stay as they are written."""
+        self.patch(os, "environ", {**os.environ, "MODEL_HOST": "127.0.0.9"})
+        text = TEXT.replace('name: b, url: "http://127.0.0.1:2"', 'url: "http://${MODEL_HOST}:2"')
+        self.path.write_text(text)
+        self.start()
+        self.change(SET, "models", "127.0.0.9:2", weight=4)
+        self.assertEqual(self.path.read_text(), text.replace('}:2"}', '}:2", weight: 4}'))

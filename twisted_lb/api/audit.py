@@ -1,0 +1,93 @@
+"""The audit log as the admin API sees it: one entry for each change that an operator has made or tried."""
+
+# twisted.web is typed in parts only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import urandom
+from typing import Any, Final, Protocol
+
+from twisted.web.server import Request
+
+from twisted_lb.api.changes import Changed
+from twisted_lb.wire.head import RequestHead
+
+EVENT: Final = "admin_change"
+ID_BYTES: Final = 16
+READING: Final = (b"GET", b"HEAD")
+
+
+class Recording(Protocol):
+    """Where entries go."""
+
+    @property
+    def problem(self) -> str:
+        """Why they cannot be written at present, or an empty text."""
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Hand over an entry, which is plain values; its time is added."""
+
+
+class Attempt:
+    """One request that is meant to change something; exactly one of the methods is called."""
+
+    def __init__(self, record: Callable[[Mapping[str, Any]], None], about: Mapping[str, Any]) -> None:
+        self.request_id = urandom(ID_BYTES).hex()
+        self.who: str | None = None  # the name of the token
+        self._record = record
+        self._about = about
+
+    def applied(self, changed: Changed, writes: str) -> None:
+        """It holds in all processes."""
+        result = "applied" if changed.before or changed.after else "unchanged"
+        self._end(result, server=changed.server or None, before=changed.before, after=changed.after, writes=writes)
+
+    def refused(self, status: int, detail: str) -> None:
+        """Nothing was changed."""
+        self._end("refused", status=status, detail=detail)
+
+    def failed(self) -> None:
+        """There was an internal error; the log has it."""
+        self._end("failed", status=500)
+
+    def _end(self, result: str, **more: Any) -> None:
+        start = {"event": EVENT, "request_id": self.request_id, "who": self.who}
+        self._record({**start, **self._about, **more, "result": result})
+
+
+class Auditing:
+    """Makes the entries."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    def problem(self) -> str:
+        """Why no change can be recorded at present, or an empty text."""
+        return self._recording.problem
+
+    def attempt(self, request: Request, action: str, pool: str, server: str) -> Attempt:
+        """A request for a change."""
+        client = getattr(request.getClientAddress(), "host", "")
+        about = {"client": client, "action": action, "pool": pool, "server": server or None}
+        return Attempt(self._recording.record, about)
+
+    def rejected(self, head: RequestHead, status: int, detail: str, client: str) -> None:
+        """A request for a change was rejected before it was served."""
+        if head.method in READING:
+            return
+        # Without the query: nothing is expected there.
+        path = head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        method = head.method.decode("ascii", "backslashreplace")
+        about = {"client": client, "action": None, "method": method, "path": path}
+        Attempt(self._recording.record, about).refused(status, detail)
+
+
+class NoRecording:
+    """Entries go nowhere: for a listener where nothing can be changed."""
+
+    problem = "there is no audit log"
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """See Recording."""

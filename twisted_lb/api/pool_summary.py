@@ -1,0 +1,81 @@
+"""What operators see of pools and routes, from the states and counts of their servers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from twisted_lb.listed import listed
+from twisted_lb.pool.pool import REMOVED
+
+SUMS: Final = ("in_flight", "tunnels", "requests", "failures", "retries")
+STATES: Final = ("up", "down", "draining", "disabled")
+SHOWN_SERVERS: Final = 5  # in a reason
+
+# As GET /servers shows one.
+Server = Mapping[str, Any]
+
+
+def shown_pool(
+    pool: Mapping[str, Any], servers: Sequence[Server], live: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A pool of `Changing.pools`; `live` are the changes that are not in the file."""
+    state, reason = pool_state(pool, servers)
+    return {
+        "name": pool["name"],
+        "balancer": pool["balancer"],
+        "state": state,
+        "reason": reason,
+        "maintenance": pool["maintenance"] or None,
+        "live": any(one["pool"] == pool["name"] for one in live),
+        "server_states": {one: count for one in STATES if (count := _states(servers)[one])},
+        **counts(servers),
+    }
+
+
+def pool_state(pool: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, str]:
+    """The state of a pool, and the reason."""
+    states = _states(servers)
+    total = sum(states.values())
+    if pool["maintenance"]:
+        return "maintenance", f"requests are answered 503 with Retry-After: {pool['maintenance']:g}"
+    if not states["up"]:
+        return "down", "no server is up" if total else "there is no server"
+    if states["down"]:
+        names = [one["name"] for one in servers if one["state"] == "down"]
+        return "degraded", f"{states['up']} of {total} servers are up; down: {listed(names, SHOWN_SERVERS)}"
+    return "up", f"{states['up']} of {total} servers are up"
+
+
+def shown_route(
+    route: Mapping[str, Any], states: Mapping[str, tuple[str, str]], servers: Mapping[str, Sequence[Server]]
+) -> dict[str, Any]:
+    """A route of `Changing.routes`, with the state and the counts of its pools."""
+    pools = route["pools"]
+    if route["maintenance"]:
+        state, reason = "maintenance", f"requests are answered 503 with Retry-After: {route['maintenance']:g}"
+    elif not pools:
+        state, reason = "up", "it answers itself"
+    else:
+        state, reason = _state_of_pools({name: states[name] for name in pools})
+    counted = counts([server for name in pools for server in servers[name]]) if pools else {}
+    return {**route, "state": state, "reason": reason, "maintenance": route["maintenance"] or None, **counted}
+
+
+def _state_of_pools(states: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    kinds = {state for state, _ in states.values()}
+    reason = "; ".join(f"pool {name}: {reason}" for name, (_, reason) in states.items())
+    return kinds.pop() if len(kinds) == 1 else "degraded", reason
+
+
+def counts(servers: Sequence[Server]) -> dict[str, Any]:
+    """Sums, and the mean latency of the servers by their requests."""
+    measured = [(one["latency_ms"], max(one["requests"], 1)) for one in servers if one["latency_ms"] is not None]
+    requests = sum(number for _, number in measured)
+    latency = round(sum(latency * number for latency, number in measured) / requests, 3) if measured else None
+    return {**{name: sum(one[name] for one in servers) for name in SUMS}, "latency_ms": latency}
+
+
+def _states(servers: Sequence[Server]) -> Counter[str]:
+    return Counter(one["state"] for one in servers if one["reason"] != REMOVED)

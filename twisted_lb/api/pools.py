@@ -1,0 +1,252 @@
+"""Pools, routes and servers on the admin listener: what they are and do, and changes while the program runs.
+
+A change is answered when it holds in all processes and its line of the audit log was handed over.  A client that does
+not wait for that interrupts nothing.
+"""
+
+# twisted.web is typed in parts only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request
+
+from twisted_lb.api.audit import Attempt, Auditing
+from twisted_lb.api.bodies import BadBody, read_object
+from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Changing
+from twisted_lb.api.operator_token import OperatorToken
+from twisted_lb.api.pool_summary import pool_state, shown_pool, shown_route
+from twisted_lb.api.responses import Refusal, failure_answer, json_answer
+from twisted_lb.api.status import Running, report_of
+from twisted_lb.config.environment import duration
+from twisted_lb.config.sections import read_with
+from twisted_lb.pool.pool import REMOVED
+
+# The first segments of the paths that are served here.
+PATHS: Final = (b"pools", b"routes")
+MAX_BODY_BYTES: Final = 64 * 1024
+# What an order does to `admin_state`; None is the default, ready.
+ORDERS: Final = {"drain": "drain", "undrain": None, "disable": "disabled", "enable": None}
+
+# Makes the change from the body of the request; the response after it.
+Plan = Callable[[bytes], Change]
+Show = Callable[[Changed], Awaitable[bytes]]
+
+
+class PoolsApi:
+    """See the module."""
+
+    app = Klein()
+
+    def __init__(self, running: Running, changing: Changing, token: OperatorToken, audit: Auditing) -> None:
+        self._running = running
+        self._changing = changing
+        self._token = token
+        self._audit = audit
+
+    # Reading
+
+    @app.route("/pools", methods=["GET"])
+    async def _pools(self, request: Request) -> bytes:
+        self._token.check_reader(request)
+        servers = (await report_of(self._running)).servers
+        live = self._changing.live_changes()
+        pools = [
+            shown_pool(pool, [one for one in servers if one["pool"] == pool["name"]], live)
+            for pool in self._changing.pools()
+        ]
+        return json_answer(request, {"pools": pools, "writes": self._changing.writes(), "live_changes": live})
+
+    @app.route("/pools/<pool>", methods=["GET"])
+    async def _pool(self, request: Request, pool: str) -> bytes:
+        self._token.check_reader(request)
+        return json_answer(request, await self._shown_pool(pool))
+
+    @app.route("/pools/<pool>/servers", methods=["GET"])
+    async def _servers(self, request: Request, pool: str) -> bytes:
+        self._token.check_reader(request)
+        return json_answer(request, (await self._shown_pool(pool))["servers"])
+
+    @app.route("/pools/<pool>/servers/<server>", methods=["GET"])
+    async def _server(self, request: Request, pool: str, server: str) -> bytes:
+        self._token.check_reader(request)
+        return json_answer(request, await self._shown_server(pool, server))
+
+    @app.route("/routes", methods=["GET"])
+    async def _routes(self, request: Request) -> bytes:
+        self._token.check_reader(request)
+        servers = (await report_of(self._running)).servers
+        pools = {pool["name"]: pool for pool in self._changing.pools()}
+        states: dict[str, tuple[str, str]] = {}
+        of_pool: dict[str, list[dict[str, Any]]] = {name: [] for name in pools}
+        for one in servers:
+            of_pool.setdefault(one["pool"], []).append(one)
+        for name, pool in pools.items():
+            states[name] = pool_state(pool, of_pool[name])
+        return json_answer(request, [shown_route(route, states, of_pool) for route in self._changing.routes()])
+
+    # Changing
+
+    @app.route("/pools/<pool>/servers", methods=["POST"])
+    def _add(self, request: Request, pool: str) -> Deferred[bytes]:
+        async def show(changed: Changed) -> bytes:
+            request.responseHeaders.setRawHeaders("Location", [f"/pools/{quote(pool)}/servers/{quote(changed.server)}"])
+            return json_answer(request, await self._shown_server(pool, changed.server), 201)
+
+        return self._change(request, "add", pool, "", lambda body: Change(ADD, pool, "", _object(body)), show)
+
+    @app.route("/pools/<pool>/servers/<server>", methods=["PATCH"])
+    def _set(self, request: Request, pool: str, server: str) -> Deferred[bytes]:
+        def plan(body: bytes) -> Change:
+            keys = _object(body)
+            if not keys:
+                raise Refusal(400, "There is nothing to change: give weight, or another key of a server.")
+            return Change(SET, pool, server, keys)
+
+        return self._change(request, "set", pool, server, plan, self._server_shown(request, pool))
+
+    @app.route("/pools/<pool>/servers/<server>/<any(drain,undrain,disable,enable):order>", methods=["POST"])
+    def _order(self, request: Request, pool: str, server: str, order: str) -> Deferred[bytes]:
+        def plan(body: bytes) -> Change:
+            _nothing(body)
+            return Change(SET, pool, server, {"admin_state": ORDERS[order]})
+
+        return self._change(request, order, pool, server, plan, self._server_shown(request, pool))
+
+    @app.route("/pools/<pool>/servers/<server>", methods=["DELETE"])
+    def _remove(self, request: Request, pool: str, server: str) -> Deferred[bytes]:
+        def plan(body: bytes) -> Change:
+            _nothing(body)
+            return Change(REMOVE, pool, server, {})
+
+        return self._change(request, "remove", pool, server, plan, _nothing_shown(request))
+
+    @app.route("/pools/<pool>/maintenance", methods=["PUT"])
+    def _begin_maintenance(self, request: Request, pool: str) -> Deferred[bytes]:
+        async def show(changed: Changed) -> bytes:
+            return json_answer(request, await self._shown_pool(pool))
+
+        def plan(body: bytes) -> Change:
+            return Change(SET, pool, "", {"maintenance": _maintenance(body)})
+
+        return self._change(request, "begin_maintenance", pool, "", plan, show)
+
+    @app.route("/pools/<pool>/maintenance", methods=["DELETE"])
+    def _end_maintenance(self, request: Request, pool: str) -> Deferred[bytes]:
+        def plan(body: bytes) -> Change:
+            _nothing(body)
+            return Change(SET, pool, "", {"maintenance": None})
+
+        return self._change(request, "end_maintenance", pool, "", plan, _nothing_shown(request))
+
+    @app.handle_errors(Exception)
+    def _failed(self, request: IRequest, failure: Failure) -> bytes:
+        return failure_answer(request, failure)
+
+    def _change(
+        self, request: Request, action: str, pool: str, server: str, plan: Plan, show: Show
+    ) -> Deferred[bytes]:
+        attempt = self._audit.attempt(request, action, pool, server)
+        request.responseHeaders.setRawHeaders("X-Request-ID", [attempt.request_id])
+        changing = Deferred.fromCoroutine(self._attempt(request, attempt, plan))
+        return _shielded(changing).addCallback(lambda changed: Deferred.fromCoroutine(_shown(show, changed)))
+
+    async def _attempt(self, request: Request, attempt: Attempt, plan: Plan) -> Changed:
+        try:
+            attempt.who = self._token.changer(request)
+            change = plan(request.content.read() if request.content is not None else b"")
+            if problem := self._audit.problem():
+                raise Refusal(503, f"The audit log cannot be written, so nothing was changed: {problem}.")
+            changed = await self._changing.change(change)
+        except ChangeRefused as error:
+            attempt.refused(error.status, error.detail)
+            raise Refusal(error.status, error.detail, members={"request_id": attempt.request_id}) from None
+        except Refusal as error:
+            attempt.refused(error.status, error.detail)
+            members = {**error.members, "request_id": attempt.request_id}
+            raise Refusal(error.status, error.detail, error.fields, members) from None
+        except BaseException:
+            attempt.failed()
+            raise
+        attempt.applied(changed, self._changing.writes())
+        return changed
+
+    def _server_shown(self, request: Request, pool: str) -> Show:
+        async def show(changed: Changed) -> bytes:
+            return json_answer(request, await self._shown_server(pool, changed.server))
+
+        return show
+
+    # What is shown
+
+    async def _shown_pool(self, name: str) -> dict[str, Any]:
+        pool = next((one for one in self._changing.pools() if one["name"] == name), None)
+        if pool is None:
+            raise Refusal(404, f"There is no pool {name!r}.")
+        servers = [one for one in (await report_of(self._running)).servers if one["pool"] == name]
+        return {**shown_pool(pool, servers, self._changing.live_changes()), "servers": servers}
+
+    async def _shown_server(self, pool: str, name: str) -> dict[str, Any]:
+        for server in (await self._shown_pool(pool))["servers"]:
+            if server["name"] == name and server["reason"] != REMOVED:
+                found: dict[str, Any] = server
+                return found
+        raise Refusal(404, f"The pool {pool} has no server {name!r}.")
+
+
+async def _shown(show: Show, changed: Changed) -> bytes:
+    return await show(changed)
+
+
+def _nothing_shown(request: Request) -> Show:
+    async def show(changed: Changed) -> bytes:
+        request.setResponseCode(204, b"No Content")
+        return b""
+
+    return show
+
+
+def _shielded(changing: Deferred[Changed]) -> Deferred[Changed]:
+    """Its result.  To cancel this does not cancel the change, of which only a part may have been applied."""
+    result: Deferred[Changed] = Deferred()
+
+    def fire(outcome: Any) -> None:
+        if not result.called:
+            result.callback(outcome)
+
+    changing.addBoth(fire)
+    return result
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        return read_object(body)
+    except BadBody as error:
+        raise Refusal(400, str(error)) from None
+
+
+def _nothing(body: bytes) -> None:
+    if body and _object(body):
+        raise Refusal(400, "The body is not empty; expected none.")
+
+
+def _maintenance(body: bytes) -> object:
+    """The value of `maintenance` in servers.yaml."""
+    members = _object(body) if body else {}
+    unknown = [name for name in members if name != "retry_after"]
+    if unknown:
+        raise Refusal(400, f"{unknown[0]}: unknown key; expected retry_after or no body.")
+    if "retry_after" not in members:
+        return True
+    try:
+        return read_with(duration(1), members["retry_after"])
+    except ValueError as error:
+        raise Refusal(400, f"retry_after: {error}.") from None

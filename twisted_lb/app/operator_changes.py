@@ -1,0 +1,224 @@
+"""Changes over the admin API: of servers, and of the maintenance of pools.
+
+1. The change is made in the text in use (`config.edits`), which is read and validated like any other servers file.
+2. What it says now is compared with what it said before: only what was meant may differ.
+3. With ADMIN_WRITES=file the text is written to the file.  Otherwise it is live, and lost with the next other text.
+4. It is applied like a reload, in all workers.  When a balancer does not accept it, the file gets its text back.
+
+Changes and reloads are sequential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+
+from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
+from twisted_lb.app.explain import shown_route
+from twisted_lb.app.reload import ServersFile
+from twisted_lb.app.servers_reader import Read
+from twisted_lb.app.servers_writer import ChangedMeanwhile, NotWritten
+from twisted_lb.config.edits import Edit, NotEditable
+from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.servers_file import server_problems
+from twisted_lb.config.servers_schema import ServerModel
+from twisted_lb.config.servers_specs import name_from_url
+from twisted_lb.config.settings import Misconfigured
+
+LIVE: Final = "live"
+FILE: Final = "file"
+PLAIN: Final = ("url", "weight", "maxconn", "backup", "slowstart", "send_proxy", "admin_state")
+SHARED: Final = "In the servers file, this is a part of other things as well: a YAML alias or merge key leads to it."
+# Replaces the first text of the file by the second.
+Write = Callable[[str, str], Deferred[None]]
+
+
+class OperatorChanges:
+    """See api.changes.Changing."""
+
+    def __init__(self, file: ServersFile, write: Write | None = None) -> None:
+        """`write` writes the text of the file; None: changes are live."""
+        self._file = file
+        self._write = write
+
+    @property
+    def _spec(self) -> GatewaySpec:
+        assert self._file.spec is not None
+        return self._file.spec
+
+    def writes(self) -> str:
+        """See Changing."""
+        return LIVE if self._write is None else FILE
+
+    def live_changes(self) -> list[dict[str, Any]]:
+        """See Changing."""
+        return [
+            {"pool": pool, "server": server or None, "before": changed.before or None, "after": changed.after or None}
+            for (pool, server), changed in self._file.live.items()
+        ]
+
+    def pools(self) -> list[dict[str, Any]]:
+        """See Changing."""
+        return [
+            {"name": pool.name, "balancer": pool.balancer, "maintenance": pool.maintenance}
+            for pool in self._spec.pools
+        ]
+
+    def routes(self) -> list[dict[str, Any]]:
+        """See Changing."""
+        return [{**shown_route(route), "maintenance": route.maintenance} for route in self._spec.routes]
+
+    def change(self, change: Change) -> Deferred[Changed]:
+        """See Changing."""
+        return self._file.lock.run(lambda: Deferred.fromCoroutine(self._change(change)))
+
+    async def _change(self, change: Change) -> Changed:
+        before = self._spec
+        edit = planned(before, change)
+        try:
+            read = await self._file.edited(edit)
+            if change.keys.get("maintenance", False) is None and pool_of(read.spec, change.pool).maintenance:
+                # The key at the top is that of all pools.
+                read = await self._file.edited(edit._replace(keys={"maintenance": False}))
+        except NotEditable as error:
+            raise ChangeRefused(409, f"This cannot be changed in the servers file: {error}.") from None
+        except Misconfigured as error:
+            raise ChangeRefused(400, _without_places(error)) from None
+        if not _only(edit, before, read.spec):
+            raise ChangeRefused(409, SHARED)
+        changed = difference(edit, before, read.spec)
+        if read.spec != before:
+            await self._use(read, edit, changed)
+        return changed
+
+    async def _use(self, read: Read, edit: Edit, changed: Changed) -> None:
+        former = self._file.text
+        await self._store(former, read.text)
+        try:
+            await self._file.swap_in(read)
+        except Misconfigured as error:
+            await self._store(read.text, former)
+            raise ChangeRefused(409, _without_places(error)) from None
+        if self._write is not None:
+            self._file.text = read.text
+        else:
+            self._file.live = with_change(self._file.live, edit, changed)
+
+    async def _store(self, before: str, after: str) -> None:
+        if self._write is None:
+            return
+        try:
+            await self._write(before, after)
+        except ChangedMeanwhile as error:
+            raise ChangeRefused(409, f"Nothing was changed: {error}.") from None
+        except NotWritten as error:
+            raise ChangeRefused(503, f"Nothing was changed: {error}.") from None
+
+
+def pool_of(spec: GatewaySpec, name: str) -> PoolSpec:
+    """The pool of this name.  Raises ChangeRefused."""
+    for pool in spec.pools:
+        if pool.name == name:
+            return pool
+    raise ChangeRefused(404, f"There is no pool {name!r}.")
+
+
+def planned(spec: GatewaySpec, change: Change) -> Edit:
+    """The edit of the text that makes a change.  Raises ChangeRefused."""
+    pool = pool_of(spec, change.pool)
+    if not change.server and change.action != ADD:
+        return Edit(pool.name, "", change.keys)
+    names = [server.name for server in pool.servers]
+    if change.action == ADD:
+        _check(change.keys)
+        name = str(change.keys.get("name") or name_from_url(change.keys["url"]))
+        if name in names:
+            raise ChangeRefused(409, f"The pool {pool.name} has a server {name!r} already.")
+        return Edit(pool.name, name, change.keys, new=True)
+    if change.server not in names:
+        raise ChangeRefused(404, f"The pool {pool.name} has no server {change.server!r}.")
+    if change.action == REMOVE:
+        if len(names) == 1:
+            instead = "disable it, or put the pool into maintenance"
+            raise ChangeRefused(409, f"It is the only server of the pool {pool.name}, which needs one: {instead}.")
+        return Edit(pool.name, change.server, None)
+    for key in ("name", "url"):
+        if key in change.keys:
+            raise ChangeRefused(400, f"{key}: expected none: add another server, and remove this one.")
+    # Where a key is null there is nothing to check but its name.
+    null = [key for key, value in change.keys.items() if value is None and key in ServerModel.model_fields]
+    _check({"url": "http://a", **{key: value for key, value in change.keys.items() if key not in null}})
+    return Edit(pool.name, change.server, change.keys)
+
+
+def _check(keys: Mapping[str, Any]) -> None:
+    problems = server_problems(keys)
+    if problems:
+        raise ChangeRefused(400, "; ".join(problems) + ".")
+
+
+def _only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> bool:
+    """Whether nothing else is different."""
+    return _others(edit, before) == _others(edit, after)
+
+
+def _others(edit: Edit, spec: GatewaySpec) -> GatewaySpec:
+    """The configuration without what an edit is meant to change."""
+    pools = []
+    for pool in spec.pools:
+        if pool.name == edit.pool:
+            if edit.server:
+                pool = replace(pool, servers=tuple(one for one in pool.servers if one.name != edit.server))
+            else:
+                pool = replace(pool, maintenance=0.0)
+        pools.append(pool)
+    return replace(spec, pools=tuple(pools))
+
+
+def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
+    """What an edit has changed."""
+    was, now = (_shown(edit, spec) for spec in (before, after))
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    if not was or not now:
+        return Changed(edit.server, was, now)
+    return Changed(edit.server, {key: was[key] for key in keys}, {key: now[key] for key in keys})
+
+
+def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
+    pool = pool_of(spec, edit.pool)
+    if not edit.server:
+        return {"maintenance": pool.maintenance}
+    return next((_keys(server) for server in pool.servers if server.name == edit.server), {})
+
+
+def _keys(server: ServerSpec) -> dict[str, Any]:
+    """The keys of a server, as plain values."""
+    check, tls = server.health_check, server.tls
+    return {
+        **{key: getattr(server, key) for key in PLAIN},
+        "health_check": asdict(check) if check is not None else False,
+        "tls": {"server_name": tls.server_name, "verify": tls.files.verify} if tls is not None else False,
+    }
+
+
+def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) -> dict[tuple[str, str], Changed]:
+    """The live changes with one more; those of the same server are one, from what the file says to what is now."""
+    place = edit.pool, edit.server
+    others = {one: changed for one, changed in live.items() if one != place}
+    old = live.get(place, Changed(edit.server, {}, {}))
+    if place in live and not old.before:
+        # It is not in the file.
+        return {**others, place: Changed(edit.server, {}, {**old.after, **new.after})} if new.after else others
+    before, after = {**new.before, **old.before}, {**old.after, **new.after} if new.after else {}
+    if before and after:
+        before, after = ({key: one[key] for key in before if before[key] != after.get(key)} for one in (before, after))
+    return {**others, place: Changed(edit.server, before, after)} if before or after else others
+
+
+def _without_places(error: Misconfigured) -> str:
+    """The problems without the lines of the text, which the operator does not see."""
+    return "; ".join(problem.partition(": ")[2] or problem for problem in error.problems) + "."

@@ -1,0 +1,82 @@
+"""Writes servers.yaml: the whole file at once, or not at all.
+
+1. The file has to be what was read last, and writable.
+2. The new text is written to a temporary file beside it, with the same owner and mode, and is on the disk (fsync).
+3. When the file is still the same, the temporary one takes its name.  Whoever reads it sees the one text or the other.
+
+A symbolic link stays one.  A single file that is mounted into a container cannot be renamed: its directory has to be.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+
+from twisted_lb.files import Look, look_at
+
+
+class NotWritten(Exception):
+    """The file is as it was; the text says why."""
+
+
+class ChangedMeanwhile(NotWritten):
+    """Somebody has changed the file since it was read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} was changed, and has not been reloaded yet, or was rejected; see the log")
+
+
+def write_text(path: str, before: str, after: str) -> None:
+    """Replace the file, whose text is `before`.  Raises NotWritten."""
+    path = os.path.realpath(path)
+    try:
+        _replace(path, before, after)
+    except OSError as error:
+        hint = " (mount its directory, not the file alone)" if error.errno == errno.EBUSY else ""
+        raise NotWritten(f"{path} cannot be written: {error.strerror}{hint}") from None
+
+
+def _replace(path: str, before: str, after: str) -> None:
+    seen = look_at(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    line_end = b"\r\n" if b"\r\n" in content else b"\n"
+    if content.replace(b"\r\n", b"\n") != before.encode():
+        raise ChangedMeanwhile(path)
+    if not os.access(path, os.W_OK):
+        raise NotWritten(f"{path} cannot be written: it is read-only")
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
+    try:
+        with open(descriptor, "wb") as file:
+            _own_alike(file.fileno(), os.stat(path))
+            file.write(after.encode().replace(b"\n", line_end))
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(temporary, path, seen)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync(os.path.dirname(path))
+
+
+def _own_alike(descriptor: int, status: os.stat_result) -> None:
+    mine = os.fstat(descriptor)
+    if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    os.fchmod(descriptor, status.st_mode & 0o7777)
+
+
+def _rename(temporary: str, path: str, seen: Look) -> None:
+    if look_at(path) != seen:
+        raise ChangedMeanwhile(path)
+    os.rename(temporary, path)
+
+
+def _sync(directory: str) -> None:
+    """The rename is on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,238 @@
+"""Changes of one key or one server in the text of servers.yaml: everything else stays as it is, comments included.
+
+1. The text is parsed to a tree of nodes with their places in it.
+2. The places that change are cut out, or written to.  New parts are in flow style, `{name: a, url: "http://b"}`.
+3. The caller reads the new text as any other, and compares: what YAML means by a text (aliases, merge keys) may be more
+   than what its author sees.
+
+Texts of a change stand for themselves: `${` in them is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from twisted_lb.config.pool import ONLY_POOL
+from twisted_lb.config.servers_specs import name_from_url
+
+_FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_ALIAS: Final = re.compile(r"[ :]*\*[^ ,\]}\r\n]+")
+# Words that no YAML parser takes for anything but a text.
+_PLAIN: Final = re.compile(r"[a-z][a-z_]*[0-9]*")
+_OTHER_TYPES: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
+
+
+class NotEditable(Exception):
+    """The text is written in a way in which this cannot be changed; the text says what."""
+
+
+class Edit(NamedTuple):
+    """One change: of a server, or of a pool where `server` is empty.
+
+    `keys` are set, or removed where their value is None; `new`: they are those of a new server.  None: the server is
+    removed.
+    """
+
+    pool: str
+    server: str
+    keys: Mapping[str, Any] | None
+    new: bool = False
+
+
+def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
+    """The text with the change.  Raises NotEditable.
+
+    `replaced` returns a text of the file with its references replaced, for names that are made of them.
+    """
+    pool = _pool(_tree(text), edit.pool)
+    if not edit.server:
+        return _with_keys(text, pool, edit.keys or {})
+    servers = _value(pool, "servers")
+    if not isinstance(servers, yaml.SequenceNode) or not servers.value:
+        raise NotEditable(f"the servers of the pool {edit.pool} are not a list here")
+    if edit.new:
+        return _with_item(text, servers, edit.keys or {})
+    for index, server in enumerate(servers.value):
+        if isinstance(server, yaml.MappingNode) and _name(server, replaced) == edit.server:
+            if edit.keys is None:
+                return _without_item(text, servers, index)
+            return _with_keys(text, server, edit.keys)
+    raise NotEditable(f"the server {edit.server} is not in its list of servers")
+
+
+def _tree(text: str) -> yaml.Node:
+    loader = _FAST(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+    finally:
+        loader.dispose()
+    if node is None:
+        raise NotEditable("it is empty")
+    return node
+
+
+def _pool(root: yaml.Node, name: str) -> yaml.MappingNode:
+    pools = _value(root, "pools")
+    pool = root if pools is None and name == ONLY_POOL else _value(pools, name)
+    if not isinstance(pool, yaml.MappingNode):
+        raise NotEditable(f"the pool {name} is not a mapping here")
+    return pool
+
+
+def _value(mapping: yaml.Node | None, key: str) -> yaml.Node | None:
+    pairs = mapping.value if isinstance(mapping, yaml.MappingNode) else ()
+    found: yaml.Node | None = next((value for one, value in pairs if one.value == key), None)
+    return found
+
+
+def _name(server: yaml.MappingNode, replaced: Callable[[str], str]) -> str:
+    """The name of a server, which may be that of its URL."""
+    name, url = (_value(server, key) for key in ("name", "url"))
+    if isinstance(name, yaml.ScalarNode) and name.value:
+        return str(replaced(name.value))
+    return name_from_url(replaced(url.value)) if isinstance(url, yaml.ScalarNode) else ""
+
+
+# Keys of a mapping
+
+
+def _with_keys(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) -> str:
+    """The text with these keys of the mapping set, or removed."""
+    changes: list[tuple[int, int, str]] = []
+    added: dict[str, Any] = {}
+    names = [one.value for one, _ in mapping.value]
+    for key, value in keys.items():
+        if key not in names:
+            if value is not None:
+                added[key] = value
+            continue
+        index = names.index(key)
+        if value is None:
+            changes.append((*_pair_to_cut(text, mapping, index), ""))
+        else:
+            name, node = mapping.value[index]
+            start = name.end_mark.index
+            changes.append((start, _end(text, node, start), f": {rendered(value)}"))
+    if added:
+        changes.append(_addition(text, mapping, added))
+    for start, end, new in sorted(changes, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def _addition(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Where these keys are written: before the servers of a pool, and after the last key of a server."""
+    if not mapping.value:
+        raise NotEditable("a mapping is empty")
+    quoted = mapping.value[0][0].style == '"'
+    pairs = [f"{json.dumps(key) if quoted else key}: {rendered(value)}" for key, value in keys.items()]
+    names = [one.value for one, _ in mapping.value]
+    indent = "\n" + " " * mapping.value[0][0].start_mark.column
+    if "servers" in names:
+        start = mapping.value[names.index("servers")][0].start_mark.index
+        separator = ", " if mapping.flow_style else indent
+        return start, start, "".join(pair + separator for pair in pairs)
+    last_key, last_value = mapping.value[-1]
+    end = _end(text, last_value, last_key.end_mark.index)
+    if mapping.flow_style:
+        return end, end, "".join(f", {pair}" for pair in pairs)
+    end = _line_end(text, end)
+    return end, end, "".join(indent + pair for pair in pairs)
+
+
+def _pair_to_cut(text: str, mapping: yaml.MappingNode, index: int) -> tuple[int, int]:
+    """What has to go for a pair to go."""
+    pairs = [(key.start_mark.index, _end(text, value, key.end_mark.index)) for key, value in mapping.value]
+    if mapping.flow_style:
+        return _flow_cut(pairs, index)
+    start, end = pairs[index]
+    line = text.rfind("\n", 0, start) + 1
+    if text[line:start].strip() or len(pairs) == 1:
+        raise NotEditable(f"the key {mapping.value[index][0].value} is the first one of its mapping")
+    return line, min(_line_end(text, end) + 1, len(text))
+
+
+# Items of a list
+
+
+def _with_item(text: str, items: yaml.SequenceNode, keys: Mapping[str, Any]) -> str:
+    """The text with a mapping of these keys after the last item."""
+    last = items.value[-1]
+    end = _end(text, last, _item_start(text, items, len(items.value) - 1))
+    if items.flow_style:
+        return f"{text[:end]}, {rendered(keys)}{text[end:]}"
+    end = _line_end(text, end)
+    return f"{text[:end]}\n{' ' * items.start_mark.column}- {rendered(keys)}{text[end:]}"
+
+
+def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
+    """The text without an item; comments before it stay."""
+    places = []
+    for number, item in enumerate(items.value):
+        start = _item_start(text, items, number)
+        places.append((start, _end(text, item, start)))
+    if items.flow_style:
+        start, end = _flow_cut(places, index)
+        return text[:start] + text[end:]
+    start, end = places[index]
+    line = text.rfind("\n", 0, text.rindex("-", 0, start)) + 1
+    return text[:line] + text[_line_end(text, end) + 1 :]
+
+
+def _item_start(text: str, items: yaml.SequenceNode, index: int) -> int:
+    """Where an item begins.  An alias has the place of what it stands for."""
+    start: int = items.value[index].start_mark.index
+    if not items.start_mark.index <= start < items.end_mark.index:
+        raise NotEditable("a server in the list is an alias")
+    return start
+
+
+def _flow_cut(places: list[tuple[int, int]], index: int) -> tuple[int, int]:
+    """An item of a flow collection with one of the commas beside it."""
+    if index:
+        return places[index - 1][1], places[index][1]
+    return places[0][0], places[1][0] if len(places) > 1 else places[0][1]
+
+
+# Places
+
+
+def _end(text: str, node: yaml.Node, after: int) -> int:
+    """Where a node ends, without the comments after it; it is looked for from `after`."""
+    if node.start_mark.index < after:
+        alias = _ALIAS.match(text, after)
+        if alias is None:
+            raise NotEditable("an alias stands on a line of its own")
+        return alias.end()
+    if node.value and isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        if isinstance(node, yaml.MappingNode):
+            key, value = node.value[-1]
+            return _end(text, value, key.end_mark.index)
+        return _end(text, node.value[-1], node.start_mark.index)
+    end: int = node.end_mark.index
+    # The mark of a block scalar is after its line end.
+    return end - 1 if end > node.start_mark.index and text[end - 1 : end] == "\n" else end
+
+
+def _line_end(text: str, place: int) -> int:
+    """The end of the line at `place`, without its line end."""
+    end = text.find("\n", place)
+    return len(text) if end < 0 else end
+
+
+def rendered(value: Any) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{rendered(key)}: {rendered(one)}' for key, one in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(rendered, value))}]"
+    if isinstance(value, str):
+        if _PLAIN.fullmatch(value) and value not in _OTHER_TYPES:
+            return value
+        return json.dumps(value.replace("${", "$${"))
+    return json.dumps(value)
