@@ -59,6 +59,46 @@ ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
 
 
+class LimitRule:
+    """A limit of a route or a pool, or that of client networks: which buckets there are, and their policy.
+
+    The policy may change while requests have tokens of its buckets; then the new one applies to these as well.
+    """
+
+    __slots__ = ("key", "name", "capacity", "rate_per_sec", "unbounded")
+
+    def __init__(self, key: str, name: str, capacity: int, rate_per_sec: float, unbounded: bool = False) -> None:
+        """`key` is unique, and the same on all instances; `name` is for responses.
+
+        `unbounded`: clients can make any number of its buckets, as they have any number of addresses.
+        """
+        self.key = key
+        self.name = name
+        self.capacity = capacity  # tokens, at least 1
+        self.rate_per_sec = rate_per_sec
+        self.unbounded = unbounded
+
+    def bucket(self, subject: str = "") -> SharedBucket:
+        """Its bucket for a key's digest or a network; for a rule with one bucket, ""."""
+        return SharedBucket(self, f"{self.key}|{subject}" if subject else self.key)
+
+
+class SharedBucket(NamedTuple):
+    """A bucket that belongs to no account.  It is full until it is used."""
+
+    rule: LimitRule
+    key: str  # unique among all buckets
+
+
+class LimitLevel(NamedTuple):
+    """A limit that a request was admitted by, and its level after that."""
+
+    capacity: int  # tokens
+    rate_per_sec: float
+    level: int  # microtokens
+    limit: str  # its name
+
+
 class Taken(NamedTuple):
     """The decision of the limits.  All rate-limit fields are derived from it."""
 
@@ -67,9 +107,10 @@ class Taken(NamedTuple):
     capacity: int  # tokens; for IN_FLIGHT: concurrent requests
     rate_per_sec: float  # tokens per second; for IN_FLIGHT: 0
     level: int  # microtokens, after the tokens were taken; when refused, the present level; may be negative
-    # The limit described: KEY when admitted (ADDRESS by take_address), else the one that refused.  Where it is one of
+    # The limit described: when refused the one that did; else KEY, or without a key the first.  Where it is one of
     # `users.REFUSALS`, the key must not be used, and the capacity is 0.
     limit: str = KEY
+    more: tuple[LimitLevel, ...] = ()  # when admitted: the buckets beside the one described, without the global one
 
 
 class StoreState(NamedTuple):
@@ -111,34 +152,47 @@ class IBucketStore(Interface):
 
     counts_in_flight = Attribute("bool; whether `release` must be called for every admitted request")
 
-    def take(digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """Take `cost` tokens, 0 or more, for a request, and call `receiver`, within this call or later.
 
-        The limits are the bucket of the key's user, the key's own bucket, the requests in flight of the key, and the
-        global bucket, in this order; the first that refuses is reported.  A refusal takes nothing and writes nothing.
-        A key that must not be used is refused before all of them; a revoked one is unknown.
+        The limits are the bucket of the key's user, the key's own bucket, the requests in flight of the key, the
+        buckets in `limits`, and the global bucket, in this order; the first that refuses is reported.  A refusal takes
+        nothing and writes nothing.  A key that must not be used is refused before all of them; a revoked one is
+        unknown.
 
         `network` is given for a key that was not seen from this client's network before.  Then an unknown key takes
         one token from the network's bucket, and while that bucket is empty, every key is refused unless it is in use
         (see IAccountStore.in_use).
         """
 
-    def release(digest: str, tokens: int) -> None:
+    def take_without_key(limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1) -> None:
+        """The same for a request without a key, which is limited by these buckets, at least one, and no others."""
+
+    def release(digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """An admitted request has ended; called at most once for each.  Does not raise.
 
-        The request no longer counts as in flight.  `tokens` are taken in addition from the buckets of the user and of
-        the key, and the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
+        `digest` is "" for a request without a key, and `limits` are those of `take` or `take_without_key`.
+
+        The request no longer counts as in flight.  `tokens` are taken in addition from all its buckets and, with a key,
+        from the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
         capacity.  If `tokens` is 0 and `counts_in_flight` is false, the call may be omitted.
         """
 
-    def take_address(network: str, receiver: ITokenReceiver) -> None:
-        """Take one token from the bucket of a client's network, for a request without a valid key.
+    def take_address(network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+        """Take tokens from the bucket of a client's network, for a request without a valid key.
 
-        Always admitted where this limit is disabled.
+        Always admitted where this limit is disabled.  `served`: the request is served for these tokens, so that the
+        store may be unavailable for it; the others are refused anyway, and are only limited.
         """
 
-    def give_back_address(network: str) -> None:
-        """Refund that token, because the key was valid.  Does not raise."""
+    def release_address(network: str, tokens: int) -> None:
+        """Take `tokens` more from it, or refund them if they are negative, as `release` does.  Does not raise."""
 
 
 class IStoreReport(Interface):

@@ -42,7 +42,7 @@ class AddressBuckets:
             self.tokens[network] = left - admitted
             receiver.bucket_answered(Taken(admitted, b"", 3, 0.5, (left - admitted) * MICROTOKENS, ADDRESS))
 
-    def give_back_address(self, network: str) -> None:
+    def release_address(self, network: str, tokens: int) -> None:
         self.tokens[network] += 1
 
     def go_on(self) -> None:

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple, Sequence
 import hiredis
 
 from tests.stores.contract import digest_of
-from twisted_lb.interfaces import MICROTOKENS, Limits
+from twisted_lb.interfaces import MICROTOKENS, Limits, SharedBucket
+from twisted_lb.limits.shared_buckets import address_bucket, address_rule
 from twisted_lb.stores.redis.batch_encoding import BatchFrame, Extra
 from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
 from twisted_lb.stores.redis.protocol import encode_command, encode_parts
 from twisted_lb.stores.redis.scripts import script_text
+from twisted_lb.stores.redis.shared_part import Limited
 
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
@@ -38,6 +40,8 @@ class LuaClient:
         self._reader = hiredis.Reader()
         self._frame = BatchFrame(limits, silence, b"process%d" % id(self))
         self._global_bucket = limits.global_bucket.capacity > 0
+        self._address_rule = address_rule(limits.address)
+        self.levels: list[int] = []  # of the shared buckets of the last batch
         self.wrong: list[bytes] = []  # keys that the last batch found to be what they should not be
         self._silence = b"%d" % round(silence * SECOND)
         self.instance = instance
@@ -63,8 +67,13 @@ class LuaClient:
         released: Sequence[str] = (),
         charged: Sequence[tuple[str, int]] = (),
         extras: Sequence[tuple[int, int, str]] = (),
+        shared_charges: Sequence[tuple[SharedBucket, int]] = (),
+        limited: Sequence[tuple[int, int, tuple[SharedBucket, ...]]] = (),
     ) -> list[Answer]:
-        """Take from the accounts of these keys; `charged` are (key, tokens), `extras` as `redis_frame.Extra`."""
+        """Take from the accounts of these keys; `charged` and `shared_charges` are with tokens.
+
+        `extras` and `limited` are as in `batch_encoding` and `shared_part`.
+        """
         self._frame.set_instance(self.instance)
         self.number += 1
         count, parts = self._frame.encode(
@@ -75,10 +84,14 @@ class LuaClient:
             [tokens * MICROTOKENS for _, tokens in charged],
             sum(tokens for _, tokens in charged) * MICROTOKENS,
             [Extra(*extra) for extra in extras],
+            [(shared, tokens * MICROTOKENS) for shared, tokens in shared_charges],
+            [Limited(*one) for one in limited],
         )
         reply = self._run("take_tokens", now_us, count, parts)
-        addresses = sum(position == 0 and cost == 1 for position, cost, _ in extras)
-        answers, rest = reply[: 5 * (len(names) + addresses)], reply[5 * (len(names) + addresses) :]
+        takings = len(names) + sum(position == 0 for position, _, _ in limited)
+        answers, rest = reply[: 5 * takings], reply[5 * takings :]
+        levels = sum(len(buckets) for _, _, buckets in limited)
+        self.levels, rest = rest[:levels], rest[levels:]
         if self._global_bucket:
             # Where there is a bucket of everyone, its level comes after them.
             self.global_bucket, *rest = rest
@@ -89,6 +102,10 @@ class LuaClient:
     def take(self, now_us: int, name: str, cost: int = 1, network: str = "") -> Answer:
         """Take `cost` tokens for one request."""
         return self.batch(now_us, name, extras=[(1, cost, network)])[0]
+
+    def address(self, network: str) -> tuple[SharedBucket]:
+        """The bucket of a client's network."""
+        return (address_bucket(self._address_rule, network),)
 
     def create(self, now_us: int, name: str, capacity: int, rate: float = 0.0) -> None:
         """An account of this name, whose key is the name too."""

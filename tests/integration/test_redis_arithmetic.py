@@ -15,7 +15,7 @@ from tests.integration.lua_client import START, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.limits.test_bucket import LIVES
 from tests.stores.contract import Asker, digest_of, new_path
-from twisted_lb.interfaces import Account, Limits, Policy, Taken
+from twisted_lb.interfaces import Account, LimitRule, Limits, Policy, SharedBucket, Taken
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.sqlite.store import EmbeddedStore
 
@@ -35,6 +35,17 @@ steps = st.lists(
             st.tuples(st.one_of(st.integers(-20, 20), st.integers(-1_000_000_000, 1_000_000_000))),
             st.tuples(st.none() | policies.map(lambda policy: policy[0]), st.none() | policies.map(lambda p: p[1])),
         ),
+        st.one_of(st.integers(0, 3_000_000), st.integers(-10_000_000, 10_000_000), st.integers(0, 10**14)),
+    ),
+    max_size=40,
+)
+
+shared_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["take", "take", "without key", "settle", "policy"]),
+        st.one_of(st.integers(-20, 20), st.integers(-1_000_000_000, 1_000_000_000)),
+        st.tuples(st.booleans(), st.booleans()),
+        policies,
         st.one_of(st.integers(0, 3_000_000), st.integers(-10_000_000, 10_000_000), st.integers(0, 10**14)),
     ),
     max_size=40,
@@ -117,6 +128,46 @@ class ArithmeticTests(SynchronousTestCase):
                 arguments = [b"" if value is None else repr(value).encode() for value in operation]
                 reply = self.lua.run("change_account", self.now_us, [account_key(digest)], *arguments)
                 self.assert_same_profile(reply, self.successResultOf(self.embedded.change(digest, *operation)))
+
+    @settings(
+        max_examples=100,
+        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+    )
+    @given(st.lists(policies, min_size=2, max_size=2), policies, shared_steps)
+    def test_shared_buckets_agree_step_by_step(
+        self, shared: list[tuple[int, float]], policy: tuple[int, float], operations: list[Any]
+    ) -> None:
+        """The same of buckets of routes and pools, with keys and without, also when their policies change."""
+        name = self.create(*policy)
+        rules = [LimitRule(f"{name} {at}", f"rule{at}", *of_rule) for at, of_rule in enumerate(shared)]
+        for what, cost, chosen, other, elapsed_us in operations:
+            self.now_us = max(0, min(self.now_us + elapsed_us, 4 * 10**15))
+            limits = tuple(rule.bucket() for rule, is_chosen in zip(rules, chosen) if is_chosen) or (rules[0].bucket(),)
+            if what == "settle":
+                self.lua.batch(self.now_us, charged=[(name, cost)], shared_charges=[(one, cost) for one in limits])
+                self.embedded.release(digest_of(name), cost, limits)
+            elif what == "policy":
+                rules[0].capacity, rules[0].rate_per_sec = other
+            else:
+                self.assert_same_shared_taking(name if what == "take" else "", abs(cost), limits)
+
+    def assert_same_shared_taking(self, name: str, cost: int, limits: tuple[SharedBucket, ...]) -> None:
+        receiver = Asker()
+        if name:
+            self.embedded.take(digest_of(name), receiver, cost, "", limits)
+            extras, limited = [(1, cost, "")], [(1, 0, limits)]
+            [answer] = self.lua.batch(self.now_us, name, extras=extras, limited=limited)
+        else:
+            self.embedded.take_without_key(limits, receiver, cost)
+            [answer] = self.lua.batch(self.now_us, limited=[(0, cost, limits)])
+        [taken] = receiver.answers
+        assert isinstance(taken, Taken)
+        if taken.admitted:
+            levels = [more.level for more in taken.more]
+            self.assertEqual((answer.outcome, self.lua.levels), (1, levels if name else [taken.level, *levels]))
+        outcomes = {"default": 0, "global": 3}
+        outcomes.update({one.rule.name: place for place, one in enumerate(limits, 6)})
+        self.assertEqual((answer.outcome, answer.level), (1 if taken.admitted else outcomes[taken.limit], taken.level))
 
     def assert_same_profile(self, reply: list[Any], profile: Any) -> None:
         name, capacity, rate, level, *_ = reply

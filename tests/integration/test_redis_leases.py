@@ -83,7 +83,7 @@ class LimitsTests(OnRedis):
             self.store.take(digest_of(key), receiver, 1, "10.0.0.1")
             answers.append((yield receiver.told))
         self.assertEqual(answers, [None, None, Taken(False, b"", 2, 0.0, 0, "address")])
-        self.store.give_back_address("10.0.0.1")
+        self.store.release_address("10.0.0.1", -1)
         taken = []
         for _ in range(2):
             receiver = Asker()

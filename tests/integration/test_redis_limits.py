@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from hiredis import ReplyError
@@ -10,11 +11,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.integration.lua_client import SECOND, START, Answer, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import digest_of
-from twisted_lb.interfaces import MICROTOKENS, Limits, Policy
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.stores.redis.keys import account_key
 
 M = MICROTOKENS
-BY_KEY, ADMITTED, BY_IN_FLIGHT, BY_EVERYONE, BY_ADDRESS = range(5)
+BY_KEY, ADMITTED, BY_IN_FLIGHT, BY_EVERYONE, BY_ADDRESS, DAMAGED, BY_SHARED = range(7)
 NETWORK = "1.2.3.4"
 ADDRESS_KEY = b"tokenlb:address:1.2.3.4"
 DEEPEST = -(10**15)
@@ -170,7 +171,7 @@ class EveryoneTests(OnLua):
         self.assertEqual(self.lua.global_bucket, 2 * M)
         self.lua.batch(START + SECOND)
         self.assertEqual(self.lua.global_bucket, 3 * M)
-        self.lua.batch(START + SECOND, charged=[("a", 7)], extras=[(0, 1, "1.2.3.4")])
+        self.lua.batch(START + SECOND, charged=[("a", 7)], limited=[(0, 1, self.lua.address("1.2.3.4"))])
         self.assertEqual(self.lua.global_bucket, -4 * M)
 
     def test_its_refusal_spends_nothing_of_the_key(self) -> None:
@@ -328,6 +329,68 @@ class InFlightTests(OnLua):
         self.assertEqual(self.lua.announce(START, b"me"), 1)
 
 
+class SharedTests(OnLua):
+    """The buckets of routes and pools in Redis."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lua.create(START, "a", 100)
+
+    def ttl(self, shared: SharedBucket) -> int:
+        return int(self.lua.command(b"PTTL", b"tokenlb:" + shared.key.encode()))
+
+    def take(self, now_us: int, *limits: SharedBucket, cost: int = 1) -> Answer:
+        [answer] = self.lua.batch(now_us, limited=[(0, cost, limits)])
+        return answer
+
+    def test_it_expires_when_it_is_full_and_not_before(self) -> None:
+        """The expiry is later than the time to full by one to two seconds; at rate 0 there is none, also after another
+        rate."""
+        rule = LimitRule("limit:route|/|one", "one", 10, 2.0)
+        shared = rule.bucket()
+        began = time.monotonic()
+        self.take(START, shared, cost=8)
+        self.assertTrue(5_000 - passed(began) < self.ttl(shared) <= 6_000)
+        began = time.monotonic()
+        self.lua.batch(START + SECOND, shared_charges=[(shared, -4)])
+        self.assertTrue(3_000 - passed(began) < self.ttl(shared) <= 4_000)
+        rule.rate_per_sec = 0.0
+        self.take(START + SECOND, shared)
+        self.assertEqual(self.ttl(shared), -1)
+        rule.rate_per_sec = 1.0
+        self.take(START + SECOND, shared)
+        self.assertGreater(self.ttl(shared), 4_000)
+
+    def test_what_is_refused_writes_nothing(self) -> None:
+        """A refusal by a shared bucket, or of a request whose other limits would have admitted it, writes nothing."""
+        small, large = (LimitRule(f"limit:route|/|{at}", str(at), at, 1.0).bucket() for at in (2, 50))
+        self.take(START, small, large)
+        changes = self.lua.changes()
+        answers = self.lua.batch(
+            START + 10, "a", extras=[(1, 30, "")], limited=[(1, 0, (large, small)), (0, 2, (small, large))]
+        )
+        self.assertEqual(self.outcomes(answers), [(BY_SHARED + 1, M + 10), (BY_SHARED, M + 10)])
+        self.assertEqual(self.lua.levels, [49 * M + 10, M + 10] + [M + 10, 49 * M + 10])
+        self.assertEqual(self.lua.changes(), changes)
+
+    def test_one_bucket_for_keys_and_their_network(self) -> None:
+        """What is taken for an unknown key and what pays for a request without one is the same bucket."""
+        lua = self.client(Limits(address=Policy(3, 0.0)))
+        limited = [(0, 1, lua.address(NETWORK))] * 2
+        answers = lua.batch(START, "x", "x", extras=[(1, 1, NETWORK), (2, 1, NETWORK)], limited=limited)
+        self.assertEqual([answer.outcome for answer in answers], [0, BY_ADDRESS, ADMITTED, ADMITTED])
+
+    def test_without_limits_redis_does_what_it_did(self) -> None:
+        """A batch without shared buckets reads and writes as many keys as before: commands are counted."""
+        self.lua.command(b"CONFIG", b"RESETSTAT")
+        self.lua.batch(START, "a", "a", charged=[("a", 1)])
+        stats = self.lua.command(b"INFO", b"commandstats").decode()
+        counted = dict(re.findall("cmdstat_([a-z]+):calls=([0-9]+)", stats))
+        for ours in ("config|resetstat", "info", "evalsha"):
+            counted.pop(ours.partition("|")[0], None)
+        self.assertEqual(counted, {"hmget": "1", "hset": "1", "mget": "1", "set": "1"})
+
+
 class AddressTests(OnLua):
     """The bucket of a client's network."""
 
@@ -368,38 +431,37 @@ class AddressTests(OnLua):
         self.assertEqual(self.lua.take(START, "a", 1, "2001:db8::/64").outcome, ADMITTED)
 
     def test_tokens_of_an_address_alone(self) -> None:
-        """Tokens are taken and given back without a key, answered in order, behind the takings of keys."""
-        extras = [(0, 1, NETWORK), (0, 1, NETWORK), (0, 0, NETWORK), (0, 1, NETWORK), (0, 1, NETWORK), (0, 1, NETWORK)]
-        answers = self.lua.batch(START, "a", extras=extras)
+        """Tokens are given back and taken without a key, answered in order, behind the takings of keys."""
+        address = self.lua.address(NETWORK)
+        self.lua.batch(START, limited=[(0, 1, address)] * 2)
+        answers = self.lua.batch(START, "a", shared_charges=[(*address, -1)], limited=[(0, 1, address)] * 3)
         self.assertEqual(answers[0].name, b"a")
-        self.assertEqual(
-            self.outcomes(answers[1:]),
-            [(ADMITTED, 2 * M), (ADMITTED, M), (ADMITTED, M), (ADMITTED, 0), (BY_ADDRESS, 0)],
-        )
+        self.assertEqual(self.outcomes(answers[1:]), [(ADMITTED, M), (ADMITTED, 0), (BY_SHARED, 0)])
+        self.assertEqual(self.lua.levels, [M, 0, 0])
 
     def test_a_gift_to_a_full_bucket_writes_nothing(self) -> None:
         """Giving back to a network whose bucket is full makes no bucket."""
         before = self.lua.changes()
-        self.lua.batch(START, extras=[(0, 0, NETWORK)])
+        self.lua.batch(START, shared_charges=[(*self.lua.address(NETWORK), -1)])
         self.assertEqual(self.lua.changes(), before)
 
     def test_it_expires_when_it_is_full_and_not_before(self) -> None:
         """The expiry is later than the time to full by one to two seconds, and at rate 0 there is none."""
         began = time.monotonic()
-        self.lua.batch(START, extras=[(0, 1, NETWORK)] * 3)
+        self.lua.batch(START, limited=[(0, 1, self.lua.address(NETWORK))] * 3)
         ttl = self.lua.command(b"PTTL", ADDRESS_KEY)
         self.assertTrue(7_000 - passed(began) < ttl <= 8_000, ttl)
         began = time.monotonic()
-        self.lua.batch(START + 4 * SECOND, extras=[(0, 0, NETWORK)])
+        self.lua.batch(START + 4 * SECOND, shared_charges=[(*self.lua.address(NETWORK), -1)])
         ttl = self.lua.command(b"PTTL", ADDRESS_KEY)
         self.assertTrue(5_000 - passed(began) < ttl <= 6_000, ttl)
         # On a clock that went back it is full only after its stamp.
-        self.lua.batch(START - 20 * SECOND, extras=[(0, 1, NETWORK)])
+        self.lua.batch(START - 20 * SECOND, limited=[(0, 1, self.lua.address(NETWORK))])
         ttl = self.lua.command(b"PTTL", ADDRESS_KEY)
         self.assertGreater(ttl, 23_000)
         still = self.client(Limits(address=Policy(3, 0.0)))
-        still.batch(START, extras=[(0, 1, "5.6.7.8")])
+        still.batch(START, limited=[(0, 1, still.address("5.6.7.8"))])
         self.assertEqual(still.command(b"PTTL", b"tokenlb:address:5.6.7.8"), -1)
         slow = self.client(Limits(address=Policy(1_000_000_000, 1e-300)))
-        slow.batch(START, extras=[(0, 1, "5.6.7.9")])
+        slow.batch(START, limited=[(0, 1, slow.address("5.6.7.9"))])
         self.assertEqual(slow.command(b"PTTL", b"tokenlb:address:5.6.7.9"), -1)

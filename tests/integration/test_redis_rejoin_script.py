@@ -78,9 +78,9 @@ class RejoinScriptTests(OnLua):
         self.announce(b"one", b"two")
         self.back(b"one2", START, b"one")
         changes = self.lua.changes()
-        for extras in ([], [(0, 1, "1.2.3.4")], [(0, 0, "1.2.3.4")]):
+        for limited in ([], [(0, 1, self.lua.address("1.2.3.4"))]):
             with self.assertRaises(ReplyError):
-                self.lua.batch(START, *(() if extras else ("a",)), charged=[("a", 2)], extras=extras)
+                self.lua.batch(START, *(() if limited else ("a",)), charged=[("a", 2)], limited=limited)
         self.assertEqual(self.lua.changes(), changes)
 
     def test_one_that_is_dead_is_waited_for(self) -> None:

@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, digest_of
 from twisted_lb import bounded_log
-from twisted_lb.interfaces import Account, Limits, Policy, StoreUnavailable, Taken
+from twisted_lb.interfaces import Account, LimitRule, Limits, Policy, StoreUnavailable, Taken
 
 NETWORK = "192.0.2.7"
 KEY = "{%s}" % digest_of("bad")
@@ -27,7 +27,9 @@ TYPES = (
     ("HSET", "dead", "nan", "other", "-7", "third", "1e300"),
 )
 # Those that the balancer makes anew.
+RULE = LimitRule("limit:route|/v1/|burst", "burst", 1_000_000, 10.0)
 SHARED = (
+    f"tokenlb:{RULE.key}|{NETWORK}",
     f"tokenlb:address:{NETWORK}",
     "tokenlb:global",
     f"tokenlb:in_flight:{KEY}",
@@ -55,6 +57,11 @@ class WrongKeyTests(OnRedis):
         self.store.take_address(NETWORK, receiver)
         return receiver.told
 
+    def ask_limit(self) -> Deferred[Any]:
+        receiver = Asker()
+        self.store.take_without_key((RULE.bucket(NETWORK),), receiver)
+        return receiver.told
+
     def put(self, key: str, kind: tuple[str, ...]) -> None:
         self.server.command("DEL", key)
         self.server.command(kind[0], key, *kind[1:])
@@ -72,10 +79,11 @@ class WrongKeyTests(OnRedis):
                         self.ask("bad", NETWORK),
                         self.ask_address(),
                         self.ask("nobody", NETWORK),
+                        self.ask_limit(),
                     ]
                 )
                 admitted = [isinstance(answer, Taken) and answer.admitted for answer in answers]
-                self.assertEqual(admitted, [True, True, True, False], (key, kind))
+                self.assertEqual(admitted, [True, True, True, False, True], (key, kind))
                 self.assertIsNone(answers[3])
                 self.assertTrue(self.store.state().up, (key, kind))
                 for name in ("good", "bad"):
@@ -88,7 +96,7 @@ class WrongKeyTests(OnRedis):
         """A new connection is made whatever the keys hold that it begins with, and takes its places again."""
         yield self.set_up_accounts()
         yield self.ask("bad")
-        for key in SHARED[2:]:
+        for key in SHARED[3:]:
             for kind in (TYPES[1], TYPES[2], TYPES[8]):
                 self.put(key, kind)
                 self.server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -129,9 +137,9 @@ class WrongKeyTests(OnRedis):
         self.patch(bounded_log, "LOG_SECONDS", 60.0)
         with capturedLogs() as logs:
             for _ in range(20):
-                self.put(SHARED[1], ("SET", "x"))
+                self.put(SHARED[2], ("SET", "x"))
                 yield self.ask("good")
-        told = [event for event in logs if event.get("key") == SHARED[1]]
+        told = [event for event in logs if event.get("key") == SHARED[2]]
         self.assertEqual(len(told), 1)
 
     @inlineCallbacks

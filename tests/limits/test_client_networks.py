@@ -1,22 +1,16 @@
-"""Networks of clients, the keys that are known to come from them, and their buckets."""
+"""Networks of clients, and the keys that are known to come from them."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.interfaces import MICROTOKENS, Policy
 from twisted_lb.limits.client_networks import (
     LOCAL_NETWORK,
     MAX_NETWORKS_OF_A_KEY,
     KnownKeys,
-    NetworkBuckets,
     network_of,
     plain_address,
 )
-
-SECOND = 1_000_000  # microseconds
-START = 1_800_000_000 * SECOND
-M = MICROTOKENS
 
 
 class NetworkTests(SynchronousTestCase):
@@ -139,67 +133,3 @@ class KnownKeysTests(SynchronousTestCase):
             for number in range(10):
                 keys.learn(f"k{number}", "here")
                 self.assertTrue(keys.knows(f"k{number}", "here"))
-
-
-class NetworkBucketsTests(SynchronousTestCase):
-    """Buckets of networks in memory."""
-
-    def test_each_network_has_a_bucket_that_refills(self) -> None:
-        """A network gets the capacity, then the rate; another one has its own."""
-        buckets = NetworkBuckets(Policy(2, 1.0))
-        taken = [buckets.take("a", START + at) for at in (0, 0, 0, SECOND, SECOND, 1_500_000)]
-        self.assertEqual(taken, [(True, M), (True, 0), (False, 0), (True, 0), (False, 0), (False, M // 2)])
-        self.assertEqual(buckets.take("b", START + SECOND), (True, M))
-
-    def test_looking_changes_nothing(self) -> None:
-        """The level of a network that was not seen is full, and being asked for it leaves no trace."""
-        buckets = NetworkBuckets(Policy(2, 1.0))
-        self.assertEqual(buckets.level("a", START), 2 * M)
-        self.assertEqual(len(buckets), 0)
-        buckets.take("a", START)
-        for _ in range(3):
-            self.assertEqual(buckets.level("a", START + 500_000), 1_500_000)
-
-    def test_a_token_given_back_is_there(self) -> None:
-        """What is given back counts up to the capacity, and for a network that was not seen it is nothing."""
-        buckets = NetworkBuckets(Policy(2, 0.0))
-        buckets.take("a", START)
-        for _ in range(3):
-            buckets.refund("a")
-            buckets.refund("b")
-        self.assertEqual((buckets.level("a", START), buckets.level("b", START)), (2 * M, 2 * M))
-
-    def test_full_buckets_are_forgotten(self) -> None:
-        """Networks that come once each leave about as many buckets as refill at a time, not as many as came."""
-        buckets = NetworkBuckets(Policy(10, 1.0))
-        for number in range(10_000):
-            buckets.take(f"network {number}", START + number * SECOND // 100)
-        self.assertLessEqual(len(buckets), 102)
-        for number in range(200):
-            buckets.take("a", START + 1000 * SECOND)
-        self.assertEqual(len(buckets), 1)
-
-    def test_a_bucket_that_is_forgotten_was_full(self) -> None:
-        """Forgetting admits nothing more: an emptied network stays empty while others come and go."""
-        buckets = NetworkBuckets(Policy(3, 0.01))
-        for _ in range(3):
-            buckets.take("a", START)
-        for number in range(1000):
-            buckets.take(f"network {number}", START + number * 1000)
-        self.assertEqual(buckets.take("a", START + SECOND), (False, 10_000))
-
-    def test_a_network_in_use_is_not_the_one_that_goes(self) -> None:
-        """A network that was taken from again keeps its bucket, and one that only came later loses its own."""
-        buckets = NetworkBuckets(Policy(2, 0.0), most=3)
-        for network in ("a", "b", "c", "a", "d"):
-            self.assertTrue(buckets.take(network, START)[0])
-        self.assertEqual([buckets.level(network, START) for network in "abcd"], [0, 2 * M, M, M])
-
-    def test_the_number_is_bounded(self) -> None:
-        """When more networks come than are kept, the one longest unused goes."""
-        buckets = NetworkBuckets(Policy(1, 0.0), most=5)
-        for number in range(20):
-            buckets.take(f"network {number}", START)
-            self.assertLessEqual(len(buckets), 5)
-        levels = [buckets.level(f"network {number}", START) for number in range(20)]
-        self.assertEqual(levels, [M] * 15 + [0] * 5)

@@ -25,6 +25,7 @@ from twisted_lb.interfaces import (
     IRequest,
     IServing,
     ITokenReceiver,
+    SharedBucket,
     Taken,
 )
 from twisted_lb.limits.bucket import Bucket
@@ -57,14 +58,27 @@ class ScriptedBuckets:
         self.costs: list[int] = []
         self.networks: list[str] = []  # as given with keys
         self.addresses: list[str] = []  # asked for without a key
+        self.of_addresses: list[tuple[int, bool]] = []  # cost, and whether the request was to be served
         self.returned: list[str] = []  # of these
+        self.returned_tokens: list[int] = []
+        self.limits: list[tuple[SharedBucket, ...]] = []  # as asked for, with and without keys
+        self.released_limits: list[tuple[tuple[SharedBucket, ...], int]] = []
+        self.without_key: Taken | str = OF_ADDRESS  # the answer to requests without a key
         self.refunded: list[str] = []
         self.released: list[tuple[str, int]] = []
         self.unreleased = 0
         self._waiting: list[tuple[str, ITokenReceiver]] = []
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         self.asked.append(digest)
+        self.limits.append(limits)
         self.costs.append(cost)
         self.networks.append(network)
         if self.later:
@@ -72,20 +86,36 @@ class ScriptedBuckets:
         else:
             self._tell(digest, receiver)
 
-    def release(self, digest: str, tokens: int) -> None:
+    def take_without_key(self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1) -> None:
+        self.limits.append(limits)
+        self.costs.append(cost)
+        answer = self.without_key
+        if isinstance(answer, str):
+            receiver.bucket_unavailable(answer)
+        else:
+            receiver.bucket_answered(answer)
+
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+        if limits:
+            assert limits in self.limits
+            self.released_limits.append((limits, tokens))
+        if not digest:
+            return
         assert digest in self.asked and self.unreleased > 0
         self.unreleased -= 1
         self.released.append((digest, tokens))
         if tokens < 0:
             self.refunded.append(digest)
 
-    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
         self.addresses.append(network)
+        self.of_addresses.append((cost, served))
         receiver.bucket_answered(self.of_address)
 
-    def give_back_address(self, network: str) -> None:
+    def release_address(self, network: str, tokens: int) -> None:
         assert self.addresses.count(network) > self.returned.count(network)
         self.returned.append(network)
+        self.returned_tokens.append(tokens)
 
     def answer_now(self) -> None:
         """Answer all who wait."""
@@ -119,7 +149,14 @@ class ClockedBuckets(ScriptedBuckets):
     def _now_us(self) -> int:
         return round(self._clock.seconds() * 1_000_000)
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         self.asked.append(digest)
         bucket = self.bucket(digest)
         admitted, level = bucket.take(cost, self._now_us())

@@ -23,6 +23,7 @@ from twisted_lb.interfaces import (
     Limits,
     NameTaken,
     Profile,
+    SharedBucket,
     StoreState,
     Taken,
 )
@@ -97,14 +98,21 @@ class StoreCase(TestCase):
         """Let time pass for the store: a Deferred or None."""
         raise NotImplementedError
 
-    def take(self, key: str, cost: int = 1, network: str = "") -> Deferred[Any]:
+    def take(
+        self, key: str, cost: int = 1, network: str = "", limits: tuple[SharedBucket, ...] = ()
+    ) -> Deferred[Any]:
         receiver = Asker()
-        self.store.take(digest_of(key), receiver, cost, network)
+        self.store.take(digest_of(key), receiver, cost, network, limits)
         return receiver.told
 
-    def take_address(self, network: str) -> Deferred[Any]:
+    def take_without_key(self, *limits: SharedBucket, cost: int = 1) -> Deferred[Any]:
         receiver = Asker()
-        self.store.take_address(network, receiver)
+        self.store.take_without_key(limits, receiver, cost)
+        return receiver.told
+
+    def take_address(self, network: str, cost: int = 1, served: bool = False) -> Deferred[Any]:
+        receiver = Asker()
+        self.store.take_address(network, receiver, cost, served)
         return receiver.told
 
     def create(self, key: str, name: str, capacity: Any = 5, rate_per_sec: Any = 0.0) -> Deferred[None]:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import FakeConnection, FakeEndpoint, array, bulk
-from twisted_lb.interfaces import Limits, Policy, Taken
+from twisted_lb.interfaces import Limits, Policy, SharedBucket, Taken
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.stores.redis.store import RedisStore
@@ -38,16 +38,38 @@ class Batch(NamedTuple):
     global_bucket: int
     extras: list[tuple[int, int, bytes]]
     number: int
+    shared_charges: list[tuple[bytes, int]]
+    limited: list[tuple[int, int, list[bytes]]]  # position, cost, and the keys, policies left out
+
+
+def read_shared(
+    named: int, rest: list[bytes]
+) -> tuple[list[tuple[bytes, int]], list[tuple[int, int, list[bytes]]]]:
+    """The part of shared buckets: charges, and limited takings."""
+    if not named:
+        assert not rest
+        return [], []
+    parts = iter(rest)
+
+    def number() -> int:
+        return int(next(parts))
+
+    charges, limited = number(), number()
+    keys = [(next(parts), next(parts), next(parts))[0] for _ in range(named)]
+    charged = [(keys[number() - 1], number()) for _ in range(charges)]
+    takings = [(number(), number(), [keys[number() - 1] for _ in range(number())]) for _ in range(limited)]
+    assert not list(parts)
+    return charged, takings
 
 
 def read_batch(command: list[bytes]) -> Batch:
     """The call that a command is."""
     keys, arguments = command[3 : 3 + int(command[2])], command[3 + int(command[2]) :]
-    constant, numbers, rest = arguments[:9], [int(argument) for argument in arguments[10:14]], arguments[14:]
-    released, charged, extras, global_bucket = numbers
+    constant, numbers, rest = arguments[:9], [int(argument) for argument in arguments[10:15]], arguments[15:]
+    released, charged, extras, global_bucket, named = numbers
     charges, rest = [int(charge) for charge in rest[:charged]], rest[charged:]
-    assert len(rest) == 3 * extras, (rest, extras)
-    element = iter(rest)
+    shared_charges, limited = read_shared(named, rest[3 * extras :])
+    element = iter(rest[: 3 * extras])
     return Batch(
         keys[:released],
         list(zip(keys[released : released + charged], charges)),
@@ -56,6 +78,8 @@ def read_batch(command: list[bytes]) -> Batch:
         global_bucket,
         [(int(position), int(cost), network) for position, cost, network in zip(element, element, element)],
         int(arguments[9]),
+        shared_charges,
+        limited,
     )
 
 
@@ -74,11 +98,16 @@ class ToldStandby(Fallback):
         self.tidied += 1
         super().tidy()
 
-    def take(self, digest: str, cost: int, in_flight: int) -> Taken | None:
+    def take(
+        self, digest: str, cost: int, in_flight: int, limits: tuple[SharedBucket, ...] = ()
+    ) -> Taken | None:
         self.asked.append((digest, cost, in_flight))
         return self.answers.get(digest)
 
-    def release(self, digest: str, tokens: int) -> None:
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+        if not digest:
+            super().release(digest, tokens, limits)
+            return
         self.released.append((digest, tokens))
 
     def debts(self) -> tuple[list[tuple[str, int]], int]:

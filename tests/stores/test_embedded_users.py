@@ -81,7 +81,7 @@ class Format1Tests(StoreOnClock):
         self.assertEqual([self.successResultOf(store.user(name)) for name in ("ann", "bob")], users)
 
     def test_a_migration_that_ends_in_the_middle_is_begun_anew(self) -> None:
-        """Whichever statement of the migration fails, the file stays one of format 1, and the next start migrates it."""
+        """Whichever statement of the migration fails, the file stays one of format 1; the next start migrates it."""
 
         class Failing:
             def __init__(self, connection: sqlite3.Connection, left: int) -> None:

@@ -44,7 +44,7 @@ class AwayTests(StoreOnClock):
         self.take("a", 3, "1.2.3.4")
         self.store.release(digest_of("a"), -1)
         self.store.take_address("1.2.3.4", Asker())
-        self.store.give_back_address("1.2.3.4")
+        self.store.release_address("1.2.3.4", -1)
         self.reconnect()
         self.end_of_turn()
         self.assertEqual(self.server.commands(), [])
@@ -70,7 +70,7 @@ class AwayTests(StoreOnClock):
         for level in (2, 1, 0):
             self.assertEqual(self.of_network("1.2.3.4"), Taken(True, b"", 3, 10.0, level * 1_000_000, ADDRESS))
         self.assertEqual(self.of_network("1.2.3.4"), Taken(False, b"", 3, 10.0, 0, ADDRESS))
-        self.store.give_back_address("1.2.3.4")
+        self.store.release_address("1.2.3.4", -1)
         self.assertTrue(self.of_network("1.2.3.4").admitted)
         self.assertTrue(self.of_network("1.2.3.5").admitted)
 

@@ -313,7 +313,7 @@ class UnknownKeyTests(RejoinOnClock):
             receiver = self.take("new")
             [command] = self.server.commands()
             self.assertTrue(self.is_call_of("read_account", command))
-            self.server.reply(array(*self.PROFILE[:5], 7, *self.PROFILE[6:]))
+            self.server.reply(array(*self.PROFILE[:5], 91, *self.PROFILE[6:]))
             self.assertEqual(self.outcome(receiver), Taken(False, b"bob", 0, 0.0, 0, KEY_DISABLED))
 
     def test_a_further_key(self) -> None:

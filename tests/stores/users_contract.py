@@ -13,6 +13,7 @@ from twisted_lb.interfaces import (
     OWN,
     Account,
     IUserStore,
+    LimitLevel,
     NameTaken,
     Profile,
     Taken,
@@ -262,7 +263,8 @@ class UsersContract(StoreCase):
             yield self.change_key("ann", key, bucket=KeyBucket(2, 0.0))
             taken = yield gatherResults([self.take(key) for _ in range(3)])
             self.assertEqual([one.admitted for one in taken], [True, True, False])
-            self.assertEqual(taken[1], Taken(True, b"ann", 5, 0.0, 3 * MICROTOKENS))
+            more = (LimitLevel(2, 0.0, 0, OWN),)
+            self.assertEqual(taken[1], Taken(True, b"ann", 5, 0.0, 3 * MICROTOKENS, more=more))
             self.assertEqual(taken[2], Taken(False, b"ann", 2, 0.0, 0, OWN))
             # The other key has the rest of the user's bucket, and not a token more.
             taken = yield gatherResults([self.take(other) for _ in range(4)])
@@ -270,7 +272,7 @@ class UsersContract(StoreCase):
             self.assertEqual((yield self.take(key)), Taken(False, b"ann", 5, 0.0, 0))
             # Tokens that are returned are in both.
             self.store.release(digest_of(key), -1)
-            self.assertEqual((yield self.take(key)), Taken(True, b"ann", 5, 0.0, 0))
+            self.assertEqual((yield self.take(key)), Taken(True, b"ann", 5, 0.0, 0, more=more))
             changed = yield self.change_key("ann", key, bucket=NO_BUCKET)
             self.assertEqual(changed.before.key(id_of(key)).bucket, KeyBucket(2, 0.0, 0))
             self.assertIsNone(changed.after.key(id_of(key)).bucket)

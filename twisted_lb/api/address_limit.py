@@ -90,12 +90,12 @@ class AddressGate(Gate):
 
         def found(profile: Profile | None) -> Profile | None:
             if profile is not None:
-                self._buckets.give_back_address(network)
+                self._buckets.release_address(network, -1)
                 self.known_keys.learn(digest, network)
             return profile
 
         def not_told(failure: Failure) -> Failure:
-            self._buckets.give_back_address(network)
+            self._buckets.release_address(network, -1)
             return failure
 
         def settle(asked: Deferred[Profile | None]) -> None:

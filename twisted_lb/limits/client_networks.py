@@ -1,4 +1,4 @@
-"""Clients without a valid key: their networks, the keys known from each network, and the buckets of the networks.
+"""Clients without a valid key: their networks, and the keys known from each network.
 
 A network is what one customer of an access provider gets: an IPv4 address, or a /64 of IPv6 (RFC 6177), within which a
 client can choose any address.
@@ -6,13 +6,9 @@ client can choose any address.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
-
-from twisted_lb.interfaces import Policy
-from twisted_lb.limits.bucket import Bucket
 
 # Connections without an IP address are those over a Unix socket of this machine.
 LOCAL_NETWORK: Final = "local"
@@ -23,8 +19,6 @@ IN_USE_SECONDS: Final = 30 * 86_400
 
 # For a key used from more networks than these, the network's bucket is checked again occasionally.
 MAX_NETWORKS_OF_A_KEY: Final = 8
-
-MAX_NETWORKS: Final = 100_000
 
 
 # An IPv4-compatible address has an IPv4 address in its last 32 bits, and zeros before them.  Those of 0.0.0.0/8 ("this
@@ -98,56 +92,3 @@ class KnownKeys:
             self._old = self._young
             self._young = {}
         self._young[digest] = networks
-
-
-class NetworkBuckets:
-    """The buckets of networks, in memory.
-
-    A full bucket is equivalent to none, so buckets that have become full are dropped, the least recently used first.
-    At MAX_NETWORKS the least recently used one is dropped even if it is not full: a client that uses more networks than
-    that gets a new bucket each time, but it could empty MAX_NETWORKS buckets anyway, and must not lock out others.
-    """
-
-    def __init__(self, policy: Policy, most: int = MAX_NETWORKS) -> None:
-        self.policy = policy
-        self._most = most
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def level(self, network: str, now_us: int) -> int:
-        """The level in microtokens at `now_us`.  Changes nothing."""
-        return self._bucket(network, now_us).level_at(now_us)
-
-    def take(self, network: str, now_us: int) -> tuple[bool, int]:
-        """Take one token; return whether there was one, and the level (microtokens) afterwards."""
-        self._forget_full(now_us)
-        bucket = self._bucket(network, now_us)
-        admitted, level = bucket.take(1, now_us)
-        if admitted:
-            self._buckets[network] = bucket
-            self._buckets.move_to_end(network)
-            if len(self._buckets) > self._most:
-                self._buckets.popitem(last=False)
-        return admitted, level
-
-    def refund(self, network: str) -> None:
-        """Refund one token."""
-        bucket = self._buckets.get(network)
-        if bucket is not None:
-            bucket.refund(1)
-
-    def _bucket(self, network: str, now_us: int) -> Bucket:
-        bucket = self._buckets.get(network)
-        if bucket is None:
-            capacity, rate_per_sec = self.policy
-            bucket = Bucket(capacity, rate_per_sec, capacity * 1_000_000, now_us)
-        return bucket
-
-    def _forget_full(self, now_us: int) -> None:
-        """Drop the two least recently used if they are full.  A take adds at most one, so full ones do not pile up."""
-        full = self.policy.capacity * 1_000_000
-        for network in [network for network, _ in zip(self._buckets, range(2))]:
-            if self._buckets[network].level_at(now_us) >= full:
-                del self._buckets[network]

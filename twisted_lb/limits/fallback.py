@@ -39,10 +39,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, OWN, Limits, Taken
+from twisted_lb.interfaces import (
+    ADDRESS,
+    GLOBAL,
+    IN_FLIGHT,
+    KEY,
+    MICROTOKENS,
+    OWN,
+    Limits,
+    SharedBucket,
+    Taken,
+)
 from twisted_lb.limits.bucket import Bucket
-from twisted_lb.limits.client_networks import NetworkBuckets
 from twisted_lb.limits.recent_keys import RecentKeys, SpecialKey
+from twisted_lb.limits.share import Share
+from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
+from twisted_lb.limits.shared_shares import SharedShares
 from twisted_lb.users import KEY_EXPIRED
 
 LOCAL: Final = "local"
@@ -57,26 +69,6 @@ REFUSED: Final = "standby_refused"
 UNKNOWN: Final = "standby_unknown"
 # The names in IStoreReport.counts of a store with a fallback.
 COUNTS: Final = ("store_up", "store_outages", ADMITTED, REFUSED, UNKNOWN, "script_calls", "takes", "instances")
-
-
-class _Share(Bucket):
-    """One of `parts` equal parts of a bucket.  Its capacity is at least one token, and may be a fraction."""
-
-    __slots__ = ("parts", "_unspent")
-
-    def __init__(self, whole: Bucket, parts: int, now_us: int) -> None:
-        """The level is that of `whole` at `now_us`, divided by `parts`."""
-        rate = whole.rate_per_sec / parts
-        super().__init__(whole.capacity, rate, whole.level_at(now_us) // parts, now_us)
-        self._full = max(whole.capacity * MICROTOKENS // parts, MICROTOKENS)
-        self.level = min(self.level, self._full)
-        self.parts = parts
-        self._unspent = Bucket(whole.capacity, rate, self.level, now_us)
-        self._unspent._full = self._full
-
-    def debt(self, now_us: int) -> int:
-        """Microtokens to charge to the store, so that what is left here is left there; negative: to refund."""
-        return self._unspent.level_at(now_us) - self.level_at(now_us)
 
 
 def _us(seconds: float) -> int:
@@ -94,9 +86,12 @@ class Fallback(RecentKeys):
         self.away_since = now()  # since when the store may have served no instance; set when an outage begins
         self.counts: dict[str, float] = {ADMITTED: 0, REFUSED: 0, UNKNOWN: 0}
         self._limits = limits
-        self._shares: dict[str, _Share] = {}  # of users' buckets, by the digests of their first keys
-        self._own_shares: dict[str, _Share] = {}  # of buckets of keys' own
-        self._networks = NetworkBuckets(limits.address)
+        self._shares: dict[str, Share] = {}  # of users' buckets, by the digests of their first keys
+        self._own_shares: dict[str, Share] = {}  # of buckets of keys' own
+        # Of client networks each instance has whole buckets.
+        self._address_rule = address_rule(limits.address)
+        self._networks = SharedBuckets()
+        self.shared = SharedShares(keys, self._divided)  # of routes and pools
         self._pending: dict[str, int] = {}  # microtokens to charge to keys without a share
         # The global bucket as last known, this process's share of it, and further microtokens to charge to it.
         global_bucket = limits.global_bucket
@@ -104,7 +99,7 @@ class Fallback(RecentKeys):
         self._whole_of_all = (
             Bucket(capacity, rate, capacity * MICROTOKENS, _us(self._turned_at)) if capacity else None
         )
-        self._share_of_all: _Share | None = None
+        self._share_of_all: Share | None = None
         self._pending_of_all = 0
 
     def seen_of_all(self, level: int) -> None:
@@ -125,8 +120,12 @@ class Fallback(RecentKeys):
             whole.settle(tokens, _us(now))
             self._keep(owner, taken._replace(level=whole.level), now)
 
-    def take(self, digest: str, cost: int, in_flight: int) -> Taken | None:
+    def take(
+        self, digest: str, cost: int, in_flight: int, limits: tuple[SharedBucket, ...] = ()
+    ) -> Taken | None:
         """Decide about a request that costs `cost` tokens; None if that is not possible.
+
+        `limits` are the shared buckets that it needs tokens of, too.
 
         `in_flight` is the number of requests of this key that this process has admitted and that have not ended.
         """
@@ -140,13 +139,39 @@ class Fallback(RecentKeys):
             return Taken(False, known[0].name, 0, 0.0, 0, KEY_EXPIRED)
         if self.mode == ALLOW:
             self.counts[ADMITTED] += 1
-            return known[0]._replace(admitted=True, limit=KEY)
-        taken = self._decide(digest, special, known, cost, in_flight)
+            return known[0]._replace(admitted=True, limit=KEY, more=())
+        taken = self._decide(digest, special, known, cost, in_flight, limits)
         self.counts[ADMITTED if taken.admitted else REFUSED] += 1
         return taken
 
+    def take_without_key(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken | None:
+        """The same for a request without a key, which needs tokens of these buckets."""
+        if self.mode == DENY:
+            self.counts[UNKNOWN] += 1
+            return None
+        taken = self._decide_without_key(limits, cost)
+        self.counts[ADMITTED if taken.admitted else REFUSED] += 1
+        return taken
+
+    def _decide_without_key(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken:
+        now_us = _us(self.now())
+        if self.mode == ALLOW:
+            levels = tuple([self.shared.known(shared, now_us) for shared in limits])
+        else:
+            refused = self.shared.refusing(limits, cost, now_us)
+            if refused is not None:
+                return Taken(False, b"", *refused)
+            levels = self.shared.take(limits, cost, now_us)
+        return Taken(True, b"", *levels[0], more=levels[1:])
+
     def _decide(
-        self, digest: str, special: SpecialKey | None, known: tuple[Taken, float], cost: int, in_flight: int
+        self,
+        digest: str,
+        special: SpecialKey | None,
+        known: tuple[Taken, float],
+        cost: int,
+        in_flight: int,
+        limits: tuple[SharedBucket, ...],
     ) -> Taken:
         now_us = _us(self.now())
         share = self._share(digest if special is None else special.owner, known, now_us)
@@ -164,6 +189,9 @@ class Fallback(RecentKeys):
             most = max(1, self._limits.in_flight // self.instances)
             if in_flight >= most:
                 return Taken(False, name, most, 0.0, 0, IN_FLIGHT)
+        refused = self.shared.refusing(limits, cost, now_us) if limits else None
+        if refused is not None:
+            return Taken(False, name, *refused)
         global_bucket = self._global_bucket(now_us)
         if global_bucket is not None:
             admitted, left = global_bucket.take(cost, now_us)
@@ -173,16 +201,17 @@ class Fallback(RecentKeys):
         if own is not None:
             own.take(cost, now_us)
         _, level = share.take(cost, now_us)
-        return Taken(True, name, capacity, share.rate_per_sec, level)
+        more = self.shared.take(limits, cost, now_us) if limits else ()
+        return Taken(True, name, capacity, share.rate_per_sec, level, KEY, more)
 
-    def _share(self, owner: str, known: tuple[Taken, float], now_us: int) -> _Share:
+    def _share(self, owner: str, known: tuple[Taken, float], now_us: int) -> Share:
         """The share of a user's bucket; it is created from the last known state of the bucket."""
         share = self._shares.get(owner)
         if share is None:
             share = self._shares[owner] = self._divided(_whole(*known), now_us)
         return share
 
-    def _own_share(self, digest: str, special: SpecialKey | None, now_us: int) -> _Share | None:
+    def _own_share(self, digest: str, special: SpecialKey | None, now_us: int) -> Share | None:
         """The share of a key's own bucket, if it has one."""
         if special is None or not special.own.capacity:
             return None
@@ -192,48 +221,58 @@ class Fallback(RecentKeys):
             share = self._own_shares[digest] = self._divided(whole, now_us)
         return share
 
-    def _global_bucket(self, now_us: int) -> _Share | None:
+    def _global_bucket(self, now_us: int) -> Share | None:
         """The share of the global bucket, if there is one."""
         if self._share_of_all is None and self._whole_of_all is not None:
             self._share_of_all = self._divided(self._whole_of_all, now_us)
         return self._share_of_all
 
-    def _divided(self, whole: Bucket, now_us: int) -> _Share:
+    def _divided(self, whole: Bucket, now_us: int) -> Share:
         parts, stamp_us = self.instances, whole.stamp_us
         if parts > 1:
             # Other instances may have taken the tokens refilled in this time.
             stamp_us += max(0, min(_us(self.away_since) - stamp_us, _us(OTHERS_SECONDS)))
-        return _Share(Bucket(whole.capacity, whole.rate_per_sec, whole.level, stamp_us), parts, now_us)
+        return Share(Bucket(whole.capacity, whole.rate_per_sec, whole.level, stamp_us), parts, now_us)
 
     def of_network(self, network: str, spend: bool) -> Taken:
         """The decision of a network's bucket during an outage, so that keys cannot be guessed faster then.
 
-        Each process has its own bucket, which is full at first.  Always admitted where this limit is disabled.  With
-        `spend`, a token is taken if there is one.
+        See `of_address`, at a cost of one token.  Without `spend` it is not taken.
         """
-        policy = self._limits.address
-        if not policy.capacity:
+        return self.of_address((address_bucket(self._address_rule, network),), 1, spend)
+
+    def of_address(self, limits: tuple[SharedBucket, ...], cost: int, spend: bool = True) -> Taken:
+        """The decision of the bucket of a client's network, the only one in `limits`.
+
+        Each process has its own bucket, which is full at first.  Always admitted where this limit is disabled.
+        """
+        rule = self._address_rule
+        if not rule.capacity:
             return Taken(True, b"", 0, 0.0, 0, ADDRESS)
         now_us = _us(self.now())
-        if spend:
-            admitted, level = self._networks.take(network, now_us)
-        else:
-            level = self._networks.level(network, now_us)
-            admitted = level >= MICROTOKENS
-        return Taken(admitted, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
+        refusing = self._networks.refusing(limits, cost, now_us)
+        if refusing is not None:
+            return Taken(False, b"", rule.capacity, rule.rate_per_sec, refusing[1], ADDRESS)
+        level = self._networks.take(limits, cost, now_us)[0] if spend else self._networks.level(limits[0], now_us)
+        return Taken(True, b"", rule.capacity, rule.rate_per_sec, level, ADDRESS)
 
-    def give_back_to_network(self, network: str) -> None:
-        """Refund that token."""
-        self._networks.refund(network)
-
-    def release(self, digest: str, tokens: int) -> None:
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """A request has ended during the outage, whether it was admitted here or by the store.
 
-        It costs `tokens` more than was taken for it; negative: less.
+        It costs `tokens` more than was taken for it; negative: less.  `digest` is "" for a request without a key.
         """
+        if limits and limits[0].rule.name == ADDRESS:
+            self._networks.settle(limits, tokens, _us(self.now()))
+            return
         if not tokens or self.mode == ALLOW:
             return
         now_us = _us(self.now())
+        if limits and self.mode == LOCAL:
+            self.shared.settle(limits, tokens, now_us)
+        elif limits:
+            self.shared.charge_later(limits, tokens)
+        if not digest:
+            return
         amount = tokens * MICROTOKENS
         special = self._special(digest)
         owner = digest if special is None else special.owner
@@ -274,6 +313,25 @@ class Fallback(RecentKeys):
         elapsed_us = max(0, _us(self.now()) - whole.stamp_us)
         beyond = whole.level + int(elapsed_us * whole.rate_per_sec) - whole.capacity * MICROTOKENS
         return min(0, amount + max(0, beyond))
+
+    def shared_still_missing(self, shared: SharedBucket, amount: int) -> int:
+        """The same for a shared bucket."""
+        return self.shared.still_missing(shared, amount, _us(self.now()))
+
+    def shared_debts(self) -> list[tuple[SharedBucket, int]]:
+        """Like `debts`, for shared buckets."""
+        return self.shared.debts(_us(self.now()))
+
+    def seen_shared(self, shared: SharedBucket, level: int) -> None:
+        """The store has reported the level of a shared bucket, in microtokens."""
+        self.shared.seen(shared, level, _us(self.now()))
+
+    def settled_shared(self, limits: tuple[SharedBucket, ...], tokens: int) -> None:
+        """See `settled`."""
+        if limits and limits[0].rule.name == ADDRESS:
+            # Of networks it has whole buckets, of which nothing is known before.
+            return
+        self.shared.settled(limits, tokens, _us(self.now()))
 
     def debts(self) -> tuple[list[tuple[str, int]], int]:
         """The microtokens to charge to each user's bucket, and to the global one, after an outage; negative: to refund.

@@ -5,7 +5,9 @@ Two families of fields, each of which can be disabled:
     X-RateLimit-Limit, -Remaining, -Reset    as used by many APIs; Reset is the seconds until the bucket is full
     RateLimit-Policy, RateLimit              draft-ietf-httpapi-ratelimit-headers-10
 
-The fields name the limit that they describe: "default", the key's own bucket, or, in a refusal, the limit that refused.
+The fields name the limits that they describe: in a refusal the one that refused, otherwise "default", the key's own
+bucket, and those of the route and its pool.  RateLimit-Policy and RateLimit have an item for each, in this order;
+X-RateLimit can describe only one, which is the one with the fewest whole tokens left.
 
 Text that depends only on the policy is formatted once per policy and cached; a response then takes two divisions and
 one `%` of bytes.
@@ -49,6 +51,39 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
             raise ValueError(f"rate-limit headers: expected {' or '.join(FAMILIES)}, not {family!r}")
     if not chosen:
         return lambda taken: b""
+    x_alone = _fields(frozenset({X_RATELIMIT}), _unused)
+    ietf_alone = _fields(frozenset({RATELIMIT}), _unused)
+
+    def several(taken: Taken) -> bytes:
+        levels = [taken._replace(more=()), *[Taken(True, taken.name, *level) for level in taken.more]]
+        fields = b""
+        if X_RATELIMIT in chosen:
+            fields += x_alone(min(levels, key=_whole_tokens))
+        if RATELIMIT in chosen:
+            fields += _joined([ietf_alone(level) for level in levels])
+        return fields
+
+    return _fields(chosen, several)
+
+
+def _unused(taken: Taken) -> bytes:
+    raise AssertionError("one limit is described at a time")
+
+
+def _whole_tokens(taken: Taken) -> int:
+    return max(taken.level, 0) // MICROTOKENS
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    """The RateLimit-Policy and RateLimit of several limits as two lists (RFC 9651 section 3.1)."""
+    pairs = [line.split(b"\r\n")[1:] for line in lines]
+    policies = [policy.partition(b": ")[2] for policy, _ in pairs]
+    states = [state.partition(b": ")[2] for _, state in pairs]
+    return b"\r\nRateLimit-Policy: " + b", ".join(policies) + b"\r\nRateLimit: " + b", ".join(states)
+
+
+def _fields(chosen: frozenset[str], several: Callable[[Taken], bytes]) -> Callable[[Taken], bytes]:
+    """See `rate_limit_fields`; `several` is for decisions that describe more than one limit."""
     both, x_only = len(chosen) == 2, chosen == {X_RATELIMIT}
     memo: dict[tuple[int, float, str], tuple[int, bytes, bytes, bytes, bytes]] = {}
 
@@ -60,7 +95,9 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
         return texts
 
     def fields(taken: Taken) -> bytes:
-        _, _, capacity, rate_per_sec, level, limit = taken
+        _, _, capacity, rate_per_sec, level, limit, more = taken
+        if more:
+            return several(taken)
         full, at_full, both_below, x_below, ietf_below = memo.get((capacity, rate_per_sec, limit)) or remember(
             capacity, rate_per_sec, limit
         )

@@ -71,7 +71,7 @@ class KeyQueue:
 
     def seconds_until(self, tokens: int, now: float) -> float:
         """Seconds until the bucket can hold `tokens`, as far as is known."""
-        _, _, capacity, rate, level, limit = self.taken
+        _, _, capacity, rate, level, limit, _ = self.taken
         if limit == IN_FLIGHT:
             return 0.0
         level_now = min(level + (now - self.known_at) * rate * MICROTOKENS, capacity * MICROTOKENS)

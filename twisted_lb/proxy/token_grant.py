@@ -178,7 +178,7 @@ class TokenGrant:
         if not self.digest:
             # A network pays one token, or none.
             if not cost:
-                context.buckets.give_back_address(self.network)
+                context.buckets.release_address(self.network, -1)
         elif cost != self.cost or context.counts_in_flight:
             context.buckets.release(self.digest, cost - self.cost)
             key_queues = context.waiting.key_queues

@@ -26,7 +26,7 @@ from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, KeyRefuse
 
 MAX_PAGE = 200  # accounts
 # Why a key is refused, by the numbers of `refusal` in bucket.lua.
-REFUSAL_OF: Final = {6: USER_DISABLED, 7: KEY_DISABLED, 8: KEY_EXPIRED}
+REFUSAL_OF: Final = {90: USER_DISABLED, 91: KEY_DISABLED, 92: KEY_EXPIRED}
 
 
 class FoundKey(NamedTuple):

@@ -10,30 +10,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import ITokenReceiver, Limits
+from twisted_lb.interfaces import ITokenReceiver, Limits, SharedBucket
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.protocol import encode_parts
+from twisted_lb.stores.redis.shared_part import Limited, encode_shared
 
 DIGEST_LENGTH: Final = 64  # SHA-256 in hexadecimal
 
 _FIRST_KEY, _AFTER_LAST = encode_parts(account_key("x" * DIGEST_LENGTH)).split(b"x" * DIGEST_LENGTH)
 _BETWEEN_KEYS: Final = (_AFTER_LAST + _FIRST_KEY).decode()
-_NOTHING_SPECIAL: Final = encode_parts(b"0", b"0", b"0", b"0")
-
-TAKE_OF_ADDRESS, GIVE_TO_ADDRESS = 1, 0
+_NOTHING_SPECIAL: Final = encode_parts(b"0", b"0", b"0", b"0", b"0")
 
 
 class Extra(NamedTuple):
-    """What is special about a taking; or a taking or giving-back of an address's bucket alone."""
+    """What is special about a taking."""
 
-    position: int  # of the taking, from 1; 0: the address alone
-    cost: int  # tokens; of the address alone: TAKE_OF_ADDRESS or GIVE_TO_ADDRESS
+    position: int  # of the taking, from 1
+    cost: int  # tokens
     network: str  # "" for none
 
 
 # As the only extra: the charges are those of users' buckets, and not of keys' own.
 OF_USERS_ALONE: Final = Extra(-1, 0, "")
+
+
+class WithoutKey(NamedTuple):
+    """A taking for a request without a key."""
+
+    limits: tuple[SharedBucket, ...]
+    cost: int  # tokens
+    receiver: ITokenReceiver
+    served: bool = True  # see IBucketStore.take_address
 
 
 class Batch(NamedTuple):
@@ -44,7 +52,15 @@ class Batch(NamedTuple):
     extras: list[Extra]
     charged: list[str]
     tokens: list[int]  # of the same place in charged
-    address_askers: list[tuple[str, ITokenReceiver]]  # with the network
+    limits: dict[int, tuple[SharedBucket, ...]]  # of takings, by their places from 1
+    without_key: list[WithoutKey]
+    shared_charges: list[tuple[SharedBucket, int]]  # tokens
+
+    @property
+    def limited(self) -> list[Limited]:
+        """The takings that need tokens of shared buckets."""
+        with_key = [Limited(position, 0, limits) for position, limits in self.limits.items()]
+        return with_key + [Limited(0, cost, limits) for limits, cost, *_ in self.without_key]
 
 
 def is_digest(text: str) -> bool:
@@ -86,11 +102,14 @@ class BatchFrame:
         charges: Sequence[int] = (),
         global_bucket: int = 0,
         extras: Sequence[Extra] = (),
+        shared_charges: Sequence[tuple[SharedBucket, int]] = (),
+        limited: Sequence[Limited] = (),
     ) -> tuple[int, bytes]:
         """How many parts, and the parts, for `RedisScript.call_encoded`.
 
-        `number` is above those of all calls before.  All but `charges` and `extras` are digests; `charges` (of the
-        same place in `charged`) and `global_bucket` are microtokens, below zero to give back.
+        `number` is above those of all calls before.  `takings`, `released` and `charged` are digests; `charges` (of
+        the same place in `charged`), `global_bucket` and those in `shared_charges` are microtokens, below zero to give
+        back.
         """
         digests = [*released, *charged, *takings] if released or charged else takings
         keys = len(digests)
@@ -98,14 +117,18 @@ class BatchFrame:
         if keys:
             parts += _FIRST_KEY, _BETWEEN_KEYS.join(digests).encode("ascii"), _AFTER_LAST
         parts += self._constant, encode_parts(b"%d" % number)
-        if not (released or charged or extras or global_bucket):
+        if not (released or charged or extras or global_bucket or shared_charges or limited):
             parts.append(_NOTHING_SPECIAL)
-            return keys + 15, b"".join(parts)
-        counts = (len(released), len(charged), len(extras), global_bucket)
+            return keys + 16, b"".join(parts)
+        buckets, more, shared = 0, 0, b""
+        if shared_charges or limited:
+            buckets, more, shared = encode_shared(shared_charges, limited)
+        counts = (len(released), len(charged), len(extras), global_bucket, buckets)
         parts.append(encode_parts(*[b"%d" % count for count in counts]))
         parts += [encode_parts(b"%d" % charge) for charge in charges]
         for position, cost, network in extras:
             name = network.encode()
             # Digits of a fixed number, so that one `%` frames all three.
             parts.append(b"$4\r\n%04d\r\n$10\r\n%010d\r\n$%d\r\n%b\r\n" % (position, cost, len(name), name))
-        return keys + 15 + len(charges) + 3 * len(extras), b"".join(parts)
+        parts.append(shared)
+        return keys + 16 + len(charges) + 3 * len(extras) + more, b"".join(parts)

@@ -19,7 +19,7 @@ The keys of many users in one script call require a single Redis; Redis Cluster 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -30,35 +30,29 @@ from twisted.python.failure import Failure
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import (
     ADDRESS,
-    KEY,
     MICROTOKENS,
     ITokenReceiver,
     Limits,
+    SharedBucket,
     Taken,
 )
-from twisted_lb.limits.bucket import MAX_COST
+from twisted_lb.limits.bucket import MAX_COST, check_cost
 from twisted_lb.limits.fallback import Fallback
+from twisted_lb.limits.shared_buckets import address_bucket, address_rule
 from twisted_lb.stores.redis.accounts import FoundKey
-from twisted_lb.stores.redis.batch_encoding import (
-    GIVE_TO_ADDRESS,
-    OF_USERS_ALONE,
-    TAKE_OF_ADDRESS,
-    Batch,
-    BatchFrame,
-    Extra,
-    is_digest,
-)
+from twisted_lb.stores.redis.batch_answers import BatchAnswers
+from twisted_lb.stores.redis.batch_encoding import OF_USERS_ALONE, Batch, BatchFrame, Extra, WithoutKey, is_digest
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.instances import Instance
-from twisted_lb.stores.redis.local_decisions import LocalDecisions, answer
-from twisted_lb.stores.redis.lost_call import LostCall, lost_call, still_due
-from twisted_lb.stores.redis.outcomes import DAMAGED, OF_IN_FLIGHT, Outcomes
+from twisted_lb.stores.redis.local_decisions import LocalDecisions
+from twisted_lb.stores.redis.lost_call import NOTHING_DUE, Due, LostCall, lost_call, still_due
 from twisted_lb.stores.redis.scripts import RedisScript
+from twisted_lb.stores.redis.shared_part import Limited
 from twisted_lb.stores.redis.wrong_keys import WrongKeys
 
-MAX_BATCH: Final = 256  # of each kind in one call: takings (some 600 us in Redis), releases, charges, addresses
+# Of each kind in one call: takings with a key (some 600 us in Redis) and without, releases, charges.
+MAX_BATCH: Final = 256
 
-_new_tuple = tuple.__new__
 _log = BoundedLog(Logger(__name__))
 
 
@@ -89,9 +83,9 @@ class TokenBatches:
         self._counting = limits.in_flight > 0
         self._instance = instance
         self._in_flight = instance.in_flight
+        self._address_rule = address_rule(limits.address)
         self._with_addresses = limits.address.capacity > 0
         self._with_global = limits.global_bucket.capacity > 0
-        self._outcomes = Outcomes(fallback, limits)
         self._local = LocalDecisions(fallback, instance.in_flight, limits, look_up)
         self._on_shares = True
         self._held = False
@@ -103,16 +97,25 @@ class TokenBatches:
         self._released: list[str] = []
         self._charged: list[str] = []
         self._tokens: list[int] = []  # of the same place in _charged
-        self._addresses: list[tuple[Extra, ITokenReceiver | None]] = []
+        self._shared_limits: dict[int, tuple[SharedBucket, ...]] = {}  # of takings, by their places from 1
+        self._without_key: list[WithoutKey] = []
+        self._shared_charges: list[tuple[SharedBucket, int]] = []  # tokens
         self._on_idle: list[Deferred[None]] = []
         self._number = 0  # of the last call
-        self._wrong_keys = WrongKeys(reactor.seconds)
+        self._answers = BatchAnswers(fallback, instance.in_flight, limits, WrongKeys(reactor.seconds))
         self._lost: LostCall | None = None  # there is one at most: no other call is made before it is resolved
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  ValueError for a cost that is not from 0 to MAX_COST."""
         if self._on_shares or not self._connection.ready:
-            self._local.decide(digest, receiver, cost, network, self._reason(), self._can_ask())
+            self._local.decide(digest, receiver, cost, network, limits, self._reason(), self._can_ask())
             return
         if not is_digest(digest):
             receiver.bucket_answered(None)
@@ -121,11 +124,31 @@ class TokenBatches:
         self._receivers.append(receiver)
         if cost != 1 or network:
             self._add_extra(cost, network)
+        if limits:
+            self._shared_limits[len(self._digests)] = limits
         if not self._under_way:
             self._send_soon()
 
-    def release(self, digest: str, tokens: int) -> None:
+    def take_without_key(
+        self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1
+    ) -> None:
+        """See IBucketStore.  ValueError for a cost that is not from 0 to MAX_COST."""
+        self._take_without_key(WithoutKey(limits, cost, receiver))
+
+    def _take_without_key(self, without_key: WithoutKey) -> None:
+        check_cost(without_key.cost)
+        if self._on_shares or not self._connection.ready:
+            self._local.decide_without_key(without_key, self._reason(), self._instance.new)
+            return
+        self._without_key.append(without_key)
+        if not self._under_way:
+            self._send_soon()
+
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """See IBucketStore.  Tried once: what Redis may have given back already is not given back again."""
+        if not digest:
+            self._charge_shared(tokens, limits)
+            return
         if self._counting:
             left = self._in_flight.get(digest, 0) - 1
             if left > 0:
@@ -139,7 +162,7 @@ class TokenBatches:
         if self._on_shares or not self._connection.ready:
             # Its place is free already: Redis will hear the count of this process.
             if tokens:
-                self._fallback.release(digest, tokens)
+                self._fallback.release(digest, tokens, limits)
             return
         if self._counting:
             self._released.append(digest)
@@ -147,41 +170,51 @@ class TokenBatches:
             self._charged.append(digest)
             self._tokens.append(tokens)
             self._fallback.settled(digest, tokens)
+            if limits:
+                self._charge_shared(tokens, limits)
         if not self._under_way:
             self._send_soon()
 
-    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
-        """See IBucketStore.  On shares, this process has buckets of its own."""
-        if not self._with_addresses or self._on_shares or not self._connection.ready:
-            receiver.bucket_answered(self._fallback.of_network(network, spend=True))
-            return
-        self._addresses.append((Extra(0, TAKE_OF_ADDRESS, network), receiver))
-        if not self._under_way:
-            self._send_soon()
-
-    def give_back_address(self, network: str) -> None:
-        """See IBucketStore."""
-        if not self._with_addresses:
+    def _charge_shared(self, tokens: int, limits: tuple[SharedBucket, ...]) -> None:
+        if not tokens:
             return
         if self._on_shares or not self._connection.ready:
-            self._fallback.give_back_to_network(network)
+            self._fallback.release("", tokens, limits)
             return
-        self._addresses.append((Extra(0, GIVE_TO_ADDRESS, network), None))
+        self._shared_charges += [(shared, tokens) for shared in limits]
+        self._fallback.settled_shared(limits, tokens)
         if not self._under_way:
             self._send_soon()
+
+    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+        """See IBucketStore.  On shares, this process has buckets of its own."""
+        without_key = WithoutKey((address_bucket(self._address_rule, network),), cost, receiver, served)
+        if self._with_addresses:
+            self._take_without_key(without_key)
+        elif self._on_shares or not self._connection.ready:
+            self._local.decide_without_key(without_key, self._reason(), self._instance.new)
+        else:
+            receiver.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
+
+    def release_address(self, network: str, tokens: int) -> None:
+        """See IBucketStore."""
+        if self._with_addresses:
+            self._charge_shared(tokens, (address_bucket(self._address_rule, network),))
 
     def next_number(self) -> int:
         """A number above those of all calls so far."""
         self._number += 1
         return self._number
 
-    def resolved(self, last: bytes | None) -> tuple[list[tuple[str, int]], int]:
+    def resolved(self, last: bytes | None) -> Due:
         """What is due of a call whose reply was lost, as `still_due`; nothing where there was none."""
         lost, self._lost = self._lost, None
-        return ([], 0) if lost is None else still_due(lost, last)
+        return NOTHING_DUE if lost is None else still_due(lost, last)
 
-    def charge(self, debts: dict[str, int], global_bucket: int) -> Deferred[Any]:
-        """A call of its own, while all is held: charge microtokens to keys, and to the global bucket.
+    def charge(
+        self, debts: dict[str, int], global_bucket: int, shared: Sequence[tuple[SharedBucket, int]] = ()
+    ) -> Deferred[Any]:
+        """A call of its own, while all is held: charge microtokens to keys, to the global bucket and to shared ones.
 
         When its reply is lost, what is due is told by `resolved`.
         """
@@ -195,9 +228,10 @@ class TokenBatches:
                 charges=[amount for _, amount in charges],
                 global_bucket=global_bucket,
                 extras=[OF_USERS_ALONE],
+                shared_charges=shared,
             )
         )
-        return called.addErrback(self._charge_lost, LostCall(number, [], charges, global_bucket))
+        return called.addErrback(self._charge_lost, LostCall(number, [], charges, global_bucket, [], list(shared)))
 
     def _charge_lost(self, failure: Failure, lost: LostCall) -> Failure:
         if failure.check(ErrorReply) is None:
@@ -256,7 +290,7 @@ class TokenBatches:
     def _next(self) -> None:
         if self._on_shares or not self._connection.ready:
             self._fail_waiting()
-        elif self._digests or self._released or self._charged or self._addresses:
+        elif self._digests or self._released or self._charged or self._without_key or self._shared_charges:
             self._send()
         else:
             self._rest()
@@ -265,42 +299,55 @@ class TokenBatches:
         released, self._released = self._released, []
         if len(released) > MAX_BATCH:
             released, self._released = released[:MAX_BATCH], released[MAX_BATCH:]
-        addresses, self._addresses = self._addresses, []
-        if len(addresses) > MAX_BATCH:
-            addresses, self._addresses = addresses[:MAX_BATCH], addresses[MAX_BATCH:]
-        batch = self._take_out([(extra.network, receiver) for extra, receiver in addresses if receiver is not None])
+        batch = self._take_out()
         self.takes += len(batch.receivers)
         number = self.next_number()
-        count, encoded = self._frame.encode(
+        shared: list[tuple[SharedBucket, int]] = []
+        limited: list[Limited] = []
+        if batch.limits or batch.without_key or batch.shared_charges:
+            shared = [(bucket, tokens * MICROTOKENS) for bucket, tokens in batch.shared_charges]
+            limited = batch.limited
+        parts, encoded = self._frame.encode(
             number,
             batch.digests,
             released,
             batch.charged,
             [tokens * MICROTOKENS for tokens in batch.tokens],
             sum(batch.tokens) * MICROTOKENS,
-            batch.extras + [extra for extra, _ in addresses] if addresses else batch.extras,
+            batch.extras,
+            shared,
+            limited,
         )
-        self._script.call_encoded(count, encoded).addCallbacks(
+        self._script.call_encoded(parts, encoded).addCallbacks(
             self._answered, self._unanswered, callbackArgs=(batch,), errbackArgs=(batch, number)
         ).addErrback(_not_handed_out)
 
-    def _take_out(self, address_askers: list[tuple[str, ITokenReceiver]]) -> Batch:
-        """What goes with the next call, beside releases and addresses."""
+    def _take_out(self) -> Batch:
+        """What goes with the next call, beside releases."""
         digests, self._digests = self._digests, []
         receivers, self._receivers = self._receivers, []
         extras, self._extras = self._extras, []
+        limits, self._shared_limits = self._shared_limits, {}
         if len(digests) > MAX_BATCH:
             digests, self._digests = digests[:MAX_BATCH], digests[MAX_BATCH:]
             receivers, self._receivers = receivers[:MAX_BATCH], receivers[MAX_BATCH:]
             later = [extra._replace(position=extra.position - MAX_BATCH) for extra in extras]
             extras = [extra for extra in extras if extra.position <= MAX_BATCH]
             self._extras = later[len(extras) :]
+            self._shared_limits = {place - MAX_BATCH: limits[place] for place in limits if place > MAX_BATCH}
+            limits = {place: limits[place] for place in limits if place <= MAX_BATCH}
         charged, self._charged = self._charged, []
         tokens, self._tokens = self._tokens, []
         if len(charged) > MAX_BATCH:
             charged, self._charged = charged[:MAX_BATCH], charged[MAX_BATCH:]
             tokens, self._tokens = tokens[:MAX_BATCH], tokens[MAX_BATCH:]
-        return Batch(digests, receivers, extras, charged, tokens, address_askers)
+        without_key, self._without_key = self._without_key, []
+        if len(without_key) > MAX_BATCH:
+            without_key, self._without_key = without_key[:MAX_BATCH], without_key[MAX_BATCH:]
+        shared_charges, self._shared_charges = self._shared_charges, []
+        if len(shared_charges) > MAX_BATCH:
+            shared_charges, self._shared_charges = shared_charges[:MAX_BATCH], shared_charges[MAX_BATCH:]
+        return Batch(digests, receivers, extras, charged, tokens, limits, without_key, shared_charges)
 
     def _rest(self) -> None:
         self._under_way = False
@@ -308,52 +355,10 @@ class TokenBatches:
         for idle in waiting:
             idle.callback(None)
 
-    # Handing out
-
     def _answered(self, reply: list[Any], batch: Batch) -> None:
         # First the next batch, so that Redis works while the answers are handed out.
         self._next()
-        fallback, counting, in_flight = self._fallback, self._counting, self._in_flight
-        fallback.tidy()
-        recent, now = fallback.recent, fallback.now()
-        element = iter(reply)
-        for digest, receiver, name, capacity, rate, outcome, level in zip(
-            batch.digests, batch.receivers, element, element, element, element, element
-        ):
-            if name is None and outcome == DAMAGED:
-                try:
-                    receiver.bucket_unavailable("what Redis holds for this key is not an account")
-                except BaseException:
-                    _log.failure("unavailable", "a request failed on its bucket being unavailable")
-                continue
-            if name is None:
-                taken = None
-                fallback.forget(digest)
-            elif outcome < OF_IN_FLIGHT:
-                taken = _new_tuple(Taken, (outcome == 1, name, capacity, float(rate), level, KEY))
-                recent[digest] = (taken, now)
-                if counting and outcome:
-                    in_flight[digest] = in_flight.get(digest, 0) + 1
-            else:
-                taken = self._outcomes.taken(digest, name, capacity, rate, outcome, level)
-                if counting and taken.admitted:
-                    in_flight[digest] = in_flight.get(digest, 0) + 1
-            try:
-                receiver.bucket_answered(taken)
-            except BaseException:
-                _log.failure("answer", "a request failed on its bucket's answer")
-        if batch.address_askers:
-            self._answer_addresses(batch.address_askers, element)
-        if self._with_global:
-            fallback.seen_of_all(next(element, 0))
-        for key in element:
-            self._wrong_keys.found(key)
-
-    def _answer_addresses(self, receivers: list[tuple[str, ITokenReceiver]], element: Iterator[Any]) -> None:
-        policy = self._limits.address
-        for (_, receiver), _, _, _, outcome, level in zip(receivers, element, element, element, element, element):
-            taken = Taken(outcome == 1, b"", policy.capacity, policy.rate_per_sec, level, ADDRESS)
-            answer(receiver, taken)
+        self._answers.hand_out(reply, batch)
 
     # Redis away
 
@@ -368,7 +373,7 @@ class TokenBatches:
         else:
             self._lost = lost_call(number, batch)
         self._next()
-        self._local.decide_batch(batch, reason, refused, self._can_ask())
+        self._local.decide_batch(batch, reason, refused, self._can_ask(), self._instance.new)
 
     def _fail_waiting(self) -> None:
         batch = Batch(
@@ -377,12 +382,15 @@ class TokenBatches:
             self._extras,
             self._charged,
             self._tokens,
-            [(extra.network, receiver) for extra, receiver in self._addresses if receiver is not None],
+            self._shared_limits,
+            self._without_key,
+            self._shared_charges,
         )
-        self._digests, self._receivers, self._extras = [], [], []
-        self._released, self._charged, self._tokens, self._addresses = [], [], [], []
+        self._digests, self._receivers, self._extras, self._shared_limits = [], [], [], {}
+        self._released, self._charged, self._tokens = [], [], []
+        self._without_key, self._shared_charges = [], []
         self._rest()
-        self._local.decide_batch(batch, self._reason(), True, self._can_ask())
+        self._local.decide_batch(batch, self._reason(), True, self._can_ask(), self._instance.new)
 
 
 def _not_handed_out(failure: Failure) -> None:

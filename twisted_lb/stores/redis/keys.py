@@ -9,6 +9,8 @@
     (users.lua).  An earlier version enters nothing: index_keys.lua does.  Members go with the key.
 `tokenlb:global`, a hash: the bucket of all users, with `level` and `stamp`.  Never removed.
 `tokenlb:address:<network>`, a hash: the bucket of a client's network, likewise.  Expires when it is full.
+`tokenlb:limit:<rule>` and `tokenlb:limit:<rule>|<subject>`, hashes: buckets of routes and pools (interfaces.LimitRule)
+    for all requests, or for a digest or a network, likewise.  Expire when they are full; at a rate of 0, never.
 `tokenlb:in_flight:{<digest>}`, a hash: id of an instance -> how many requests of the account it has in flight.
     Members of dead instances go with the next change (take_tokens.lua); it expires PLACES_SECONDS after its last use.
 `tokenlb:instances`, a sorted set: id of an instance -> when it was announced last (announce.lua, rejoin.lua).

@@ -15,10 +15,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import KEY, ITokenReceiver, Limits, Taken
+from twisted_lb.interfaces import ADDRESS, KEY, ITokenReceiver, Limits, SharedBucket, Taken
 from twisted_lb.limits.fallback import DENY, Fallback
 from twisted_lb.stores.redis.accounts import FoundKey, special_key
-from twisted_lb.stores.redis.batch_encoding import Batch, Extra, is_digest
+from twisted_lb.stores.redis.batch_encoding import Batch, Extra, WithoutKey, is_digest
 
 _NO_EXTRA = Extra(0, 1, "")
 
@@ -46,7 +46,14 @@ class LocalDecisions:
         self._look_up = look_up
 
     def decide(
-        self, digest: str, receiver: ITokenReceiver, cost: int, network: str, reason: str, can_ask: bool
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int,
+        network: str,
+        limits: tuple[SharedBucket, ...],
+        reason: str,
+        can_ask: bool,
     ) -> None:
         """Answer one taking, within the call unless Redis is asked; `reason` is why Redis does not decide it.
 
@@ -60,27 +67,49 @@ class LocalDecisions:
                 receiver.bucket_answered(refused)
                 return
         if known or not can_ask or self._look_up is None or fallback.mode == DENY or not is_digest(digest):
-            self._take(digest, receiver, cost, network, reason)
+            self._take(digest, receiver, cost, network, limits, reason)
             return
         asked = self._look_up(digest)
-        asked.addCallback(self._learn, digest, receiver, cost, network, reason)
+        asked.addCallback(self._learn, digest, receiver, cost, network, limits, reason)
         asked.addErrback(self._not_learned, receiver)
         asked.addErrback(lambda failure: _log.failure("answer", "a request failed on its bucket's answer", failure))
 
-    def decide_batch(self, batch: Batch, reason: str, unsent: bool, can_ask: bool) -> None:
+    def decide_batch(self, batch: Batch, reason: str, unsent: bool, can_ask: bool, new: bool) -> None:
         """Answer all of a batch.  `unsent`: it is certain that Redis has done nothing of this."""
         if unsent:
             for digest, tokens in zip(batch.charged, batch.tokens):
                 self._fallback.release(digest, tokens)
+            for shared, tokens in batch.shared_charges:
+                self._fallback.release("", tokens, (shared,))
         extras = {extra.position: extra for extra in batch.extras}
         for position, (digest, receiver) in enumerate(zip(batch.digests, batch.receivers), 1):
             _, cost, network = extras.get(position, _NO_EXTRA)
             try:
-                self.decide(digest, receiver, cost, network, reason, can_ask)
+                self.decide(digest, receiver, cost, network, batch.limits.get(position, ()), reason, can_ask)
             except BaseException:
                 _log.failure("unavailable", "a request failed on its bucket being unavailable")
-        for network, receiver in batch.address_askers:
-            answer(receiver, self._fallback.of_network(network, spend=True))
+        for without_key in batch.without_key:
+            try:
+                self.decide_without_key(without_key, reason, new)
+            except BaseException:
+                _log.failure("unavailable", "a request failed on its bucket being unavailable")
+
+    def decide_without_key(self, without_key: WithoutKey, reason: str, new: bool) -> None:
+        """The same for a request without a key; `new`: this instance has never decided about a request with Redis."""
+        limits, cost, receiver, served = without_key
+        fallback = self._fallback
+        if limits[0].rule.name == ADDRESS:
+            if served and fallback.mode == DENY:
+                receiver.bucket_unavailable(reason)
+            else:
+                receiver.bucket_answered(fallback.of_address(limits, cost))
+            return
+        # A new instance has no share: those of the others are the whole bucket.
+        taken = None if new else fallback.take_without_key(limits, cost)
+        if taken is None:
+            receiver.bucket_unavailable(reason)
+        else:
+            receiver.bucket_answered(taken)
 
     def _learn(
         self,
@@ -89,6 +118,7 @@ class LocalDecisions:
         receiver: ITokenReceiver,
         cost: int,
         network: str,
+        limits: tuple[SharedBucket, ...],
         reason: str,
     ) -> None:
         fallback = self._fallback
@@ -107,14 +137,22 @@ class LocalDecisions:
                 fallback.recent[digest] = taken, fallback.now()
             else:
                 fallback.seen_special(digest, special_key(found.special, fallback.now())[1], taken)
-        self._take(digest, receiver, cost, network, reason)
+        self._take(digest, receiver, cost, network, limits, reason)
 
     def _not_learned(self, failure: Failure, receiver: ITokenReceiver) -> None:
         receiver.bucket_unavailable(failure.getErrorMessage())
 
-    def _take(self, digest: str, receiver: ITokenReceiver, cost: int, network: str, reason: str) -> None:
+    def _take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int,
+        network: str,
+        limits: tuple[SharedBucket, ...],
+        reason: str,
+    ) -> None:
         in_flight = self._in_flight.get(digest, 0)
-        taken = self._fallback.take(digest, cost, in_flight)
+        taken = self._fallback.take(digest, cost, in_flight, limits)
         if taken is None:
             if network:
                 # For all that is known, it was a guess.

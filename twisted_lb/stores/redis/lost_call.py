@@ -11,9 +11,9 @@ lost call (resolve.lua).  Then the outcome is known, and the buckets are correct
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import MICROTOKENS
+from twisted_lb.interfaces import MICROTOKENS, SharedBucket
 from twisted_lb.stores.redis.batch_encoding import Batch
 
 
@@ -24,6 +24,19 @@ class LostCall(NamedTuple):
     takings: list[tuple[str, int]]  # digest and cost
     charges: list[tuple[str, int]]  # digest and amount, below zero to give back
     global_bucket: int  # what it charged to the global bucket beside the takings
+    limits: list[tuple[tuple[SharedBucket, ...], int]]  # shared buckets and costs of takings, those without a key last
+    shared_charges: list[tuple[SharedBucket, int]]
+
+
+class Due(NamedTuple):
+    """What has to be charged once the outcome is known, in microtokens; below zero to give back."""
+
+    keys: list[tuple[str, int]]
+    global_bucket: int
+    shared: list[tuple[SharedBucket, int]]
+
+
+NOTHING_DUE: Final = Due([], 0, [])
 
 
 def lost_call(number: int, batch: Batch) -> LostCall:
@@ -33,18 +46,22 @@ def lost_call(number: int, batch: Batch) -> LostCall:
         (digest, costs.get(position, 1) * MICROTOKENS) for position, digest in enumerate(batch.digests, 1)
     ]
     charges = [(digest, tokens * MICROTOKENS) for digest, tokens in zip(batch.charged, batch.tokens)]
-    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS)
+    limits = [(batch.limits.get(position, ()), cost) for position, (_, cost) in enumerate(takings, 1)]
+    limits += [(limits, cost * MICROTOKENS) for limits, cost, *_ in batch.without_key]
+    shared_charges = [(shared, tokens * MICROTOKENS) for shared, tokens in batch.shared_charges]
+    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS, limits, shared_charges)
 
 
-def still_due(lost: LostCall, last: bytes | None) -> tuple[list[tuple[str, int]], int]:
-    """What has to be charged to keys, and to the global bucket, once `last` is known; below zero to give back.
+def still_due(lost: LostCall, last: bytes | None) -> Due:
+    """What has to be charged once `last` is known.
 
     `last` is what resolve.lua has found: the number up to which nothing is carried out any more, that of the last call
     that was, and a digit for each of its takings; None where it has found nothing.
     """
     _, number, *outcomes = last.split(b" ") if last is not None and last.count(b" ") == 2 else (b"", b"0")
     if number != b"%d" % lost.number:
-        return lost.charges, lost.global_bucket
-    admitted = outcomes[0] if outcomes else b""
-    back = [(digest, -cost) for (digest, cost), outcome in zip(lost.takings, admitted) if outcome == ord("1") and cost]
-    return back, sum(amount for _, amount in back)
+        return Due(lost.charges, lost.global_bucket, lost.shared_charges)
+    admitted = [outcome == ord("1") for outcome in outcomes[0]] if outcomes else []
+    keys = [(digest, -cost) for (digest, cost), was in zip(lost.takings, admitted) if was and cost]
+    shared = [(one, -cost) for (limits, cost), was in zip(lost.limits, admitted) if was and cost for one in limits]
+    return Due(keys, sum(amount for _, amount in keys), shared)

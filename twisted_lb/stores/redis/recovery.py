@@ -29,7 +29,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.interfaces import SharedBucket, StoreUnavailable
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.stores.redis.batches import MAX_BATCH, TokenBatches
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
@@ -71,6 +71,8 @@ class Recovery:
         self._lost_due_of_global = 0
         self._debts: dict[str, int] = {}  # digest -> microtokens, still to be charged
         self._global_debt = 0
+        self._lost_due_of_shared: list[tuple[SharedBucket, int]] = []
+        self._shared_debts: dict[str, tuple[SharedBucket, int]] = {}  # by the keys of the buckets
 
     def greeting(self) -> bytes:
         """The command with which a new connection announces itself; its reply is for `begin`."""
@@ -81,9 +83,10 @@ class Recovery:
 
         `last` is what Redis knows of this process's last call (see `lost_call`).
         """
-        due, global_bucket = self._batches.resolved(last)
-        self._lost_due += due
-        self._lost_due_of_global += global_bucket
+        due = self._batches.resolved(last)
+        self._lost_due += due.keys
+        self._lost_due_of_global += due.global_bucket
+        self._lost_due_of_shared += due.shared
         self._rejoined(self._instance.rejoined(reply))
 
     def lost(self) -> None:
@@ -150,12 +153,20 @@ class Recovery:
         for digest, microtokens in self._lost_due:
             self._owe(digest, self._fallback.still_missing(digest, microtokens))
         self._global_debt += self._fallback.still_missing_of_all(self._lost_due_of_global)
-        self._lost_due, self._lost_due_of_global = [], 0
+        for shared, microtokens in self._lost_due_of_shared:
+            self._owe_shared(shared, self._fallback.shared_still_missing(shared, microtokens))
+        self._lost_due, self._lost_due_of_global, self._lost_due_of_shared = [], 0, []
         debts, global_bucket = self._fallback.debts()
         for digest, microtokens in debts:
             self._owe(digest, microtokens)
         self._global_debt += global_bucket
+        for shared, microtokens in self._fallback.shared_debts():
+            self._owe_shared(shared, microtokens)
         self._go_on(together)
+
+    def _owe_shared(self, shared: SharedBucket, microtokens: int) -> None:
+        _, owed = self._shared_debts.get(shared.key, (shared, 0))
+        self._shared_debts[shared.key] = shared, owed + microtokens
 
     def _owe(self, digest: str, microtokens: int) -> None:
         self._debts[digest] = self._debts.get(digest, 0) + microtokens
@@ -163,7 +174,7 @@ class Recovery:
     def _go_on(self, together: bool) -> None:
         if not self._connection.ready:
             return
-        if self._places or self._debts or self._global_debt:
+        if self._places or self._debts or self._global_debt or self._shared_debts:
             step = self._tell_places() if self._places else self._charge_debts()
             step.addCallback(lambda _: self._go_on(together)).addErrback(self._broken)
         elif together and self._finished is None:
@@ -187,14 +198,26 @@ class Recovery:
         for digest in chunk:
             del self._debts[digest]
         global_bucket, self._global_debt = self._global_debt, 0
-        return self._batches.charge(chunk, global_bucket).addErrback(self._not_charged, chunk, global_bucket)
+        shared = list(islice(self._shared_debts.values(), MAX_BATCH))
+        for one, _ in shared:
+            del self._shared_debts[one.key]
+        charged = self._batches.charge(chunk, global_bucket, shared)
+        return charged.addErrback(self._not_charged, chunk, global_bucket, shared)
 
-    def _not_charged(self, failure: Failure, chunk: dict[str, int], global_bucket: int) -> None:
+    def _not_charged(
+        self,
+        failure: Failure,
+        chunk: dict[str, int],
+        global_bucket: int,
+        shared: list[tuple[SharedBucket, int]],
+    ) -> None:
         # What has been charged is known after the query of the next connection.
         if failure.check(ErrorReply) is not None:
             for digest, microtokens in chunk.items():
                 self._owe(digest, microtokens)
             self._global_debt += global_bucket
+            for one, microtokens in shared:
+                self._owe_shared(one, microtokens)
         self._failed(failure)
 
     # 3. All have charged

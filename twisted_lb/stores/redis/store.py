@@ -26,6 +26,7 @@ from twisted_lb.interfaces import (
     IUserStore,
     Limits,
     Profile,
+    SharedBucket,
     StoreState,
 )
 from twisted_lb.limits.fallback import LOCAL, Fallback
@@ -201,21 +202,32 @@ class RedisStore:
 
     # IBucketStore
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  Answers later, or within the call while the fallback decides."""
-        self._batches.take(digest, receiver, cost, network)
+        self._batches.take(digest, receiver, cost, network, limits)
 
-    def release(self, digest: str, tokens: int) -> None:
+    def take_without_key(self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1) -> None:
+        """See IBucketStore."""
+        self._batches.take_without_key(limits, receiver, cost)
+
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """See IBucketStore.  While Redis is unavailable, the fallback charges it, and Redis is charged afterwards."""
-        self._batches.release(digest, tokens)
+        self._batches.release(digest, tokens, limits)
 
-    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
         """See IBucketStore.  While Redis is away, this process has buckets of its own for networks."""
-        self._batches.take_address(network, receiver)
+        self._batches.take_address(network, receiver, cost, served)
 
-    def give_back_address(self, network: str) -> None:
-        """See IBucketStore.  While Redis is away, it goes into the bucket of this process for the network."""
-        self._batches.give_back_address(network)
+    def release_address(self, network: str, tokens: int) -> None:
+        """See IBucketStore.  While Redis is away, it concerns the bucket of this process for the network."""
+        self._batches.release_address(network, tokens)
 
     # IStoreReport
 

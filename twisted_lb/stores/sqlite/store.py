@@ -15,8 +15,8 @@ kill -9 or a power failure loses no account, and the tokens taken since a level 
 A bucket may admit these tokens again, so each such event exceeds the guarantee by at most what the bucket admitted in
 that second, and by at most its capacity.  An orderly stop loses nothing.
 
-The global bucket, the buckets of networks, and the requests in flight are in memory only: after a restart the buckets
-are full and no requests are in flight.
+The global bucket, those of networks, routes and pools, and the requests in flight are in memory only: after a restart
+the buckets are full and no requests are in flight.
 
 The wall clock: setting it back across a restart pauses nothing, because a time stamp in the future is replaced by the
 present time; setting it forward refills buckets, up to the capacity.  With `steady_clock`, which should be used,
@@ -35,8 +35,6 @@ from zope.interface import implementer
 
 from twisted_lb.interfaces import (
     ADDRESS,
-    GLOBAL,
-    IN_FLIGHT,
     KEY,
     MICROTOKENS,
     OWN,
@@ -47,18 +45,20 @@ from twisted_lb.interfaces import (
     IStoreReport,
     ITokenReceiver,
     IUserStore,
+    LimitLevel,
     Limits,
     Profile,
+    SharedBucket,
     StoreState,
     StoreUnavailable,
     Taken,
 )
-from twisted_lb.limits.bucket import Bucket, check_cost
-from twisted_lb.limits.client_networks import NetworkBuckets
+from twisted_lb.limits.bucket import check_cost
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts
 from twisted_lb.stores.sqlite.database import AccountDatabase
 from twisted_lb.stores.sqlite.held import MINUTE_US, HeldKey, HeldUser, HeldUsers
+from twisted_lb.stores.sqlite.other_limits import OtherLimits
 from twisted_lb.stores.sqlite.schema import KeyRow
 from twisted_lb.stores.sqlite.users import EmbeddedUsers
 from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
@@ -95,14 +95,8 @@ class EmbeddedStore:
 
         `run_blocking` replaces the thread of the store, for tests.
         """
-        global_bucket, address, self._most_in_flight = limits
-        self.counts_in_flight = self._most_in_flight > 0
-        self._global_bucket = (
-            Bucket(*global_bucket, global_bucket.capacity * MICROTOKENS, now_us()) if global_bucket.capacity else None
-        )
-        self._networks = NetworkBuckets(address) if address.capacity else None
-        # Whether there are limits other than the bucket of the key.
-        self._more = self._global_bucket is not None or self.counts_in_flight
+        self.counts_in_flight = limits.in_flight > 0
+        self._other_limits = OtherLimits(limits, now_us())
         self._data_dir = data_dir
         self._now_us = now_us
         self._reactor = reactor
@@ -174,7 +168,14 @@ class EmbeddedStore:
 
     # IBucketStore
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  Answers within the call.  ValueError for a cost that is not from 0 to MAX_COST."""
         if cost != 1:
             check_cost(cost)
@@ -182,94 +183,89 @@ class EmbeddedStore:
         if bucket is None:
             key = self._held.known(digest)
             if key is not None:
-                receiver.bucket_answered(self._take_of_key(key, cost, network))
+                receiver.bucket_answered(self._take_of_key(key, cost, network, limits))
                 return
-        if bucket is None or (network and self._networks is not None):
-            refused = self._refused_network(network, spend=bucket is None) if not self._in_use(bucket) else None
+        other_limits = self._other_limits
+        if bucket is None or (network and other_limits.limits_networks):
+            refused = None
+            if bucket is None or not bucket.in_use(self._now_us()):
+                refused = other_limits.refused_network(network, bucket is None, self._now_us())
             if bucket is None or refused is not None:
                 receiver.bucket_answered(refused)
                 return
         now_us = self._now_us()
-        before = (bucket.level, bucket.stamp_us) if self._more else None
+        before = (bucket.level, bucket.stamp_us) if limits or other_limits.limits_keys else None
         admitted, level = bucket.take(cost, now_us)
         self._used.add(digest)
+        more: tuple[LimitLevel, ...] = ()
         if admitted:
-            refused = self._refused_otherwise(bucket, digest, cost, now_us) if before is not None else None
-            if before is not None and refused is not None:
-                # Nothing is taken then; a refund would not undo the refill.
-                bucket.level, bucket.stamp_us = before
-                receiver.bucket_answered(refused)
-                return
+            if before is not None:
+                in_flight = self._in_flight.get(digest, 0)
+                refused = other_limits.refused(bucket.name_bytes, in_flight, cost, limits, now_us)
+                if refused is not None:
+                    # Nothing is taken then; a refund would not undo the refill.
+                    bucket.level, bucket.stamp_us = before
+                    receiver.bucket_answered(refused)
+                    return
+                if limits:
+                    more = other_limits.take_shared(cost, limits, now_us)
+                if self.counts_in_flight:
+                    self._in_flight[digest] = in_flight + 1
             self._dirty.add(bucket)
         # Taken(...) without the call of its Python-level __new__: this runs once per request.
-        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY)
+        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY, more)
         receiver.bucket_answered(_new_tuple(Taken, answer))
 
-    def _take_of_key(self, key: HeldKey, cost: int, network: str) -> Taken:
+    def _take_of_key(self, key: HeldKey, cost: int, network: str, limits: tuple[SharedBucket, ...]) -> Taken:
         """The decision for a key that is not plain (see `held`)."""
-        user, now_us = key.user, self._now_us()
-        if network and not user.in_use(now_us):
-            refused = self._refused_network(network, spend=False)
-            if refused is not None:
-                return refused
-        reason = key.refusal(now_us)
-        if reason:
-            return Taken(False, user.name_bytes, 0, 0.0, 0, reason)
+        user, now_us, other_limits = key.user, self._now_us(), self._other_limits
+        name = user.name_bytes
+        if not user.in_use(now_us) and (refused := other_limits.refused_network(network, False, now_us)) is not None:
+            return refused
+        if reason := key.refusal(now_us):
+            return Taken(False, name, 0, 0.0, 0, reason)
         self._used.add(key.digest)
-        own = key.own
-        before = (user.level, user.stamp_us)
+        own, before = key.own, (user.level, user.stamp_us)
         admitted, level = user.take(cost, now_us)
         if not admitted:
-            return Taken(False, user.name_bytes, user.capacity, user.rate_per_sec, level)
+            return Taken(False, name, user.capacity, user.rate_per_sec, level)
+        more: tuple[LimitLevel, ...] = ()
+        refused = None
         if own is not None:
-            own_before = (own.level, own.stamp_us)
-            admitted, own_level = own.take(cost, now_us)
-            if not admitted:
-                user.level, user.stamp_us = before
-                return Taken(False, user.name_bytes, own.capacity, own.rate_per_sec, own_level, OWN)
-        refused = self._refused_otherwise(user, key.digest, cost, now_us) if self._more else None
+            own_level = own.level_at(now_us)
+            if own_level < cost * MICROTOKENS:
+                refused = Taken(False, name, own.capacity, own.rate_per_sec, own_level, OWN)
+        in_flight = self._in_flight.get(key.digest, 0)
+        if refused is None and (limits or other_limits.limits_keys):
+            refused = other_limits.refused(name, in_flight, cost, limits, now_us)
         if refused is not None:
             user.level, user.stamp_us = before
-            if own is not None:
-                own.level, own.stamp_us = own_before
             return refused
-        self._dirty.add(user)
         if own is not None:
+            _, own_level = own.take(cost, now_us)
+            more = (LimitLevel(own.capacity, own.rate_per_sec, own_level, OWN),)
             self._dirty_keys.add(key)
-        return Taken(True, user.name_bytes, user.capacity, user.rate_per_sec, level)
-
-    def _in_use(self, bucket: HeldUser | None) -> bool:
-        return bucket is not None and bucket.in_use(self._now_us())
-
-    def _refused_otherwise(self, bucket: HeldUser, digest: str, cost: int, now_us: int) -> Taken | None:
-        """The first refusal of the limits other than the buckets of user and key; None: they admit the request."""
-        if self.counts_in_flight and self._in_flight.get(digest, 0) >= self._most_in_flight:
-            return Taken(False, bucket.name_bytes, self._most_in_flight, 0.0, 0, IN_FLIGHT)
-        global_bucket = self._global_bucket
-        if global_bucket is not None:
-            admitted, level = global_bucket.take(cost, now_us)
-            if not admitted:
-                capacity, rate_per_sec = global_bucket.capacity, global_bucket.rate_per_sec
-                return Taken(False, bucket.name_bytes, capacity, rate_per_sec, level, GLOBAL)
+        if limits:
+            more += other_limits.take_shared(cost, limits, now_us)
         if self.counts_in_flight:
-            self._in_flight[digest] = self._in_flight.get(digest, 0) + 1
-        return None
+            self._in_flight[key.digest] = in_flight + 1
+        self._dirty.add(user)
+        return Taken(True, name, user.capacity, user.rate_per_sec, level, KEY, more)
 
-    def _refused_network(self, network: str, spend: bool) -> Taken | None:
-        """The refusal of a network's bucket without tokens; otherwise None, and a token is taken if `spend`."""
-        networks = self._networks
-        if networks is None or not network:
-            return None
-        now_us = self._now_us()
-        if spend:
-            admitted, level = networks.take(network, now_us)
-        else:
-            level = networks.level(network, now_us)
-            admitted = level >= MICROTOKENS
-        return None if admitted else Taken(False, b"", *networks.policy, level, ADDRESS)
+    def take_without_key(
+        self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1
+    ) -> None:
+        """See IBucketStore.  Answers within the call.  ValueError for a cost that is not from 0 to MAX_COST."""
+        check_cost(cost)
+        receiver.bucket_answered(self._other_limits.take_without_key(cost, limits, self._now_us()))
 
-    def release(self, digest: str, tokens: int) -> None:
+    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """See IBucketStore."""
+        now_us = self._now_us()
+        if tokens and limits:
+            self._other_limits.settle_shared(tokens, limits, now_us)
+        if not digest:
+            return
         if self.counts_in_flight:
             left = self._in_flight.get(digest, 0) - 1
             if left > 0:
@@ -278,7 +274,6 @@ class EmbeddedStore:
                 self._in_flight.pop(digest, None)
         if tokens:
             bucket = self._buckets.get(digest)
-            now_us = self._now_us()
             if bucket is None:
                 key = self._held.key(digest)
                 if key is None:
@@ -289,22 +284,19 @@ class EmbeddedStore:
                     self._dirty_keys.add(key)
             bucket.settle(tokens, now_us)
             self._dirty.add(bucket)
-            if self._global_bucket is not None:
-                self._global_bucket.settle(tokens, now_us)
+            self._other_limits.settle_global(tokens, now_us)
 
-    def take_address(self, network: str, receiver: ITokenReceiver) -> None:
+    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
         """See IBucketStore.  Answers within the call."""
-        networks = self._networks
-        if networks is None:
+        if self._other_limits.limits_networks:
+            self.take_without_key(self._other_limits.address(network), receiver, cost)
+        else:
             receiver.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
-            return
-        admitted, level = networks.take(network, self._now_us())
-        receiver.bucket_answered(Taken(admitted, b"", *networks.policy, level, ADDRESS))
 
-    def give_back_address(self, network: str) -> None:
+    def release_address(self, network: str, tokens: int) -> None:
         """See IBucketStore."""
-        if self._networks is not None:
-            self._networks.refund(network)
+        if self._other_limits.limits_networks:
+            self.release("", tokens, self._other_limits.address(network))
 
     # IStoreReport
 

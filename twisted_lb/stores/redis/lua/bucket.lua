@@ -99,16 +99,18 @@ local function states(text)
   return user, key, expires, bucket == 'own'
 end
 
--- Why a key must not be used: 6 the user is disabled, 7 the key is, 8 it has expired, -1 it is revoked; nil: it may be.
+local REVOKED = -1
+
+-- Why a key must not be used: REVOKED, 90 the user is disabled, 91 the key is, 92 it has expired; nil: it may be.
 local function refusal(user, key, expires)
   if key == 'revoked' then
-    return -1
+    return REVOKED
   elseif user == 'disabled' then
-    return 6
+    return 90
   elseif key == 'disabled' then
-    return 7
+    return 91
   elseif expires > 0 and expires <= now then
-    return 8
+    return 92
   end
   return nil
 end

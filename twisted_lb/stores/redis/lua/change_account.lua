@@ -6,7 +6,7 @@
 -- be, nothing is changed.
 
 local reason, place = account_of(KEYS[1])
-if reason == nil or reason == -1 then
+if reason == nil or reason == REVOKED then
   return false
 elseif not reason then
   return {}

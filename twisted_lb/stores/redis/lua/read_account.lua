@@ -6,7 +6,7 @@
 -- own bucket capacity (0: none), rate as text, level.
 
 local reason, place, left, own_capacity, own_rate = account_of(KEYS[1])
-if reason == nil or reason == -1 then
+if reason == nil or reason == REVOKED then
   return false
 elseif not reason then
   return {}

@@ -11,23 +11,22 @@
 --           then the microtokens to charge to each (below zero: to give back)
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
---             0, 1 to take or 0 to give back a token, the network whose bucket it is
 --             -1, as the only extra: the charges are those of users, and not of the keys' own buckets
 --   A taking without an extra costs one token and has no network.
 -- Reply, five elements for each taking, then five for each token taken from a network's bucket; then, where there
 -- is one, the level of everyone's bucket; at last the keys that were not what they should be:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
---   Outcomes: 1 admitted; refused by 0 the key's bucket, 2 the requests in flight, 3 everyone's bucket,
---   4 the network's bucket; 5 what is there is not an account; 6 the user is disabled, 7 the key is disabled, 8 it has
---   expired; 9 the key's own bucket.  Name, capacity and rate are those of the account where outcome is 0 to 3, or above
---   5; the level is that of the bucket that refused.  A revoked key is answered like an unknown one.
---   For a key that is not the only one of its user, expires or has a bucket of its own, 10 is added to the outcomes 0 to 3
---   and 9, and the name is a list: name, digest of the user's first key, microseconds until it expires (0: it does not),
---   then of its own bucket capacity (0: none), rate as text, level.
+--   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 everyone's bucket,
+--   4 the network's bucket; 5 what is there is not an account; 90 to 92 see `refusal`; 93 the key's own bucket.  Name,
+--   capacity and rate are those of the account where there is one, the level is that of the bucket that refused.
+--   A revoked key is answered like an unknown one.
+--   For a key that is not the only one of its user, expires or has a bucket of its own, 100 is added unless the network's
+--   bucket refuses or the key must not be used, and the name is a list: name, digest of the user's first key, microseconds
+--   until the key expires (0: it does not), and of its own bucket capacity (0: none), rate as text, level.
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
--- digit for each of its takings, 1 where it was admitted (see resolve.lua).
+-- digit for each of its takings, those without a key last, 1 where it was admitted (see resolve.lua).
 --
 -- A call that takes is refused with OUTAGE, and changes nothing, while balancers come back from an outage (rejoin.lua).
 -- One that only charges and frees is carried out.
@@ -41,6 +40,11 @@
 
 local in_flight_limit, me, silence, in_use = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local releases, charges, extras = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local shared_count, shared_charges, limited_takings = tonumber(ARGV[15]), 0, 0
+local shared_part = 16 + charges + 3 * extras -- where it begins
+if shared_count > 0 then
+  shared_charges, limited_takings = tonumber(ARGV[shared_part]), tonumber(ARGV[shared_part + 1])
+end
 
 local last_key = 'tokenlb:last:' .. ARGV[9]
 local found = call('MGET', last_key, 'tokenlb:switch')
@@ -48,7 +52,7 @@ local before, switch = found[1], found[2]
 if before and tonumber(ARGV[10]) <= (tonumber(before:match('^%d+') or '') or 0) then
   return redis.error_reply('STALE this call comes after a later connection of its process')
 end
-if (#KEYS > releases + charges or extras > 0) and outage(switch) then
+if (#KEYS > releases + charges or limited_takings > 0) and outage(switch) then
   return redis.error_reply('OUTAGE balancers are coming back from an outage, and have not charged what they spent')
 end
 
@@ -57,8 +61,9 @@ local PLACES_TTL = 86400 -- seconds, so that what no instance frees any more is 
 
 -- A bucket is an array, which is quicker to make than a table of names:
 --   its key in Redis, level refilled to now, microseconds since its stamp, level as stored, level when full,
---   how it has changed; and of an account: name, capacity, rate as text
+--   how it has changed; and of an account: name, capacity, rate as text; or of a shared bucket: its rate
 local KEY, LEVEL, ELAPSED, STORED, FULL, CHANGE, NAME, CAPACITY, RATE = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local SHARED_RATE = 7
 
 -- It has changed not at all, by gifts alone (they need no time, so that its stamp stays), or in any other way.
 local SAME, GIVEN, MOVED = 0, 1, 2
@@ -96,9 +101,32 @@ local function shared_bucket(key, capacity, rate)
       replaced[key] = true
       wrong[#wrong + 1] = key
     end
-    return {key, full, 1, full, full, SAME}
+    return {key, full, 1, full, full, SAME, rate}
   end
-  return {key, level, elapsed, stored, full, SAME}
+  return {key, level, elapsed, stored, full, SAME, rate}
+end
+
+local everyone = nil
+if tonumber(ARGV[4]) > 0 then
+  everyone = shared_bucket('tokenlb:global', tonumber(ARGV[4]), tonumber(ARGV[5]))
+  charge(everyone, tonumber(ARGV[14]))
+end
+
+local shared = {} -- key -> bucket of a route, a pool or a network, or a key's own
+
+local function shared_of(key, capacity, rate)
+  local bucket = shared[key]
+  if not bucket then
+    bucket = shared_bucket(key, capacity, rate)
+    shared[key] = bucket
+  end
+  return bucket
+end
+
+local address_capacity, address_rate = tonumber(ARGV[6]), tonumber(ARGV[7])
+
+local function address(network)
+  return shared_of('tokenlb:address:' .. network, address_capacity, address_rate)
 end
 
 local accounts = {} -- key -> bucket; false where there is no account, or something special about the key
@@ -118,7 +146,7 @@ local function special(key, owner, bucket, user, state, expires, own, capacity, 
     if not found.capacity then
       return nil
     end
-    found.own = shared_bucket('tokenlb:key_bucket:' .. key:sub(9), found.capacity, tonumber(found.rate))
+    found.own = shared_of('tokenlb:key_bucket:' .. key:sub(9), found.capacity, tonumber(found.rate))
   end
   return found
 end
@@ -174,22 +202,21 @@ function account(key)
   return false
 end
 
-local everyone = nil
-if tonumber(ARGV[4]) > 0 then
-  everyone = shared_bucket('tokenlb:global', tonumber(ARGV[4]), tonumber(ARGV[5]))
-  charge(everyone, tonumber(ARGV[14]))
+-- Which of these buckets has less than the cost, the first one; nil: none.
+local function refusing(buckets, cost)
+  for i = 1, #buckets do
+    if buckets[i][LEVEL] < cost then
+      return i
+    end
+  end
+  return nil
 end
 
-local addresses = {} -- network -> bucket
-local address_capacity, address_rate = tonumber(ARGV[6]), tonumber(ARGV[7])
-
-local function address(network)
-  local bucket = addresses[network]
-  if not bucket then
-    bucket = shared_bucket('tokenlb:address:' .. network, address_capacity, address_rate)
-    addresses[network] = bucket
+local function take_from(buckets, cost)
+  for i = 1, #buckets do
+    buckets[i][LEVEL] = buckets[i][LEVEL] - cost
+    mark(buckets[i], MOVED)
   end
-  return bucket
 end
 
 local places = {} -- account key -> requests in flight
@@ -240,7 +267,7 @@ end
 
 -- 2. Tokens are charged or given back.
 
-local of_users = extras == 1 and tonumber(ARGV[15 + charges]) < 0
+local of_users = extras == 1 and tonumber(ARGV[16 + charges]) < 0
 
 for i = 1, charges do
   local key = KEYS[releases + i]
@@ -250,49 +277,85 @@ for i = 1, charges do
   end
   local found = not bucket and specials[key]
   if bucket then
-    charge(bucket, tonumber(ARGV[14 + i]))
+    charge(bucket, tonumber(ARGV[15 + i]))
   elseif found then
-    charge(found.bucket, tonumber(ARGV[14 + i]))
+    charge(found.bucket, tonumber(ARGV[15 + i]))
     if found.own and not of_users then
-      charge(found.own, tonumber(ARGV[14 + i]))
+      charge(found.own, tonumber(ARGV[15 + i]))
     end
   end
 end
 
--- 3. What is special about some takings; and the buckets of addresses alone.
+-- 3. What is special about some takings.
 
 local first = releases + charges
-local reply = {}
-local last = 5 * (#KEYS - first)
 local costs, networks = nil, nil
-for i = 15 + charges, 14 + charges + 3 * extras, 3 do
-  local position, cost, network = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
-  if position > 0 then
-    costs, networks = costs or {}, networks or {}
-    costs[position] = cost * MICROTOKENS
-    networks[position] = network ~= '' and network or nil
-  elseif position == 0 then
-    local bucket = address(network)
-    if cost == 0 then
-      charge(bucket, -MICROTOKENS)
+for i = 16 + charges, 15 + charges + 3 * extras, 3 do
+  local position, network = tonumber(ARGV[i]), ARGV[i + 2]
+  costs, networks = costs or {}, networks or {}
+  costs[position] = tonumber(ARGV[i + 1]) * MICROTOKENS
+  networks[position] = network ~= '' and network or nil
+end
+
+-- 4. Shared buckets: charges, and takings without a key.
+
+local reply = {}
+local size = 5 * (#KEYS - first)
+local outcomes = {}
+local limits_of = nil -- position of a taking -> its shared buckets
+local limited = {} -- the shared buckets of all limited takings, in their order
+local levels = {} -- position of a taking in `limited` -> the levels of its buckets
+
+local function levels_now(buckets)
+  local found = {}
+  for i = 1, #buckets do
+    found[i] = buckets[i][LEVEL]
+  end
+  return found
+end
+
+if shared_count > 0 then
+  local at = shared_part + 2
+  local named = {}
+  for i = 1, shared_count do
+    named[i] = shared_of('tokenlb:' .. ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]))
+    at = at + 3
+  end
+  for _ = 1, shared_charges do
+    charge(named[tonumber(ARGV[at])], tonumber(ARGV[at + 1]))
+    at = at + 2
+  end
+  limits_of = {}
+  local without_key = 0
+  for i = 1, limited_takings do
+    local position, cost, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) * MICROTOKENS, tonumber(ARGV[at + 2])
+    local buckets = {}
+    for j = 1, count do
+      buckets[j] = named[tonumber(ARGV[at + 2 + j])]
+    end
+    at = at + 3 + count
+    limited[i] = buckets
+    if position > 0 then
+      limits_of[position] = i
     else
-      local outcome = 4
-      if bucket[LEVEL] >= MICROTOKENS then
-        outcome = 1
-        charge(bucket, MICROTOKENS)
+      local refused = refusing(buckets, cost)
+      local outcome = refused and 5 + refused or 1
+      if not refused then
+        take_from(buckets, cost)
       end
-      reply[last + 1], reply[last + 2], reply[last + 3] = '', address_capacity, ARGV[7]
-      reply[last + 4], reply[last + 5] = outcome, bucket[LEVEL]
-      last = last + 5
+      levels[i] = levels_now(buckets)
+      without_key = without_key + 1
+      outcomes[#KEYS - first + without_key] = refused and '0' or '1'
+      reply[size + 1], reply[size + 2], reply[size + 3], reply[size + 4] = '', 0, '0', outcome
+      reply[size + 5] = levels[i][refused or 1]
+      size = size + 5
     end
   end
 end
 
--- 4. Tokens are taken.
+-- 5. Tokens are taken.
 
-local size = last
-local outcomes = {}
-last = 0
+local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
   local network = nil
@@ -300,13 +363,15 @@ for i = first + 1, #KEYS do
     cost = costs[i - first]
     network = networks[i - first]
   end
+  local place_in_limited = limits_of and limits_of[i - first]
+  local limits = place_in_limited and limited[place_in_limited]
   bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
   end
   if not bucket then
     found = specials[key]
-    bucket = found and found.refused ~= -1 and found.bucket
+    bucket = found and found.refused ~= REVOKED and found.bucket
   end
   -- A key that is in use is no guess, wherever it comes from.
   local guessed = network and not (bucket and bucket[ELAPSED] <= in_use)
@@ -327,9 +392,12 @@ for i = first + 1, #KEYS do
       elseif level < cost then
         outcome = 0
       elseif found and found.own and found.own[LEVEL] < cost then
-        outcome, level = 9, found.own[LEVEL]
+        outcome, level = 93, found.own[LEVEL]
       elseif in_flight_limit > 0 and place(key).all >= in_flight_limit then
         outcome, level = 2, 0
+      elseif limits and refusing(limits, cost) then
+        local refused = refusing(limits, cost)
+        outcome, level = 5 + refused, limits[refused][LEVEL]
       elseif everyone and everyone[LEVEL] < cost then
         outcome, level = 3, everyone[LEVEL]
       else
@@ -349,6 +417,9 @@ for i = first + 1, #KEYS do
             mark(everyone, MOVED)
           end
         end
+        if limits then
+          take_from(limits, cost)
+        end
         if in_flight_limit > 0 then
           local mine = places[key]
           mine.mine, mine.all = mine.mine + 1, mine.all + 1
@@ -356,19 +427,28 @@ for i = first + 1, #KEYS do
       end
     end
   end
+  if limits then
+    levels[place_in_limited] = levels_now(limits)
+  end
   outcomes[i - first] = outcome == 1 and '1' or '0'
-  if found and bucket and (outcome < 4 or outcome == 9) then
+  if found and bucket and not found.refused and outcome ~= 4 then
     local own = found.own
     reply[last + 1] = {
       bucket[NAME], found.owner:sub(10, -2), found.left, own and found.capacity or 0, own and found.rate or 0,
       own and own[LEVEL] or 0,
     }
-    outcome = outcome + 10
+    outcome = outcome + 100
   end
   reply[last + 4], reply[last + 5] = outcome, level
   last = last + 5
 end
 
+for i = 1, limited_takings do
+  for j = 1, #levels[i] do
+    reply[size + j] = levels[i][j]
+  end
+  size = size + #levels[i]
+end
 if everyone then
   reply[size + 1] = everyone[LEVEL]
   size = size + 1
@@ -377,7 +457,7 @@ for i = 1, #wrong do
   reply[size + i] = wrong[i]
 end
 
--- 5. The writing.
+-- 6. The writing.
 
 if #changed > 0 then
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
@@ -397,14 +477,16 @@ for i = 1, #changed do
   end
 end
 
-for _, bucket in pairs(addresses) do
-  if bucket[CHANGE] ~= SAME and address_rate > 0 then
+for _, bucket in pairs(shared) do
+  if bucket[CHANGE] ~= SAME then
     -- Not before it is full again: from its stamp, which may be ahead of a clock that went back.
     local missing = bucket[FULL] - min(bucket[LEVEL], bucket[STORED])
-    local milliseconds = (missing / address_rate - min(bucket[ELAPSED], 0)) / 1000
+    local refilled_in = missing > 0 and missing / bucket[SHARED_RATE] or 0
+    local milliseconds = (refilled_in - min(bucket[ELAPSED], 0)) / 1000
     if milliseconds < 1e15 then
       call('PEXPIRE', bucket[KEY], whole(floor(milliseconds) + 2000))
     else
+      -- Never, at a rate of 0 too; it may have had another rate.
       call('PERSIST', bucket[KEY])
     end
   end
