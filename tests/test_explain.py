@@ -16,6 +16,7 @@ from twisted_lb.api.status import Report, shown_server
 from twisted_lb.app.explain import MOST_OTHERS, Explainer
 from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.gateway import Gateway
+from twisted_lb.config.admin_tokens import admin_tokens
 from twisted_lb.config.servers_file import read_gateway
 
 TEXT = """
@@ -52,7 +53,7 @@ class ExplainTests(SynchronousTestCase):
     def call(self, query: list[tuple[str, str]] | str, text: str = TEXT, token: str = "", field: bytes = b"") -> Answer:
         gateway = Gateway(Clock(), read_gateway(text, "x.yaml"))
         running: Any = Running(gateway)
-        client = Client(admin_factory(Clock(), running, token, explaining=Explainer(gateway)))
+        client = Client(admin_factory(Clock(), running, admin_tokens(token), explaining=Explainer(gateway)))
         target = "/explain?" + (query if isinstance(query, str) else urlencode(query))
         client.send(head_of("GET", target, *([field] if field else []), host=b"localhost:9090"))
         return read_answer(client.received, "GET")

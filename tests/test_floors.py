@@ -40,6 +40,8 @@ FLOORS = {
     "user_names": GROUND,
     "users": GROUND,
     "key_format": GROUND,
+    "timestamps": GROUND,
+    "user_records": GROUND,
     "repeated": GROUND,
     "request_record": NETWORK,
     "steps": GROUND,

@@ -11,13 +11,11 @@ from time import monotonic
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory
 
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.address_limit import AddressGate, Gate
 from twisted_lb.api.bridge import ApiDoor
-from twisted_lb.api.representations import shown_page
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
@@ -31,7 +29,7 @@ from twisted_lb.app.startup import security_of
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import Limits, Policy
+from twisted_lb.interfaces import IUserStore, Limits, Policy
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -164,10 +162,11 @@ class Serving:
         """See api.status.Running."""
         return choices(self.gateway, asked)
 
-    def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
-        """A page of the users.  See api.status.Running."""
-        page: Deferred[Any] = self._store.page(after, count)
-        return page.addCallback(shown_page)
+    @property
+    def users(self) -> IUserStore:
+        """The users and keys."""
+        users: IUserStore = self._store
+        return users
 
 
 def _dial(reactor: Any, address: str, port: int, factory: ClientFactory, timeout: float) -> Any:

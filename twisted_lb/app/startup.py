@@ -18,6 +18,7 @@ from twisted_lb.access_log.formats import UnknownFormat, check_format
 from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
 from twisted_lb.balancers.registry import BalancerError, make_balancer
+from twisted_lb.config.admin_tokens import AdminToken, admin_tokens, read_admin_tokens
 from twisted_lb.config.environment import read_notices, read_settings, with_sources
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import PoolSpec
@@ -38,6 +39,7 @@ from twisted_lb.stores.sqlite.check import data_dir_problem
 DEFAULT_ENV_FILE = ".env"
 # The settings that name a file or a directory.
 FILES = (
+    "admin_tokens_file",
     "data_dir",
     "servers_file",
     "redis_tls_ca_file",
@@ -62,6 +64,7 @@ class Startup(NamedTuple):
     demo: bool
     notices: tuple[str, ...] = ()
     tls: ListenerTls | None = None
+    admin_tokens: tuple[AdminToken, ...] = ()
 
 
 def read_startup(
@@ -95,6 +98,12 @@ def read_startup(
     if not settings.redis_url and (problem := data_dir_problem(settings.data_dir)):
         problems.append(f"DATA_DIR: {problem}")
     problems += _log_problems(settings)
+    tokens = admin_tokens(settings.admin_token)
+    if settings.admin_tokens_file:
+        try:
+            tokens += read_admin_tokens(read_text(settings.admin_tokens_file), settings.admin_tokens_file)
+        except Misconfigured as error:
+            problems += [f"ADMIN_TOKENS_FILE: {problem}" for problem in error.problems]
     gateway, servers_text = None, ""
     try:
         servers_text = read_text(settings.servers_file)
@@ -128,7 +137,7 @@ def read_startup(
     notices += finish(route_notices(gateway, settings.servers_file))
     if tls is not None:
         notices += certificate_notices(tls.files, now)
-    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls)
+    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, tokens)
 
 
 def _https_port(settings: Settings) -> int:

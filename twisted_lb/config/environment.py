@@ -202,6 +202,7 @@ READERS: dict[str, Reader] = {
     "max_wait": duration(lowest=0),
     "max_waiting": whole(0, 1_000_000),
     "admin_token": Reader("any text", str),
+    "admin_tokens_file": Reader("a file name", str),
     "admin_writes": one_of(*ADMIN_WRITES),
     # The audit log validates it.
     "audit_log": Reader("a file name, or - for standard output", str),

@@ -10,7 +10,7 @@ workers know, `{"keys": [...]}`, other certificates (see CertificatesOfWorker), 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
-    {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
+    {"ask": "users", "number": 2, "call": "user", "arguments": ["ann"]}    a call of IUserStore (see `remote_users`)
     {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose (see `explain_servers`)
 
 The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
@@ -43,6 +43,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import namedModule
 
 from twisted_lb.app.workers.pipe import ParentPipe, as_bytes
+from twisted_lb.app.workers.remote_users import answered_call
 from twisted_lb.app.workers.watchdog import Watchdog
 from twisted_lb.interfaces import StoreUnavailable
 
@@ -73,7 +74,7 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
     if question["ask"] == "choices":
         found = maybeDeferred(running.choices, question["asked"])
     elif question["ask"] == "users":
-        found = maybeDeferred(running.users, question["after"], question["count"])
+        found = maybeDeferred(answered_call, running.users, question["call"], question["arguments"])
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)

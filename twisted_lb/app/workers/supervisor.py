@@ -40,7 +40,6 @@ from twisted_lb.app.workers.merged_status import RetiredCounters, together
 from twisted_lb.app.workers.pipe import as_text
 from twisted_lb.app.workers.slot import Slot, WorkerProcess, line_of
 from twisted_lb.config.server_tls import files_of
-from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import keep_open_for_others, listen
 from twisted_lb.repeated import Repeated
@@ -55,6 +54,8 @@ LOOKS = 4  # heartbeats of each worker in the time after which it is killed
 SHARE_SECONDS = 0.5
 # One that has not applied another servers file by then is about to be killed.
 USE_SECONDS = 60.0
+# For a call of IUserStore: a store that is away is found out by the worker, sooner.
+USERS_SECONDS = 5.0
 NO_FILES: Mapping[str, bytes] = {}
 
 _log = Logger()
@@ -211,13 +212,18 @@ class Workers(Service):
                 return found
         return {}
 
-    async def users(self, after: str, count: int) -> dict[str, object]:
-        """A page of the users, from the first worker that responds.  See api.status.Running."""
+    async def ask_about_users(self, call: str, arguments: Sequence[object], repeatable: bool) -> object:
+        """The answer of a worker to a call of IUserStore, see `remote_users`; None if none could be had.
+
+        One that does not respond may have made a change nevertheless: only what is `repeatable` is asked again of
+        another one.
+        """
         for slot in self._slots:
-            page: dict[str, object] | None = await slot.ask("users", after=after, count=count) if slot.alive else None
-            if page is not None:
-                return page
-        raise StoreUnavailable("no worker could list the users; see the log")
+            if slot.alive:
+                answer: object = await slot.ask("users", USERS_SECONDS, call=call, arguments=arguments)
+                if answer is not None or not repeatable:
+                    return answer
+        return None
 
     def spawn(self, process: WorkerProcess) -> Any:
         """Start one worker; its process transport."""
