@@ -27,6 +27,7 @@ COMPILED = (
     "cors.py",
     "credentials.py",
     "deadlines.py",
+    "key_format.py",
     "repeated.py",
     "limits/authentication.py",
     "request_record.py",

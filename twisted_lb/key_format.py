@@ -30,12 +30,13 @@ _AFTER_PREFIX: Final = re.compile(rb"[0-9A-Za-z]{38}")
 class KeyFormat:
     """Makes new keys, and recognizes texts that are not keys."""
 
-    __slots__ = ("_prefix", "_choice")
+    __slots__ = ("_prefix", "_choice", "_pattern")
 
     def __init__(self, prefix: str = "", choice: Callable[[str], str] = secrets.choice) -> None:
         """`prefix` matches PREFIX, or is empty: keys are UUIDs.  `choice` draws a random character."""
         self._prefix = prefix.encode()
         self._choice = choice
+        self._pattern = re.compile(re.escape(self._prefix) + _AFTER_PREFIX.pattern)
 
     def new_key(self) -> str:
         """A new key."""
@@ -60,6 +61,23 @@ class KeyFormat:
             characters.append(ALPHABET[digit])
         text = self._prefix.decode() + "".join(characters)
         return text + checksum(text.encode())
+
+    def is_issued(self, text: bytes) -> bool:
+        """Whether this has the prefix and the right checksum."""
+        prefix = self._prefix
+        return bool(prefix) and text.startswith(prefix) and not self.is_mistyped(text)
+
+    def within(self, text: bytes) -> list[bytes]:
+        """Texts of this form in a longer one."""
+        if not self._prefix or self._prefix not in text:
+            return []
+        return [found for found in self._pattern.findall(text) if self.is_issued(found)]
+
+    def masked(self, text: bytes, mask: bytes) -> bytes:
+        """The text with `mask` in place of what looks like such a key, mistyped or not."""
+        if not self._prefix or self._prefix not in text:
+            return text
+        return self._pattern.sub(mask, text)
 
     def is_mistyped(self, key: bytes) -> bool:
         """Whether this has the prefix, and is not a key: no look-up is necessary."""

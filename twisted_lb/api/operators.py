@@ -89,7 +89,7 @@ class OperatorFactory(Factory):
     ) -> None:
         """`resource` is a twisted.web resource for ApiRequests."""
         self.reactor = reactor
-        self.door = ApiDoor(resource, frozenset())
+        self.door = ApiDoor(resource, lambda path: False)
         self.judge = judge
         self.body_bound = body_bound
         self.rejected = rejected

@@ -27,7 +27,7 @@ from twisted_lb.api.recorded_change import Outcome, RecordedChanges
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
 from twisted_lb.api.status import Running, report_of
 from twisted_lb.config.admin_tokens import SERVERS
-from twisted_lb.config.environment import duration
+from twisted_lb.config.readers import duration
 from twisted_lb.config.sections import read_with
 from twisted_lb.pool.pool import REMOVED
 

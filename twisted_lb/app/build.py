@@ -245,13 +245,17 @@ def _admin(
     store: IUserStore,
 ) -> ListeningService:
     changes = OperatorChanges(file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
-    users = UserAdministration(
-        store, KeyFormat(), settings.default_capacity, settings.default_rate_per_sec, lambda: time.time_ns() // 1000
-    )
+    form, default = KeyFormat(settings.key_prefix), (settings.default_capacity, settings.default_rate_per_sec)
+    users = UserAdministration(store, form, *default, now_us)
     most = settings.admin_max_connections
     factory = admin_factory(reactor, running, tokens, most, Explainer(gateway), changes, audit, users)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
 
 
 def _writing(reactor: Any, settings: Settings) -> Callable[[str, str], Deferred[None]]:

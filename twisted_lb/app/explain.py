@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-from twisted_lb.api.user import PATHS
+from twisted_lb.api.user import is_user_path
 from twisted_lb.app.describe import shown_end
 from twisted_lb.app.explain_servers import question
 from twisted_lb.app.gateway import Gateway
@@ -61,7 +61,7 @@ class Explainer:
     def _outcome(
         self, routes: Sequence[RouteSpec], found: int | None, head: RequestHead, path: bytes, client: str
     ) -> dict[str, Any]:
-        if path in PATHS:
+        if is_user_path(path):
             return _ended(None, "the user API serves this path, whatever the routes are")
         if found is None:
             return _ended(404, NO_ROUTE)

@@ -16,6 +16,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.address_limit import AddressGate, Gate
 from twisted_lb.api.bridge import ApiDoor
+from twisted_lb.api.self_service import self_service_of
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
@@ -26,6 +27,7 @@ from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import PoolsInProcess
 from twisted_lb.app.services import Opening, OrderedServices, ProxyService, StoreService, ordered
 from twisted_lb.app.startup import security_of
+from twisted_lb.app.tunnel_keys import TunnelKeys
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
@@ -75,7 +77,15 @@ class Serving:
         if known_keys is not None:
             self.gate = AddressGate(store, store, known_keys, rate_limit_fields(settings.rate_limit_headers))
         keys = key_places(settings)
-        users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate, keys=keys)
+        users = UserApi(
+            store,
+            settings.default_capacity,
+            settings.default_rate_per_sec,
+            gate=self.gate,
+            keys=keys,
+            users=store,
+            self_service=self_service_of(settings),
+        )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
         names = Names(reactor, Resolver(reactor, read_name_servers(settings.resolver)).look_up)
@@ -102,13 +112,14 @@ class Serving:
         if settings.access_log:
             self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
         self.store = StoreService(store)
+        self._tunnel_keys = TunnelKeys(reactor, self.factory, store)
         self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
 
     @property
     def parts(self) -> tuple[IService, ...]:
         """In the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
-        return self.store, *log, self.pools, self.proxy
+        return self.store, *log, self.pools, self._tunnel_keys, self.proxy
 
     def together(self) -> OrderedServices:
         """The parts as one service."""
@@ -191,7 +202,7 @@ def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:
-    """An IBucketStore, IAccountStore and IStoreReport."""
+    """An IBucketStore, IAccountStore, IUserStore and IStoreReport."""
     if fallback is None:
         return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
     security = security_of(settings)

@@ -17,6 +17,7 @@ from twisted_lb.access_log.destinations import SYSLOG, is_file, problem_of
 from twisted_lb.access_log.formats import UnknownFormat, check_format
 from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
+from twisted_lb.app.self_service_notices import self_service_notices
 from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens, read_admin_tokens
 from twisted_lb.config.environment import read_notices, read_settings, with_sources
@@ -133,6 +134,7 @@ def read_startup(
     if settings.http_redirect == "https":
         settings = replace(settings, https_port=_https_port(settings))
     notices = read_notices(environment, env_text, env_file or DEFAULT_ENV_FILE)
+    notices += self_service_notices(settings)
     notices += tls_notices(gateway, settings.servers_file, now)
     notices += finish(route_notices(gateway, settings.servers_file))
     if tls is not None:

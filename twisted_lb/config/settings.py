@@ -70,6 +70,11 @@ class _Limits:
 
     default_capacity: int = 5
     default_rate_per_sec: float = 1.0
+    # What users may do themselves with the user API.
+    self_service_create: str = "open"  # create users: "open" to anybody, with the admin "token", or "off"
+    self_service_change: bool = True  # change their policy, and their keys
+    max_capacity: int = 1_000_000_000  # of a policy that a user sets
+    max_rate_per_sec: float = 1_000_000.0
     # Buckets besides that of the key; a capacity of 0 disables one.
     global_capacity: int = 0
     global_rate_per_sec: float = 0.0
@@ -87,6 +92,7 @@ class KeySettings:
     # Where a request may carry its key: names of fields, and of a query parameter; "": no parameter.
     key_fields: tuple[str, ...] = ("authorization", "x-api-key", "apikey")
     key_query_parameter: str = ""
+    key_prefix: str = ""  # of new keys; "": they are UUIDs
     authenticator: str = ""  # a class that finds the key instead, as package.module:Class
 
 

@@ -130,7 +130,7 @@ class Fallback(RecentKeys):
         `in_flight` is the number of requests of this key that this process has admitted and that have not ended.
         """
         special = self._special(digest)
-        known = self._known(digest) if special is None else self._of_user(special.owner)
+        known = self._bucket_of(digest, special)
         if known is None or self.mode == DENY:
             self.counts[UNKNOWN] += 1
             return None

@@ -6,7 +6,7 @@ is known but the last decision, which also describes the bucket of the user.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -75,15 +75,16 @@ class RecentKeys:
         for specials in (self._specials, self._older_specials):
             specials.pop(digest, None)
 
-    def used_since(self, since: float) -> list[tuple[str, float]]:
+    def used_since(self, since: float) -> Iterator[tuple[str, float]]:
         """The keys for which the store has decided at this time (in seconds) or later, and when."""
-        plain = [
-            (digest, at) for known in (self._older, self.recent) for digest, (_, at) in known.items() if at >= since
-        ]
-        keys = [(digest, at) for digest, at in plain if not digest.startswith(OF_USER)]
+        for known in (self._older, self.recent):
+            for digest, (_, at) in list(known.items()):
+                if at >= since and not digest.startswith(OF_USER):
+                    yield digest, at
         for specials in (self._older_specials, self._specials):
-            keys += [(digest, key.seen_at) for digest, key in specials.items() if key.seen_at >= since]
-        return keys
+            for digest, key in list(specials.items()):
+                if key.seen_at >= since:
+                    yield digest, key.seen_at
 
     def news(self, most: int = MAX_NEWS) -> list[tuple[Any, ...]]:
         """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
@@ -122,8 +123,7 @@ class RecentKeys:
 
     def knows(self, digest: str) -> bool:
         """Whether the store has decided for this key recently."""
-        special = self._special(digest)
-        return (self._known(digest) if special is None else self._of_user(special.owner)) is not None
+        return self._bucket_of(digest, self._special(digest)) is not None
 
     def _known(self, digest: str) -> tuple[Taken, float] | None:
         return self.recent.get(digest) or self._older.get(digest)
@@ -146,7 +146,14 @@ class RecentKeys:
         one, other = self._known(owner), self._known(OF_USER + owner)
         if one is None or other is None:
             return one or other
-        return one if one[1] >= other[1] else other
+        # Of the same time, that with less in the bucket.
+        return one if (one[1], -one[0].level) >= (other[1], -other[0].level) else other
+
+    def _bucket_of(self, digest: str, special: SpecialKey | None) -> tuple[Taken, float] | None:
+        """The last decision about the bucket of a key's user; None: it is not known whether this key is valid."""
+        if special is not None:
+            return self._of_user(special.owner)
+        return self._of_user(digest) if self._known(digest) is not None else None
 
     def _keep(self, owner: str, taken: Taken, now: float) -> None:
         """Record the bucket of a user, without a decision about a key."""

@@ -259,6 +259,10 @@ class ProxyFactory(Factory):
         handshakes = {f"handshakes {how}": ended[how] for how in ended}
         return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes}
 
+    def tunnel_keys(self) -> list[str]:
+        """The digests of the keys that have open tunnels."""
+        return self.limits.context.tunnels.keys()
+
     def close_tunnels(self, digest: str) -> int:
         """End all open tunnels of the key with this digest, such as when it is revoked; return how many there were."""
         return self.limits.context.tunnels.close_tunnels(digest)

@@ -13,6 +13,8 @@
     for all requests, or for a digest or a network, likewise.  Expire when they are full; at a rate of 0, never.
 `tokenlb:in_flight:{<digest>}`, a hash: id of an instance -> how many requests of the account it has in flight.
     Members of dead instances go with the next change (take_tokens.lua); it expires PLACES_SECONDS after its last use.
+`tokenlb:changed_keys`, a sorted set: digest -> when the state of the key was changed last (users.lua).
+    Members are removed after eleven minutes, when others come (announce.lua).
 `tokenlb:instances`, a sorted set: id of an instance -> when it was announced last (announce.lua, rejoin.lua).
     A member is removed by its instance when it stops, and by another one when it was silent for the lease.
 `tokenlb:returning`, a sorted set: id of an instance that comes back from an outage -> its last call of rejoin.lua.

@@ -38,6 +38,7 @@ from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
 from twisted_lb.stores.redis.keys import last_call_key
+from twisted_lb.stores.redis.last_uses import LastUses
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
 from twisted_lb.stores.redis.scripts import RedisScript
@@ -102,6 +103,7 @@ class RedisStore:
         rejoin = RedisScript("rejoin", connection)
         self._accounts = RedisAccounts(connection)
         self._users = RedisUsers(connection)
+        self._last_uses = LastUses(connection, self._fallback, reactor)
         self._resolve = RedisScript("resolve", connection)
         self._scripts = (self._take, announce, rejoin, restore, self._resolve, *self._accounts.scripts)
         if self._fallback.mode != LOCAL:
@@ -145,6 +147,7 @@ class RedisStore:
         or after START_SECONDS: requests wait for it, or go to other processes, and are not refused.
         """
         self._instance.start()
+        self._last_uses.start()
         return self._connection.start(self._greeting, self._first_calls).addCallback(self._wait_until_up)
 
     def _wait_until_up(self, _: None) -> Deferred[None] | None:
@@ -162,6 +165,7 @@ class RedisStore:
         """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
         self._started()
         stopped = self._recovery.finish().addCallback(lambda _: self._batches.idle())
+        stopped.addCallback(lambda _: self._last_uses.stop())
         stopped.addCallback(lambda _: self._instance.leave())
         return stopped.addCallback(lambda _: self._connection.stop())
 

@@ -30,4 +30,5 @@ if key[1] == owner then
 else
   write_key(key[1], 'active', key, owner)
 end
+tell(key[1])
 return {user, user_at(owner)}

@@ -20,5 +20,8 @@ if ARGV[at + 4] ~= '' then
 end
 if ARGV[at + 3] ~= '' and ARGV[at + 3] ~= user[6] then
   write_key(owner, ARGV[at + 3], user[9])
+  for i = 9, #user do
+    tell(user[i][1])
+  end
 end
 return {user, user_at(owner)}

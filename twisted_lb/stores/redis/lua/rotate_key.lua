@@ -35,5 +35,6 @@ if key[1] == owner then
 else
   write_key(key[1], 'active', key, owner)
 end
+tell(key[1])
 add_key(owner, {digest, 'active', 0, before[4], now, 0, before[7], before[8], before[9]})
 return {user, user_at(owner)}

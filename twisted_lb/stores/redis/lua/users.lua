@@ -7,6 +7,7 @@
 -- Absent fields have defaults: a store of an earlier version is complete as it is.
 --   tokenlb:keys_of:{<digest of the first key>}  a set: the digests of the further keys, where there are any
 --   tokenlb:first_keys, tokenlb:further_keys     sorted sets, scores 0: all digests, to find a key by its key_id
+--   tokenlb:changed_keys                         a sorted set: digest -> when its state was changed last, see announce.lua
 -- Whatever a script writes is read first: a key in Redis with a wrong type fails the script before its first write.
 
 local KEY_FIELDS = {'state', 'label', 'created', 'last_used', 'key_capacity', 'key_rate', 'owner', 'metadata'}
@@ -149,6 +150,15 @@ local function write_key(digest, user, key, owner)
   end
 end
 
+-- Whether a key may be used may have changed: all instances hear of it.
+local function tell(digest)
+  if not read('ZCARD', 'tokenlb:changed_keys') then
+    -- Not ours, and nothing is lost with it.
+    call('DEL', 'tokenlb:changed_keys')
+  end
+  call('ZADD', 'tokenlb:changed_keys', now_text, digest)
+end
+
 -- A key from nine arguments, in the order of `key_from`; empty ones have defaults.
 local function key_argument(first)
   local capacity = tonumber(ARGV[first + 6])
@@ -161,6 +171,7 @@ end
 
 -- Remove a further key.
 local function forget_key(owner, digest)
+  tell(digest)
   call('DEL', place_of(digest), bucket_of(digest), in_flight_of(digest))
   call('SREM', keys_of(owner), digest)
   call('ZREM', 'tokenlb:further_keys', digest)
@@ -168,6 +179,7 @@ end
 
 -- Make room for one more key: whether there is.  The oldest one that is revoked or expired goes.
 local function room_for_key(user, most)
+  call('SCARD', keys_of(user[1]))
   if #user - 8 < most then
     return true
   end
