@@ -413,6 +413,13 @@ class WorkersTests(SynchronousTestCase):
         for process in self.reactor.processes:
             self.assertEqual(json.loads(process.written.splitlines()[1]), {"client_authorities": "text"})
 
+    def test_ticket_secrets(self) -> None:
+        """All workers are told of other secrets for tickets."""
+        self.start()
+        self.workers.use_ticket_secrets([b"\x01\xff", b"\x02"])
+        for process in self.reactor.processes:
+            self.assertEqual(json.loads(process.written.splitlines()[1]), {"ticket_secrets": ["01ff", "02"]})
+
     def test_keys_are_passed_on(self) -> None:
         """What one worker has come to know of keys the others are told, but not one that does not answer."""
         self.start()

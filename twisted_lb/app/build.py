@@ -36,7 +36,7 @@ from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.listener_tls import new_contexts
 from twisted_lb.app.operator_changes import OperatorChanges
-from twisted_lb.app.process import Serving
+from twisted_lb.app.process import Serving, limits_of
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 from twisted_lb.app.servers_writer import write_text
@@ -50,6 +50,7 @@ from twisted_lb.app.services import (
 )
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
+from twisted_lb.app.ticket_rotation import TicketRotation
 from twisted_lb.app.workers.remote_users import UsersOfWorkers
 from twisted_lb.app.workers.supervisor import Workers
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens
@@ -97,6 +98,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         gateway = Gateway(reactor, startup.gateway)
         file = _file(reactor, startup, _change_of_workers(gateway, workers))
         watch = _watch(reactor, startup, workers)
+        rotation = _rotation(reactor, startup, workers)
         audit = AuditLog(reactor, settings.audit_log)
         users = UsersOfWorkers(workers.ask_about_users)
         running = WithCounts(workers, _counts(file, watch))
@@ -105,7 +107,8 @@ def build(reactor: Any, startup: Startup) -> IService:
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
         signals = _signals(reactor, settings, [file, *watch, *token_file], audit, workers.reopen_logs)
-        return ordered(*demo, audit, *token_file, admin, *health, workers, file, *watch, *signals, announcement)
+        parts = (*demo, audit, *token_file, admin, *health, workers, file, *watch, *rotation, *signals)
+        return ordered(*parts, announcement)
     serving = Serving(reactor, settings, startup.gateway, _openings(reactor, startup))
     file = _file(reactor, startup, _change(serving.gateway))
     watch = _watch(reactor, startup)
@@ -123,6 +126,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         *serving.parts[1:],
         file,
         *watch,
+        *_rotation(reactor, startup),
         *_signals(reactor, settings, [file, *watch, *token_file], audit, serving.reopen_logs),
         _Announcement(startup, serving.proxy, admin, health),
     )
@@ -177,6 +181,14 @@ def _watch(reactor: Any, startup: Startup, workers: Workers | None = None) -> li
         return run_in_turns(reactor, tls.certificates.use_contexts_in_steps(contexts))
 
     return [CertificateWatch(reactor, tls.files, use, time.time, tls.client_authorities, use_authorities)]
+
+
+def _rotation(reactor: Any, startup: Startup, workers: Workers | None = None) -> list[IService]:
+    """The rotation of the keys of session tickets, if there are certificates; `workers` are told of others."""
+    if startup.tls is None:
+        return []
+    tell = None if workers is None else workers.use_ticket_secrets
+    return [TicketRotation(reactor, startup.tls.certificates.ticket_keys, tell)]
 
 
 def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[], dict[str, float]]:
@@ -244,11 +256,12 @@ def _admin(
     audit: AuditLog,
     store: IUserStore,
 ) -> ListeningService:
-    changes = OperatorChanges(file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
+    most = settings.admin_max_connections
+    changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
+    explaining = Explainer(gateway, limits_of(settings))
     form, default = KeyFormat(settings.key_prefix), (settings.default_capacity, settings.default_rate_per_sec)
     users = UserAdministration(store, form, *default, now_us)
-    most = settings.admin_max_connections
-    factory = admin_factory(reactor, running, tokens, most, Explainer(gateway), changes, audit, users)
+    factory = admin_factory(reactor, running, tokens, most, explaining, changes, audit, users)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
 

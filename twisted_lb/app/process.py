@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory
 
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
@@ -31,7 +32,7 @@ from twisted_lb.app.tunnel_keys import TunnelKeys
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import IUserStore, Limits, Policy
+from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -172,6 +173,21 @@ class Serving:
     def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """See api.status.Running."""
         return choices(self.gateway, asked)
+
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Deferred[dict[str, Any]]:
+        """See api.status.Running."""
+        return Deferred.fromCoroutine(self._levels(digest, buckets))
+
+    async def _levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        keys = [key for key, _, _ in buckets]
+        shared = [SharedBucket(LimitRule(key, "", *policy), key) for key, *policy in buckets]
+        levels = await self._store.levels(shared)
+        profile = await self._store.profile(digest) if digest else None
+        account = None
+        if profile is not None:
+            (name, capacity, rate_per_sec), level = profile
+            account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
+        return {"levels": dict(zip(keys, levels)), "key": account}
 
     @property
     def users(self) -> IUserStore:

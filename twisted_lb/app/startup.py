@@ -22,10 +22,11 @@ from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens, read_admin_tokens
 from twisted_lb.config.environment import read_notices, read_settings, with_sources
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.pool import ClassSpec
 from twisted_lb.config.server_tls import tls_notices
-from twisted_lb.config.servers_file import Lines, read_with_lines
+from twisted_lb.config.servers_file import Lines, place_of_route, read_with_lines
 from twisted_lb.config.settings import Misconfigured, Settings
+from twisted_lb.hooks.hooks import HooksError, make_hooks
 from twisted_lb.limits.authentication import AuthenticatorError, make_authentication
 from twisted_lb.limits.pricing import PricingError, make_pricing
 from twisted_lb.network.listener import Endpoint, conflict, read_endpoint
@@ -199,7 +200,7 @@ def read_text(file_name: str) -> str:
 
 
 def check_gateway(text: str, file_name: str) -> GatewaySpec:
-    """The pools and routes in the text of a servers file, with balancers and pricing classes that can be created.
+    """The pools and routes in the text of a servers file, with plug-ins that can be created.
 
     Raises Misconfigured.
     """
@@ -209,12 +210,12 @@ def check_gateway(text: str, file_name: str) -> GatewaySpec:
 
 
 def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
-    """Raise Misconfigured if a balancer or a pricing cannot be created; `lines` are those of their keys."""
+    """Raise Misconfigured if a balancer, a pricing or hooks cannot be created; `lines` are those of their keys."""
     look_beside(file_name)
     problems = []
 
-    def problem(pool: PoolSpec, key: str, error: Exception) -> None:
-        line, place = lines[pool.name, key]
+    def problem(owner: str, key: str, error: Exception) -> None:
+        line, place = lines[owner, key]
         problems.append(f"{file_name}:{line}: {place}: {error}")
 
     seen: list[tuple[object, ...]] = []
@@ -227,11 +228,22 @@ def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
         try:
             make_balancer(pool.balancer, pool.options)
         except BalancerError as error:
-            problem(pool, "balancer", error)
+            problem(pool.name, "balancer", error)
         try:
             make_pricing(pool.pricing, pool.pricing_options)
         except PricingError as wrong:
-            problem(pool, "pricing", wrong)
+            problem(pool.name, "pricing", wrong)
+    hooks = [(pool.name, pool.hooks) for pool in spec.pools]
+    hooks += [(place_of_route(index), route.hooks) for index, route in enumerate(spec.routes)]
+    made: list[ClassSpec] = []
+    for owner, one in hooks:
+        if one is None or one in made:
+            continue
+        made.append(one)
+        try:
+            make_hooks(one.name, one.options)
+        except HooksError as error:
+            problem(owner, "hooks", error)
     if problems:
         # Keys at the top are those of all pools.
         raise Misconfigured(list(dict.fromkeys(problems)))

@@ -152,6 +152,7 @@ READERS: dict[str, Reader] = {
     "request_id": one_of(*REQUEST_IDS),
     "connect_timeout": duration(),
     "upstream_timeout": duration(),
+    "hook_timeout": duration(),
     "upstream_idle_timeout": duration(),
     "upstream_idle_connections": whole(0, 1_000_000),
     "upstream_max_age": duration(lowest=0),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twisted_lb.config.limits import LimitSpec
+
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
 
@@ -126,6 +128,14 @@ class ServerSpec:
 
 
 @dataclass(frozen=True)
+class ClassSpec:
+    """A class of the user's own, as package.module:Class, and its options."""
+
+    name: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class PoolSpec:
     """The servers in the order of the file, the balancer, the pricing, and the handling of failures."""
 
@@ -142,3 +152,5 @@ class PoolSpec:
     response_headers: HeaderRules | None = None
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)
+    limits: tuple[LimitSpec, ...] = ()
+    hooks: ClassSpec | None = None  # of routes that have none of their own

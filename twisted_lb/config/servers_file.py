@@ -10,7 +10,7 @@ No I/O but the files of `tls`, which belong to the configuration, and are read b
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.limits_schema import LimitModel
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.config.references import ReadSecret, References
 from twisted_lb.config.route_values import normalized_text
@@ -37,6 +38,7 @@ from twisted_lb.config.servers_specs import (
     cors_of,
     name_from_url,
     pool_parts,
+    route_name,
     route_spec,
     server_spec,
 )
@@ -44,9 +46,10 @@ from twisted_lb.config.settings import Misconfigured
 from twisted_lb.config.yaml_lines import Document, NotYaml, Path, read_yaml
 
 # The keys of a pool that may name custom classes.
-CLASSES = ("balancer", "pricing")
+CLASSES = ("balancer", "pricing", "hooks")
 
-# The lines of these keys and their places in the file, by the name of the pool and the key.
+# The lines of these keys and their places in the file, by the name of the pool and the key; those of routes by
+# `place_of_route`.
 Lines = dict[tuple[str, str], tuple[int, str]]
 
 _WHY_NOT_NULL = "every sandboxed page has the origin null"
@@ -89,6 +92,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         if not any(is_https(server.url) for pool in pools for server in pool.servers):
             tls.not_needed(file.tls, ("tls",))
         problems.extend(_Problem(*problem) for problem in tls.problems)
+        problems.extend(_of_limits(file, pools))
     if file is None or problems or references.problems:
         others = [problem for problem in problems if not references.concerns(problem.path)]
         problems = [_Problem(path, references.hidden(path, text)) for path, text in others]
@@ -97,7 +101,16 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
     spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
-    return spec, {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+    lines = {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+    for index, route in enumerate(routes):
+        if route.hooks is not None:
+            lines[place_of_route(index), "hooks"] = _class_place(document, ("routes", index), "hooks")
+    return spec, lines
+
+
+def place_of_route(index: int) -> str:
+    """The place of a route in the file, which no pool has for a name."""
+    return f"routes[{index}]"
 
 
 def edited_text(text: str, edit: Edit, file_name: str, read: ReadFile = read_file) -> str:
@@ -208,6 +221,8 @@ def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator
         named: dict[Path, str] = {("pool",): route.pool} if route.pool else {}
         if route.split is not None:
             named.update({("split", "pools", name): name for name in route.split.pools})
+        if route.mirror is not None:
+            named["mirror",] = route.mirror.pool
         for key, name in named.items():
             if name not in pools:
                 close = get_close_matches(name, list(pools), 1)
@@ -224,9 +239,11 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     if route.split is not None and not any(route.split.pools.values()):
         yield _Problem((*place, "split", "pools"), "expected a number above 0 for one of the pools")
     if not route.pool and route.split is None:
-        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers"):
+        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers", "hooks", "mirror"):
             if key in route.model_fields_set:
                 yield _Problem((*place, key), "expected only with a pool")
+    elif route.mirror is not None and route.mirror.pool == route.pool:
+        yield _Problem((*place, "mirror"), f"expected another pool than {route.pool!r}, which has the requests already")
     respond = route.respond
     if respond is not None and 300 <= respond.status < 400:
         yield _Problem((*place, "respond", "status"), "expected none from 300 to 399, which is for redirect")
@@ -235,6 +252,36 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     prefix = route.strip_prefix
     if prefix and not f"{normalized_text(route.path)}/".startswith(f"{prefix}/"):
         yield _Problem((*place, "strip_prefix"), f"expected the beginning of path, which is {route.path!r}")
+
+
+def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]:
+    """Limits are counted under the names of their routes and pools, and told by their own."""
+    yield from _same_limits(("limits",), file.limits, {})
+    for name, pool in (file.pools or {}).items():
+        yield from _same_limits(("pools", name, "limits"), pool.limits, {})
+    limits_of = {pool.name: {limit.name: f"a limit of the pool {pool.name}" for limit in pool.limits} for pool in pools}
+    names: dict[str, int] = {}
+    for index, route in enumerate(file.routes or []):
+        if not route.limits:
+            continue
+        name = route_name(route)
+        if names.setdefault(name, index) != index:
+            other = f"routes[{names[name]}]"
+            yield _Problem(
+                ("routes", index), f"expected a name: with limits, {name!r} is already that of {other}, which has some"
+            )
+        taken: dict[str, str] = {}
+        for pool_name in route.split.pools if route.split is not None else [route.pool]:
+            taken.update(limits_of.get(pool_name, {}))
+        yield from _same_limits(("routes", index, "limits"), route.limits, taken)
+
+
+def _same_limits(place: Path, limits: Iterable[LimitModel], taken: dict[str, str]) -> Iterator[_Problem]:
+    """Names that are in `taken`, with whose they are, or come twice."""
+    for index, limit in enumerate(limits):
+        if limit.name in taken:
+            yield _Problem((*place, index, "name"), f"{limit.name!r} is already the name of {taken[limit.name]}")
+        taken.setdefault(limit.name, _dotted((*place, index)))
 
 
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:

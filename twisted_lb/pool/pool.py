@@ -338,8 +338,9 @@ def asked_of(server: ServerSpec | Backend) -> _Asked:
 
 
 def _ask(backend: Backend, asked: _Asked) -> None:
-    backend.weight, backend.maxconn, backend.backup, backend.slowstart, *_ = asked
-    _, _, _, _, backend.send_proxy, backend.tls, backend.admin_state = asked
+    weight, maxconn, backup, slowstart, send_proxy, tls, admin_state = asked
+    backend.weight, backend.maxconn, backend.backup, backend.slowstart = weight, maxconn, backup, slowstart
+    backend.send_proxy, backend.tls, backend.admin_state = send_proxy, tls, admin_state
 
 
 def _difference(before: Sequence[object], now: Sequence[object]) -> str:

@@ -5,13 +5,15 @@ its standard input ends, and on SIGTERM. Further lines on standard input are ano
 "number": 1, "servers": "its text", "files": {...}}` with the contents of the files that it names, keys that other
 workers know, `{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem",
 "pem": "the text, or null for the present one"}]}`, other authorities for the certificates of clients,
-`{"client_authorities": "the text"}`, the order to open the access log again, `{"reopen": true}`, or a request:
+`{"client_authorities": "the text"}`, other secrets for the keys of session tickets, `{"ticket_secrets": ["hexadecimal
+digits"]}`, the order to open the access log again, `{"reopen": true}`, or a request:
 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
     {"ask": "users", "number": 2, "call": "user", "arguments": ["ann"]}    a call of IUserStore (see `remote_users`)
-    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose (see `explain_servers`)
+    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose, see `explain_servers`
+    {"ask": "levels", "number": 4, "digest": "", "buckets": []}   levels of buckets, see api.status.Running
 
 The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
 """
@@ -75,6 +77,8 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
         found = maybeDeferred(running.choices, question["asked"])
     elif question["ask"] == "users":
         found = maybeDeferred(answered_call, running.users, question["call"], question["arguments"])
+    elif question["ask"] == "levels":
+        found = maybeDeferred(running.levels, question["digest"], question["buckets"])
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)
@@ -124,7 +128,8 @@ def main(reactor_module: str) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
     }
     settings = Settings(**given)
-    certificates = CertificatesOfWorker(reactor, new_contexts(settings, instructions["client_authorities"]))
+    contexts = new_contexts(settings, instructions["client_authorities"])
+    certificates = CertificatesOfWorker(reactor, contexts, instructions["ticket_secrets"])
     certificates.use(instructions["certificates"])
     openings: dict[str, Opening] = {}
     for listener in instructions["listeners"]:
@@ -162,6 +167,8 @@ def main(reactor_module: str) -> None:
         elif "client_authorities" in words:
             contexts = new_contexts(settings, words["client_authorities"])
             certificates.use_contexts_in_turns(contexts).addErrback(certificates_not_used)
+        elif "ticket_secrets" in words:
+            certificates.use_secrets(words["ticket_secrets"])
         elif "keys" in words:
             serving.learn(words["keys"])
         elif "reopen" in words:

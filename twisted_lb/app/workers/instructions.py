@@ -14,6 +14,11 @@ REPORTS = 3  # the file descriptor after standard error, on which a worker respo
 FIRST_INHERITED = REPORTS + 1  # the ports; after them, the standard output for the access log
 
 
+def words_of(secrets: Sequence[bytes]) -> list[str]:
+    """Secrets as a worker gets them."""
+    return [one.hex() for one in secrets]
+
+
 def instructions(
     startup: Startup,
     ports: Sequence[Any],
@@ -36,6 +41,7 @@ def instructions(
         "files": files,
         "certificates": words_for_worker(certificates),
         "client_authorities": startup.tls.client_authorities.text if startup.tls is not None else "",
+        "ticket_secrets": words_of(startup.tls.certificates.ticket_keys.secrets) if startup.tls is not None else [],
         "reports": REPORTS,
         "standard_output": FIRST_INHERITED + len(ports),
     }

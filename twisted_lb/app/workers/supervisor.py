@@ -35,9 +35,9 @@ from twisted_lb.api.status import Report
 from twisted_lb.app.listener_tls import words_for_worker
 from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
-from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions
+from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions, words_of
 from twisted_lb.app.workers.merged_status import RetiredCounters, together
-from twisted_lb.app.workers.pipe import as_text
+from twisted_lb.app.workers.pipe import as_text, first_answer
 from twisted_lb.app.workers.slot import Slot, WorkerProcess, line_of
 from twisted_lb.config.server_tls import files_of
 from twisted_lb.network.certificate import Certificate
@@ -170,21 +170,23 @@ class Workers(Service):
         """Serve other certificates, the first as the default, in all workers, also in those that are started later."""
         words = words_for_worker(certificates, self._certificates)
         self._certificates = certificates
-        for slot in self._slots:
-            slot.tell({"certificates": words})
+        self._tell({"certificates": words})
 
     def use_client_authorities(self, text: str) -> None:
-        """Verify certificates of clients with other authorities in all workers.
+        """Verify certificates of clients with other authorities in all workers; later ones get their instructions."""
+        self._tell({"client_authorities": text})
 
-        Those that are started later get them with the instructions.
-        """
-        for slot in self._slots:
-            slot.tell({"client_authorities": text})
+    def use_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Make and accept session tickets with these keys in all workers; later ones get their instructions."""
+        self._tell({"ticket_secrets": words_of(secrets)})
 
     def reopen_logs(self) -> None:
         """Have all workers open their access log again."""
+        self._tell({"reopen": True})
+
+    def _tell(self, words: dict[str, object]) -> None:
         for slot in self._slots:
-            slot.tell({"reopen": True})
+            slot.tell(words)
 
     async def report(self) -> Report:
         """The merged report of all workers.  See api.status.Running."""
@@ -206,11 +208,11 @@ class Workers(Service):
 
     async def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the first worker that responds; each has its own.  See api.status.Running."""
-        for slot in self._slots:
-            found: dict[str, Any] | None = await slot.ask("choices", asked=asked) if slot.alive else None
-            if found is not None:
-                return found
-        return {}
+        return await first_answer(self._slots, "tell its choices", "choices", asked=asked)
+
+    async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        """Levels of buckets.  See api.status.Running."""
+        return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
 
     async def ask_about_users(self, call: str, arguments: Sequence[object], repeatable: bool) -> object:
         """The answer of a worker to a call of IUserStore, see `remote_users`; None if none could be had.

@@ -51,3 +51,8 @@ def places_key(digest: str) -> bytes:
 def last_call_key(process: bytes) -> bytes:
     """The key of what is known of the last call of a process."""
     return b"tokenlb:last:" + process
+
+
+def shared_key(key: str) -> bytes:
+    """The key of a bucket of a route, a pool or a network."""
+    return b"tokenlb:" + key.encode()
