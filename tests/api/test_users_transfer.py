@@ -254,6 +254,10 @@ class ImportTests(TransferCase):
         client.send(head_of("POST", "/import/users", b"Content-Length: 100000"))
         self.assertEqual(client.statuses, [401])
         self.assertIn(b"WWW-Authenticate: Bearer", client.received)
+        self.tokens.use(())
+        client = Client(self.factory)
+        client.send(head_of("POST", "/import/users", b"Content-Length: 100000"))
+        self.assertEqual(client.statuses, [403])
 
     def test_client_leaves(self) -> None:
         """What was stored before the client has left stays, and is recorded; the rest is not stored."""

@@ -28,7 +28,7 @@ from twisted_lb.api.explained_limits import with_levels
 from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
-from twisted_lb.api.operator_token import UNKNOWN_TOKEN, OperatorTokens
+from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.pools import MAX_BODY_BYTES, PoolsApi
 from twisted_lb.api.pools import PATHS as POOL_PATHS
@@ -200,12 +200,11 @@ class _Judge:
 
     def judge(self, head: RequestHead, here: str) -> tuple[int, str] | None:
         """See operators.Judge."""
-        if not self._tokens.required:
-            return _judge(head, here)
+        required = self._tokens.required
         if _first(head) in TRANSFER_PATHS and not self._tokens.knows(head.notable.get(b"authorization", ())):
-            # A large body is for operators only.
-            return 401, UNKNOWN_TOKEN
-        return None
+            # Only operators may send a large body.
+            return (401, UNKNOWN_TOKEN) if required else (403, NO_TOKENS)
+        return None if required else _judge(head, here)
 
 
 @implementer(IResource)
