@@ -244,6 +244,22 @@ class ImportTests(TransferCase):
         [answer] = self.imported(lines_of(BOB))
         self.assertEqual(answer["detail"], "the store is unavailable; send it again")
 
+    def test_slow_store(self) -> None:
+        """A line is answered as soon as it is stored: a store that is slow, and goes on, does not end the import."""
+        self.disk.held = True
+        body = lines_of(*(new_user(f"user{number}", str(number)) for number in range(5)))
+        client = self.send("POST", "/import/users", body, ADMIN)
+        for number in range(1, 6):
+            self.clock.advance(SERVE_SECONDS - 1)
+            while number > content_of(client)[1].count(b"\n"):
+                self.disk.one()
+                self.clock.pump([0] * 5)
+            self.assertEqual(content_of(client)[1].count(b"\n"), number)
+        self.assertTrue(content_of(client)[2])
+        self.disk.held = False
+        while self.disk.waiting:
+            self.disk.one()
+
     def test_size(self) -> None:
         """A body of the largest size is accepted from an operator; without a token none is even read."""
         for size, status in ((MAX_IMPORT_BYTES, None), (MAX_IMPORT_BYTES + 1, 413)):
