@@ -108,6 +108,9 @@ class TransferApi:
             except ClientLeft:
                 # What was stored until then stays.
                 _count(counts, [await one for one in pending])
+            except BaseException:
+                stream.cut()
+                raise
             else:
                 stream.end()
             return Outcome({}, counts if counts[STORED] else {}, b"")
