@@ -19,7 +19,7 @@ from twisted_lb.config.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
 
-SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls, admin_state"
+SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls, admin_state, expand"
 KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "pricing"]
 KEYS += ["tls", "ca_file", "server_name"]
 

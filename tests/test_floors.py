@@ -64,11 +64,16 @@ FLOORS = {
     "network": NETWORK,
     "access_log": EDGES,
     "network.certificate": POLICY,
+    "network.tls_context": POLICY,
+    "network.tls_errors": POLICY,
     "stores": EDGES,
     "proxy": EDGES,
     "health.active_checks": EDGES,
     "api": DOORS,
     "app": APP,
+    "discovery": APP,
+    "discovery.answers": POLICY,
+    "discovery.expansion": POLICY,
     "tap": APP,
     "web": APP,
 }
@@ -77,6 +82,7 @@ APART = {EDGES, DOORS}
 
 # A module imports only what stands before it in its list.
 ORDERS = {
+    "discovery": ["answers", "expansion", "list_file", "sources", "service", "worker_servers"],
     "network": [
         "posted",
         "data_path_reactor",
@@ -183,6 +189,7 @@ MAX_LINES = 400
 # Longer ones, each with the reason why it is one idea still.
 LONG_FILES = {
     "interfaces.py": "the contracts between the parts, which are read together",
+    "network/names.py": "those who wait for a name, follow it or watch it share its look-ups and what is known of it",
     "proxy/admission.py": "the steps from a key to a decision, each of which leads to the next",
     "proxy/exchange.py": "the states of one request; tokens are in admission, and decisions in retry_policy",
     "proxy/client_connection.py": "the states of one connection, each a method that goes over into the others",

@@ -36,6 +36,8 @@ class LimitsTests(SynchronousTestCase):
         expected = (LimitSpec("burst", "key", 20, 5.0), LimitSpec("n", "network", 1_000_000_000, 1e6))
         self.assertEqual(spec.routes[0].limits, expected)
         self.assertEqual(read("", "pool: p").routes[0].limits, ())
+        [limit] = read("", f"pool: p, limits: [{LIMIT.replace('5', '-0.0')}]").routes[0].limits
+        self.assertEqual(repr(limit.rate_per_sec), "0.0")
 
     def test_of_all_pools(self) -> None:
         """A list beside the pools is for each pool without one of its own; without pools it is that of the servers."""

@@ -30,7 +30,7 @@ BAD_REQUEST: Final = "bad_request"  # it was malformed, or is not supported
 NO_ROUTE: Final = "no_route"
 FORBIDDEN: Final = "forbidden"  # to clients with this address
 MAINTENANCE: Final = "maintenance"  # of the route or its pool
-UNAUTHORIZED: Final = "unauthorized"  # no key, or nobody's
+UNAUTHORIZED: Final = "unauthorized"  # no key, or one that no user has
 KEY_REFUSED: Final = "key_refused"  # the key, or its user, is disabled, or it has expired; see `limit`
 LIMITED: Final = "limited"  # see `limit`
 STORE_UNAVAILABLE: Final = "store_unavailable"
@@ -180,7 +180,7 @@ class RequestRecord:
 
 
 def record_of_malformed(peer: PeerInfo, now: float, data: bytes) -> RequestRecord:
-    """The record of what is no request, as far as its first line can be read."""
+    """The record of input that is not a valid request, as far as its first line can be read."""
     record = RequestRecord(peer, now)
     record.bytes_in = len(data)
     line = _FIRST_LINE.match(data, 0, MAX_FIRST_LINE_BYTES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -18,14 +17,6 @@ WARM_UP = 60
 LONG = 25_000
 # Measured: 5 KiB, most of it the fragments that large requests leave in the heap.
 MAX_IDLE_BYTES = 6 * 1024
-
-
-@pytest.fixture
-def raw() -> Iterator[RawServer]:
-    """The only server."""
-    server = RawServer().start()
-    yield server
-    server.stop()
 
 
 def large_requests(key: bytes, number: int) -> list[tuple[bytes, int]]:

@@ -48,14 +48,6 @@ LATE_CONNECT_SECONDS = 4.5
 
 
 @pytest.fixture(scope="module")
-def raw() -> Iterator[RawServer]:
-    """The only server."""
-    server = RawServer().start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def balancer(raw: RawServer) -> Iterator[Balancer]:
     """A balancer with low limits."""
     balancer = Balancer(servers(raw.port), environment=LIMITS)

@@ -86,7 +86,7 @@ def contents(size: int) -> Iterator[str | bytes]:
 
 
 async def conversation(url: str, key: str, offers: Sequence[Offer]) -> list[object]:
-    """What was agreed on, and a digest of each answer, in order."""
+    """What was agreed on, whether each answer was its message, in order, and how it was closed."""
     factories = [ClientPerMessageDeflateFactory(*offer) for offer in offers]
     headers = {"Authorization": key}
     more: Any = {"max_size": MAX_BYTES, "ping_interval": None, "proxy": None, "compression": None}
@@ -94,13 +94,20 @@ async def conversation(url: str, key: str, offers: Sequence[Offer]) -> list[obje
     async with connect(url, additional_headers=headers, extensions=factories or None, **more) as socket:
         assert socket.response is not None
         seen.append(socket.response.headers.get("Sec-WebSocket-Extensions"))
-        for size, fragment in SIZES:
+
+        async def send() -> None:
+            for size, fragment in SIZES:
+                for content in contents(size):
+                    if fragment:
+                        await socket.send([content[at : at + fragment] for at in range(0, len(content), fragment)])
+                    else:
+                        await socket.send(content)
+
+        sending = asyncio.create_task(send())
+        for size, _ in SIZES:
             for content in contents(size):
-                if fragment:
-                    await socket.send([content[at : at + fragment] for at in range(0, len(content), fragment)])
-                else:
-                    await socket.send(content)
                 seen.append(await socket.recv() == content)
+        await sending
         await socket.close(4321, "done")
         seen.append((socket.close_code, socket.close_reason))
     return seen
@@ -111,8 +118,8 @@ def test_compression(places: tuple[str, str, str], offers: tuple[Offer, ...]) ->
     """The same is agreed on, and all messages come back as they were."""
     direct, through, key = places
 
-    async def both() -> tuple[list[object], list[object]]:
-        return await conversation(direct, key, offers), await conversation(through, key, offers)
+    async def both() -> list[list[object]]:
+        return await asyncio.gather(conversation(direct, key, offers), conversation(through, key, offers))
 
     first, second = asyncio.run(asyncio.wait_for(both(), SECONDS))
     assert first == second

@@ -58,7 +58,7 @@ class FailureTests(SynchronousTestCase):
     def reasons(self) -> dict[str, int]:
         return dict(self.world.factory.handshakes.failures.counts)
 
-    def fail(self, context: ssl.SSLContext, name: str = "server.test") -> None:  # type: ignore[override]
+    def attempt(self, context: ssl.SSLContext, name: str = "server.test") -> None:
         """A client with this context fails."""
         client = self.client()
         client.layer = TlsLayer(context, False, name)
@@ -75,22 +75,22 @@ class FailureTests(SynchronousTestCase):
         old = client_side()
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         self.begin(certificates("1.3"))
-        self.fail(old)
+        self.attempt(old)
         self.assertEqual(self.reasons(), {"no_shared_version": 1})
         self.assertEqual(self.told(), ["A TLS handshake with 192.0.2.7 failed: unsupported protocol"])
         old.set_ciphers("ECDHE+CHACHA20")
         self.begin(certificates(ciphers="ECDHE+AESGCM"))
-        self.fail(old)
+        self.attempt(old)
         self.assertEqual(self.reasons(), {"no_shared_cipher": 1})
         self.assertEqual(self.told(), ["A TLS handshake with 192.0.2.7 failed: no shared cipher"])
 
     def test_certificates_of_clients(self) -> None:
         """None where one is required, and one that the authorities do not verify."""
         self.begin(certificates(client_auth="required"))
-        self.fail(client_side())
+        self.attempt(client_side())
         stranger = client_side()
         stranger.load_cert_chain(*Authority(tempfile.mkdtemp()).sign("someone"))
-        self.fail(stranger)
+        self.attempt(stranger)
         self.assertEqual(self.reasons(), {"client_certificate_missing": 1, "client_certificate_refused": 1})
         missing, refused = self.told()
         self.assertIn("peer did not return a certificate", missing)
@@ -100,15 +100,15 @@ class FailureTests(SynchronousTestCase):
         """A client that does not accept ours; if it has asked for another name, the line has it."""
         strict = ssl.create_default_context()
         self.begin(certificates())
-        self.fail(strict)
-        self.fail(strict, "Other.test")
+        self.attempt(strict)
+        self.attempt(strict, "Other.test")
         self.assertEqual(self.reasons(), {"certificate_refused": 2})
         (line,) = self.told()
         self.assertIn("alert unknown ca", line)
         self.assertNotIn("there is no certificate", line)
         self.world.wait(SUMMARY_SECONDS + 1)
         self.told()
-        self.fail(strict, "Other.test")
+        self.attempt(strict, "Other.test")
         (line,) = self.told()
         self.assertIn("alert unknown ca; there is no certificate for 'Other.test', so the client got", line)
 

@@ -33,7 +33,7 @@ SHOWN |= {"admin_token", "redis_sentinel_password"}
 
 def description(startup: Startup) -> str:
     """The configuration as text."""
-    settings, gateway = startup.settings, startup.gateway
+    settings, gateway = startup.settings, startup.listed
     if settings.redis_url:
         store = f"Redis at {parse_redis_url(settings.redis_url).place}"
     else:
@@ -137,6 +137,8 @@ def _pool(pool: PoolSpec) -> list[str]:
         "retries": _retries(pool),
         "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
     }
+    if pool.discover.file:
+        lines["discover"] = f"the servers in {pool.discover.file}"
     if pool.hooks is not None:
         lines["hooks"] = _named(pool.hooks.name, pool.hooks.options)
     for what, rules in (("requests", pool.request_headers), ("responses", pool.response_headers)):

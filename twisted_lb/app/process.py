@@ -89,7 +89,7 @@ class Serving:
         )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
-        names = Names(reactor, Resolver(reactor, read_name_servers(settings.resolver)).look_up)
+        self.names, self.services = names, _ = resolving(reactor, settings)
         if of_program:
             reactor.installNameResolver(HostnameResolver(names))
         dead = DeadAddresses(reactor.seconds)
@@ -194,6 +194,12 @@ class Serving:
         """The users and keys."""
         users: IUserStore = self._store
         return users
+
+
+def resolving(reactor: Any, settings: Settings) -> tuple[Names, Names]:
+    """What is known of the addresses of names, and of the SRV records of services."""
+    resolver = Resolver(reactor, read_name_servers(settings.resolver))
+    return Names(reactor, resolver.look_up), Names(reactor, resolver.look_up_service)
 
 
 def _dial(reactor: Any, address: str, port: int, factory: ClientFactory, timeout: float) -> Any:

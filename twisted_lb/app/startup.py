@@ -26,6 +26,9 @@ from twisted_lb.config.pool import ClassSpec
 from twisted_lb.config.server_tls import tls_notices
 from twisted_lb.config.servers_file import Lines, place_of_route, read_with_lines
 from twisted_lb.config.settings import Misconfigured, Settings
+from twisted_lb.discovery.answers import NO_ANSWERS, Answers
+from twisted_lb.discovery.expansion import expanded
+from twisted_lb.discovery.list_file import NO_LISTS, read_lists
 from twisted_lb.hooks.hooks import HooksError, make_hooks
 from twisted_lb.limits.authentication import AuthenticatorError, make_authentication
 from twisted_lb.limits.pricing import PricingError, make_pricing
@@ -57,7 +60,7 @@ FILES = (
 class Startup(NamedTuple):
     """A validated configuration.  `gateway` was read from `servers_text`; `notices` are logged, or shown by --check.
 
-    `tls` is None where no certificate is set.
+    `tls` is None where no certificate is set; `answers` are the lists of servers that the file names (`discovery`).
     """
 
     settings: Settings
@@ -66,7 +69,13 @@ class Startup(NamedTuple):
     demo: bool
     notices: tuple[str, ...] = ()
     tls: ListenerTls | None = None
+    answers: Answers = NO_ANSWERS
     admin_tokens: tuple[AdminToken, ...] = ()
+
+    @property
+    def listed(self) -> GatewaySpec:
+        """The gateway with the servers of the lists."""
+        return expanded(self.gateway, self.answers).spec
 
 
 def read_startup(
@@ -117,6 +126,12 @@ def read_startup(
         make_authentication(settings.authenticator)
     except AuthenticatorError as error:
         problems.append(f"AUTHENTICATOR: {error}")
+    lists = NO_LISTS
+    if gateway is not None:
+        try:
+            lists = read_lists(gateway)
+        except Misconfigured as error:
+            problems += error.problems
     if gateway is not None and demo:
         problems += _demo_problems(gateway, settings)
     # twistd may change the directory before the store is opened and the servers file is reloaded.
@@ -138,9 +153,10 @@ def read_startup(
     notices += self_service_notices(settings)
     notices += tls_notices(gateway, settings.servers_file, now)
     notices += finish(route_notices(gateway, settings.servers_file))
+    notices += lists.notices
     if tls is not None:
         notices += certificate_notices(tls.files, now)
-    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, tokens)
+    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, lists.answers, tokens)
 
 
 def _https_port(settings: Settings) -> int:

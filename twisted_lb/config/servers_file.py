@@ -36,6 +36,7 @@ from twisted_lb.config.servers_schema import (
 from twisted_lb.config.servers_specs import (
     Keys,
     cors_of,
+    discover_spec,
     name_from_url,
     pool_parts,
     route_name,
@@ -88,8 +89,8 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         models: dict[str, PoolModel | FileModel] = {**file.pools} if file.pools else {ONLY_POOL: file}
         for name, pool in models.items():
             problems.extend(_of_pool(pool, places[name]))
-            pools.append(_pool(name, pool, file, tls, places[name]))
-        if not any(is_https(server.url) for pool in pools for server in pool.servers):
+            pools.append(_pool(name, pool, file, tls, places[name], directory))
+        if not any(map(_may_need_tls, models.values())):
             tls.not_needed(file.tls, ("tls",))
         problems.extend(_Problem(*problem) for problem in tls.problems)
         problems.extend(_of_limits(file, pools))
@@ -145,18 +146,31 @@ def _secrets(read: ReadFile) -> ReadSecret:
     return lambda path: read(path)
 
 
-def _pool(name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path) -> PoolSpec:
+def _pool(
+    name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path, directory: str
+) -> PoolSpec:
     keys = Keys(pool, file)
     general: list[tuple[TlsModel | None, Path]] = [(file.tls, ("tls",))]
     if pool is not file:
         general.append((pool.tls, (*place, "tls")))
-        if not any(is_https(server.url) for server in pool.servers or ()):
+        if not _may_need_tls(pool):
             tls.not_needed(pool.tls, (*place, "tls"))
     servers = tuple(
         server_spec(server, keys, tls.of(server, (*place, "servers", index), general))
         for index, server in enumerate(pool.servers or ())
     )
-    return PoolSpec(servers=servers, name=name, **pool_parts(keys))
+    discover = discover_spec(
+        pool.discover,
+        directory,
+        lambda server: server_spec(server, keys, tls.of(server, (*place, "servers", len(servers)), general)),
+    )
+    return PoolSpec(servers=servers, name=name, discover=discover, **pool_parts(keys))
+
+
+def _may_need_tls(pool: PoolModel | FileModel) -> bool:
+    """Whether it has https:// servers, or may find some."""
+    listed = pool.discover is not None and pool.discover.file
+    return bool(listed) or any(is_https(server.url) for server in pool.servers or ())
 
 
 class _Problem(NamedTuple):
@@ -196,13 +210,14 @@ def _names_twice(data: object) -> Iterator[_Problem]:
 def _of_file(file: FileModel) -> Iterator[_Problem]:
     """Keys that are valid by themselves, but not together."""
     if file.pools is None:
-        if file.servers is None:
+        if file.servers is None and (file.discover is None or not file.discover.file):
             yield _Problem((), "expected the key servers, or pools and routes")
         if file.routes is not None:
             yield _Problem(("routes",), "expected pools beside it, with the pools that routes lead to")
     else:
-        if file.servers is not None:
-            yield _Problem(("servers",), "expected in one of the pools, where there are pools")
+        for key in ("servers", "discover"):
+            if getattr(file, key) is not None:
+                yield _Problem((key,), "expected in one of the pools, where there are pools")
         if file.routes is None and len(file.pools) > 1:
             yield _Problem(("pools",), "expected routes beside it, which say what requests go to which pool")
         yield from _of_routes(file.routes or [], file.pools)
@@ -285,6 +300,8 @@ def _same_limits(place: Path, limits: Iterable[LimitModel], taken: dict[str, str
 
 
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:
+    if place and pool.servers is None and (pool.discover is None or not pool.discover.file):
+        yield _Problem(place, "expected the key servers, or discover with a file")
     ejection = pool.ejection
     if ejection is not None and ejection.max_time < ejection.base_time:
         expected = f"expected at least base_time, which is {ejection.base_time:g} s"
@@ -313,6 +330,17 @@ def _problem(complaint: Any) -> _Problem:
     if kind == "missing":
         return _Problem(path, f"is missing; expected {expected}")
     return _Problem(path, f"expected {expected}, not {shortened.repr(complaint['input'])}")
+
+
+def problem_in_list(complaint: Any, index: int) -> tuple[Path, str]:
+    """A validation error of pydantic in an entry of a list of servers in a file of its own."""
+    problem = _problem({**complaint, "loc": ("servers", index, *complaint["loc"])})
+    return problem.path[1:], problem.text
+
+
+def shown_problem(path: Path, text: str, document: Document, file_name: str) -> str:
+    """A problem with its file, line and place."""
+    return _line(_Problem(path, text), document, file_name)
 
 
 def _line(problem: _Problem, document: Document, file_name: str) -> str:

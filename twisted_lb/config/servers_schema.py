@@ -14,7 +14,17 @@ from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.header_rules import HeaderRulesModel
 from twisted_lb.config.limits_schema import PoolLimitModel, RouteLimitModel, limits_field
-from twisted_lb.config.pool import ADMIN_STATES, READY, Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
+from twisted_lb.config.pool import (
+    ADMIN_STATES,
+    READY,
+    Discover,
+    Ejection,
+    HealthCheck,
+    PoolSpec,
+    Queue,
+    Retries,
+    ServerSpec,
+)
 from twisted_lb.config.routes_schema import (
     MirrorModel,
     RedirectModel,
@@ -202,6 +212,14 @@ class ServerModel(Section):
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
     admin_state: Literal["ready", "drain", "disabled"] = Field(READY, description=_ADMIN_STATE)
+    expand: bool = Field(default=ServerSpec.expand, description="true or false")
+
+
+class DiscoverModel(Section):
+    """discover:"""
+
+    file: str = Field(default="", description="the path of a file with a list of servers, in JSON or YAML")
+    max_ttl: Annotated[float, seconds(1)] = Discover.max_ttl
 
 
 class PoolKeys(Section):
@@ -233,7 +251,10 @@ _SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{nam
 class PoolModel(PoolKeys):
     """One of the pools."""
 
-    servers: list[ServerModel] = Field(min_length=1, max_length=MAX_SERVERS, description=_SERVERS)
+    servers: list[ServerModel] | None = Field(
+        default=None, min_length=1, max_length=MAX_SERVERS, description=_SERVERS
+    )
+    discover: DiscoverModel | None = Field(default=None, description=keys_of(DiscoverModel))
 
 
 class FileModel(PoolKeys):
@@ -242,6 +263,7 @@ class FileModel(PoolKeys):
     servers: list[ServerModel] | None = Field(
         default=None, min_length=1, max_length=MAX_SERVERS, description=_SERVERS
     )
+    discover: DiscoverModel | None = Field(default=None, description=keys_of(DiscoverModel))
     pools: dict[Annotated[str, Field(pattern=NAME)], PoolModel] | None = Field(
         default=None, min_length=1, max_length=MAX_POOLS, description="a mapping of names and pools"
     )
@@ -269,6 +291,7 @@ _INNER: dict[tuple[type[Section], str], type[Section]] = {
 }
 for _model in (FileModel, PoolModel):
     _INNER[_model, "servers"] = ServerModel
+    _INNER[_model, "discover"] = DiscoverModel
     _INNER[_model, "health_check"] = HealthCheckModel
     _INNER[_model, "ejection"] = EjectionModel
     _INNER[_model, "retries"] = RetriesModel

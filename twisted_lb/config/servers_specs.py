@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,13 +12,24 @@ from twisted_lb.config.gateway import Mirror, Redirect, Respond, RouteSpec
 from twisted_lb.config.header_rules import rules_of
 from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.limits_schema import LimitModel
-from twisted_lb.config.pool import ClassSpec, Ejection, HealthCheck, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.pool import (
+    LISTED_HOST,
+    ClassSpec,
+    Discover,
+    Ejection,
+    HealthCheck,
+    Queue,
+    Retries,
+    ServerSpec,
+    ServerTls,
+)
 from twisted_lb.config.routes_schema import RouteModel
 from twisted_lb.config.sections import Named, Section
 from twisted_lb.config.server_url import location
 from twisted_lb.config.servers_schema import (
     NO_CHECK,
     NO_EJECTION,
+    DiscoverModel,
     FileModel,
     PoolKeys,
     ServerModel,
@@ -100,7 +112,23 @@ def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> Serve
         (server.send_proxy if server.send_proxy is not None else keys.of("send_proxy")) or 0,
         tls,
         server.admin_state,
+        server.expand,
     )
+
+
+# Stands for the servers that a discovered list has: what a pool says of all servers is that of this one.
+_TEMPLATE = ServerModel.model_validate({"name": "listed", "url": f"https://{LISTED_HOST}"})
+
+
+def discover_spec(
+    found: DiscoverModel | None, directory: str, spec_of: Callable[[ServerModel], ServerSpec]
+) -> Discover:
+    """Where servers are found; relative paths are relative to `directory`, and `spec_of` makes a server of the pool."""
+    if found is None:
+        return Discover()
+    if not found.file:
+        return Discover(max_ttl=found.max_ttl)
+    return Discover(os.path.join(directory, found.file), found.max_ttl, spec_of(_TEMPLATE))
 
 
 def name_from_url(url: str) -> str:
@@ -148,7 +176,8 @@ def route_spec(route: RouteModel) -> RouteSpec:
 
 def limit_specs(limits: Iterable[LimitModel]) -> tuple[LimitSpec, ...]:
     """The limits of a route or a pool."""
-    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec) for one in limits)
+    # Never -0.0, by which Lua would divide.
+    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec + 0.0) for one in limits)
 
 
 def cors_of(file: FileModel) -> Cors | None:

@@ -409,10 +409,9 @@ class ClientConnection:
 
     def _replace_own(self, head: ResponseHead) -> bytes:
         """Remove from a server's head what this gateway says itself; the lines to add in its place."""
-        fields = b""
-        if self._limits.hsts and self.peer.scheme == b"https":
+        fields = self._limits.fields_for(self.peer)
+        if fields:
             head.fields = without_own(head.fields)
-            fields = self._limits.hsts
         if self.request_id:
             head.fields = without_id(head.fields)
             fields += b"\r\nX-Request-ID: " + self.request_id
@@ -560,8 +559,7 @@ class ClientConnection:
         if cors is not None:
             # Of a head that was refused, there is what was read.
             fields += cors.fields(self._head.fields if self._head is not None else self._buffer)
-        if self._limits.hsts:
-            fields += self._limits.fields_for(self.peer)
+        fields += self._limits.fields_for(self.peer)
         request_id = self.request_id
         data = problem_response(self._head, status, detail, fields, members, close, self._sweeper.date, request_id)
         record = self.record
@@ -616,7 +614,7 @@ class ClientConnection:
     # The end
 
     def _request_refused(self, error: RequestError) -> None:
-        """What was read is no request; where the next one would begin cannot be known."""
+        """What was read is not a valid request; where the next one would begin cannot be known."""
         exchange, self._exchange = self._exchange, None
         self._begin_unread()
         if self.record is not None:

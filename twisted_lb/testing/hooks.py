@@ -22,6 +22,7 @@ from twisted_lb.testing.fakes import (
     FakeRequest,
     FakeResponse,
 )
+from twisted_lb.testing.interfaces import hold
 from twisted_lb.testing.pricing import BLOCKING_SECONDS, TRIES
 
 # How requests end: with a response, refused by a limit, without a server, and left by their clients.
@@ -46,7 +47,7 @@ class HookContract:
     def test_methods(self) -> None:
         """The class is marked with IHooks, and has some of its methods, with their arguments."""
         hooks = self.make()
-        _hold(IHooks.providedBy(hooks), "mark the class with @implementer(IHooks): the program does not start with it")
+        hold(IHooks.providedBy(hooks), "mark the class with @implementer(IHooks): the program does not start with it")
         try:
             Hooks(type(hooks).__name__, hooks)
         except HooksError as error:
@@ -109,7 +110,7 @@ class HookContract:
             method = getattr(hooks, name, None)
             if method is not None:
                 seconds = min(self._timed(method, arguments(FakeHookRequest())) for _ in range(TRIES))
-                _hold(
+                hold(
                     seconds < BLOCKING_SECONDS,
                     f"{name} took {seconds * 1000:.1f} ms each time: meanwhile every client of the process waits",
                 )
@@ -134,13 +135,13 @@ class HookContract:
         if result is not None:
             response = validated(result)
             expected = f"expected {EXPECTED_RESPONSE}: the client would get 500"
-            _hold(response is not None, f"{RECEIVED} returned {result!r} for {request}; {expected}")
+            hold(response is not None, f"{RECEIVED} returned {result!r} for {request}; {expected}")
 
     def _call(self, hooks: Any, name: str, *arguments: object) -> None:
         method = getattr(hooks, name, None)
         if method is not None:
             result = _called(method, *arguments)
-            _hold(result is None, f"{name} returned {result!r}; expected None")
+            hold(result is None, f"{name} returned {result!r}; expected None")
 
     def _requests(self) -> list[FakeHookRequest]:
         return [FakeHookRequest(request) for request in [*ODD_REQUESTS, *self.requests]]
@@ -171,10 +172,5 @@ def _settled(result: Any) -> Any:
     found: list[Any] = []
     result.addBoth(found.append)
     result.cancel()
-    _hold(bool(found), f"the result of {RECEIVED} cannot be cancelled: it would be kept although its client has left")
+    hold(bool(found), f"the result of {RECEIVED} cannot be cancelled: it would be kept although its client has left")
     return found[0]
-
-
-def _hold(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise AssertionError(otherwise)

@@ -83,7 +83,7 @@ class RedisStore:
         `advise`: the log says when the Redis that was reached may throw keys away.
 
         For tests: `endpoint` replaces the one that `url` names, `new_id` gives ids of instances, and one that is
-        silent for `lease_seconds` is no more.  Raises ValueError, with a text that names REDIS_URL, for a URL that
+        silent for `lease_seconds` counts as gone.  Raises ValueError, with a text that names REDIS_URL, for a URL that
         cannot be used, and naming the setting and the file for a certificate or a key that cannot be.
         """
         address = parse_redis_url(url)
@@ -165,7 +165,7 @@ class RedisStore:
             starting.callback(None)
 
     def stop(self) -> Deferred[None]:
-        """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
+        """Let the batches that are under way or due finish, so that no refund is lost; then close."""
         self._started()
         stopped = self._recovery.finish().addCallback(lambda _: self._batches.idle())
         stopped.addCallback(lambda _: self._last_uses.stop())
