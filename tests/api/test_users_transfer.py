@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from typing import Any
 
 from tests.api.operator import Client, head_of
@@ -261,7 +262,9 @@ class ImportTests(TransferCase):
             self.disk.one()
 
     def test_size(self) -> None:
-        """A body of the largest size is accepted from an operator; without a token none is even read."""
+        """A body of the largest size is accepted from an operator, in memory; without a token none is even read."""
+        self.patch(tempfile, "TemporaryFile", lambda *_, **__: self.fail("spooled"))
+        self.assertEqual(len(self.imported(b" " * (MAX_IMPORT_BYTES - 3) + b"\n{}")), 1)
         for size, status in ((MAX_IMPORT_BYTES, None), (MAX_IMPORT_BYTES + 1, 413)):
             client = Client(self.factory)
             client.send(head_of("POST", "/import/users", ADMIN, b"Content-Length: %d" % size))
