@@ -41,6 +41,7 @@ FLOORS = {
     "users": GROUND,
     "key_format": GROUND,
     "timestamps": GROUND,
+    "user_records": GROUND,
     "repeated": GROUND,
     "request_record": NETWORK,
     "steps": GROUND,

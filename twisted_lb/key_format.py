@@ -9,11 +9,12 @@ Keys of other forms (UUIDs, or of former prefixes) remain valid: only the digest
 
 from __future__ import annotations
 
+import hmac
 import re
 import secrets
 from collections.abc import Callable
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 from zlib import crc32
 
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -43,6 +44,22 @@ class KeyFormat:
             return str(uuid4())
         choice = self._choice
         text = self._prefix.decode() + "".join([choice(ALPHABET) for _ in range(RANDOM_CHARACTERS)])
+        return text + checksum(text.encode())
+
+    def derived_key(self, secret: bytes, about: bytes) -> str:
+        """The one key that results from these: a request that is repeated creates the same key.
+
+        Nobody finds it without the secret.
+        """
+        derived = hmac.digest(secret, about, "sha512")
+        if not self._prefix:
+            return str(UUID(bytes=derived[:16], version=4))
+        number = int.from_bytes(derived, "big")
+        characters = []
+        for _ in range(RANDOM_CHARACTERS):
+            number, digit = divmod(number, len(ALPHABET))
+            characters.append(ALPHABET[digit])
+        text = self._prefix.decode() + "".join(characters)
         return text + checksum(text.encode())
 
     def is_issued(self, text: bytes) -> bool:

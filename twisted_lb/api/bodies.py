@@ -68,6 +68,13 @@ class NewUser(PolicyChange):
     )
 
 
+def read_time(value: object) -> int:
+    """Microseconds since 1970.  Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError
+    return read_rfc3339(value)
+
+
 def _label(text: str) -> str:
     check_label(text)
     return text
@@ -86,9 +93,7 @@ class NewKey(PolicyChange):
     @field_validator("expires_at", mode="before")
     @classmethod
     def _time(cls, value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError
-        return read_rfc3339(value)
+        return read_time(value)
 
 
 class KeyLabel(BaseModel):
@@ -117,7 +122,7 @@ class Rotation(BaseModel):
 
 def read_new_key(body: bytes) -> NewKey:
     """Raises BadBody."""
-    key = _read(NewKey, body)
+    key = read_model(NewKey, body)
     if (key.capacity is None) != (key.rate_per_sec is None):
         raise BadBody("For a bucket of the key's own, give both capacity and rate_per_sec.")
     return key
@@ -125,22 +130,22 @@ def read_new_key(body: bytes) -> NewKey:
 
 def read_key_label(body: bytes) -> KeyLabel:
     """Raises BadBody."""
-    return _read(KeyLabel, body)
+    return read_model(KeyLabel, body)
 
 
 def read_rotation(body: bytes) -> Rotation:
     """Raises BadBody."""
-    return _read(Rotation, body)
+    return read_model(Rotation, body)
 
 
 def read_new_user(body: bytes) -> NewUser:
     """Raises BadBody."""
-    return _read(NewUser, body)
+    return read_model(NewUser, body)
 
 
 def read_policy_change(body: bytes) -> PolicyChange:
     """A change with at least one member.  Raises BadBody."""
-    change = _read(PolicyChange, body)
+    change = read_model(PolicyChange, body)
     if not change.model_fields_set:
         raise BadBody("There is nothing to change: give capacity, rate_per_sec or both.")
     return change
@@ -149,7 +154,8 @@ def read_policy_change(body: bytes) -> PolicyChange:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _read(model: type[_Model], body: bytes) -> _Model:
+def read_model(model: type[_Model], body: bytes) -> _Model:
+    """The body as this model.  Raises BadBody."""
     members = read_object(body)
     # Not by pydantic, which fails for names of members with a lone surrogate.
     wrong = {member: "" for member in members if member not in model.model_fields}
@@ -199,6 +205,12 @@ def read_object(body: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise BadBody("The body is JSON but not an object; expected a JSON object.")
     return value
+
+
+def read_nothing(body: bytes) -> None:
+    """No body, or an object without members.  Raises BadBody."""
+    if body and read_object(body):
+        raise BadBody("The body is not empty; expected none.")
 
 
 def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:

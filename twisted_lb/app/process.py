@@ -17,7 +17,6 @@ from twisted.internet.protocol import ClientFactory
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.address_limit import AddressGate, Gate
 from twisted_lb.api.bridge import ApiDoor
-from twisted_lb.api.representations import shown_page
 from twisted_lb.api.self_service import self_service_of
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
@@ -33,7 +32,7 @@ from twisted_lb.app.tunnel_keys import TunnelKeys
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket
+from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -190,10 +189,11 @@ class Serving:
             account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
         return {"levels": dict(zip(keys, levels)), "key": account}
 
-    def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
-        """A page of the users.  See api.status.Running."""
-        page: Deferred[Any] = self._store.page(after, count)
-        return page.addCallback(shown_page)
+    @property
+    def users(self) -> IUserStore:
+        """The users and keys."""
+        users: IUserStore = self._store
+        return users
 
 
 def resolving(reactor: Any, settings: Settings) -> tuple[Names, Names]:

@@ -24,6 +24,7 @@ class _Process:
     admin_listen: str = "tcp:9090:interface=127.0.0.1"
     health_listen: tuple[str, ...] = ()  # for /livez and /readyz only; admin_listen has them too
     admin_token: str = ""
+    admin_tokens_file: str = ""  # more tokens, with names and scopes
     admin_writes: str = "live"  # changes hold until the servers file is reloaded, or "file": they are written to it
     audit_log: str = ""  # a path, or "-" for standard output; "": the program's log
     admin_max_connections: int = 256  # of operators and probes, to each of the two kinds of listener
