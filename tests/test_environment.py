@@ -117,6 +117,18 @@ class ValueTests(SynchronousTestCase):
             ("address_capacity", "-1", None),
             ("address_rate_per_sec", "0.001", 0.001),
             ("address_rate_per_sec", "0", None),
+            ("key_prefix", "acme_live_", "acme_live_"),
+            ("key_prefix", "acme", None),
+            ("key_prefix", "acme-live_", None),
+            ("self_service_create", "Off", "off"),
+            ("self_service_create", "on", None),
+            ("self_service_change", "off", False),
+            ("self_service_change", "On", True),
+            ("self_service_change", "no", None),
+            ("max_capacity", "100", 100),
+            ("max_capacity", "0", None),
+            ("max_rate_per_sec", "2.5", 2.5),
+            ("max_rate_per_sec", "-1", None),
             ("max_in_flight_per_key", "0", 0),
             ("max_in_flight_per_key", "1000001", None),
             ("max_wait", "0", 0.0),
@@ -207,6 +219,15 @@ class ProblemTests(SynchronousTestCase):
         (problem,) = self.problems({}, {"WORKERS": "2"})
         self.assertIn("WORKERS (environment): more than one worker needs REDIS_URL", problem)
         self.assertEqual(self.problems({}, {"WORKERS": "2", "REDIS_URL": "redis://x"}), [])
+
+    def test_self_service_needs_what_it_says(self) -> None:
+        """Creation with the token needs one, and new users get no more than anybody may set."""
+        (problem,) = self.problems({}, {"SELF_SERVICE_CREATE": "token"})
+        self.assertIn("SELF_SERVICE_CREATE (environment): it needs ADMIN_TOKEN", problem)
+        self.assertEqual(self.problems({}, {"SELF_SERVICE_CREATE": "token", "ADMIN_TOKEN": "x"}), [])
+        (problem,) = self.problems({}, {"MAX_CAPACITY": "3"})
+        self.assertIn("MAX_CAPACITY (environment): it is below DEFAULT_CAPACITY, 5", problem)
+        self.assertEqual(self.problems({}, {"MAX_CAPACITY": "3", "DEFAULT_CAPACITY": "2"}), [])
 
     def test_slips_in_the_file(self) -> None:
         """A line of .env that is no setting, or nearly one, is a problem with its line."""
