@@ -68,6 +68,7 @@ FLOORS = {
     "api": DOORS,
     "app": APP,
     "tap": APP,
+    "cli": APP,
     "web": APP,
 }
 # On these floors the parts may not import each other.
