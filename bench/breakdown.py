@@ -82,10 +82,10 @@ class Buckets:
 
     counts_in_flight = False
 
-    def take(self, digest: str, receiver: Any, cost: int = 1, network: str = "") -> None:
+    def take(self, digest: str, receiver: Any, cost: int = 1, network: str = "", limits: Any = ()) -> None:
         receiver.bucket_answered(TAKEN)
 
-    def release(self, digest: str, tokens: int) -> None:
+    def release(self, digest: str, tokens: int, limits: Any = ()) -> None:
         """Never needed."""
 
 

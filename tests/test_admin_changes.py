@@ -101,6 +101,16 @@ class ReadingTests(AdminCase):
         self.assertEqual(self.call("GET", "/pools/models/servers/b").json["reason"], "down: status 500")
         self.assertEqual(self.call("HEAD", "/pools").status, 200)
 
+    def test_several(self) -> None:
+        """A server of the file that stands for several is shown with these."""
+        for number, backend in enumerate(self.gateway.pools["models"].pool.backends):
+            backend.name, backend.requests = f"a@10.0.0.{number}:80", 5
+        found = self.call("GET", "/pools/models/servers/a").json
+        self.assertEqual((found["name"], found["requests"]), ("a", 10))
+        self.assertEqual([one["name"] for one in found["servers"]], ["a@10.0.0.0:80", "a@10.0.0.1:80"])
+        self.assertEqual(self.call("GET", "/pools/models/servers/a%4010.0.0.1:80").json["requests"], 5)
+        self.assertEqual(self.call("GET", "/pools/models/servers/b").json["servers"], [])
+
     def test_routes(self) -> None:
         """A route has the state and the counts of its pools."""
         self.gateway.pools["models"].pool.backends[1].requests = 7

@@ -102,5 +102,36 @@ routes:
             "\n  any host, /y -> 404 with 2 bytes, key none, allows 10.0.0.0/8, denies 10.1.0.0/16\n",
         ):
             self.assertIn(part, said)
+        self.assertNotIn("limits", said)
         self.assertTrue(said.endswith("\n  any host, any path -> 308 to https://a.test{path}?b, in maintenance (60 s)"))
         self.assertEqual(said.count("maintenance"), 2)
+
+    def test_hooks_and_mirrors(self) -> None:
+        """Hooks are there without the values of their options, and mirrors with their share."""
+        said = described("""
+pools:
+  a: {servers: [{url: "http://a"}], hooks: {name: "mine:Hooks", key: geheim}}
+  b: {servers: [{url: "http://b"}]}
+routes:
+- {path: /x/, pool: a, mirror: {pool: b, percent: 0.5}}
+- {pool: a, hooks: {name: "mine:Others", key: geheim}, mirror: b}
+""")
+        for part in (
+            "\nhooks      mine:Hooks, key=...\n",
+            "\n  any host, /x/ -> pool a, 0.5 % mirrored to b\n",
+            "\n  any host, any path -> pool a, hooks mine:Others, key=..., 100 % mirrored to b",
+        ):
+            self.assertIn(part, said)
+        self.assertNotIn("geheim", said)
+
+    def test_limits(self) -> None:
+        """Limits of a pool have a line, and those of a route stand with it."""
+        said = described("""
+pools: {a: {limits: [{name: all, per: pool, capacity: 9, rate_per_sec: 0.5}], servers: [{url: "http://a"}]}}
+routes:
+- pool: a
+  limits: [{name: k, per: key, capacity: 3, rate_per_sec: 1}, {name: r, per: route, capacity: 4, rate_per_sec: 0}]
+""")
+        self.assertIn("\nlimits     all (9 for the pool, 0.5 a second)\n", said)
+        limits = "k (3 for each key, 1 a second) and r (4 for the route, 0 a second)"
+        self.assertTrue(said.endswith(f"\n  any host, any path -> pool a, limits {limits}"), said)

@@ -12,13 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.configuration import only_pool
 from tests.hypothesis_profile import given
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.pool import Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
+from twisted_lb.config.gateway import Mirror
+from twisted_lb.config.pool import ClassSpec, Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
 from twisted_lb.config.servers_file import read_gateway, read_with_lines
 from twisted_lb.config.settings import Misconfigured
 
 ROOT = Path(__file__).parent.parent
 
-SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls, admin_state"
+SERVER_KEYS = "name, url, weight, maxconn, backup, slowstart, send_proxy, health_check, tls, admin_state, expand"
 KEYS = ["servers", "balancer", "name", "url", "weight", "health_check", "status", "interval", "ejection", "pricing"]
 KEYS += ["tls", "ca_file", "server_name"]
 
@@ -72,7 +73,53 @@ servers:
         """The line of a key at the top is known, for what is found out about its value later."""
         text = "servers:\n- {name: a, url: http://a}\n\npricing:\n  name: a:B\n"
         lines = read_with_lines(text, "x.yaml")[1]
-        self.assertEqual(lines, {("default", "balancer"): (1, "balancer"), ("default", "pricing"): (4, "pricing")})
+        places = {key: place for (_, key), place in lines.items()}
+        self.assertEqual(places, {"balancer": (1, "balancer"), "pricing": (4, "pricing"), "hooks": (1, "hooks")})
+        text = "pools: {p: {servers: [{url: http://a}]}}\nroutes:\n- {pool: p, path: /a}\n- pool: p\n  hooks: a:B\n"
+        lines = read_with_lines(text, "x.yaml")[1]
+        self.assertEqual(lines["routes[1]", "hooks"], (5, "routes[1].hooks"))
+
+    def test_hooks(self) -> None:
+        """Hooks are named as pricing classes are, for a pool, for all pools, and for a route."""
+        text = """
+hooks: a:All
+pools:
+  p: {servers: [{url: http://a}]}
+  q: {servers: [{url: http://a}], hooks: {name: a:Own, factor: 3}}
+routes:
+- {pool: p, path: /a}
+- {pool: q, hooks: {name: a:Route, x: y}}
+"""
+        spec = read_gateway(text, "x.yaml")
+        expected = [ClassSpec("a:All", {}), ClassSpec("a:Own", {"factor": 3})]
+        self.assertEqual([pool.hooks for pool in spec.pools], expected)
+        self.assertEqual([route.hooks for route in spec.routes], [None, ClassSpec("a:Route", {"x": "y"})])
+
+    def test_mirrors(self) -> None:
+        """A mirror is the name of a pool, or that and a percentage."""
+        cases = [
+            ("mirror: q", Mirror("q", 100.0)),
+            ("mirror: {pool: q}", Mirror("q", 100.0)),
+            ("mirror: {pool: q, percent: 0.5}", Mirror("q", 0.5)),
+        ]
+        pools = "pools: {p: {servers: [{url: http://a}]}, q: {servers: [{url: http://a}]}}\nroutes: [{pool: p, %s}]"
+        for mirror, expected in cases:
+            self.assertEqual(read_gateway(pools % mirror, "x.yaml").routes[0].mirror, expected)
+        wrong = [
+            ("mirror: r", "mirror: there is no pool 'r'"),
+            ("mirror: p", "mirror: expected another pool than 'p'"),
+            ("mirror: {pool: q, percent: 101}", "mirror.percent: expected a number from 0 to 100, not 101"),
+            ("mirror: {percent: 1}", "mirror.pool: is missing; expected the name of a pool"),
+            ("mirror: [q]", "mirror: expected the name of a pool, or a mapping with any of the keys pool, percent"),
+            ("hooks: [x]", "hooks: expected package.module:Class, or {name: ..., and its options}"),
+        ]
+        for mirror, text in wrong:
+            error = self.assertRaises(Misconfigured, read_gateway, pools % mirror, "x.yaml")
+            self.assertIn(f"x.yaml:2: routes[0].{text}", str(error))
+        for key in ("mirror: q", "hooks: a:B"):
+            text = "pools: {q: {servers: [{url: http://a}]}}\nroutes: [{pool: q}, {path: /a, respond: {}, %s}]" % key
+            error = self.assertRaises(Misconfigured, read_gateway, text, "x.yaml")
+            self.assertIn("expected only with a pool", str(error))
 
     def test_failure_words(self) -> None:
         """Each word about failures has its place in the description; times are as in .env."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.hypothesis_profile import given
 from twisted_lb.config.edits import Edit, NotEditable, edited, rendered
+from twisted_lb.config.pool import PoolSpec, ServerSpec
 from twisted_lb.config.servers_file import read_gateway
 
 FLOW = """\
@@ -93,6 +97,14 @@ class EditTests(SynchronousTestCase):
         [before, after] = self.changed(BLOCK, "two", "n1", NEW, new=True)
         self.assertEqual(after, before.replace('"http://z"}', f'"http://z"}}, {NEW_TEXT}'))
 
+    def test_first_server(self) -> None:
+        """A pool that has no servers in the file gets the key."""
+        for text, expected in (
+            ("pools:\n  p:\n    balancer: first # f\n", "    balancer: first # f\n    servers: [{name: a}]\n"),
+            ("pools: {p: {balancer: first}}\n", "pools: {p: {balancer: first, servers: [{name: a}]}}\n"),
+        ):
+            self.assertTrue(edited(text, Edit("p", "a", {"name": "a"}, True)).endswith(expected))
+
     def test_removed_servers(self) -> None:
         """The lines of a server go, and nothing else."""
         self.assertEqual(self.changed(FLOW, "default", "b", None), ['  - {name: b, url: "http://b"}', ""])
@@ -132,6 +144,13 @@ class EditTests(SynchronousTestCase):
         text = '{"servers": [{"name": "a", "url": "http://a"}]}'
         self.assertEqual(edited(text, Edit("default", "a", {"weight": 2})), text.replace('a"}', 'a", "weight": 2}'))
 
+    def test_places(self) -> None:
+        """Characters of any plane, and a byte order mark, do not move the place of a change."""
+        for lead in ("# 😀 ä\n", "\ufeff# b\n", "%YAML 1.1\n---\n"):
+            text = lead + "servers: [{name: a, url: 'http://a'}]  # 😀"
+            after = edited(text, Edit("default", "a", {"weight": 2}))
+            self.assertEqual(after, text.replace("a'}", "a', weight: 2}"))
+
     def test_not_editable(self) -> None:
         """What is not there, or is written elsewhere, is not changed."""
         aliased = "servers:\n- &a {name: a, url: 'http://a'}\n- {name: b, url: 'http://b'}\n"
@@ -145,3 +164,76 @@ class EditTests(SynchronousTestCase):
         ):
             self.assertRaises(NotEditable, edited, text, edit)
         self.assertIn("weight: 2", edited(aliased, Edit("default", "a", {"weight": 2})))
+
+
+NAMES = [f"s{number}" for number in range(5)]
+
+
+def server_of(name: str, style: int) -> str:
+    """A server in one of the styles that YAML has for it, as lines without the dash."""
+    url = f"http://{name}.test:80"
+    return (
+        f"{{name: {name}, url: '{url}'}}",
+        f'{{ "name": "{name}", "url": "{url}", "weight": 3, }}',
+        f"name: {name}\n  url: {url}",
+        f"# over it\n  name: {name}   # - beside: {{it}}\n\n  url: {url}  # ü\n  health_check: &c{name}\n"
+        "    path: /x\n    status: [200, 204]",
+        f"url: {url}\n  name: >-\n    {name}\n  weight: 2",
+        f"name: {name}\n  url: {url}\n  weight: 4",
+        f"&a{name}\n  name: {name}\n  url: '{url}'",
+        f"{{name: {name}, url: '{url}',\n    # in between\n    weight: 2}}",
+    )[style]
+
+
+class PropertyTests(SynchronousTestCase):
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(range(8)), st.sampled_from(["", "\n", "# - a comment: x\n", "  # x\n\n"])),
+            min_size=2,
+            max_size=5,
+        ),
+        st.sampled_from(["", "  "]),
+        st.booleans(),
+        st.data(),
+    )
+    def test_styles(self, servers: list[tuple[int, str]], indent: str, in_pool: bool, data: Any) -> None:
+        """In whatever style servers are written, a change of one changes that one, and comments stay."""
+        names = NAMES[: len(servers)]
+        text = ""
+        for name, (style, between) in zip(names, servers):
+            text += f"{between}- {server_of(name, style)}\n"
+        lines = [indent + line if line else line for line in text.split("\n")]
+        head, pool = "# top\nbalancer: first\nservers: # list\n", "default"
+        if in_pool:
+            head, pool = "# top\npools:\n  p: # pool\n    balancer: first\n    servers: # list\n", "p"
+            lines = ["    " + line if line else line for line in lines]
+        text = head + "\n".join(lines) + "# end"
+        before = read_gateway(text, "x.yaml").pools[0]
+        name = data.draw(st.sampled_from(names))
+        kind = data.draw(st.sampled_from(["weight", "drain", "remove", "add", "null", "maintenance"]))
+        edit, expected = self.wanted(before, pool, name, kind)
+        try:
+            after = edited(text, edit)
+        except NotEditable:
+            # Only a key that begins its mapping.
+            self.assertEqual(kind, "null")
+            return
+        self.assertEqual(read_gateway(after, "x.yaml").pools[0], expected, after)
+        if kind not in ("remove", "null"):
+            self.assertEqual(after.count("#"), text.count("#"), after)
+
+    def wanted(self, pool: PoolSpec, place: str, name: str, kind: str) -> tuple[Edit, PoolSpec]:
+        """An edit, and what the pool is after it."""
+        if kind == "maintenance":
+            return Edit(place, "", {"maintenance": 9}), replace(pool, maintenance=9.0)
+        if kind == "remove":
+            left = tuple(one for one in pool.servers if one.name != name)
+            return Edit(place, name, None), replace(pool, servers=left)
+        if kind == "add":
+            new = ServerSpec("new", "http://new", "new", 80)
+            edit = Edit(place, "new", {"name": "new", "url": "http://new"}, True)
+            return edit, replace(pool, servers=(*pool.servers, new))
+        keys = {"weight": {"weight": 7}, "drain": {"admin_state": "drain"}, "null": {"weight": None}}[kind]
+        values: Any = {"weight": 1} if kind == "null" else keys
+        servers = [replace(one, **values) if one.name == name else one for one in pool.servers]
+        return Edit(place, name, keys), replace(pool, servers=tuple(servers))

@@ -12,7 +12,14 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.backend import Backend
-from twisted_lb.testing import AuthenticatorContract, BalancerContract, FakeRequest, PricingContract, servers
+from twisted_lb.testing import (
+    AuthenticatorContract,
+    BalancerContract,
+    FakeRequest,
+    HookContract,
+    PricingContract,
+    servers,
+)
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -21,6 +28,7 @@ CONTRACTS: dict[str, Any] = {
     "choices": BalancerContract,
     "cost": PricingContract,
     "identify": AuthenticatorContract,
+    "request_received": HookContract,
 }
 
 
@@ -73,12 +81,12 @@ class PiecesTests(SynchronousTestCase):
                 if hasattr(one, method):
                     self.run_suite(type("Suite", (contract, unittest.TestCase), {"make": lambda _, one=one: one()}))
                     tried.add(one.__name__)
-        self.assertEqual(tried, {"LeastBusy", "LanguageModel", "BasicUser"})
+        self.assertEqual(tried, {"LeastBusy", "LanguageModel", "BasicUser", "Tenants"})
 
     def test_suites(self) -> None:
         """The suites of the pages pass as they stand there."""
         suites = self.classes(unittest.TestCase)
-        expected = {"LeastBusyTests", "LanguageModelTests", "BasicUserTests"}
+        expected = {"LeastBusyTests", "LanguageModelTests", "BasicUserTests", "TenantsTests"}
         self.assertEqual({suite.__name__ for suite in suites}, expected)
         for suite in suites:
             self.run_suite(suite)

@@ -18,6 +18,7 @@ from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.config.admin_tokens import admin_tokens
 from twisted_lb.config.servers_file import read_gateway
+from twisted_lb.interfaces import Limits, Policy, StoreUnavailable
 
 TEXT = """
 pools:
@@ -33,12 +34,28 @@ routes:
 - {name: now, path: /now, pool: a, maintenance: true}
 """
 
+LIMITED = """
+pools:
+  a: {servers: [{url: "http://a"}], limits: [{name: all, per: pool, capacity: 9, rate_per_sec: 1}]}
+routes:
+- pool: a
+  key: optional
+  limits: [{name: k, per: key, capacity: 3, rate_per_sec: 0}, {name: n, per: network, capacity: 4, rate_per_sec: 2}]
+- {name: denied, path: /denied, pool: a, deny: 0.0.0.0/0}
+- {name: free, path: /free, respond: {}, key: none}
+"""
+DIGEST = "0123456789abcdef" * 4
+LIMITS = Limits(Policy(1000, 10.0), Policy(20, 2.0), 7)
+
 
 class Running:
     """The servers of a program."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self.away = False
+        self.asked: list[tuple[str, list[list[Any]]]] = []
+        self.users: list[str] = []
 
     def report(self) -> Report:
         pools = self._gateway.pools.items()
@@ -46,14 +63,26 @@ class Running:
         return Report(True, False, "", servers, {})
 
     def choices(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.users.append(asked["user"])
         return choices(self._gateway, json.loads(json.dumps(asked)))
+
+    async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        if self.away:
+            raise StoreUnavailable("away")
+        self.asked.append((digest, buckets))
+        account = {"user": "Ann", "capacity": 5, "rate_per_sec": 1.0, "level": 2.5} if digest == DIGEST else None
+        return {"levels": {key: 1_500_000 + at for at, (key, _, _) in enumerate(buckets)}, "key": account}
 
 
 class ExplainTests(SynchronousTestCase):
+    away = False  # the store
+
     def call(self, query: list[tuple[str, str]] | str, text: str = TEXT, token: str = "", field: bytes = b"") -> Answer:
         gateway = Gateway(Clock(), read_gateway(text, "x.yaml"))
         running: Any = Running(gateway)
-        client = Client(admin_factory(Clock(), running, admin_tokens(token), explaining=Explainer(gateway)))
+        self.running = running
+        running.away = self.away
+        client = Client(admin_factory(Clock(), running, admin_tokens(token), explaining=Explainer(gateway, LIMITS)))
         target = "/explain?" + (query if isinstance(query, str) else urlencode(query))
         client.send(head_of("GET", target, *([field] if field else []), host=b"localhost:9090"))
         return read_answer(client.received, "GET")
@@ -76,6 +105,8 @@ class ExplainTests(SynchronousTestCase):
                 "methods": [],
                 "headers": [],
                 "pools": ["a"],
+                "mirror": None,
+                "hooks": None,
                 "key": "required",
                 "cost": 3,
             },
@@ -96,6 +127,13 @@ class ExplainTests(SynchronousTestCase):
                 "now": "its path is /now",
             },
         )
+
+    def test_user(self) -> None:
+        """Balancers see the user that is named, or that of the key; limits do not show it."""
+        for query, user in (({}, ""), ({"key_digest": DIGEST}, "Ann"), ({"key_digest": DIGEST, "user": "Zoë"}, "Zoë")):
+            found = self.explained(host="api.test", path="/v1/", **query)
+            self.assertEqual(self.running.users, [user])
+            self.assertNotIn("user", str(found["limits"]))
 
     def test_outcomes(self) -> None:
         """What becomes of a request that goes to no server."""
@@ -154,8 +192,8 @@ class ExplainTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """A query that is no request is refused with what is wrong."""
         for query, expected in (
-            ("paht=/", "/explain takes method, host, path, client and user"),
-            ("path=/&path=/", "/explain takes method, host, path, client and user"),
+            ("paht=/", "/explain takes method, host, path, client, user and key_digest"),
+            ("path=/&path=/", "/explain takes method, host, path, client, user and key_digest"),
             ("user=%ff", "user is not a name in percent-encoded UTF-8."),
             ("path=%0d%0aX:y", "method, host, path and header are texts of visible ASCII."),
             ("path=/%20HTTP/1.1%0d%0aX:", "method, host, path and header are texts of visible ASCII."),
@@ -174,3 +212,46 @@ class ExplainTests(SynchronousTestCase):
         """It needs the admin token if there is one."""
         self.assertEqual(self.call([], token="t").status, 401)
         self.assertEqual(self.call([], token="t", field=b"Authorization: Bearer t").status, 200)
+
+    def limits(self, **query: str) -> list[tuple[Any, ...]]:
+        """The limits as tuples of name, per, of, capacity, rate and level."""
+        return [tuple(limit.values()) for limit in self.explained(LIMITED, **query)["limits"]]
+
+    def test_limits_with_a_key(self) -> None:
+        """The limits in the order in which they are asked, with their levels; nothing else of the key is looked at."""
+        self.assertEqual(
+            self.limits(key_digest=DIGEST, client="2001:db8::1"),
+            [
+                ("default", "key", None, 5, 1.0, 2.5),
+                ("in-flight", "key", None, 7, 0.0, None),
+                ("k", "key", "route /", 3, 0.0, 1.5),
+                ("n", "network", "route /", 4, 2.0, 1.500001),
+                ("all", "pool", "pool a", 9, 1.0, 1.500002),
+                ("global", None, None, 1000, 10.0, 1.500003),
+            ],
+        )
+        [(digest, buckets)] = self.running.asked
+        keys = [f"limit:route|/|k|key|{DIGEST}", "limit:route|/|n|network|2001:db8::/64", "limit:pool|a|all", "global"]
+        self.assertEqual((digest, [key for key, _, _ in buckets]), (DIGEST, keys))
+
+    def test_limits_without_a_key(self) -> None:
+        """Without a key the network has the bucket of a limit per key; without a client too, the level is not known."""
+        expected = [("k", "key", "route /", 3, 0.0, 1.5), ("n", "network", "route /", 4, 2.0, 1.500001)]
+        self.assertEqual(self.limits(client="192.0.2.7")[:2], expected)
+        self.assertEqual(self.running.asked[0][1][0][0], "limit:route|/|k|network|192.0.2.7")
+        self.assertEqual([level for *_, level in self.limits()], [None, None, 1.5])
+        self.assertEqual(self.limits(path="/free", client="192.0.2.7"), [("address", "network", None, 20, 2.0, 1.5)])
+        self.assertEqual(self.limits(path="/free", key_digest=DIGEST)[0][-1], None)
+
+    def test_limits_that_are_not_asked(self) -> None:
+        """A request that ends before has none, and an unavailable store tells no levels."""
+        self.assertEqual(self.limits(path="/denied", client="192.0.2.7"), [])
+        self.assertEqual(self.limits(path="/user/create"), [])
+        self.away = True
+        self.assertEqual({level for *_, level in self.limits(key_digest=DIGEST)}, {None})
+
+    def test_bad_digest(self) -> None:
+        """A key itself is not accepted, nor anything else that is no digest."""
+        for text in ("x", DIGEST[1:], DIGEST.upper(), "01234567-89ab-cdef-0123-456789abcdef"):
+            answer = self.call([("key_digest", text)])
+            self.assertEqual((answer.status, b"key_digest is not" in answer.body), (400, True))

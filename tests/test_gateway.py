@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from twisted_lb.app.gateway import FEW, Gateway, PoolInUse
 from twisted_lb.backend import Backend
@@ -13,11 +14,13 @@ from twisted_lb.balancers.failover import Failover
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Misconfigured
+from twisted_lb.interfaces import IHooks
 from twisted_lb.testing.fakes import FakeRequest
 
 ONE = 'servers: [{name: a, url: "http://127.0.0.1:1"}]\n'
 TWO = 'servers: [{name: a, url: "http://127.0.0.1:1"}, {name: b, url: "http://127.0.0.1:2"}]\n'
 PRICED = f"pricing: {{name: '{__name__}:Fixed', tokens: %d}}\n"
+HOOKED = f"hooks: {{name: '{__name__}:Telling', name_of: %s}}\n"
 SAME = "the same servers and balancer as before"
 POOLS = """
 pools:
@@ -37,6 +40,16 @@ class Fixed:
 
     def cost(self, request: object) -> int:
         return self._tokens
+
+
+@implementer(IHooks)
+class Telling:
+    def __init__(self, name_of: str) -> None:
+        if name_of == "nobody":
+            raise SystemExit(0)
+
+    def request_received(self, request: object) -> None:
+        """Nothing is done."""
 
 
 def spec_of(text: str) -> GatewaySpec:
@@ -159,6 +172,27 @@ class OnePoolTests(GatewayCase):
         self.assertIs(gateway.pools["default"].pricing, before.pricing)
         self.assertEqual(gateway.change(gateway.spec), SAME)
 
+    def test_hooks(self) -> None:
+        """Hooks whose class and options are as before stay themselves, others are new ones."""
+        gateway = self.start(ONE + HOOKED % "a")
+        before = gateway.pools["default"].hooks
+        self.assertEqual(gateway.change(spec_of(TWO + HOOKED % "a")), "added b http://127.0.0.1:2")
+        self.assertIs(gateway.pools["default"].hooks, before)
+        said = gateway.change(spec_of(TWO + HOOKED % "b"))
+        self.assertEqual(said, f"changed options of {__name__}:Telling: name_of")
+        self.assertIsNot(gateway.pools["default"].hooks, before)
+        self.assertEqual(gateway.change(spec_of(TWO)), f"hooks {__name__}:Telling -> none")
+        self.assertIsNone(gateway.pools["default"].hooks)
+
+    def test_hooks_that_fail(self) -> None:
+        """When hooks cannot be created nothing has changed."""
+        gateway = self.start(ONE + HOOKED % "a")
+        before = gateway.pools["default"].hooks
+        error = self.assertRaises(Misconfigured, gateway.change, spec_of(TWO + HOOKED % "nobody"))
+        self.assertEqual(str(error), f"hooks: {__name__}:Telling rejected its options: SystemExit: 0")
+        self.assertEqual((self.parts.specs, len(gateway.backends)), ([], 1))
+        self.assertIs(gateway.pools["default"].hooks, before)
+
     def test_failure_changes_nothing(self) -> None:
         """When the balancer fails nothing follows, and the next change is compared with what still runs."""
         gateway = self.start(ONE)
@@ -202,6 +236,24 @@ class SeveralPoolsTests(GatewayCase):
         for after, expected in cases:
             said = self.change(POOLS, after)
             self.assertEqual(sorted(said.split("; ")), sorted(expected.split("; ")))
+
+    def test_hooks_of_routes(self) -> None:
+        """Those of a route stay themselves, wherever it is in the file; one that cannot be created changes nothing."""
+        hooked = f"hooks: {{name: '{__name__}:Telling', name_of: %s}}"
+        routes = POOLS.replace("pool: site}", "pool: site, " + hooked + "}")
+        gateway = self.start(routes % "a")
+        self.assertEqual(list(gateway.hooks), [1])
+        before = gateway.hooks[1]
+        more = routes.replace("- {path: /v1/", "- {path: /v2/, pool: models}\n- {path: /v1/")
+        self.assertEqual(gateway.change(spec_of(more % "a")), "added the route /v2/")
+        self.assertEqual(gateway.hooks, {2: before})
+        error = self.assertRaises(Misconfigured, gateway.change, spec_of(routes % "nobody"))
+        self.assertEqual(str(error), f"routes[1].hooks: {__name__}:Telling rejected its options: SystemExit: 0")
+        self.assertEqual((gateway.hooks, len(self.parts.specs)), ({2: before}, 1))
+        self.assertEqual(gateway.change(spec_of(more % "b")), "changed the route /")
+        self.assertIsNot(gateway.hooks[2], before)
+        gateway.change(spec_of(POOLS))
+        self.assertEqual(gateway.hooks, {})
 
     def test_pools_stay(self) -> None:
         """A pool of the same name stays itself, with its servers; another one takes no server over."""

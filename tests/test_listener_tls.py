@@ -186,6 +186,14 @@ class WorkerTests(SynchronousTestCase):
     def chosen(self, name: str) -> tuple[str, ...]:
         return self.worker.certificates.certificate_for(name).names
 
+    def test_ticket_secrets(self) -> None:
+        """A worker has the secrets of its parent, at its start and later."""
+        worker = CertificatesOfWorker(self.clock, new_contexts(Settings(), ""), ["01ff"])
+        keys = worker.certificates.ticket_keys
+        self.assertEqual(keys.secrets, (b"\x01\xff",))
+        worker.use_secrets(["02", "01ff"])
+        self.assertEqual(keys.secrets, (b"\x02", b"\x01\xff"))
+
     def test_words(self) -> None:
         """A worker gets all certificates at its start, and later those that it does not have."""
         one, two = self.certificate("1", "one.test"), self.certificate("2", "two.test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
+from twisted_lb.app.edit_effects import only
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.operator_changes import OperatorChanges
 from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
 from twisted_lb.app.servers_writer import write_text
 from twisted_lb.backend import Backend
+from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.interfaces import IBalancer
+from twisted_lb.steps import STEP, finish
 
 TEXT = """\
 # What we serve.
@@ -74,7 +78,7 @@ class OperatorCase(SynchronousTestCase):
         def write(before: str, after: str) -> Deferred[None]:
             return maybeDeferred(write_text, str(self.path), before, after)
 
-        self.changes = OperatorChanges(self.file, write if self.writing else None)
+        self.changes = OperatorChanges(self.clock, self.file, write if self.writing else None)
         self.looks()
 
     def note(self, event: Any) -> None:
@@ -197,6 +201,7 @@ class LiveTests(OperatorCase):
         for arguments, keys, status, detail in (
             ((SET, "nope", "a"), {"weight": 1}, 404, "There is no pool 'nope'."),
             ((SET, "models", "nope"), {"weight": 1}, 404, "The pool models has no server 'nope'."),
+            ((REMOVE, "models", "a@10.0.0.1:1"), {}, 409, "a@10.0.0.1:1 is one of the servers that a stands for"),
             ((REMOVE, "models", "nope"), {}, 404, "The pool models has no server 'nope'."),
             ((SET, "nope"), {"maintenance": 1}, 404, "There is no pool 'nope'."),
             ((ADD, "models"), {"name": "a", "url": "http://x"}, 409, "The pool models has a server 'a' already."),
@@ -206,19 +211,40 @@ class LiveTests(OperatorCase):
             ((ADD, "models"), {"url": "http://a", "x": 1}, 400, "x: unknown key; expected one of name, url"),
             ((SET, "models", "a"), {"weight": -1}, 400, "weight: expected a whole number from 0 (drain) to 1000, not"),
             ((SET, "models", "a"), {"weight": "1"}, 400, "weight: expected a whole number"),
-            ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?."),
+            ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?"),
             ((SET, "models", "a"), {"url": "http://b"}, 400, "url: expected none: add another server"),
             ((SET, "site"), {"maintenance": "x"}, 400, "pools.site.maintenance: expected a time from 1s to 24h"),
             ((ADD, "models"), {"url": "https://t", "tls": {"ca_file": "/none"}}, 400, "pools.models.servers[2].tls.ca"),
         ):
             found = self.refusal(*arguments, **keys)
             self.assertEqual((found[0], found[1][: len(detail)]), (status, detail))
+            self.assertRegex(found[1], r"[^.?][.?]$")
 
     def test_references_in_bodies(self) -> None:
         """A text of a change stands for itself: it cannot show the environment."""
         for url in ("http://${PATH}", "http://$${PATH}"):
             self.assertEqual(self.refusal(ADD, "models", url=url)[0], 400)
         self.assertEqual(self.refusal(ADD, "models", name="${HOME}", url="http://a")[0], 400)
+
+
+class OnlyTests(SynchronousTestCase):
+    def test_steps(self) -> None:
+        """Many servers, pools or routes are compared in steps, between which clients are served."""
+        edit = Edit("p", "a", {"weight": 2})
+        head = "pools:\n  p: {servers: [{name: a, url: 'http://a'}%s]}\n%sroutes:\n- {pool: p}\n%s"
+        many = range(2 * STEP)
+        for servers, pools, routes in (
+            ("".join(f", {{url: 'http://s{number}'}}" for number in many), "", ""),
+            ("", "".join(f"  p{number}: {{servers: [{{url: 'http://a'}}]}}\n" for number in many), ""),
+            ("", "", "".join(f"- {{path: /{number}/, pool: p}}\n" for number in many)),
+        ):
+            text = head % (servers, pools, routes)
+            before, after = (read_gateway(one, "x.yaml") for one in (text, edited(text, edit)))
+            self.assertGreaterEqual(len(list(only(edit, before, after))), 2)
+            self.assertTrue(finish(only(edit, before, after)))
+            self.assertFalse(finish(only(edit._replace(server="b"), before, after)))
+            self.assertFalse(finish(only(edit, before, replace(after, routes=after.routes[::-1]))) and routes)
+            self.assertFalse(finish(only(edit, before, replace(after, pools=after.pools[::-1]))) and pools)
 
 
 class AliasTests(OperatorCase):
@@ -299,6 +325,26 @@ class FileTests(OperatorCase):
         self.looks()
         self.change(SET, "models", "a", weight=1)
         self.assertEqual(self.path.read_text(), other.replace("weight: 3", "weight: 1"))
+
+    def test_read_meanwhile(self) -> None:
+        """A reload that has waited for a change does not bring back what was in the file before."""
+        secret = self.path.with_suffix(".secret")
+        secret.write_text("one")
+        rules = f"request_headers: {{set: {{X: '${{file:{secret.name}}}'}}}}, "
+        self.path.write_text(TEXT.replace("site: {", f"site: {{{rules}"))
+        self.looks()
+        written: Deferred[None] = Deferred()
+        write = self.changes._write
+        assert write is not None
+        self.changes._write = lambda before, after: written.addCallback(lambda _: write(before, after))
+        done = self.changes.change(Change(SET, "models", "a", {"weight": 1}))
+        secret.write_text("another")
+        self.file.read(True)
+        written.callback(None)
+        self.successResultOf(done)
+        self.looks()
+        self.assertEqual(self.servers()[0][1], 1)
+        self.assertEqual(sum("was reloaded" in line for line in self.log), 2)
 
     def test_read_only(self) -> None:
         """A file that must not be written is left alone, and so is the program."""

@@ -294,4 +294,5 @@ class CannotStartTests(SynchronousTestCase):
         error = CannotStart("why")
         self.assertIsInstance(error, SystemExit)
         self.assertIsInstance(error, Exception)
-        self.assertEqual(error.code, "why")
+        self.assertEqual(error.code, "twisted_lb cannot start: why")
+        self.assertEqual(CannotStart("a\nb", lines=True).code, "twisted_lb cannot start:\na\nb")

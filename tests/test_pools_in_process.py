@@ -6,12 +6,13 @@ from typing import Any
 
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from twisted_lb.app.pools_in_process import IDLE_SECONDS, LOOK_SECONDS
 from twisted_lb.app.process import Serving
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
-from twisted_lb.interfaces import StoreState
+from twisted_lb.interfaces import IHooks, StoreState
 from twisted_lb.proxy.route import AnsweringRoute, Route
 from twisted_lb.steps import STEP
 from twisted_lb.wire.head import HeadLimits, read_request_head
@@ -24,6 +25,12 @@ def text(*names: str) -> str:
     pools = "".join(POOL.format(name=name, port=9000 + number) for number, name in enumerate(names))
     routes = "".join(f"- {{path: /{name}/, pool: {name}}}\n" for name in names)
     return f"pools:\n{pools}routes:\n{routes}- {{path: /ok, respond: {{body: ok}}}}\n"
+
+
+@implementer(IHooks)
+class Telling:
+    def request_received(self, request: object) -> None:
+        """Nothing is done."""
 
 
 class UpStore:
@@ -112,6 +119,36 @@ class PoolsInProcessTests(SynchronousTestCase):
         self.wait(3 * LOOK_SECONDS)
         self.assertEqual(len(list(self.pools)), 1)
         self.assertEqual({one["pool"] for one in self.serving.report().servers}, {"a"})
+
+    def test_hooks_and_mirror(self) -> None:
+        """A route has its own hooks or those of its pool, and its mirror; with hooks, requests have records."""
+        hooked = f"hooks: '{__name__}:Telling'"
+        changed = text("a", "b", "c").replace("path: /a/, pool: a", f"path: /a/, pool: a, mirror: b, {hooked}")
+        changed = changed.replace("9002'}]", f"9002'}}], {hooked}")
+        change = self.serving.gateway.change
+        context = self.serving.factory.limits.context
+        self.assertIsNone(context.records)
+        change(read_gateway(changed, "x.yaml"))
+        a, b, c = (self.route(f"/{name}/") for name in "abc")
+        assert isinstance(a, Route) and isinstance(b, Route) and isinstance(c, Route)
+        assert a.mirror is not None
+        self.assertEqual((a.mirror.route.pool.name, a.mirror.route.hooks), ("b", None))
+        self.assertEqual([one.hooks is not None for one in (a, b, c)], [True, False, True])
+        self.assertEqual([one.extended for one in (a, b, c)], [True, False, True])
+        self.assertIsNotNone(context.records)
+        change(read_gateway(text("a", "b"), "x.yaml"))
+        self.assertIsNone(context.records)
+
+    def test_hooks_of_shares(self) -> None:
+        """With shares, each pool has its own hooks, unless the route has some for all of them."""
+        routes = "- {path: /s/, split: {pools: {a: 1, b: 1}}%s}\n"
+        for own, expected in (("", [False, True]), (f", hooks: '{__name__}:Telling'", [True, True])):
+            changed = text("a", "b").replace("9001'}]", f"9001'}}], hooks: '{__name__}:Telling'") + routes % own
+            self.serving.gateway.change(read_gateway(changed, "x.yaml"))
+            route = self.route("/s/")
+            assert isinstance(route, Route) and route.split is not None
+            self.assertTrue(route.extended)
+            self.assertEqual([one.hooks is not None for one in route.split._routes], expected)
 
     def test_readiness(self) -> None:
         """A pool without a server is told; without any, no traffic is welcome."""

@@ -16,6 +16,7 @@ from twisted_lb.balancers.registry import make_balancer
 from twisted_lb.config.environment import read_settings
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.servers_schema import (
+    DiscoverModel,
     EjectionModel,
     FileModel,
     HealthCheckModel,
@@ -56,12 +57,13 @@ class ServersFileTests(SynchronousTestCase):
 
     def test_keys(self) -> None:
         """The tables have each key of each section, and nothing else."""
-        names = ("servers", "health", "routing")
-        servers, health, routing = [(ROOT / "docs" / f"{name}.md").read_text() for name in names]
+        names = ("servers", "health", "routing", "discovery")
+        servers, health, routing, discovery = [(ROOT / "docs" / f"{name}.md").read_text() for name in names]
         for text, head, section in (
             (servers, "key at the top", FileModel),
             (servers, "key", ServerModel),
             (routing, "key of a route", RouteModel),
+            (discovery, "key of `discover`", DiscoverModel),
             (servers, "key of `retries`", RetriesModel),
             (servers, "key of `queue`", QueueModel),
             (health, "key of `health_check`", HealthCheckModel),
@@ -87,12 +89,15 @@ class ServersFileTests(SynchronousTestCase):
     def test_routes(self) -> None:
         """So are those of the routes, but for what is left out."""
         texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "routing.md").read_text(), re.DOTALL)
-        self.assertEqual([len(read_gateway(text, "servers.yaml").routes) for text in texts], [3, 1])
+        self.assertEqual([len(read_gateway(text, "servers.yaml").routes) for text in texts], [3, 2, 1])
 
     def test_coming_from(self) -> None:
-        """All configurations of those who come from another gateway are valid, and none has a route in vain."""
-        texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "coming-from.md").read_text(), re.DOTALL)
-        self.assertEqual(len(texts), 10)
+        """All configurations of two pages are valid, and none has a route in vain."""
+        texts = []
+        for name, count in (("coming-from", 11), ("discovery", 2)):
+            found = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / f"{name}.md").read_text(), re.DOTALL)
+            self.assertEqual(len(found), count, name)
+            texts += found
         for text in texts:
             spec = read_gateway(text, "servers.yaml", lambda path: b"secret")
             self.assertEqual(finish(route_notices(spec, "servers.yaml")), [], text)

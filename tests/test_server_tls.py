@@ -254,6 +254,9 @@ class NoticeTests(FilesCase):
         (notice,) = tls_notices(spec, "servers.yaml", time.time())
         self.assertTrue(notice.startswith("servers.yaml: tls: verify: false for s0, s1, s2 and 2 more: "), notice)
         self.assertEqual(tls_notices(self.read(f"servers:\n{lines}"), "servers.yaml", time.time()), [])
+        spec = self.read("discover: {file: /x/list.json}\ntls: {verify: false}")
+        (notice,) = tls_notices(spec, "servers.yaml", time.time())
+        self.assertIn("verify: false for those in /x/list.json: ", notice)
 
     def test_our_certificate_has_expired(self) -> None:
         """It is used, and told once, however many servers get it."""

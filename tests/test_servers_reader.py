@@ -33,7 +33,17 @@ class AnswerTests(SynchronousTestCase):
         for count in (1, 249, 250, 251, 1000):
             spec, lines, same = self.read(text(count))  # type: ignore[misc]
             self.assertEqual((spec, same), (read_gateway(text(count), "x.yaml"), text(count)))
-            self.assertEqual(lines, {("default", "balancer"): (2, "balancer"), ("default", "pricing"): (3, "pricing")})
+            places = {key: place for (_, key), place in lines.items()}
+            self.assertEqual(places, {"balancer": (2, "balancer"), "pricing": (3, "pricing"), "hooks": (2, "hooks")})
+
+    def test_routes(self) -> None:
+        """So are the hooks and the mirror of a route."""
+        pools = "pools: {a: {servers: [{url: 'http://a'}]}, b: {servers: [{url: 'http://b'}]}}\n"
+        file = pools + "routes: [{pool: a, mirror: b, hooks: {name: 'mine:Hooks', factor: 3}}]\nhooks: mine:All"
+        spec, lines, _ = self.read(file)  # type: ignore[misc]
+        self.assertEqual(spec, read_gateway(file, "x.yaml"))
+        self.assertEqual(lines["routes[0]", "hooks"], (2, "routes[0].hooks"))
+        self.assertEqual(lines["b", "hooks"], (3, "hooks"))
 
     def test_problems(self) -> None:
         """Its problems are those that would have been found here."""

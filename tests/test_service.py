@@ -49,9 +49,8 @@ class BuildTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """The store comes first and the proxy last, so that they stop the other way round."""
-        watching = ["ServersFile", "Hangups", "_Announcement"]
-        expected = ["StoreService", "AuditLog",
-            "ListeningService", "PoolsInProcess", "ProxyService", *watching]
+        watching = ["Discovery", "ServersFile", "Hangups", "_Announcement"]
+        expected = ["StoreService", "AuditLog", "ListeningService", "PoolsInProcess", "ProxyService", *watching]
         self.assertEqual(self.kinds(startup_of()), expected)
         self.assertEqual(self.kinds(startup_of(redis_url="redis://127.0.0.1:1")), expected)
 
@@ -66,16 +65,17 @@ class BuildTests(SynchronousTestCase):
     def test_workers(self) -> None:
         """With several workers this process has no store and no proxy of its own."""
         kinds = self.kinds(startup_of(workers=2, redis_url="redis://127.0.0.1:1"))
-        self.assertEqual(kinds, ["AuditLog", "ListeningService", "Workers", "ServersFile", "Hangups", "_Announcement"])
+        watching = ["Discovery", "ServersFile", "Hangups", "_Announcement"]
+        self.assertEqual(kinds, ["AuditLog", "ListeningService", "Workers", *watching])
 
     def test_certificates(self) -> None:
         """Where there are certificates they are watched, by this process also for workers."""
         certificates = Certificates(new_contexts(Settings(), ""))
         tls = ListenerTls(CertificateSet(CertificatePaths(), lambda one: None), certificates)
-        watching = ["ServersFile", "CertificateWatch", "Hangups", "_Announcement"]
-        self.assertEqual(self.kinds(startup_of()._replace(tls=tls))[-4:], watching)
+        watching = ["ServersFile", "CertificateWatch", "TicketRotation", "Hangups", "_Announcement"]
+        self.assertEqual(self.kinds(startup_of()._replace(tls=tls))[-5:], watching)
         workers = startup_of(workers=2, redis_url="redis://127.0.0.1:1")._replace(tls=tls)
-        self.assertEqual(self.kinds(workers)[-4:], watching)
+        self.assertEqual(self.kinds(workers)[-5:], watching)
 
     def test_every_endpoint(self) -> None:
         """Each endpoint of LISTEN is bound by the proxy, and the admin endpoint by another service."""

@@ -391,6 +391,39 @@ class WorkersTests(SynchronousTestCase):
         self.reactor.advance(FIRST_DELAY_SECONDS)
         self.assertEqual(json.loads(self.reactor.processes[2].written)["servers"], FLEET)
 
+    def test_answers(self) -> None:
+        """All workers are told of the answers that have changed, and one that is started later of all of them."""
+        self.start()
+        first = self.reactor.processes[0]
+        self.assertEqual(json.loads(first.written)["answers"], {})
+        self.workers.use(None, answers={"a.test": ("10.0.0.1", "10.0.0.2"), "b.test": ("10.0.0.3",)})
+        now = {"a.test": ("10.0.0.1",), "b.test": ("10.0.0.3",)}
+        self.workers.use(None, answers=now)
+        told = [json.loads(line) for line in first.written.splitlines()[1:]]
+        self.assertEqual([list(words) for words in told], [["ask", "number", "answers"]] * 2)
+        self.assertEqual(told[1]["answers"], {"a.test": ["10.0.0.1"]})
+        first.end(KILLED)
+        self.reactor.advance(FIRST_DELAY_SECONDS)
+        later = json.loads(self.reactor.processes[2].written)
+        self.assertEqual((later["servers"], later["answers"]), (FLEET, {name: list(one) for name, one in now.items()}))
+
+    def test_start_waits_for_services(self) -> None:
+        """Workers are started when SRV records were looked up, so that their first requests find servers."""
+        self.workers.found = found = Deferred()
+        self.start()
+        self.assertEqual(self.reactor.processes, [])
+        found.callback(None)
+        self.assertEqual(len(self.reactor.processes), 2)
+
+    def test_stop_before_the_start(self) -> None:
+        """None is started after a stop."""
+        self.workers.found = found = Deferred()
+        self.start()
+        stopped = self.workers.stopService()
+        found.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.processes, [])
+
     def test_other_certificates(self) -> None:
         """All workers are told of other certificates, without those that they have, and a later one gets all."""
         one, two = (Certificate(name, (name,), 0.0, 1.0, name.encode()) for name in ("one", "two"))
@@ -412,6 +445,13 @@ class WorkersTests(SynchronousTestCase):
         self.workers.use_client_authorities("text")
         for process in self.reactor.processes:
             self.assertEqual(json.loads(process.written.splitlines()[1]), {"client_authorities": "text"})
+
+    def test_ticket_secrets(self) -> None:
+        """All workers are told of other secrets for tickets."""
+        self.start()
+        self.workers.use_ticket_secrets([b"\x01\xff", b"\x02"])
+        for process in self.reactor.processes:
+            self.assertEqual(json.loads(process.written.splitlines()[1]), {"ticket_secrets": ["01ff", "02"]})
 
     def test_keys_are_passed_on(self) -> None:
         """What one worker has come to know of keys the others are told, but not one that does not answer."""

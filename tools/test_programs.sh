@@ -7,6 +7,10 @@ missing() {
     for program in redis-server curl faketime; do
         command -v "$program" >/dev/null || printf '%s ' "$program"
     done
+    # A library, for those who have Node.
+    if command -v node >/dev/null && ! NODE_PATH=/usr/share/nodejs node -e 'require("ws")' 2>/dev/null; then
+        printf 'node-ws '
+    fi
 }
 
 if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -11,6 +11,11 @@ from twisted_lb.config.pool import READY, ServerTls
 LATENCY_SECONDS: Final = 10.0
 
 
+def place_of(host: str, port: int) -> str:
+    """Host and port as in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Backend:
     """A server: its address, its settings, and its state."""
 
@@ -49,6 +54,7 @@ class Backend:
         slowstart: float = 0.0,
         send_proxy: int = 0,
         tls: ServerTls | None = None,
+        authority: bytes = b"",
         admin_state: str = READY,
     ) -> None:
         """`name` is unique in the pool; `host` is a name or an address without brackets.
@@ -56,13 +62,13 @@ class Backend:
         `weight` 0 drains the server; `maxconn` is the maximum of concurrent requests, 0 for unlimited; a `backup` gets
         requests only while no other server is up; `slowstart` is the time in seconds in which a new or recovered server
         reaches its full weight; `send_proxy` is the version of the PROXY protocol that its connections
-        begin with, 0 for none; `tls` is None for http://; `admin_state` is one of ADMIN_STATES.
+        begin with, 0 for none; `tls` is None for http://; `authority` is sent to it as Host where a request has none,
+        by default its host and port; `admin_state` is one of ADMIN_STATES.
         """
         self.name = name
         self.host = host
         self.port = port
-        # For the Host field.
-        self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+        self.authority = authority or place_of(host, port).encode()
         self.weight = weight
         self.maxconn = maxconn
         self.backup = backup
@@ -84,7 +90,7 @@ class Backend:
     @property
     def url(self) -> str:
         """Its scheme, host and port."""
-        return f"{'http' if self.tls is None else 'https'}://{self.authority.decode()}"
+        return f"{'http' if self.tls is None else 'https'}://{place_of(self.host, self.port)}"
 
     @property
     def available(self) -> bool:

@@ -53,7 +53,7 @@ class Limits(NamedTuple):
 
 # The names of the limits in responses and header fields.
 KEY: Final = "default"  # the bucket of the user, to which all keys of the user lead
-OWN: Final = "key"  # the bucket of one key's own
+OWN: Final = "api-key"  # the bucket of one key's own
 GLOBAL: Final = "global"
 ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
@@ -207,6 +207,12 @@ class IStoreReport(Interface):
         See `limits.fallback.COUNTS` and `stores.sqlite.store.COUNTS`.
         """
 
+    def levels(buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """The levels of these buckets now, in microtokens, and of the global one under the key "global".
+
+        Takes no tokens.  Fails with StoreUnavailable.
+        """
+
 
 class AccountPage(NamedTuple):
     """Some accounts, sorted by name (as UTF-8 bytes)."""
@@ -350,13 +356,13 @@ class IResponse(Interface):
 #
 # The phases of a request, and what is called in each:
 #
-#   request_received   IAuthenticator.identify, ICosting.cost
+#   request_received   IAuthenticator.identify, ICosting.cost, and IHooks of the route when the tokens are taken
 #   server_chosen      IBalancer.choices, and then the optional method `server_chosen` of the balancer
 #   response_started   IResponseFields.response_fields, and the optional method `response_started` of the balancer
 #   request_finished   ISettling.settle, and the optional method `request_finished` of the balancer
 #
-# Optional methods are not declared by an interface.  Whether they exist is determined when the balancer is installed.
-# For each server that is chosen for a request they are called in this order, with the request of `choices`:
+# Optional methods of balancers are not declared by an interface.  Whether they exist is determined when the balancer is
+# installed.  For each server that is chosen for a request they are called in this order, with the request of `choices`:
 #
 #   server_chosen(request, backend)                 The request goes to `backend`, whose `in_flight` counts it already.
 #   response_started(request, backend, response)    The head of its response has arrived: an IResponse without content.
@@ -424,6 +430,90 @@ class IPricing(ICosting, ISettling):
 
     For compatibility, a class that has the methods, but is not marked with an interface, is accepted.
     """
+
+
+class IFieldChanges(Interface):
+    """Changes the header fields of a request on its way to a server, or of a response on its way to the client.
+
+    Names and values are bytes; the case of names does not matter.  Each method raises ValueError for what is not a
+    valid field (RFC 9110 section 5), and for the fields of the framing and of the connection.
+    """
+
+    def set(name: bytes, value: bytes) -> None:
+        """Have one field of this name, in place of all that there are."""
+
+    def add(name: bytes, value: bytes) -> None:
+        """Have one more field of this name."""
+
+    def remove(name: bytes) -> None:
+        """Have no field of this name."""
+
+
+class IHookRequest(IRequest):
+    """A request, as hooks see it: `header` has their own changes too."""
+
+    fields = Attribute("IFieldChanges; what servers get.  It has no effect any more when the request was sent")
+    state = Attribute("anything that the hooks keep with the request; None at first; see IHooks.request_finished")
+
+
+class IHookResponse(IResponse):
+    """A server's response, as hooks see it when its head has arrived: `body_bytes` is 0."""
+
+    fields = Attribute("IFieldChanges; what the client gets")
+
+
+class HookResponse(NamedTuple):
+    """The response of hooks to a request, in place of a server's."""
+
+    status: int  # from 200 to 599
+    fields: Sequence[tuple[bytes, bytes]] = ()  # not those of the framing and of the connection
+    body: bytes = b""
+
+
+class IHooks(Interface):
+    """Called in the phases of each request of a route.  All methods are optional, but a class has at least one.
+
+    Whether they exist is determined when the object is created, see HOOK_METHODS.  They run in the event loop and must
+    not block; each returns None, but `request_received`.  An exception, and any other result, is logged.
+
+    After a reload with another class or other options, requests that have begun keep their hooks.  CORS preflights
+    have none.
+    """
+
+    def request_received(request: IHookRequest) -> HookResponse | Deferred[HookResponse | None] | None:
+        """The limits have admitted the request: `consumer` is known, and the tokens are taken.
+
+        A HookResponse is sent to the client, and the request costs what was taken.  After None, the request is sent to
+        a server.  The result may come later: as a Deferred, or from a coroutine (`async def`).  It is cancelled after
+        HOOK_TIMEOUT (504), and when the client disconnects.
+
+        After an exception, and any other result, the response is 500.  The tokens are refunded, as after 504.
+        """
+
+    def server_chosen(request: IHookRequest, backend: Backend) -> None:
+        """The request goes to `backend`.  Called again for each further server that is tried."""
+
+    def response_started(request: IHookRequest, backend: Backend, response: IHookResponse) -> None:
+        """The head of the response of `backend` has arrived; nothing was sent to the client yet.
+
+        Not called for responses that are made here.  After an exception the response to the client is 500; the tokens
+        are not refunded, since the server had the request.
+        """
+
+    def request_finished(record: object) -> None:
+        """The request is over, and its record complete; `record.state` is what the hooks have kept as `request.state`.
+
+        Called once for each request of which the key was looked at, whether it was admitted or not, and whatever the
+        end.  See `request_record.RequestRecord`.
+        """
+
+
+HOOK_METHODS: Final = {
+    "request_received": ("request",),
+    "server_chosen": ("request", "backend"),
+    "response_started": ("request", "backend", "response"),
+    "request_finished": ("record",),
+}
 
 
 class IBalancer(Interface):

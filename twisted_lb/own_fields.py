@@ -15,12 +15,14 @@ from twisted_lb.wire.fields import FORBIDDEN_TRAILERS, ID_ROWS, Field, RequestFi
 CONSUMER: Final = b"x-consumer-username"
 CERTIFICATE_SUBJECT: Final = b"x-client-cert-subject"
 TOKEN_COST: Final = b"x-token-cost"
+MIRRORED_FROM: Final = b"x-mirrored-from"
 
 _ON, _CONSUMED, _REWRITTEN = Use.PASSED_ON, Use.CONSUMED, Use.REWRITTEN
 
 OWN_FIELDS: Final = (
     Field(CONSUMER, _REWRITTEN, _ON, "tells servers the key's user; clients must not set it"),
     Field(CERTIFICATE_SUBJECT, _REWRITTEN, _ON, "tells servers the subject of the client's verified certificate"),
+    Field(MIRRORED_FROM, _CONSUMED, _ON, "tells servers that a request is a copy; clients must not claim that"),
     # The limits: this gateway reports them, and the fields of a server would contradict it.
     Field(b"x-ratelimit-limit", _ON, _REWRITTEN, "of the key's limits"),
     Field(b"x-ratelimit-remaining", _ON, _REWRITTEN, "of the key's limits"),
@@ -102,6 +104,11 @@ def username_value(name: bytes) -> bytes:
     so that different names have different values, and percent-decoding any value gives the name.
     """
     return quote_from_bytes(name, _ASCII_BUT_PERCENT).encode() if _NEEDS_ENCODING.search(name) else name
+
+
+def mirrored_line(pool: str) -> bytes:
+    """The line, with a CRLF before it, that tells servers that a request is a copy of one for this pool."""
+    return b"\r\nX-Mirrored-From: " + pool.encode()
 
 
 def certificate_line(subject: bytes) -> bytes:

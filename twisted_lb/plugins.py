@@ -45,21 +45,30 @@ def load_class(path: str) -> type[Any]:
 
 def load_plugin(path: str, interface: type[Interface]) -> type[Any]:
     """The class at `package.module:Class`, which provides `interface`.  Raises NamedClassError."""
-    found = load_class(path)
-    name = interface.__name__
-    if not interface.implementedBy(found):
-        raise NamedClassError(f"{path}: the class does not provide {name}; is it marked with @implementer({name})?")
+    found = load_marked(path, interface)
     try:
         verifyClass(interface, found)
     except Invalid as error:
+        name = interface.__name__
         raise NamedClassError(f"{path}: the class does not keep {name}: {' '.join(str(error).split())}") from error
     return found
 
 
-def method_of(class_name: str, plugin: object, name: str, parameters: tuple[str, ...]) -> Callable[..., Any] | None:
+def load_marked(path: str, interface: type[Interface]) -> type[Any]:
+    """The same for an interface whose methods are optional."""
+    found = load_class(path)
+    name = interface.__name__
+    if not interface.implementedBy(found):
+        raise NamedClassError(f"{path}: the class does not provide {name}; is it marked with @implementer({name})?")
+    return found
+
+
+def method_of(
+    class_name: str, plugin: object, name: str, parameters: tuple[str, ...], may_wait: bool = False
+) -> Callable[..., Any] | None:
     """The method with this name, which accepts these arguments; None if it does not exist.  Raises NamedClassError.
 
-    `class_name` names the plug-in in errors.
+    `class_name` names the plug-in in errors; `may_wait`: the method may be a coroutine.
     """
     form = f"{name}({', '.join(parameters)})"
     try:
@@ -70,9 +79,11 @@ def method_of(class_name: str, plugin: object, name: str, parameters: tuple[str,
         raise NamedClassError(f"{class_name}: {name} cannot be looked up: {described(error)}") from error
     if not callable(method):
         raise NamedClassError(f"{class_name}: {name} is not a method; expected {form}")
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    kinds = [inspect.isgeneratorfunction, inspect.isasyncgenfunction]
+    if not may_wait:
+        kinds.append(inspect.iscoroutinefunction)
     if any(is_kind(method) for is_kind in kinds):
-        expected = f"expected {form} that returns at once"
+        expected = f"expected {form}" if may_wait else f"expected {form} that returns at once"
         raise NamedClassError(f"{class_name}: {name} is a coroutine or a generator; {expected}")
     try:
         inspect.signature(method).bind(*parameters)

@@ -30,7 +30,7 @@ BAD_REQUEST: Final = "bad_request"  # it was malformed, or is not supported
 NO_ROUTE: Final = "no_route"
 FORBIDDEN: Final = "forbidden"  # to clients with this address
 MAINTENANCE: Final = "maintenance"  # of the route or its pool
-UNAUTHORIZED: Final = "unauthorized"  # no key, or nobody's
+UNAUTHORIZED: Final = "unauthorized"  # no key, or one that no user has
 KEY_REFUSED: Final = "key_refused"  # the key, or its user, is disabled, or it has expired; see `limit`
 LIMITED: Final = "limited"  # see `limit`
 STORE_UNAVAILABLE: Final = "store_unavailable"
@@ -46,6 +46,7 @@ NO_ROOM: Final = "no_room"  # too many connections, or preflights under way
 SHUTDOWN: Final = "shutdown"  # it was not over after DRAIN_SECONDS
 TUNNEL_IDLE: Final = "tunnel_idle"  # no byte for TUNNEL_TIMEOUT after a switch of protocols
 TUNNEL_CUT: Final = "tunnel_cut"  # after a switch of protocols: at the shutdown, or with the key
+HOOK_TIMEOUT: Final = "hook_timeout"
 INTERNAL_ERROR: Final = "internal_error"
 
 REASONS: Final = (
@@ -70,6 +71,7 @@ REASONS: Final = (
     SHUTDOWN,
     TUNNEL_IDLE,
     TUNNEL_CUT,
+    HOOK_TIMEOUT,
     INTERNAL_ERROR,
 )
 
@@ -135,6 +137,9 @@ class RequestRecord:
     connect_seconds: float = NEVER  # for a new connection; NEVER when one was reused
     sent_at: float = NEVER
     first_byte_at: float = NEVER  # when the head of the response was complete
+    # The hooks of the route
+    state: object = None  # what they keep with the request
+    finished: Callable[[RequestRecord], object] | None = None  # called as subscribers are
 
     def __init__(self, peer: PeerInfo, started_at: float) -> None:
         self.peer = peer
@@ -175,7 +180,7 @@ class RequestRecord:
 
 
 def record_of_malformed(peer: PeerInfo, now: float, data: bytes) -> RequestRecord:
-    """The record of what is no request, as far as its first line can be read."""
+    """The record of input that is not a valid request, as far as its first line can be read."""
     record = RequestRecord(peer, now)
     record.bytes_in = len(data)
     line = _FIRST_LINE.match(data, 0, MAX_FIRST_LINE_BYTES)
@@ -203,8 +208,17 @@ class RequestRecords:
         self._subscribers.append(subscriber)
         self.wants_fields = self.wants_fields or wants_fields
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether there is a subscriber."""
+        return bool(self._subscribers)
+
     def request_finished(self, record: RequestRecord) -> None:
         """The request is over, and its record is complete.  What a subscriber raises is logged."""
+        finished = record.finished
+        if finished is not None:
+            record.finished = None
+            finished(record)
         for subscriber in self._subscribers:
             try:
                 subscriber(record)

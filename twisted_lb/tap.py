@@ -124,7 +124,7 @@ def makeService(options: Options) -> IService:
         run_on_monotonic_clock(reactor)
         service = build(reactor, startup)
     except Misconfigured as error:
-        raise CannotStart(f"twisted_lb cannot start:\n{error}") from None
+        raise CannotStart(str(error), lines=True) from None
     running: Any = reactor
     running.callWhenRunning(_end_well_on_signals, running)
     return service

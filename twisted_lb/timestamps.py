@@ -9,6 +9,7 @@ from typing import Final
 MAX_DURATION_US: Final = 366 * 86_400 * 1_000_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # half of the time, where all is UTC
 # RFC 3339 section 5.6, with the precision of a microsecond.
 _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -19,8 +20,7 @@ _SECONDS_IN: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d
 
 def rfc3339(time_us: int) -> str:
     """A time in microseconds since 1970, in UTC; without a fraction where there is none."""
-    text = (_EPOCH + timedelta(microseconds=time_us)).replace(tzinfo=None).isoformat()
-    return f"{text}Z"
+    return f"{(_NAIVE_EPOCH + timedelta(0, 0, time_us)).isoformat()}Z"
 
 
 def read_rfc3339(text: str) -> int:

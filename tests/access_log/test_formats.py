@@ -107,6 +107,14 @@ class JsonTests(SynchronousTestCase):
             for name in ("server", "detail"):
                 self.assertEqual(json.loads(line("json", **{name: text}))[name], text)
 
+    def test_several(self) -> None:
+        """Lines that are made together are those that are made one by one, whatever one of the values holds."""
+        for value in [b"/", b"/ space", *HOSTILE]:
+            many = [record(request_id=b"one"), record(target=value), record(target=b"/c", status=404, pool="")]
+            made = make_format("json", stamps())
+            self.assertEqual(made.lines(many), [made.line(one) for one in many])
+        self.assertEqual(make_format("json", stamps()).lines([]), [])
+
     def test_many_texts(self) -> None:
         """Texts that are remembered are right also when there were more than are remembered."""
         made = make_format("json", stamps())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from typing import Any
 
 from tests.api.operator import Client, head_of
@@ -244,8 +245,26 @@ class ImportTests(TransferCase):
         [answer] = self.imported(lines_of(BOB))
         self.assertEqual(answer["detail"], "the store is unavailable; send it again")
 
+    def test_slow_store(self) -> None:
+        """A line is answered as soon as it is stored: a store that is slow, and goes on, does not end the import."""
+        self.disk.held = True
+        body = lines_of(*(new_user(f"user{number}", str(number)) for number in range(5)))
+        client = self.send("POST", "/import/users", body, ADMIN)
+        for number in range(1, 6):
+            self.clock.advance(SERVE_SECONDS - 1)
+            while number > content_of(client)[1].count(b"\n"):
+                self.disk.one()
+                self.clock.pump([0] * 5)
+            self.assertEqual(content_of(client)[1].count(b"\n"), number)
+        self.assertTrue(content_of(client)[2])
+        self.disk.held = False
+        while self.disk.waiting:
+            self.disk.one()
+
     def test_size(self) -> None:
-        """A body of the largest size is accepted from an operator; without a token none is even read."""
+        """A body of the largest size is accepted from an operator, in memory; without a token none is even read."""
+        self.patch(tempfile, "TemporaryFile", lambda *_, **__: self.fail("spooled"))
+        self.assertEqual(len(self.imported(b" " * (MAX_IMPORT_BYTES - 3) + b"\n{}")), 1)
         for size, status in ((MAX_IMPORT_BYTES, None), (MAX_IMPORT_BYTES + 1, 413)):
             client = Client(self.factory)
             client.send(head_of("POST", "/import/users", ADMIN, b"Content-Length: %d" % size))
@@ -254,6 +273,10 @@ class ImportTests(TransferCase):
         client.send(head_of("POST", "/import/users", b"Content-Length: 100000"))
         self.assertEqual(client.statuses, [401])
         self.assertIn(b"WWW-Authenticate: Bearer", client.received)
+        self.tokens.use(())
+        client = Client(self.factory)
+        client.send(head_of("POST", "/import/users", b"Content-Length: 100000"))
+        self.assertEqual(client.statuses, [403])
 
     def test_client_leaves(self) -> None:
         """What was stored before the client has left stays, and is recorded; the rest is not stored."""

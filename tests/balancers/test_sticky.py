@@ -83,6 +83,15 @@ class StickyTests(SynchronousTestCase):
         self.balancer.backends_changed(list(self.backends))
         self.assertEqual(names(self.balancer, request), "cab")
 
+    def test_addresses_are_not_shown(self) -> None:
+        """The cookie of a discovered server has the name of the configured one, and leads to that address alone."""
+        backends = [Backend(f"web@10.0.0.{number}:80", f"10.0.0.{number}", 80) for number in (1, 2, 3)]
+        balancer = sticky(backends)
+        cookies = [cookie_of(balancer, backend) for backend in backends]
+        self.assertEqual({cookie.partition(b".")[0] for cookie in cookies}, {b"lb=web"})
+        for cookie, backend in zip(cookies, backends):
+            self.assertIs(next(iter(balancer.choices(carrying(cookie)))), backend)
+
     def test_forged_cookies(self) -> None:
         """A cookie that was not signed with the secret, for this cookie's name and this server, is ignored."""
         good = cookie_of(self.balancer, self.backends[2])

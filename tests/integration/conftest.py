@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.dns_server import NameServer
 from tests.integration.origin import Servers
 from tests.integration.processes import Balancer
+from tests.integration.raw_server import RawServer
 from tests.integration.redis_server import MISSING, RedisServer
 
 WITHOUT_REDIS = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -36,6 +38,14 @@ def servers() -> Iterator[Servers]:
     servers = Servers(3).start()
     yield servers
     servers.stop()
+
+
+@pytest.fixture(scope="module")
+def raw() -> Iterator[RawServer]:
+    """One server that answers with bytes of the test's choice."""
+    server = RawServer().start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -132,6 +142,14 @@ def redis() -> Iterator[RedisServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture
+def name_server() -> Iterator[NameServer]:
+    """A name server that knows what the test tells it."""
+    server = NameServer()
+    yield server
+    server.close()
 
 
 def assert_calm(balancer: Balancer) -> None:

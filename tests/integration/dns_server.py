@@ -11,6 +11,8 @@ from twisted.names import dns
 from tests.integration.accepting import accepted
 from tests.network.messages import message, record
 
+MAX_DATAGRAM = 512
+
 
 class NameServer:
     """Answers by UDP and TCP.  `addresses` are those of each name; a name that is not there is denied."""
@@ -46,15 +48,19 @@ class NameServer:
         found = self.addresses.get(name.lower())
         if found is None:
             return message(question.id, name, query.type, code=dns.ENAME)
-        records = [record(name, one, self.ttl) for one in found if (":" in one) == (query.type == dns.AAAA)]
+        records = [record(name, one, self.ttl) for one in found if _kind(one) == query.type]
         return message(question.id, name, query.type, *(records if whole else []), truncated=not whole)
 
     def _serve_datagrams(self) -> None:
         while True:
             try:
                 data, client = self._datagrams.recvfrom(4096)
-                if not self.silent:
-                    self._datagrams.sendto(self._answer(data, not self.long), client)
+                if self.silent:
+                    continue
+                answer = self._answer(data, not self.long)
+                if len(answer) > MAX_DATAGRAM:
+                    answer = self._answer(data, False)
+                self._datagrams.sendto(answer, client)
             except OSError:
                 return
 
@@ -64,3 +70,7 @@ class NameServer:
                 data = connection.recv(4096)
                 answer = self._answer(data[2:], True)
                 connection.sendall(len(answer).to_bytes(2, "big") + answer)
+
+
+def _kind(value: str) -> int:
+    return dns.SRV if " " in value else dns.AAAA if ":" in value else dns.A

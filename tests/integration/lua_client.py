@@ -20,6 +20,8 @@ SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
 TIME_LINE = b"local time = call('TIME')\n"
 SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin")
+# Those that come after the library of the same name.
+USER_SCRIPTS = ("create_user", "read_user", "change_user", "delete_user", "create_key", "change_key", "rotate_key")
 
 
 class Answer(NamedTuple):
@@ -48,8 +50,8 @@ class LuaClient:
         self.number = 0  # of the last call
         self.global_bucket = -1  # the level of the global bucket after the last batch, where there is one
         self._hashes = {}
-        for name in SCRIPTS:
-            text = script_text(name)
+        for name in (*SCRIPTS, *USER_SCRIPTS):
+            text = script_text(name, "users" if name in USER_SCRIPTS else "")
             # In production the time comes from Redis alone: only a changed text can be told another one.
             assert text.count(TIME_LINE) == 1 and text.count(b"'TIME'") == 1
             text = text.replace(TIME_LINE, b"local time = {ARGV[#ARGV - 1], ARGV[#ARGV]}\n")

@@ -40,14 +40,6 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def raw() -> Iterator[RawServer]:
-    """The only server."""
-    server = RawServer().start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def balancer(raw: RawServer) -> Iterator[Balancer]:
     """A balancer with few connections."""
     balancer = Balancer(servers(raw.port), environment={"MAX_CONNECTIONS": str(MOST), "ADDRESS_CAPACITY": "100000"})

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from tests.integration.on_redis import OnRedis
 from tests.stores.contract import digest_of
 from tests.stores.users_contract import FUTURE, HOUR, id_of, new_user
-from twisted_lb.interfaces import MICROTOKENS, Account, StoreUnavailable, Taken
+from twisted_lb.interfaces import MICROTOKENS, OWN, Account, StoreUnavailable, Taken
 from twisted_lb.users import (
     DISABLED,
     KEY_DISABLED,
@@ -305,7 +305,7 @@ class OutageTests(OnRedis):
         answers = yield gatherResults([self.take(key) for key in "abcdee"])
         self.assertEqual([isinstance(one, Taken) for one in answers], [False, False, True, True, True, True])
         self.assertEqual([one.admitted for one in answers[2:]], [True, True, True, False])
-        self.assertEqual(answers[5].limit, "key")
+        self.assertEqual(answers[5].limit, OWN)
         for _ in range(3000):
             answer = yield self.take("e")
             if answer.limit == KEY_EXPIRED:

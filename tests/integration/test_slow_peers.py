@@ -24,8 +24,8 @@ ASKED = 500
 # What a machine with something else to do may make of a p99; the worst that a tied-up process does is seconds.
 UNCHANGED_FACTOR = 10.0
 UNCHANGED_SECONDS = 0.25
-# Measured: 1.9 to 2.2 KiB.
-MAX_IDLE_BYTES = 6 * 1024
+# Measured: 1,425 bytes.
+MAX_IDLE_BYTES = 1_700
 # Of one client that asks and does not read.
 MAX_ASKING_BYTES = 4 * 1024 * 1024
 
@@ -45,14 +45,6 @@ LIMITS = {
 # A deadline is met late by at most two ticks of 0.25 s; the rest is for a busy machine, and less than each default.
 LATE_SECONDS = 8.0
 LATE_CONNECT_SECONDS = 4.5
-
-
-@pytest.fixture(scope="module")
-def raw() -> Iterator[RawServer]:
-    """The only server."""
-    server = RawServer().start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

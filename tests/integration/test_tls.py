@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ def test_client_certificates(new_balancer: Start, servers: Servers, own_tls: Tls
 
 @pytest.mark.skipif(WITHOUT_REDIS.args[0], reason="no redis-server")
 def test_workers(new_balancer: Start, servers: Servers, own_tls: Tls, redis: RedisServer) -> None:
-    """Each worker serves the listener, and a stop lets requests finish."""
+    """Each worker serves the listener and resumes sessions of the others, and a stop lets requests finish."""
     redis.start()
     options = ("--redis-url", redis.url, "--workers", "2")
     balancer = new_balancer(servers.yaml(), *options, environment=own_tls.environment()).start()
@@ -291,6 +292,14 @@ def test_workers(new_balancer: Start, servers: Servers, own_tls: Tls, redis: Red
     assert "https://127.0.0.1:" in balancer.log()
     for _ in range(20):
         assert own_tls.ask("/a", key)[0] == 200
+    context = own_tls.context()
+    with own_tls.connect(context) as first:
+        assert ask_on(first, "/a", key)[0] == 200
+        session = first.session
+    # All at once, so that both workers accept some.
+    with ExitStack() as stack:
+        connections = [stack.enter_context(own_tls.connect(context, session)) for _ in range(40)]
+        assert all(connection.session_reused for connection in connections)
     check_drain(balancer, servers, own_tls, key)
 
 

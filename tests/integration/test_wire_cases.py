@@ -18,14 +18,6 @@ POISON = answer(b"poison")
 
 
 @pytest.fixture(scope="module")
-def raw() -> Iterator[RawServer]:
-    """The only server of the balancer."""
-    server = RawServer().start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def balancer(raw: RawServer) -> Iterator[Balancer]:
     """A balancer that gives up on a server after a second."""
     balancer = Balancer(

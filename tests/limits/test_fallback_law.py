@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hypothesis_profile import given
-from twisted_lb.interfaces import MICROTOKENS, Limits, Taken
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Taken
 from twisted_lb.limits.bucket import LOWEST_LEVEL, Bucket
 from twisted_lb.limits.fallback import Fallback
 
@@ -48,13 +48,26 @@ class World:
         for fallback in self.fallbacks:
             fallback.recent["k"] = taken, self.now_us / 1e6
 
+    def decide(self, fallback: Fallback, cost: int) -> Taken | None:
+        return fallback.take("k", cost, 0)
+
+    def release(self, fallback: Fallback, tokens: int) -> None:
+        fallback.release("k", tokens)
+
+    def settled(self, fallback: Fallback, tokens: int) -> None:
+        fallback.settled("k", tokens)
+
+    def debts(self, fallback: Fallback) -> list[int]:
+        charges, _ = fallback.debts()
+        return [amount for _, amount in charges]
+
     def wait(self, us: int) -> None:
         self.now_us += us
         self.left = min(self.left + Fraction(self.bucket.rate_per_sec) * us, Fraction(self.bucket.capacity * M))
 
     def take(self, instance: int, cost: int) -> bool:
         if self.away:
-            answer = self.fallbacks[instance].take("k", cost, 0)
+            answer = self.decide(self.fallbacks[instance], cost)
             assert answer is not None
             admitted = answer.admitted
         else:
@@ -67,10 +80,10 @@ class World:
     def settle(self, instance: int, tokens: int) -> None:
         """A request has cost more than it was admitted for."""
         if self.away:
-            self.fallbacks[instance].release("k", tokens)
+            self.release(self.fallbacks[instance], tokens)
         else:
             for fallback in self.fallbacks:
-                fallback.settled("k", tokens)
+                self.settled(fallback, tokens)
             self.bucket.settle(tokens, self.now_us)
         self.left -= tokens * M
 
@@ -79,8 +92,7 @@ class World:
         self.away = False
         self.outages += 1
         for fallback in self.fallbacks:
-            charges, _ = fallback.debts()
-            for _, amount in charges:
+            for amount in self.debts(fallback):
                 self.bucket.refill(self.now_us)
                 full = self.bucket.capacity * M
                 self.bucket.level = max(min(self.bucket.level - amount, full), LOWEST_LEVEL)
@@ -109,6 +121,30 @@ class World:
         assert self.left >= -rounding, f"{float(-self.left) / M} tokens more than the law, after {self.now_us} us"
 
 
+class SharedWorld(World):
+    """The same with the bucket of a route, and requests without a key."""
+
+    def __init__(self, instances: int, capacity: int, rate: float, unbounded: bool = False) -> None:
+        self.limits = (LimitRule("rule", "r", capacity, rate, unbounded).bucket("subject"),)
+        super().__init__(instances, capacity, rate)
+
+    def tell(self, admitted: bool, level: int) -> None:
+        for fallback in self.fallbacks:
+            fallback.seen_shared(self.limits[0], level)
+
+    def decide(self, fallback: Fallback, cost: int) -> Taken | None:
+        return fallback.take_without_key(self.limits, cost)
+
+    def release(self, fallback: Fallback, tokens: int) -> None:
+        fallback.release("", tokens, self.limits)
+
+    def settled(self, fallback: Fallback, tokens: int) -> None:
+        fallback.settled_shared(self.limits, tokens)
+
+    def debts(self, fallback: Fallback) -> list[int]:
+        return [amount for _, amount in fallback.shared_debts()]
+
+
 class LawTests(SynchronousTestCase):
     """Before, during and after outages, together."""
 
@@ -125,6 +161,20 @@ class LawTests(SynchronousTestCase):
         Nothing is settled in an outage: one share's debt does not hold back the others.
         """
         World(3, capacity, rate).live(without_debts(steps))
+
+    @given(st.integers(1, 12), st.one_of(st.just(0.0), st.floats(0, 5)), STEPS, st.booleans())
+    def test_one_instance_with_a_shared_bucket(
+        self, capacity: int, rate: float, steps: list[tuple[int, int, int, int]], unbounded: bool
+    ) -> None:
+        """The law holds for buckets of routes as for those of keys."""
+        SharedWorld(1, capacity, rate, unbounded).live(steps)
+
+    @given(st.integers(3, 30), st.one_of(st.just(0.0), st.floats(0, 5)), STEPS)
+    def test_three_instances_with_a_shared_bucket(
+        self, capacity: int, rate: float, steps: list[tuple[int, int, int, int]]
+    ) -> None:
+        """The same together."""
+        SharedWorld(3, capacity, rate).live(without_debts(steps))
 
     def test_a_long_outage_of_steady_use_leaves_nothing_for_twice(self) -> None:
         """A key that spends its rate through an outage of an hour finds no burst when the store is back."""

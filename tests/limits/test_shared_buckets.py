@@ -12,24 +12,30 @@ START = 1_800_000_000 * SECOND
 M = MICROTOKENS
 
 
-class Buckets(SharedBuckets):
+class Buckets:
     """Those of one rule, whose subjects are networks."""
 
     def __init__(self, capacity: int, rate: float, most: int = 1000) -> None:
-        super().__init__(most)
+        self.all = SharedBuckets(most)
         self.rule = LimitRule("rule", "burst", capacity, rate, unbounded=True)
+
+    def __len__(self) -> int:
+        return len(self.all)
 
     def take_one(self, subject: str, now_us: int, cost: int = 1) -> tuple[bool, int]:
         """Whether it was admitted, and the level then."""
         limits = (self.rule.bucket(subject),)
-        refused = self.refusing(limits, cost, now_us)
-        return (False, refused[1]) if refused is not None else (True, *self.take(limits, cost, now_us))  # type: ignore[return-value]
+        refused = self.all.refusing(limits, cost, now_us)
+        if refused is not None:
+            return False, refused[1]
+        [level] = self.all.take(limits, cost, now_us)
+        return True, level
 
     def level_of(self, subject: str, now_us: int = START) -> int:
-        return self.level(self.rule.bucket(subject), now_us)
+        return self.all.level(self.rule.bucket(subject), now_us)
 
     def give(self, subject: str, tokens: int = 1) -> None:
-        self.settle((self.rule.bucket(subject),), -tokens, START)
+        self.all.settle((self.rule.bucket(subject),), -tokens, START)
 
 
 class OneRuleTests(SynchronousTestCase):

@@ -6,9 +6,12 @@ from twisted.names import dns
 
 
 def record(name: str, value: str, ttl: int = 60) -> dns.RRHeader:
-    """An address, or an alias."""
+    """An address, an alias, or an SRV record as in a zone file: "10 5 8000 node1.example"."""
     payload: object
-    if ":" in value:
+    if " " in value:
+        priority, weight, port, target = value.split()
+        payload = dns.Record_SRV(int(priority), int(weight), int(port), target.rstrip(".").encode(), ttl)
+    elif ":" in value:
         payload = dns.Record_AAAA(value, ttl)
     elif value[0].isdigit():
         payload = dns.Record_A(value, ttl)
@@ -27,7 +30,7 @@ def message(
     minimum: int | None = None,
 ) -> bytes:
     """An answer; with a `minimum`, the authority says for how many seconds a denial holds."""
-    made = dns.Message(number, answer=1, rCode=code, trunc=truncated)
+    made = dns.Message(number, answer=1, rCode=code, trunc=truncated, maxSize=0)
     made.addQuery(name.encode(), kind, dns.IN)
     made.answers = list(answers)
     if minimum is not None:

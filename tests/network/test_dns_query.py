@@ -61,6 +61,14 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(read(message(7, NAME, dns.A, code=dns.ENAME, minimum=40)), Answer((), 40))
         self.assertEqual(read(message(7, NAME, dns.A, minimum=4)), Answer((), 4))
 
+    def test_services(self) -> None:
+        """SRV records are as in a zone file; those that lead to no host, or to what is not one, are left out."""
+        records = ["10 5 8000 node1.example", "20 0 81 Node_2.example"]
+        refused = ["0 0 80 .", "0 0 0 node3.example", "0 0 80 a/b.example"]
+        answer = read(message(7, NAME, dns.SRV, *[record(NAME, one) for one in (*records, *refused)]), dns.SRV)
+        self.assertEqual(answer, Answer(tuple(records), 60))
+        self.assertEqual(read(message(7, NAME, dns.SRV, record(NAME, "0 0 80 .")), dns.SRV), Answer((), 60))
+
     def test_truncated(self) -> None:
         """An answer that is cut short is told apart."""
         self.assertIsNone(read(message(7, NAME, dns.A, truncated=True)))

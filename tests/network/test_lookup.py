@@ -17,10 +17,13 @@ from twisted_lb.network.names import MIN_TTL, Names
 SIX, FOUR = "2001:db8::1", "192.0.2.1"
 
 
-class LateAnswerTests(SynchronousTestCase):
+class LookUpCase(SynchronousTestCase):
+    """Look-ups whose questions to name servers a test answers: `open` has the last one for each kind of records."""
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.open: dict[int, Deferred[Answer]] = {}
+        self.asked: list[tuple[str, int]] = []
         case = self
 
         class Question:
@@ -29,10 +32,34 @@ class LateAnswerTests(SynchronousTestCase):
             def __init__(self, reactor: Any, servers: Any, name: str, kind: int) -> None:
                 self.answer: Deferred[Answer] = Deferred()
                 case.open[kind] = self.answer
+                case.asked.append((name, kind))
 
         self.patch(lookup, "Question", Question)
-        resolver = Resolver(self.clock, (("192.0.2.53", 53),), "/nonexistent", "/nonexistent")
-        self.names = Names(self.clock, resolver.look_up)
+        self.resolver = Resolver(self.clock, (("192.0.2.53", 53),), "/nonexistent", "/nonexistent")
+
+
+class ServiceTests(LookUpCase):
+    def test_records(self) -> None:
+        """A service has SRV records, and no look-up of addresses."""
+        found = self.resolver.look_up_service("_http._tcp.app.example")
+        self.assertEqual(self.asked, [("_http._tcp.app.example", dns.SRV)])
+        self.open[dns.SRV].callback(Answer(("0 1 80 a.example",), 30))
+        self.assertEqual(self.successResultOf(found), Answer(("0 1 80 a.example",), 30))
+
+    def test_none(self) -> None:
+        """A service that is not there is an answer, and a name server that is away is a failure."""
+        found = self.resolver.look_up_service("_http._tcp.app.example")
+        self.open[dns.SRV].callback(Answer((), 5))
+        self.assertEqual(self.successResultOf(found).addresses, ())
+        found = self.resolver.look_up_service("_http._tcp.app.example")
+        self.open[dns.SRV].errback(LookupFailed("away"))
+        self.failureResultOf(found, LookupFailed)
+
+
+class LateAnswerTests(LookUpCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.names = Names(self.clock, self.resolver.look_up)
         self.told: list[object] = []
 
     def ask(self) -> list[object]:

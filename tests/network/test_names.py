@@ -485,3 +485,88 @@ class InterfaceTests(NamesCase):
         resolver.resolveHostName(Receiver(), "a", 80)  # type: ignore[arg-type]
         four, six = IPv4Address("TCP", "192.0.2.1", 80), IPv6Address("TCP", "2001:db8::1", 80)
         self.assertEqual(heard, ["began", four, "complete", "began", six, four, "complete"])
+
+
+class WatchingTests(NamesCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.seen: list[Answer | None] = []
+
+    def watch(self, longest: float = 30.0, name: str = "a") -> None:
+        self.names.watch(name, self.seen.append, longest)
+
+    def told_of(self) -> list[tuple[str, ...] | None]:
+        seen, self.seen[:] = list(self.seen), []
+        return [one and one.addresses for one in seen]
+
+    def test_each_answer(self) -> None:
+        """A watcher gets each answer, though nobody asks and nothing has changed: at the TTL, and no sooner."""
+        self.watch()
+        for _ in range(3):
+            self.answer("192.0.2.1", ttl=10)
+            self.assertEqual(self.told_of(), [("192.0.2.1",)])
+            self.clock.advance(9.9)
+            self.assertEqual(self.pending, [])
+            self.clock.advance(1.2)
+            self.assertEqual(len(self.pending), 1)
+
+    def test_long_ttl(self) -> None:
+        """A long TTL is cut to what the watcher wants, and so is that of a name that others know already."""
+        self.ask()
+        self.answer("192.0.2.1", ttl=600)
+        self.names.follow("a", lambda addresses: None)
+        self.clock.advance(10)
+        self.watch(30)
+        self.assertEqual(self.told_of(), [("192.0.2.1",)])
+        self.clock.advance(23)
+        self.answer("192.0.2.2", ttl=600)
+        self.assertEqual(self.told_of(), [("192.0.2.2",)])
+        self.clock.advance(29)
+        self.assertEqual(len(self.asked), 2)
+        self.clock.advance(5)
+        self.assertEqual(len(self.asked), 3)
+
+    def test_no_answer(self) -> None:
+        """A failure is told too; the name is looked up again after some seconds, with a TTL of 0 after one."""
+        self.watch()
+        self.fail()
+        self.assertEqual(self.told_of(), [None])
+        self.clock.advance(5)
+        self.answer("192.0.2.1", ttl=0)
+        self.clock.advance(1.1)
+        self.answer()
+        self.assertEqual(self.told_of(), [("192.0.2.1",), ()])
+        self.clock.advance(5)
+        self.assertEqual(len(self.pending), 1)
+
+    def test_jitter(self) -> None:
+        """Programs that were started together do not look names up at the same moments."""
+        times = []
+        for chance in (0.0, 0.5, 1.0):
+            self.setUp()
+            self.names = Names(self.clock, self.look_up, lambda chance=chance: chance)  # type: ignore[misc]
+            self.watch()
+            self.answer("192.0.2.1", ttl=20)
+            times.append(min(call.getTime() for call in self.clock.getDelayedCalls()))
+        self.assertEqual(times, [20, 21, 22])
+
+    def test_unwatched(self) -> None:
+        """A name that is watched no more is not looked up any more, and can be forgotten."""
+        self.watch()
+        self.answer("192.0.2.1", ttl=10)
+        watcher = self.seen.append
+        self.names.unwatch("a", watcher)
+        self.names.unwatch("a", watcher)
+        self.names.unwatch("unknown", watcher)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stays_watched(self) -> None:
+        """Who follows a name is still told when a watcher has gone."""
+        moved: list[object] = []
+        self.names.follow("a", moved.append)
+        self.watch()
+        self.answer("192.0.2.1", ttl=10)
+        self.names.unwatch("a", self.seen.append)
+        self.clock.advance(11)
+        self.answer("192.0.2.2")
+        self.assertEqual(len(moved), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
@@ -137,6 +138,18 @@ class TransportTests(SynchronousTestCase):
         )
         protocol.makeConnection(transport)
         return transport
+
+    def test_small(self) -> None:
+        """A connection keeps neither texts for the log nor a bound method, and says the same when it is asked."""
+        kept = vars(self.transport)
+        self.assertFalse({"fileno", "logstr", "repstr", "hostname", "sessionno"} & set(kept))
+        self.assertEqual(self.transport.fileno(), 7)
+        self.assertEqual(self.transport.logPrefix(), "Recorder,192.0.2.7")
+        self.assertEqual(repr(self.transport), "<ServerTransport of Recorder from 192.0.2.7>")
+        self.assertEqual(self.transport.getPeer(), IPv4Address("TCP", "192.0.2.7", 50_000))
+        self.transport.connectionLost(Failure(CONNECTION_DONE))
+        self.assertEqual(self.transport.fileno(), -1)
+        self.assertEqual(repr(self.transport), "<ServerTransport of NoneType from 192.0.2.7>")
 
     def test_one_call(self) -> None:
         """What is written is sent with one call to the kernel, and nothing waits for a writable event."""

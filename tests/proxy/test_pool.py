@@ -104,6 +104,14 @@ class ChangeTests(SynchronousTestCase):
         self.pool.change(self.balancer, [replace(A, weight=2), B, C])
         self.assertEqual(self.heard.said, [])
 
+    def test_host_of_requests(self) -> None:
+        """A server has a Host of its own where its address is not its name; another one changes nothing else."""
+        self.assertEqual((self.a.authority, self.a.url), (b"h:1", "http://h:1"))
+        change = self.pool.change(self.balancer, [replace(A, authority="web.test:80"), B, C])
+        self.assertEqual((self.a.authority, self.a.url), (b"web.test:80", "http://h:1"))
+        self.assertEqual(change.changed, ((self.a, "authority h:1 -> web.test:80"),))
+        self.assertEqual(self.heard.said, [])
+
     def test_added(self) -> None:
         """A new server is made as the file says, told to the balancer in its place, and to the subscribers."""
         change = self.pool.change(self.balancer, [A, server("new", 9, weight=3, maxconn=4), B, C])

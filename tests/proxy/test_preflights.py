@@ -14,6 +14,7 @@ from twisted_lb.config.cors import Cors
 from twisted_lb.cors import CorsPolicy
 from twisted_lb.credentials import digest
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.preflight import MAX_OF_A_NETWORK, MAX_PREFLIGHTS
 
 APP = b"https://app.test"
@@ -335,3 +336,12 @@ class AnsweredTests(SynchronousTestCase):
         upstream.send(response(b"", b"Access-Control-Allow-Origin: theirs", b"Vary: x"))
         answer = client.response()
         self.assertEqual((answer.field("access-control-allow-origin"), answer.field("vary")), ("theirs", "x"))
+
+
+class ContextTests(SynchronousTestCase):
+    def test_copied(self) -> None:
+        """A copy of the context has the same parts, whatever parts there are."""
+        context = World(known_keys=KnownKeys(10)).factory.limits.context
+        other = context.copied()
+        for name in ProxyContext.__slots__:
+            self.assertIs(getattr(other, name), getattr(context, name), name)

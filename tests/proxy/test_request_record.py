@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import ADMITTED, KEY, REFUSED
 from tests.proxy.world import Client, World, request, response
 from twisted_lb.config.pool import Queue
 from twisted_lb.credentials import digest
+from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.limits.pricing import NO_PRICING
+from twisted_lb.proxy.route import Route
 from twisted_lb.request_record import (
     BAD_REQUEST,
     CLIENT_LEFT,
     CLIENT_TIMEOUT,
     COMPLETE,
     FORBIDDEN,
+    HOOK_TIMEOUT,
     INTERNAL_ERROR,
     KEY_REFUSED,
     LIMITED,
@@ -245,6 +250,17 @@ def on_route(route: str) -> Callable[[World, Client], None]:
     return act
 
 
+class Waiting:
+    def request_received(self, request: object) -> Deferred[None]:
+        return Deferred()
+
+
+def waiting_for_hooks(world: World, client: Client) -> None:
+    world.use(Route(world.server_pool, NO_PRICING, hooks=Hooks("test", Waiting())))
+    client.send(request())
+    world.wait(2)
+
+
 ENDS = {
     "a whole response": End(answered, 200, COMPLETE, 1, 1),
     "the server closes half-way": End(cut, 200, SERVER_CLOSED, 1, 1),
@@ -285,6 +301,7 @@ ENDS = {
     "a tunnel that the server leaves": End(tunnel_lost, 101, SERVER_CLOSED, 1, 1),
     "a tunnel without a byte": End(tunnel_idle, 101, TUNNEL_IDLE, 1, 1, {"tunnel_timeout": 1.0}),
     "a tunnel that is cut": End(tunnel_cut, 101, TUNNEL_CUT, 1, 1),
+    "hooks that do not answer": End(waiting_for_hooks, 504, HOOK_TIMEOUT, settings={"hook_timeout": 1.0}),
     "shutdown": End(drained, 0, SHUTDOWN, 1, 1),
 }
 

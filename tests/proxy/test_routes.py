@@ -14,7 +14,7 @@ from twisted_lb.config.pool import Retries
 from twisted_lb.credentials import digest
 from twisted_lb.interfaces import ADDRESS, Taken
 from twisted_lb.limits.client_networks import KnownKeys, network_of
-from twisted_lb.limits.pricing import NO_PRICING
+from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.pool.pool import Pool
 from twisted_lb.proxy.route import OPTIONAL, Route, Split
 
@@ -53,8 +53,8 @@ class KeyTests(RouteCase):
         self.assertEqual(self.answered(without_key()).status, 401)
 
     def test_optional_without(self) -> None:
-        """Without a key a request goes to a server, and costs its network a token."""
-        for route in ("pool: p, key: optional", "pool: p, key: optional, cost: 5"):
+        """Without a key a request goes to a server, and costs its network what the route costs."""
+        for route, cost in (("pool: p, key: optional", 1), ("pool: p, key: optional, cost: 5", 5)):
             world = self.start(route)
             received, answer = self.served(without_key())
             self.assertTrue(received.startswith(b"GET / HTTP/1.1\r\nHost: api.example\r\nX-Forwarded-For: "), received)
@@ -62,7 +62,7 @@ class KeyTests(RouteCase):
             self.assertEqual((answer.status, answer.body), (200, b"hello"))
             self.assertEqual(answer.field("ratelimit-policy"), '"address";q=20;w=10')
             self.assertEqual((world.buckets.asked, world.buckets.addresses), ([], [NETWORK]))
-            self.assertEqual(world.buckets.returned, [])
+            self.assertEqual((world.buckets.of_addresses, world.buckets.returned), ([(cost, True)], []))
 
     def test_optional_with(self) -> None:
         """With a key it is as where a key is required, and a wrong key is refused."""
@@ -423,9 +423,19 @@ class SplitTests(RouteCase):
         other = world.factory.add_pool(Pool(OrderedServices(), [backend]), name="other")
         first = Route(world.server_pool, NO_PRICING, key=OPTIONAL)
         second = Route(other, NO_PRICING, key=OPTIONAL)
-        first.split = split = Split(list(zip((first, second), weights)), by_network)
+        split = Split(list(zip((first, second), weights)), by_network)
+        first.divide(split)
         world.use(first)
         return world, split, second
+
+    def test_price(self) -> None:
+        """A request costs what the pool says that it goes to, with a key and without."""
+        for weights, cost in (((1, 0), 3), ((0, 1), 7)):
+            world, _, second = self.halves(weights)
+            world.route.pricing, second.pricing = Pricing(default_cost=3), Pricing(default_cost=7)
+            for data in (request(), without_key()):
+                world.client().send(data)
+            self.assertEqual((world.buckets.costs, world.buckets.of_addresses), ([cost], [(cost, True)]))
 
     def test_maintenance_of_a_pool(self) -> None:
         """Only the share of the pool that is in maintenance is 503, and costs nothing; also of preflights."""

@@ -239,6 +239,8 @@ class HandshakeTests(SynchronousTestCase):
         busy.shake()
         busy.ask()
         self.assertTrue(self.client().refused)
+        self.assertEqual(self.ended(), {"complete": 1, "no_room": 1})
+        self.assertEqual(self.world.factory.counts()["handshake_failures no_room"], 1)
 
     def test_per_address(self) -> None:
         """Handshakes count for the address of their client."""

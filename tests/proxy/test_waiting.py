@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.proxy.scripted import ADMITTED, KEY, ClockedBuckets
 from tests.proxy.world import Client, World, request, response
 from twisted_lb.credentials import digest
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, ITokenReceiver, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, ITokenReceiver, SharedBucket, Taken
 from twisted_lb.limits.client_networks import KnownKeys
 
 WAIT_3 = b"Prefer: wait=3"
@@ -18,8 +18,15 @@ MINE = digest(KEY)
 class Later(ClockedBuckets):
     """Answers in the next turn."""
 
-    def take(self, digest: str, receiver: ITokenReceiver, cost: int = 1, network: str = "") -> None:
-        self._clock.callLater(0.01, super().take, digest, receiver, cost, network)
+    def take(
+        self,
+        digest: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        network: str = "",
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
+        self._clock.callLater(0.01, super().take, digest, receiver, cost, network, limits)
 
 
 class ExchangeTests(SynchronousTestCase):

@@ -26,6 +26,7 @@ from tests.proxy.scripted import (
     ServerSide,
 )
 from tests.proxy.transports import Address, FakeTransport
+from twisted_lb.app.limit_rules import LimitRules
 from twisted_lb.app.pools_in_process import new_pool_route, new_route
 from twisted_lb.backend import Backend
 from twisted_lb.config.pool import Queue, Retries
@@ -39,7 +40,7 @@ from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
 from twisted_lb.pool.pool import Pool
 from twisted_lb.proxy.factory import ProxyFactory
-from twisted_lb.proxy.route import Route
+from twisted_lb.proxy.route import AnsweringRoute, Route
 from twisted_lb.routing.match import Match
 from twisted_lb.routing.specs import match_of
 from twisted_lb.routing.table import RouteTable
@@ -134,11 +135,12 @@ class World:
         counts_in_flight: bool = False,
         rate_per_sec: float | None = None,
         authentication: Authentication | None = None,
+        buckets: Any = None,
         **settings: Any,
     ) -> None:
         """Servers are at 127.0.0.1 and ports from 9001 on; `hosts` gives others; `settings` are those of ProxySettings.
 
-        With a `rate_per_sec` each key has a real bucket of 5 tokens, empty at first.
+        With a `rate_per_sec` each key has a real bucket of 5 tokens, empty at first; `buckets` is another IBucketStore.
         """
         self.seen: list[tuple[str, int, str]] = []
         self.clock = Clock()
@@ -148,6 +150,7 @@ class World:
             ScriptedBuckets() if rate_per_sec is None else ClockedBuckets(self.clock, 5, rate_per_sec)
         )
         self.buckets.counts_in_flight = counts_in_flight
+        self.limit_rules = LimitRules()
         self.door = ScriptedDoor()
         self.balancer = balancer or OrderedServices()
         self.dialled: list[tuple[str, int]] = []
@@ -158,7 +161,7 @@ class World:
         self.factory = ProxyFactory(
             MemoryReactor(self.clock, self._dial),
             self.settings,
-            self.buckets,
+            self.buckets if buckets is None else buckets,
             self.door,
             self.names,
             known_keys,
@@ -176,16 +179,21 @@ class World:
     def use(self, route: Route, cors: CorsPolicy | None = None) -> None:
         """All requests take this route."""
         self.route = route
-        self.factory.use(RouteTable([(Match(), route)]), cors)
+        self.factory.use(RouteTable([(Match(), route)]), cors, route.hooks is not None)
 
-    def use_routes(self, *texts: str) -> None:
-        """The routes of a servers.yaml, each without braces; the pool p has all servers."""
+    def use_routes(self, *texts: str, pool: str = "") -> None:
+        """The routes of a servers.yaml, each without braces; the pool p has all servers, and these keys."""
         routes = "".join(f"- {{{text}}}\n" for text in texts)
-        spec = read_gateway(f"pools: {{p: {{servers: [{{url: 'http://a'}}]}}}}\nroutes:\n{routes}", "servers.yaml")
-        made = [
-            (match_of(one), new_pool_route(one, self.server_pool) if one.pool else new_route(one))
-            for one in spec.routes
-        ]
+        pools = f"pools: {{p: {{servers: [{{url: 'http://a'}}], {pool}}}}}"
+        spec = read_gateway(f"{pools}\nroutes:\n{routes}", "servers.yaml")
+        made: list[tuple[Match, Route | AnsweringRoute]] = []
+        for one in spec.routes:
+            limits = self.limit_rules.limits_of(one, spec.pools[0] if one.pool else None)
+            if one.pool:
+                made.append((match_of(one), new_pool_route(one, self.server_pool, limits=limits)))
+            else:
+                made.append((match_of(one), new_route(one, limits)))
+        self.limit_rules.forget_unused()
         self.factory.use(RouteTable(made))
 
     @property

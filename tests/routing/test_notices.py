@@ -36,3 +36,9 @@ class NoticeTests(SynchronousTestCase):
         """A file with one pool needs none."""
         spec = read_gateway("servers: [{url: 'http://a'}]", "x.yaml")
         self.assertEqual(finish(route_notices(spec, "x.yaml")), [])
+
+    def test_mirror(self) -> None:
+        """A pool that has copies only is used."""
+        pools = "pools: {a: {servers: [{url: 'http://a'}]}, b: {servers: [{url: 'http://b'}]}}\n"
+        spec = read_gateway(pools + "routes: [{pool: a, mirror: b}]", "x.yaml")
+        self.assertEqual(finish(route_notices(spec, "x.yaml")), [])

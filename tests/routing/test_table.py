@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from twisted_lb.build_info import COMPILED_BUILD, build
 from twisted_lb.config.gateway import RouteSpec
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.routing.match import Match
@@ -323,6 +324,8 @@ class WholeTableTests(SynchronousTestCase):
 
     def test_many(self) -> None:
         """Of thousands of routes few are compared with a request, whichever condition tells them apart."""
+        if build() == COMPILED_BUILD:
+            self.skipTest("what counts is a subclass, which a compiled class cannot have here")
         for name, made, request, place in (
             ("host and path", lambda n: Match(b"h%d.test" % (n // 10), b"/p%d/" % (n % 10)), ("GET h3.test/p7/x",), 37),
             ("value", lambda n: Match(headers=((b"x-tenant", b"%d" % n),)), ("GET /", "X-Tenant: 37"), 37),

@@ -16,7 +16,7 @@ from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.stores.redis.store import RedisStore
 
 NOSCRIPT = b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
-SCRIPTS = 9
+SCRIPTS = 10
 ANN = (b"ann", 5, b"0.5", 1, 4_000_000)
 UNKNOWN = (None, 0, 0, 0, 0)
 EVERYONE = Policy(1000, 100.0)

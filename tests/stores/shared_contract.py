@@ -7,7 +7,17 @@ from typing import Any
 from twisted.internet.defer import gatherResults, inlineCallbacks
 
 from tests.stores.contract import StoreCase, digest_of
-from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, LimitLevel, LimitRule, Limits, Policy, Taken
+from twisted_lb.interfaces import (
+    GLOBAL,
+    IN_FLIGHT,
+    MICROTOKENS,
+    LimitLevel,
+    LimitRule,
+    Limits,
+    Policy,
+    SharedBucket,
+    Taken,
+)
 from twisted_lb.limits.bucket import MAX_COST
 
 M = MICROTOKENS
@@ -153,6 +163,18 @@ class SharedContract(StoreCase):
         # Another rule of the same key, as after the limit was removed and has come back.
         again = self.rule("one", 10).bucket()
         self.assertEqual((yield self.take_without_key(again)), Taken(True, b"", 10, 0.0, 3 * M, "one"))
+
+    @inlineCallbacks
+    def test_levels(self) -> Any:
+        """Levels are told in the order asked, full ones of buckets that were not used, and nothing is taken."""
+        yield self.begin_with(Limits(global_bucket=Policy(90, 0.0)))
+        yield self.create("k", "ann", 10)
+        one, two = self.rule("one", 4).bucket(), self.rule("two", 9).bucket()
+        yield self.take("k", 3, limits=(one,))
+        everyone = SharedBucket(LimitRule("global", GLOBAL, 90, 0.0), "global")
+        for _ in range(2):
+            self.assertEqual((yield self.store.levels([two, one, everyone])), [9 * M, M, 87 * M])
+        self.assertEqual((yield self.store.levels([])), [])
 
     @inlineCallbacks
     def test_an_address_pays_the_cost(self) -> Any:

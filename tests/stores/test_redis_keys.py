@@ -38,3 +38,4 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(keys.account_key(digest), b"tokenlb:{%s}" % digest.encode())
         self.assertEqual(keys.places_key(digest), b"tokenlb:in_flight:{%s}" % digest.encode())
         self.assertEqual(keys.last_call_key(b"id1"), b"tokenlb:last:id1")
+        self.assertEqual(keys.shared_key("limit:a"), b"tokenlb:limit:a")

@@ -14,6 +14,9 @@ _UNSAFE: Final = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
 # The same for a value that stands without quotes.
 _UNSAFE_OR_SPACE: Final = re.compile(rb'["\\\x00- \x7f-\xff]')
 
+# What stands for itself in all formats.
+_PLAIN: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in b'"\\')
+
 
 def json_text(text: str) -> str:
     """A JSON string with its quotes (RFC 8259 section 7); all that is not printable ASCII is escaped."""
@@ -24,6 +27,19 @@ def json_text(text: str) -> str:
 def json_bytes(value: bytes) -> str:
     """The same of ASCII, or else UTF-8; what is neither has U+FFFD in its place."""
     return json_text(value.decode("utf-8", "replace"))
+
+
+def json_content(value: bytes) -> str:
+    """The same without the quotes."""
+    return json_bytes(value)[1:-1]
+
+
+def plain_texts(values: list[bytes]) -> list[str] | None:
+    """The texts, if none of them has anything to escape; one look at all of them."""
+    joined = b"\n".join(values)
+    if len(joined.translate(None, _PLAIN)) != len(values) - 1:
+        return None
+    return joined.decode("ascii").split("\n")
 
 
 def quoted(value: bytes) -> str:

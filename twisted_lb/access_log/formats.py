@@ -10,7 +10,15 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from twisted_lb.access_log.escaping import field_value, json_bytes, json_text, quoted, word
+from twisted_lb.access_log.escaping import (
+    field_value,
+    json_bytes,
+    json_content,
+    json_text,
+    plain_texts,
+    quoted,
+    word,
+)
 from twisted_lb.access_log.stamps import Stamps
 from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS
 from twisted_lb.network.peer import TlsInfo
@@ -24,6 +32,8 @@ USER_AGENT: Final = b"\r\nuser-agent:"
 
 # Texts that are remembered; when there are more, all are forgotten.
 MAX_TEXTS: Final = 4096
+# Clients choose methods and hosts: longer ones are not remembered.
+MAX_TEXT_BYTES: Final = 256
 
 NO_TLS: Final = TlsInfo()
 
@@ -41,7 +51,7 @@ def microseconds(seconds: float) -> int:
 
 
 class Format:
-    """Makes a line of a record, with its line feed."""
+    """Makes lines of records, each with its line feed."""
 
     wants_fields: bool = False  # whether it reads `RequestRecord.fields`
 
@@ -49,75 +59,115 @@ class Format:
         """The line, in ASCII."""
         raise NotImplementedError
 
+    def lines(self, records: list[RequestRecord]) -> list[str]:
+        """The lines of several records, in order."""
+        return [self.line(record) for record in records]
+
 
 class JsonFormat(Format):
     """One JSON object a line."""
 
     def __init__(self, stamps: Stamps) -> None:
         self._stamps = stamps
-        self._texts: dict[bytes, str] = {}
-        self._names: dict[str, str] = {}
+        # Members that come again and again, by the values that they have.
+        self._requested: dict[tuple[int, bytes, bytes], str] = {}
+        self._clients: dict[tuple[str, TlsInfo | None], str] = {}
+        self._users: dict[tuple[bytes, str], str] = {}
+        self._servers: dict[tuple[str, str, str, int], str] = {}
 
     def line(self, record: RequestRecord) -> str:
-        started, ended = record.started_at, record.ended_at
+        return self._line(record, json_content(record.target), json_content(record.request_id))
+
+    def lines(self, records: list[RequestRecord]) -> list[str]:
+        """See Format.  Targets and ids are different each time, and seldom have anything to escape."""
+        targets = plain_texts([record.target for record in records])
+        ids = plain_texts([record.request_id for record in records])
+        if targets is None or ids is None:
+            return [self.line(record) for record in records]
+        line = self._line
+        return [line(record, target, its_id) for record, target, its_id in zip(records, targets, ids)]
+
+    def _line(self, record: RequestRecord, target: str, request_id: str) -> str:
+        """`target` and `request_id` are escaped."""
+        started = record.started_at
+        ended = record.ended_at
         ids = ""
-        if record.request_id:
-            ids = f',"request_id":{json_bytes(record.request_id)}'
+        if request_id:
+            ids = f',"request_id":"{request_id}"'
             if record.trace_id:
                 ids += f',"trace_id":"{record.trace_id.decode("ascii")}"'
         peer = record.peer
-        tls = ""
-        if peer.tls is not None:
-            tls = _tls_members(peer.tls)
-        detail = f',"detail":{json_text(record.detail)}' if record.detail else ""
+        client = self._clients.get((peer.address, peer.tls))
+        if client is None:
+            client = self._client_members(peer.address, peer.tls)
+        requested = self._requested.get((record.minor, record.method, record.host))
+        if requested is None:
+            requested = self._request_members(record.minor, record.method, record.host)
         limits = ""
         taken = record.taken
         if taken is not None:
             if record.user:
-                limits = f',"user":{self._text(record.user)},"key_id":"{record.key_id}"'
+                user = self._users.get((record.user, record.key_id))
+                limits = self._user_members(record.user, record.key_id) if user is None else user
             if record.limit:
-                limits += f',"limit":{self._name(record.limit)}'
+                limits += f',"limit":{json_text(record.limit)}'
             if taken.capacity and taken.limit != IN_FLIGHT:
                 limits += f',"tokens":{record.cost},"tokens_left":{record.level // MICROTOKENS}'
         if record.wait:
             limits += f',"wait_us":{microseconds(record.wait)}'
         server = ""
-        if record.route:
-            server = f',"route":{self._name(record.route)}'
-        if record.pool:
-            server += f',"pool":{self._name(record.pool)}'
-            if record.attempts:
-                server += f',"server":{self._name(record.server)},"attempts":{record.attempts}'
-                sent = record.sent_at
-                if sent >= 0:
-                    if record.connect_seconds >= 0:
-                        server += f',"connect_us":{microseconds(record.connect_seconds)}'
-                    if record.first_byte_at >= sent:
-                        server += f',"first_byte_us":{microseconds(record.first_byte_at - sent)}'
-                    server += f',"server_us":{microseconds(ended - sent)}'
+        if record.pool or record.route:
+            found = self._servers.get((record.route, record.pool, record.server, record.attempts))
+            if found is None:
+                found = self._server_members(record.route, record.pool, record.server, record.attempts)
+            server = found
+            sent = record.sent_at
+            if sent >= 0 and record.attempts:
+                if record.connect_seconds >= 0:
+                    server += f',"connect_us":{microseconds(record.connect_seconds)}'
+                if record.first_byte_at >= sent:
+                    server += f',"first_byte_us":{int((record.first_byte_at - sent) * 1_000_000 + 0.5)}'
+                server += f',"server_us":{int((ended - sent) * 1_000_000 + 0.5)}'
+        detail = f',"detail":{json_text(record.detail)}' if record.detail else ""
         return (
-            f'{{"time":"{self._stamps.rfc3339(started)}"{ids},"client":{self._name(peer.address)}{tls}'
-            f',"protocol":"HTTP/1.{record.minor}","method":{self._text(record.method)}'
-            f',"host":{self._text(record.host)},"path":{json_bytes(record.target)},"status":{record.status}'
+            f'{{"time":"{self._stamps.rfc3339(started)}"{ids}{client}{requested}"{target}","status":{record.status}'
             f',"reason":"{record.reason}"{detail},"bytes_in":{record.bytes_in},"bytes_out":{record.bytes_out}'
-            f'{limits}{server},"total_us":{microseconds(ended - started)}}}\n'
+            f'{limits}{server},"total_us":{int((ended - started) * 1_000_000 + 0.5)}}}\n'
         )
 
-    def _text(self, value: bytes) -> str:
-        found = self._texts.get(value)
-        if found is None:
-            if len(self._texts) >= MAX_TEXTS:
-                self._texts.clear()
-            found = self._texts[value] = json_bytes(value)
-        return found
+    def _client_members(self, address: str, tls: TlsInfo | None) -> str:
+        if len(self._clients) >= MAX_TEXTS:
+            self._clients.clear()
+        made = f',"client":{json_text(address)}{"" if tls is None else _tls_members(tls)}'
+        self._clients[address, tls] = made
+        return made
 
-    def _name(self, value: str) -> str:
-        found = self._names.get(value)
-        if found is None:
-            if len(self._names) >= MAX_TEXTS:
-                self._names.clear()
-            found = self._names[value] = json_text(value)
-        return found
+    def _request_members(self, minor: int, method: bytes, host: bytes) -> str:
+        """Up to the target."""
+        made = f',"protocol":"HTTP/1.{minor}","method":{json_bytes(method)},"host":{json_bytes(host)},"path":'
+        if len(method) + len(host) <= MAX_TEXT_BYTES:
+            if len(self._requested) >= MAX_TEXTS:
+                self._requested.clear()
+            self._requested[minor, method, host] = made
+        return made
+
+    def _user_members(self, user: bytes, key_id: str) -> str:
+        if len(self._users) >= MAX_TEXTS:
+            self._users.clear()
+        made = f',"user":{json_bytes(user)},"key_id":"{key_id}"'
+        self._users[user, key_id] = made
+        return made
+
+    def _server_members(self, route: str, pool: str, server: str, attempts: int) -> str:
+        if len(self._servers) >= MAX_TEXTS:
+            self._servers.clear()
+        made = f',"route":{json_text(route)}' if route else ""
+        if pool:
+            made += f',"pool":{json_text(pool)}'
+            if attempts:
+                made += f',"server":{json_text(server)},"attempts":{attempts}'
+        self._servers[route, pool, server, attempts] = made
+        return made
 
 
 def _tls_members(tls: TlsInfo) -> str:

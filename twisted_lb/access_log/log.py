@@ -54,14 +54,22 @@ class AccessLog:
 
     def _make_lines(self) -> None:
         records, self._records = self._records, []
-        lines = self._lines
-        line = self._format.line
+        try:
+            lines = self._format.lines(records)
+        except Exception:
+            lines = self._lines_one_by_one(records)
+        self._lines += lines
+        self._count += len(lines)
+
+    def _lines_one_by_one(self, records: list[RequestRecord]) -> list[str]:
+        """Those that can be made."""
+        lines = []
         for record in records:
             try:
-                lines.append(line(record))
-                self._count += 1
+                lines.append(self._format.line(record))
             except Exception:
                 _errors.failure("line", "A line of the access log could not be made")
+        return lines
 
     def _time_is_up(self) -> None:
         self._flush = None

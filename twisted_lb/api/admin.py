@@ -24,10 +24,11 @@ from zope.interface import implementer
 from twisted_lb import BUILD
 from twisted_lb.api.audit import Auditing, NoRecording, Recording
 from twisted_lb.api.changes import Changing
-from twisted_lb.api.explained_request import explained_request, explained_user
+from twisted_lb.api.explained_limits import with_levels
+from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
-from twisted_lb.api.operator_token import UNKNOWN_TOKEN, OperatorTokens
+from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.pools import MAX_BODY_BYTES, PoolsApi
 from twisted_lb.api.pools import PATHS as POOL_PATHS
@@ -39,6 +40,7 @@ from twisted_lb.api.users import UserAdministration, UsersApi
 from twisted_lb.api.users_transfer import MAX_IMPORT_BYTES, TransferApi
 from twisted_lb.api.users_transfer import PATHS as TRANSFER_PATHS
 from twisted_lb.config.admin_tokens import AdminToken
+from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
@@ -110,16 +112,25 @@ class _AdminApi:
         head, client = explained_request(request.args)
         if self._explaining is None:
             raise Refusal(404, "This process has no routes.")
-        found = self._explaining.explain(head, client)
+        digest = explained_key(request.args)
+        found = self._explaining.explain(head, client, digest)
         pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
+        levels = await self._levels(found["limits"], digest)
         user = explained_user(request.args)
+        if levels is not None and levels["key"] is not None:
+            known = levels["key"].pop("user", "")
+            user = user or known
         servers = await self._explained_servers(self._explaining.question(head, client, user, pools)) if pools else []
-        return json_answer(request, {**found, "servers": servers})
+        return json_answer(request, {**found, "servers": servers, "limits": with_levels(found["limits"], levels)})
 
     async def _explained_servers(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
         """The servers of the pools with their places among the choices, and why not each of them."""
-        chosen = self._running.choices(asked)
-        by_pool = await chosen if isinstance(chosen, Awaitable) else chosen
+        try:
+            chosen = self._running.choices(asked)
+            by_pool = await chosen if isinstance(chosen, Awaitable) else chosen
+        except StoreUnavailable:
+            # No worker responds.
+            by_pool = {}
         found = []
         for one in (await report_of(self._running)).servers:
             if one["pool"] in asked["pools"]:
@@ -129,6 +140,14 @@ class _AdminApi:
                 why_not = REMOVED if removed else pool["why_not"].get(one["name"])
                 found.append({**one, "choice": place, "why_not": why_not})
         return found
+
+    async def _levels(self, limits: list[dict[str, Any]], digest: str) -> dict[str, Any] | None:
+        """The levels of the limits; None while the store is unavailable."""
+        buckets = [[one["bucket"], one["capacity"], one["rate_per_sec"]] for one in limits if one["bucket"]]
+        try:
+            return await self._running.levels(digest, buckets) if limits else None
+        except StoreUnavailable:
+            return None
 
     @app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
@@ -181,12 +200,11 @@ class _Judge:
 
     def judge(self, head: RequestHead, here: str) -> tuple[int, str] | None:
         """See operators.Judge."""
-        if not self._tokens.required:
-            return _judge(head, here)
+        required = self._tokens.required
         if _first(head) in TRANSFER_PATHS and not self._tokens.knows(head.notable.get(b"authorization", ())):
-            # A large body is for operators only.
-            return 401, UNKNOWN_TOKEN
-        return None
+            # Only operators may send a large body.
+            return (401, UNKNOWN_TOKEN) if required else (403, NO_TOKENS)
+        return None if required else _judge(head, here)
 
 
 @implementer(IResource)

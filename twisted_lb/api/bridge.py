@@ -14,7 +14,8 @@ request, and ends in one of three ways:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from io import BytesIO
+from typing import IO, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -46,7 +47,7 @@ class ApiDoor:
 
     def __init__(self, resource: IResource, owns: Callable[[bytes], bool] = is_user_path) -> None:
         """`owns` tells the paths that the resource serves."""
-        self._site = Site(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
+        self._site = _SiteInMemory(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
         self._owns = owns
 
     def owns(self, path: bytes) -> bool:
@@ -59,6 +60,12 @@ class ApiDoor:
         channel.makeConnection(_ReplyTransport(channel, cast(IAddress, peer), reply))
         channel.dataReceived(head + body)
         return channel
+
+
+class _SiteInMemory(Site):
+    def getContentFile(self, length: int | None) -> IO[bytes]:
+        """The whole body is in memory already: it is never written to a temporary file."""
+        return BytesIO()
 
 
 class _ServedRequest(ApiRequest):

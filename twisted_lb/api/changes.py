@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -52,6 +52,9 @@ class Changing(Protocol):
 
     def pools(self) -> list[dict[str, Any]]:
         """The pools in their order: name, balancer and seconds of maintenance, or 0."""
+
+    def server_names(self, pool: str) -> Sequence[str]:
+        """The servers that the file has for a pool."""
 
     def routes(self) -> list[dict[str, Any]]:
         """The routes in their order, as /explain shows them, with the seconds of their own maintenance, or 0."""

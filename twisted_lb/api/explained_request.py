@@ -11,10 +11,12 @@ from twisted_lb.api.responses import Refusal
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
-NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"user")
+NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"user", b"key_digest")
 TAKES: Final = (
-    "/explain takes method, host, path, client and user, each once at most, and header=NAME:VALUE, nothing else."
+    "/explain takes method, host, path, client, user and key_digest, each once at most, and header=NAME:VALUE,"
+    " nothing else."
 )
+_DIGEST: Final = re.compile(r"(?:[0-9a-f]{64})?")
 _WORD: Final = re.compile(rb"[!-~]*")
 _LINE: Final = re.compile(rb"[!-~][ -~]*")
 
@@ -50,3 +52,11 @@ def explained_user(args: Mapping[bytes, Sequence[bytes]]) -> str:
         return args.get(b"user", [b""])[0].decode("utf-8")
     except UnicodeDecodeError:
         raise Refusal(400, "user is not a name in percent-encoded UTF-8.") from None
+
+
+def explained_key(args: Mapping[bytes, Sequence[bytes]]) -> str:
+    """The digest of the request's key, "" for none.  Raises Refusal."""
+    digest = args.get(b"key_digest", [b""])[0].decode("latin-1")
+    if _DIGEST.fullmatch(digest) is None:
+        raise Refusal(400, "key_digest is not the SHA-256 of a key in lower-case hexadecimal.")
+    return digest

@@ -10,6 +10,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from twisted_lb.limits.client_networks import plain_address
+from twisted_lb.routing.table import plain_host
 
 
 def counts_as_local(host: bytes, here: str) -> bool:
@@ -20,14 +21,10 @@ def counts_as_local(host: bytes, here: str) -> bool:
     """
     if not here or not host:
         return True
-    name = host.decode("ascii", "replace").lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    else:
-        name = name.partition(":")[0].removesuffix(".")
-        if name == "localhost":
-            return True
-    address = _address(name)
+    name = plain_host(host).decode("ascii", "replace")
+    if name == "localhost":
+        return True
+    address = _address(name.removeprefix("[").removesuffix("]"))
     # The address of a connection may contain its interface.
     return address is not None and (address.is_loopback or address == _address(here.partition("%")[0]))
 

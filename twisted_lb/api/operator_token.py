@@ -19,6 +19,7 @@ from twisted_lb.config.admin_tokens import READ, AdminToken
 from twisted_lb.credentials import bearer_token, digest
 
 CHALLENGE: Final = 'Bearer realm="twisted_lb admin"'
+NO_TOKENS: Final = "Changes need an admin token: set ADMIN_TOKEN, and send it as Authorization: Bearer <token>."
 UNKNOWN_TOKEN: Final = "This needs the admin token; send it as Authorization: Bearer <token>."
 
 
@@ -49,8 +50,7 @@ class OperatorTokens:
     def changer(self, request: Request, scope: str) -> str:
         """The name of the token with which something is changed.  Raises Refusal."""
         if not self._tokens:
-            detail = "Changes need an admin token: set ADMIN_TOKEN, and send it as Authorization: Bearer <token>."
-            raise Refusal(403, detail)
+            raise Refusal(403, NO_TOKENS)
         return self._check(request, scope)
 
     def _check(self, request: Request, scope: str) -> str:

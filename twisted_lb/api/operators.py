@@ -70,7 +70,7 @@ def no_body(head: RequestHead) -> int:
 
 
 def unheard(head: RequestHead, status: int, detail: str, client: str) -> None:
-    """Rejected requests are nobody's business."""
+    """Rejected requests are not recorded."""
 
 
 class OperatorFactory(Factory):

@@ -17,19 +17,18 @@ SHOWN_SERVERS: Final = 5  # in a reason
 Server = Mapping[str, Any]
 
 
-def shown_pool(
-    pool: Mapping[str, Any], servers: Sequence[Server], live: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """A pool of `Changing.pools`; `live` are the changes that are not in the file."""
+def shown_pool(pool: Mapping[str, Any], servers: Sequence[Server], live: bool) -> dict[str, Any]:
+    """A pool of `Changing.pools`; `live`: it has changes that are not in the file."""
     state, reason = pool_state(pool, servers)
+    states = _states(servers)
     return {
         "name": pool["name"],
         "balancer": pool["balancer"],
         "state": state,
         "reason": reason,
         "maintenance": pool["maintenance"] or None,
-        "live": any(one["pool"] == pool["name"] for one in live),
-        "server_states": {one: count for one in STATES if (count := _states(servers)[one])},
+        "live": live,
+        "server_states": {one: states[one] for one in STATES if states[one]},
         **counts(servers),
     }
 

@@ -8,6 +8,7 @@ A change is answered when it holds in all processes; see `recorded_change`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from twisted_lb.api.audit import Attempt
 from twisted_lb.api.bodies import BadBody, read_nothing, read_object
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Changing
 from twisted_lb.api.operator_token import OperatorTokens
-from twisted_lb.api.pool_summary import pool_state, shown_pool, shown_route
+from twisted_lb.api.pool_summary import counts, pool_state, shown_pool, shown_route
 from twisted_lb.api.recorded_change import Outcome, RecordedChanges
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
 from twisted_lb.api.status import Running, report_of
@@ -58,12 +59,10 @@ class PoolsApi:
     @app.route("/pools", methods=["GET"])
     async def _pools(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
-        servers = (await report_of(self._running)).servers
+        servers = await self._servers_by_pool()
         live = self._changing.live_changes()
-        pools = [
-            shown_pool(pool, [one for one in servers if one["pool"] == pool["name"]], live)
-            for pool in self._changing.pools()
-        ]
+        changed = {one["pool"] for one in live}
+        pools = [shown_pool(one, servers[one["name"]], one["name"] in changed) for one in self._changing.pools()]
         return json_answer(request, {"pools": pools, "writes": self._changing.writes(), "live_changes": live})
 
     @app.route("/pools/<pool>", methods=["GET"])
@@ -84,15 +83,9 @@ class PoolsApi:
     @app.route("/routes", methods=["GET"])
     async def _routes(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
-        servers = (await report_of(self._running)).servers
-        pools = {pool["name"]: pool for pool in self._changing.pools()}
-        states: dict[str, tuple[str, str]] = {}
-        of_pool: dict[str, list[dict[str, Any]]] = {name: [] for name in pools}
-        for one in servers:
-            of_pool.setdefault(one["pool"], []).append(one)
-        for name, pool in pools.items():
-            states[name] = pool_state(pool, of_pool[name])
-        return json_answer(request, [shown_route(route, states, of_pool) for route in self._changing.routes()])
+        servers = await self._servers_by_pool()
+        states = {pool["name"]: pool_state(pool, servers[pool["name"]]) for pool in self._changing.pools()}
+        return json_answer(request, [shown_route(route, states, servers) for route in self._changing.routes()])
 
     # Changing
 
@@ -176,19 +169,31 @@ class PoolsApi:
 
     # What is shown
 
+    async def _servers_by_pool(self) -> defaultdict[str, list[dict[str, Any]]]:
+        found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for one in (await report_of(self._running)).servers:
+            found[one["pool"]].append(one)
+        return found
+
     async def _shown_pool(self, name: str) -> dict[str, Any]:
         pool = next((one for one in self._changing.pools() if one["name"] == name), None)
         if pool is None:
             raise Refusal(404, f"There is no pool {name!r}.")
-        servers = [one for one in (await report_of(self._running)).servers if one["pool"] == name]
-        return {**shown_pool(pool, servers, self._changing.live_changes()), "servers": servers}
+        servers = (await self._servers_by_pool())[name]
+        live = any(one["pool"] == name for one in self._changing.live_changes())
+        return {**shown_pool(pool, servers, live), "servers": servers}
 
     async def _shown_server(self, pool: str, name: str) -> dict[str, Any]:
-        for server in (await self._shown_pool(pool))["servers"]:
-            if server["name"] == name and server["reason"] != REMOVED:
+        """A server of the file; one that stands for several, named `name@address`, is shown with these."""
+        servers = [one for one in (await self._shown_pool(pool))["servers"] if one["reason"] != REMOVED]
+        for server in servers:
+            if server["name"] == name:
                 found: dict[str, Any] = server
                 return found
-        raise Refusal(404, f"The pool {pool} has no server {name!r}.")
+        if name not in self._changing.server_names(pool):
+            raise Refusal(404, f"The pool {pool} has no server {name!r}.")
+        several = [one for one in servers if one["name"].startswith(f"{name}@")]
+        return {"name": name, "pool": pool, "servers": several, **counts(several)}
 
 
 async def _shown(show: Show, changed: Changed) -> bytes:

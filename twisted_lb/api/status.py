@@ -37,6 +37,15 @@ class Running(Protocol):
         """Which servers a request would be sent to; see `app.explain_servers`."""
 
 
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
+        """The levels of buckets, for which nothing is taken; fails with StoreUnavailable.
+
+        `buckets` are lists of a key, a capacity and a rate; `digest` is that of an API key, or "".  The answer has
+        `levels`, from the keys of the buckets to microtokens, and `key`: capacity, rate_per_sec and level (in tokens)
+        of the key's own bucket with its `user`, or None.
+        """
+
+
 async def report_of(running: Running) -> Report:
     """The present state, now or later."""
     report = running.report()
@@ -44,10 +53,13 @@ async def report_of(running: Running) -> Report:
 
 
 class Explaining(Protocol):
-    """Knows the routes."""
+    """Knows the routes and their limits."""
 
-    def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
-        """What becomes of a request with this head; `client` is an address, or "" for any."""
+    def explain(self, head: RequestHead, client: str, digest: str = "") -> dict[str, Any]:
+        """What becomes of a request with this head; `client` is an address, or "" for any.
+
+        `digest` is that of its API key, or "".  The `limits` have no levels yet.
+        """
 
     def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
         """What `Running.choices` is asked about the same request of this user."""
@@ -68,6 +80,10 @@ class WithCounts:
     def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         """See Running."""
         return self._running.choices(asked)
+
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
+        """See Running."""
+        return self._running.levels(digest, buckets)
 
 
 def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:

@@ -11,11 +11,13 @@ changes by itself, such as levels, is not compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from klein import Klein
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -41,7 +43,7 @@ from twisted_lb.users import KeyTaken, User, UserFilter
 PATHS: Final = (b"export", b"import")
 MAX_IMPORT_BYTES: Final = 4 * 1024 * 1024
 PAGE: Final = 100  # users that are read at a time
-AT_A_TIME: Final = 50  # users that are stored at the same time
+AT_A_TIME: Final = 200  # users that are stored at the same time
 
 STORED: Final = "stored"
 UNCHANGED: Final = "unchanged"
@@ -90,16 +92,25 @@ class TransferApi:
         async def make(body: bytes, attempt: Attempt) -> Outcome:
             stream = LineStream(self._reactor, request)
             counts = dict.fromkeys((STORED, UNCHANGED, ERROR), 0)
+            lines, pending = _lines(body), deque[Deferred[dict[str, Any]]]()
             try:
-                for some in _chunks(body):
-                    answers = await gatherResults(
-                        [Deferred.fromCoroutine(self._imported(number, line, attempt)) for number, line in some]
-                    )
-                    for one in answers:
-                        counts[one["result"]] += 1
+                while True:
+                    for number, line in islice(lines, AT_A_TIME - len(pending)):
+                        pending.append(Deferred.fromCoroutine(self._imported(number, line, attempt)))
+                    if not pending:
+                        break
+                    # At once, in the order of the lines: the client hears of a slow store that it goes on.
+                    answers = [await pending.popleft()]
+                    while pending and pending[0].called:
+                        answers.append(await pending.popleft())
+                    _count(counts, answers)
                     await stream.write(answers)
             except ClientLeft:
-                """What was stored until then stays, and is counted."""
+                # What was stored until then stays.
+                _count(counts, [await one for one in pending])
+            except BaseException:
+                stream.cut()
+                raise
             else:
                 stream.end()
             return Outcome({}, counts if counts[STORED] else {}, b"")
@@ -143,17 +154,16 @@ class TransferApi:
         return failure_answer(request, failure)
 
 
-def _chunks(body: bytes) -> Iterator[list[tuple[int, bytes]]]:
+def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers."""
-    some: list[tuple[int, bytes]] = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip():
-            some.append((number, line))
-        if len(some) == AT_A_TIME:
-            yield some
-            some = []
-    if some:
-        yield some
+            yield number, line
+
+
+def _count(counts: dict[str, int], answers: Iterable[dict[str, Any]]) -> None:
+    for one in answers:
+        counts[one["result"]] += 1
 
 
 def _user_in(line: bytes) -> User:

@@ -53,8 +53,7 @@ class AccessLogService(Service):
         try:
             self._writer.start()
         except OSError as error:
-            text = f"ACCESS_LOG: {self._place!r}: it cannot be opened: {described(error)}"
-            raise CannotStart(f"twisted_lb cannot start: {text}") from None
+            raise CannotStart(f"ACCESS_LOG: {self._place!r}: it cannot be opened: {described(error)}") from None
 
     def stopService(self) -> Deferred[None]:
         """Write what was collected; fires when that is done, or has taken too long."""

@@ -49,8 +49,7 @@ class AuditLog(Service):
         try:
             self._writer.start()
         except OSError as error:
-            text = f"AUDIT_LOG: {self._place!r}: it cannot be opened: {described(error)}"
-            raise CannotStart(f"twisted_lb cannot start: {text}") from None
+            raise CannotStart(f"AUDIT_LOG: {self._place!r}: it cannot be opened: {described(error)}") from None
 
     def stopService(self) -> Deferred[None] | None:
         """Write what waits; fires when that is done, or has taken too long."""

@@ -36,7 +36,7 @@ from twisted_lb.app.explain import Explainer
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.listener_tls import new_contexts
 from twisted_lb.app.operator_changes import OperatorChanges
-from twisted_lb.app.process import Serving
+from twisted_lb.app.process import Serving, limits_of, resolving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.rlimit import TOO_FEW, raise_open_files, shortage
 from twisted_lb.app.servers_writer import write_text
@@ -50,6 +50,7 @@ from twisted_lb.app.services import (
 )
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
+from twisted_lb.app.ticket_rotation import TicketRotation
 from twisted_lb.app.workers.remote_users import UsersOfWorkers
 from twisted_lb.app.workers.supervisor import Workers
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens
@@ -57,6 +58,7 @@ from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
+from twisted_lb.discovery.service import Apply, Discovery, Found, in_one_process
 from twisted_lb.interfaces import IUserStore
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.network.certificate import Certificate
@@ -94,9 +96,14 @@ def build(reactor: Any, startup: Startup) -> IService:
     if settings.workers > 1:
         workers = Workers(reactor, startup)
         # Without clients: it validates changes and describes them.
-        gateway = Gateway(reactor, startup.gateway)
-        file = _file(reactor, startup, _change_of_workers(gateway, workers))
+        gateway = Gateway(reactor, startup.listed)
+        apply = _change_of_workers(gateway, workers)
+        names, services = resolving(reactor, settings)
+        discovery = Discovery(reactor, startup.gateway, startup.answers, names, services, apply)
+        workers.found = discovery.started
+        file = _file(reactor, startup, discovery.use)
         watch = _watch(reactor, startup, workers)
+        rotation = _rotation(reactor, startup, workers)
         audit = AuditLog(reactor, settings.audit_log)
         users = UsersOfWorkers(workers.ask_about_users)
         running = WithCounts(workers, _counts(file, watch))
@@ -105,9 +112,11 @@ def build(reactor: Any, startup: Startup) -> IService:
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
         signals = _signals(reactor, settings, [file, *watch, *token_file], audit, workers.reopen_logs)
-        return ordered(*demo, audit, *token_file, admin, *health, workers, file, *watch, *signals, announcement)
-    serving = Serving(reactor, settings, startup.gateway, _openings(reactor, startup))
-    file = _file(reactor, startup, _change(serving.gateway))
+        started = (audit, *token_file, admin, *health, workers, discovery, file)
+        return ordered(*demo, *started, *watch, *rotation, *signals, announcement)
+    serving = Serving(reactor, settings, startup.listed, _openings(reactor, startup))
+    discovery = in_one_process(reactor, startup.gateway, startup.answers, serving)
+    file = _file(reactor, startup, discovery.use)
     watch = _watch(reactor, startup)
     audit = AuditLog(reactor, settings.audit_log)
     running = WithCounts(serving, _counts(file, watch))
@@ -121,8 +130,10 @@ def build(reactor: Any, startup: Startup) -> IService:
         admin,
         *health,
         *serving.parts[1:],
+        discovery,
         file,
         *watch,
+        *_rotation(reactor, startup),
         *_signals(reactor, settings, [file, *watch, *token_file], audit, serving.reopen_logs),
         _Announcement(startup, serving.proxy, admin, health),
     )
@@ -141,20 +152,14 @@ def _file(reactor: Any, startup: Startup, change: Callable[[GatewaySpec, str], D
     return ServersFile(reactor, name, startup.servers_text, change, files=files_of(spec), spec=spec)
 
 
-def _change(gateway: Gateway) -> Callable[[GatewaySpec, str], Deferred[str]]:
-    def use(spec: GatewaySpec, text: str) -> Deferred[str]:
-        return gateway.change_in_turns(spec)
+def _change_of_workers(gateway: Gateway, workers: Workers) -> Apply:
+    def use(found: Found) -> Deferred[str]:
+        return gateway.change_in_turns(found.spec).addCallback(tell, found)
 
-    return use
-
-
-def _change_of_workers(gateway: Gateway, workers: Workers) -> Callable[[GatewaySpec, str], Deferred[str]]:
-    def use(spec: GatewaySpec, text: str) -> Deferred[str]:
-        return gateway.change_in_turns(spec).addCallback(tell, text, spec)
-
-    def tell(said: str, text: str, spec: GatewaySpec) -> Deferred[str]:
-        places = [(pool.name, server.name, server.url) for pool in spec.pools for server in pool.servers]
-        return workers.use(text, places, files_of(spec)).addCallback(lambda _: said)
+    def tell(said: str, found: Found) -> Deferred[str]:
+        places = [(pool.name, server.name, server.url) for pool in found.spec.pools for server in pool.servers]
+        used = workers.use(found.text, places, files_of(found.configured), found.answers)
+        return used.addCallback(lambda _: said)
 
     return use
 
@@ -177,6 +182,14 @@ def _watch(reactor: Any, startup: Startup, workers: Workers | None = None) -> li
         return run_in_turns(reactor, tls.certificates.use_contexts_in_steps(contexts))
 
     return [CertificateWatch(reactor, tls.files, use, time.time, tls.client_authorities, use_authorities)]
+
+
+def _rotation(reactor: Any, startup: Startup, workers: Workers | None = None) -> list[IService]:
+    """The rotation of the keys of session tickets, if there are certificates; `workers` are told of others."""
+    if startup.tls is None:
+        return []
+    tell = None if workers is None else workers.use_ticket_secrets
+    return [TicketRotation(reactor, startup.tls.certificates.ticket_keys, tell)]
 
 
 def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[], dict[str, float]]:
@@ -244,11 +257,12 @@ def _admin(
     audit: AuditLog,
     store: IUserStore,
 ) -> ListeningService:
-    changes = OperatorChanges(file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
+    most = settings.admin_max_connections
+    changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
+    explaining = Explainer(gateway, limits_of(settings))
     form, default = KeyFormat(settings.key_prefix), (settings.default_capacity, settings.default_rate_per_sec)
     users = UserAdministration(store, form, *default, now_us)
-    most = settings.admin_max_connections
-    factory = admin_factory(reactor, running, tokens, most, Explainer(gateway), changes, audit, users)
+    factory = admin_factory(reactor, running, tokens, most, explaining, changes, audit, users)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
 
@@ -294,7 +308,7 @@ class _Announcement(Service):
         _log.info(ANNOUNCEMENT, **self._fields())
 
     def _fields(self) -> dict[str, object]:
-        settings, gateway = self._startup.settings, self._startup.gateway
+        settings, gateway = self._startup.settings, self._startup.listed
         # The ports with TLS come last.
         clear = len(settings.listen)
         public = [url(port) for port in self._public.ports[:clear]]
@@ -311,7 +325,7 @@ class _Announcement(Service):
             "admin": ", ".join(url(port) for port in self._admin.ports),
             "health": f"\nhealth   {', '.join(probed)}" if probed else "",
             "store": store,
-            "servers": ", ".join(shown),
+            "servers": ", ".join(shown) or "none yet",
             "balancer": ", ".join(dict.fromkeys(pool.balancer for pool in gateway.pools[:SHOWN_SERVERS])),
             "base": self._base(public),
             "field": key_places(settings).example.replace("<key>", "API_KEY"),

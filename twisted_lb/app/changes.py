@@ -7,14 +7,15 @@ from dataclasses import fields
 from typing import Final
 
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
-from twisted_lb.config.pool import ONLY_POOL, PoolSpec
+from twisted_lb.config.pool import ONLY_POOL, ClassSpec, PoolSpec
 from twisted_lb.listed import listed
 from twisted_lb.pool.pool import Change
 from twisted_lb.steps import Steps, chunks
 
 SHOWN_NAMES: Final = 10  # of each kind, in a log line
 # Fields of the configuration whose changes are described separately.
-SAID_IN_FULL: Final = ("name", "servers", "balancer", "options", "pricing", "pricing_options")
+SAID_IN_FULL: Final = ("name", "servers", "balancer", "options", "pricing", "pricing_options", "hooks")
+NO_CLASS: Final = ClassSpec("", {})
 NOTHING: Final = "the same servers and balancer as before"
 
 
@@ -75,9 +76,10 @@ def what_changed_in_pool(before: PoolSpec, now: PoolSpec, change: Change) -> str
     ]
     parts.append(_other_class("balancer", before.balancer, before.options, now.balancer, now.options))
     parts.append(_other_class("pricing", before.pricing, before.pricing_options, now.pricing, now.pricing_options))
+    was, is_now = before.hooks or NO_CLASS, now.hooks or NO_CLASS
+    parts.append(_other_class("hooks", was.name, was.options, is_now.name, is_now.options))
     for field in fields(PoolSpec):
-        was, is_now = getattr(before, field.name), getattr(now, field.name)
-        if field.name not in SAID_IN_FULL and was != is_now:
+        if field.name not in SAID_IN_FULL and getattr(before, field.name) != getattr(now, field.name):
             parts.append(f"{field.name} changed")
     return "; ".join(part for part in parts if part)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
 
 from twisted_lb.app.certificate_watch import shown_expiry
@@ -18,9 +18,11 @@ from twisted_lb.app.version import version_text
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.environment import READERS
 from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.pool import DRAIN, ONLY_POOL, READY, Ejection, HeaderRules, PoolSpec, ServerSpec, ServerTls
 from twisted_lb.config.server_tls import own_certificate
 from twisted_lb.config.settings import Misconfigured, Settings
+from twisted_lb.limits.request_limits import PER_KEY, PER_NETWORK
 from twisted_lb.network.listener import read_endpoint, trial
 from twisted_lb.stores.redis.url import parse_redis_url
 
@@ -31,15 +33,16 @@ SHOWN |= {"admin_token", "redis_sentinel_password"}
 
 def description(startup: Startup) -> str:
     """The configuration as text."""
-    settings, gateway = startup.settings, startup.gateway
+    settings, gateway = startup.settings, startup.listed
     if settings.redis_url:
         store = f"Redis at {parse_redis_url(settings.redis_url).place}"
     else:
         store = f"embedded, in {settings.data_dir}"
+    with_token = settings.admin_token or settings.admin_tokens_file
     lines = {
         "program": version_text(),
         "public": ", ".join([*settings.listen, *(f"{endpoint} with TLS" for endpoint in settings.tls_listen)]),
-        "admin": settings.admin_listen + (", with a token" if settings.admin_token else ""),
+        "admin": settings.admin_listen + (", with a token" if with_token else ""),
         "health": ", ".join(settings.health_listen) or "on the admin listener only",
         "store": store,
         "workers": str(settings.workers),
@@ -134,9 +137,15 @@ def _pool(pool: PoolSpec) -> list[str]:
         "retries": _retries(pool),
         "queue": f"{pool.queue.size} requests, {pool.queue.timeout:g} s",
     }
+    if pool.discover.file:
+        lines["discover"] = f"the servers in {pool.discover.file}"
+    if pool.hooks is not None:
+        lines["hooks"] = _named(pool.hooks.name, pool.hooks.options)
     for what, rules in (("requests", pool.request_headers), ("responses", pool.response_headers)):
         if rules is not None:
             lines[what] = f"with other headers: {_names(rules)}"
+    if pool.limits:
+        lines["limits"] = shown_limits(pool.limits)
     if pool.maintenance:
         lines["status"] = f"in maintenance: requests are answered 503, with {pool.maintenance:g} s in Retry-After"
     name = [] if pool.name == ONLY_POOL else [f"{'pool':<11}{pool.name}"]
@@ -173,6 +182,8 @@ def _terms(route: RouteSpec) -> Iterator[str]:
         yield f"key {route.key}"
     if route.cost is not None:
         yield f"cost {route.cost}"
+    if route.limits:
+        yield f"limits {shown_limits(route.limits)}"
     if route.timeout is not None:
         yield f"timeout {route.timeout:g} s"
     if route.attempts is not None:
@@ -181,6 +192,10 @@ def _terms(route: RouteSpec) -> Iterator[str]:
         yield f"bodies up to {route.max_body} bytes" if route.max_body else "bodies of any size"
     if route.strip_prefix:
         yield f"without {route.strip_prefix}"
+    if route.hooks is not None:
+        yield f"hooks {_named(route.hooks.name, route.hooks.options)}"
+    if route.mirror is not None:
+        yield f"{route.mirror.percent:g} % mirrored to {route.mirror.pool}"
     for what, rules in (("request", route.request_headers), ("response", route.response_headers)):
         if rules is not None:
             yield f"{what} headers {_names(rules)}"
@@ -188,6 +203,15 @@ def _terms(route: RouteSpec) -> Iterator[str]:
         yield f"allows {' '.join(route.allow)}"
     if route.deny:
         yield f"denies {' '.join(route.deny)}"
+
+
+def shown_limits(limits: Iterable[LimitSpec]) -> str:
+    """Limits of a route or a pool."""
+    shown = []
+    for limit in limits:
+        each = "each" if limit.per in (PER_KEY, PER_NETWORK) else "the"
+        shown.append(f"{limit.name} ({limit.capacity} for {each} {limit.per}, {limit.rate_per_sec:g} a second)")
+    return " and ".join(shown)
 
 
 def _names(rules: HeaderRules) -> str:

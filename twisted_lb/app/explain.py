@@ -1,6 +1,7 @@
 """Which route a request would take, and why not the others: GET /explain on the admin listener.
 
-Nothing is asked of stores: it spends nothing, and changes nothing.  For the servers see `explain_servers`.
+Nothing is asked of stores: it spends nothing, and changes nothing.  For servers see `explain_servers`, and for limits
+`explain_limits`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import Any, Final
 
 from twisted_lb.api.user import is_user_path
 from twisted_lb.app.describe import shown_end
+from twisted_lb.app.explain_limits import limits_met
 from twisted_lb.app.explain_servers import question
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import access_of, answer_of
 from twisted_lb.config.gateway import RouteSpec
+from twisted_lb.interfaces import Limits
+from twisted_lb.limits.client_networks import network_of
 from twisted_lb.request_record import BAD_REQUEST, FORBIDDEN, MAINTENANCE, NO_ROUTE
 from twisted_lb.routing.match import Match
 from twisted_lb.routing.path import comparable, path_of
@@ -30,11 +34,15 @@ MOST_OTHERS: Final = 100
 class Explainer:
     """Explains by the configuration that is in use."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, limits: Limits = Limits()) -> None:
+        """`limits` are those that all routes have."""
         self._gateway = gateway
+        self._limits = limits
 
-    def explain(self, head: RequestHead, client: str) -> dict[str, Any]:
+    def explain(self, head: RequestHead, client: str, digest: str = "") -> dict[str, Any]:
         """What becomes of a request from this address, "" for any, as far as routes decide; `servers` are the caller's.
+
+        `digest` is that of its key, "" for none; the levels of `limits` are the caller's, too.
 
         `pool` is the name of the pool, or null; where a split decides, `pools` of the route are those that may have it.
         """
@@ -44,10 +52,15 @@ class Explainer:
         found, fault = certain_route(table, head) if table.only is None else (table.only, "")
         outcome = _ended(400, f"{BAD_REQUEST}: {fault}") if fault else self._outcome(routes, found, head, path, client)
         route = None if found is None else routes[found]
+        limits = []
+        if route is not None and not is_user_path(path) and outcome["reason"] not in (FORBIDDEN, MAINTENANCE):
+            pools = {name: one.spec for name, one in self._gateway.pools.items()}
+            limits = limits_met(route, pools, self._limits, digest, network_of(client) if client else "")
         return {
             "compared_as": comparable(path).decode("utf-8", "replace") or "*",
             "route": None if route is None else shown_route(route),
             **outcome,
+            "limits": limits,
             "others": [
                 {"name": one.name, "why_not": why_not(one, head)}
                 for one in islice((one for place, one in enumerate(routes) if place != found), MOST_OTHERS)
@@ -100,6 +113,8 @@ def shown_route(route: RouteSpec) -> dict[str, Any]:
         "methods": list(route.methods),
         "headers": [name for name, _ in route.headers],
         "pools": [name for name, _ in route.split] or ([route.pool] if route.pool else []),
+        "mirror": route.mirror.pool if route.mirror is not None else None,
+        "hooks": route.hooks.name if route.hooks is not None else None,
         "key": route.key,
         "cost": route.cost,
     }

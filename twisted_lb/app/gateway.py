@@ -1,6 +1,6 @@
 """The pools in use, and how another configuration takes their place.
 
-1. New balancers and pricing classes are created; when one cannot be, nothing has changed.
+1. New balancers, pricing classes and hooks are created; when one cannot be, nothing has changed.
 2. The servers of the pools that stay are changed, one pool after the other.  When a balancer rejects its servers, the
    pools before it get their former servers back.
 3. The other parts of the process follow (`Parts`): health checks, connections, and at last the routes, all at once.
@@ -23,8 +23,9 @@ from twisted_lb.backend import Backend
 from twisted_lb.balancers.failover import Failover
 from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import ONLY_POOL, PoolSpec
+from twisted_lb.config.pool import ONLY_POOL, ClassSpec, PoolSpec
 from twisted_lb.config.settings import Misconfigured
+from twisted_lb.hooks.hooks import Hooks, HooksError, make_hooks
 from twisted_lb.interfaces import IBalancer
 from twisted_lb.limits.pricing import Pricing, PricingError, make_pricing
 from twisted_lb.pool.pool import Change, Observer, Pool, made
@@ -43,6 +44,7 @@ class PoolInUse(NamedTuple):
     pool: Pool
     balancer: IBalancer
     pricing: Pricing
+    hooks: Hooks | None = None
 
 
 class Parts(Protocol):
@@ -62,7 +64,10 @@ class Gateway:
         self._reactor = reactor
         self._observers: list[Observer] = []
         self._lock = DeferredLock()
+        self.hooks: dict[int, Hooks] = {}
         self.pools = {one.name: self._started(one) for one in spec.pools}
+        # Of the routes that have their own, by their places in the file.
+        self.hooks = finish(self._hooks_of_routes(spec))
 
     @property
     def backends(self) -> list[Backend]:
@@ -102,8 +107,9 @@ class Gateway:
         for one in spec.pools:
             pools[one.name] = self._planned(one, present.get(one.name))
             yield
+        hooks = yield from self._hooks_of_routes(spec)
         changes = yield from self._changes(pools)
-        self.spec, self.pools = spec, pools
+        self.spec, self.pools, self.hooks = spec, pools, hooks
         for name in pools.keys() - present.keys():
             yield from self._announce(pools[name].pool)
         yield
@@ -118,17 +124,46 @@ class Gateway:
         try:
             if present is None:
                 balancer = balancer_of(spec, self._reactor)
-                return PoolInUse(spec, Pool(balancer, []), balancer, pricing_of(spec, self._reactor))
+                pricing, hooks = pricing_of(spec, self._reactor), self._hooks_of_pool(spec)
+                return PoolInUse(spec, Pool(balancer, []), balancer, pricing, hooks)
             # Unchanged ones keep their state.
             same = _balancing(spec) == _balancing(present.spec)
             balancer = present.balancer if same else balancer_of(spec, self._reactor)
             same = _pricing(spec) == _pricing(present.spec)
             pricing = present.pricing if same else pricing_of(spec, self._reactor)
-            return PoolInUse(spec, present.pool, balancer, pricing)
+            hooks = present.hooks if spec.hooks == present.spec.hooks else self._hooks_of_pool(spec)
+            return PoolInUse(spec, present.pool, balancer, pricing, hooks)
         except PricingError as error:
             raise Misconfigured([f"{key_in(spec, 'pricing')}: {error}"]) from None
         except BalancerError as error:
             raise Misconfigured([f"{key_in(spec, 'balancer')}: {error}"]) from error
+
+    def _hooks_of_pool(self, spec: PoolSpec) -> Hooks | None:
+        return None if spec.hooks is None else self._new_hooks(spec.hooks, key_in(spec, "hooks"))
+
+    def _hooks_of_routes(self, spec: GatewaySpec) -> Steps[dict[int, Hooks]]:
+        """The hooks of routes, by their places; those whose route, class and options are the same stay the same.
+
+        Raises Misconfigured.
+        """
+        former: dict[str, list[tuple[ClassSpec, Hooks]]] = {}
+        for place, one in enumerate(self.spec.routes) if self.hooks else ():
+            if one.hooks is not None:
+                former.setdefault(one.name, []).append((one.hooks, self.hooks[place]))
+        found: dict[int, Hooks] = {}
+        for some in chunks(list(enumerate(spec.routes))):
+            for place, one in some:
+                if one.hooks is not None:
+                    same = [hooks for named, hooks in former.get(one.name, ()) if named == one.hooks]
+                    found[place] = same[0] if same else self._new_hooks(one.hooks, f"routes[{place}].hooks")
+            yield
+        return found
+
+    def _new_hooks(self, spec: ClassSpec, key: str) -> Hooks:
+        try:
+            return make_hooks(spec.name, spec.options, self._reactor.seconds)
+        except HooksError as error:
+            raise Misconfigured([f"{key}: {error}"]) from error
 
     def _changes(self, pools: Mapping[str, PoolInUse]) -> Steps[dict[str, Change]]:
         """Give each pool its servers.  Raises Misconfigured when a balancer rejects them; then none has changed."""
@@ -167,7 +202,9 @@ class Gateway:
     def _started(self, spec: PoolSpec) -> PoolInUse:
         pool = pool_of(spec, self._reactor)
         try:
-            return PoolInUse(spec, pool, pool.balancer, pricing_of(spec, self._reactor))
+            return PoolInUse(
+                spec, pool, pool.balancer, pricing_of(spec, self._reactor), self._hooks_of_pool(spec)
+            )
         except PricingError as error:
             raise Misconfigured([f"{key_in(spec, 'pricing')}: {error}"]) from None
 

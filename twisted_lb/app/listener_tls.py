@@ -17,6 +17,7 @@ from twisted_lb.network.certificate import Certificate, read_certificate
 from twisted_lb.network.certificate_files import CertificatePaths
 from twisted_lb.network.certificate_set import CertificateSet
 from twisted_lb.network.certificates import Certificates
+from twisted_lb.network.ticket_keys import TicketKeys, new_secret
 from twisted_lb.network.tls_context import server_context
 from twisted_lb.steps import Steps, finish, run_in_turns
 
@@ -121,7 +122,7 @@ def read_listener_tls(settings: Settings, now: float) -> ListenerTls | None:
             raise Misconfigured(["TLS_LISTEN: it needs a certificate: set TLS_CERT_FILE or TLS_CERT_DIR"])
         return None
     authorities = _authorities(settings)
-    certificates = Certificates(new_contexts(settings, authorities.text))
+    certificates = Certificates(new_contexts(settings, authorities.text), TicketKeys([new_secret()]))
     files = CertificateSet(paths, certificates.try_out)
     finish(files.read_in_steps(now))
     if files.problems:
@@ -157,10 +158,14 @@ class CertificatesOfWorker:
     """The certificates of a worker, which its parent reads, so that all workers have the same."""
 
     def __init__(
-        self, reactor: Any, new_context: Callable[[], ssl.SSLContext], wall_clock: Callable[[], float] = time.time
+        self,
+        reactor: Any,
+        new_context: Callable[[], ssl.SSLContext],
+        ticket_secrets: Sequence[str] = (),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`new_context` makes a context for listeners, without a certificate."""
-        self.certificates = Certificates(new_context)
+        """`new_context` makes a context for listeners, without a certificate; `ticket_secrets` as in `use_secrets`."""
+        self.certificates = Certificates(new_context, TicketKeys(map(bytes.fromhex, ticket_secrets)))
         self._reactor = reactor
         self._wall_clock = wall_clock
         self._held: dict[str, Certificate] = {}
@@ -177,6 +182,10 @@ class CertificatesOfWorker:
     def use_contexts_in_turns(self, new_context: Callable[[], ssl.SSLContext]) -> Deferred[None]:
         """Serve the certificates in other contexts from now on; see `Certificates`."""
         return self._lock.run(lambda: run_in_turns(self._reactor, self.certificates.use_contexts_in_steps(new_context)))
+
+    def use_secrets(self, secrets: Sequence[str]) -> None:
+        """The secrets of the keys of tickets, in hexadecimal; see `TicketKeys.use`."""
+        self.certificates.ticket_keys.use([bytes.fromhex(one) for one in secrets])
 
     def _use_in_steps(self, words: Sequence[Words]) -> Steps[None]:
         held: dict[str, Certificate] = {}

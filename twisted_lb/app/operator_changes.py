@@ -10,28 +10,28 @@ Changes and reloads are sequential.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
+from twisted_lb.app.edit_effects import difference, only, pool_named, target, with_change
 from twisted_lb.app.explain import shown_route
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.servers_reader import Read
 from twisted_lb.app.servers_writer import ChangedMeanwhile, NotWritten
 from twisted_lb.config.edits import Edit, NotEditable
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.pool import PoolSpec
 from twisted_lb.config.servers_file import server_problems
 from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.config.servers_specs import name_from_url
 from twisted_lb.config.settings import Misconfigured
+from twisted_lb.steps import run_in_turns
 
 LIVE: Final = "live"
 FILE: Final = "file"
-PLAIN: Final = ("url", "weight", "maxconn", "backup", "slowstart", "send_proxy", "admin_state")
 SHARED: Final = "In the servers file, this is a part of other things as well: a YAML alias or merge key leads to it."
 # Replaces the first text of the file by the second.
 Write = Callable[[str, str], Deferred[None]]
@@ -40,8 +40,9 @@ Write = Callable[[str, str], Deferred[None]]
 class OperatorChanges:
     """See api.changes.Changing."""
 
-    def __init__(self, file: ServersFile, write: Write | None = None) -> None:
+    def __init__(self, reactor: Any, file: ServersFile, write: Write | None = None) -> None:
         """`write` writes the text of the file; None: changes are live."""
+        self._reactor = reactor
         self._file = file
         self._write = write
 
@@ -68,6 +69,10 @@ class OperatorChanges:
             for pool in self._spec.pools
         ]
 
+    def server_names(self, pool: str) -> Sequence[str]:
+        """See Changing."""
+        return [one.name for found in self._spec.pools if found.name == pool for one in found.servers]
+
     def routes(self) -> list[dict[str, Any]]:
         """See Changing."""
         return [{**shown_route(route), "maintenance": route.maintenance} for route in self._spec.routes]
@@ -88,10 +93,10 @@ class OperatorChanges:
             raise ChangeRefused(409, f"This cannot be changed in the servers file: {error}.") from None
         except Misconfigured as error:
             raise ChangeRefused(400, _without_places(error)) from None
-        if not _only(edit, before, read.spec):
+        if not await run_in_turns(self._reactor, only(edit, before, read.spec)):
             raise ChangeRefused(409, SHARED)
         changed = difference(edit, before, read.spec)
-        if read.spec != before:
+        if target(edit, read.spec) != target(edit, before):
             await self._use(read, edit, changed)
         return changed
 
@@ -121,10 +126,10 @@ class OperatorChanges:
 
 def pool_of(spec: GatewaySpec, name: str) -> PoolSpec:
     """The pool of this name.  Raises ChangeRefused."""
-    for pool in spec.pools:
-        if pool.name == name:
-            return pool
-    raise ChangeRefused(404, f"There is no pool {name!r}.")
+    pool = pool_named(spec, name)
+    if pool is None:
+        raise ChangeRefused(404, f"There is no pool {name!r}.")
+    return pool
 
 
 def planned(spec: GatewaySpec, change: Change) -> Edit:
@@ -140,6 +145,9 @@ def planned(spec: GatewaySpec, change: Change) -> Edit:
             raise ChangeRefused(409, f"The pool {pool.name} has a server {name!r} already.")
         return Edit(pool.name, name, change.keys, new=True)
     if change.server not in names:
+        whole, at, _ = change.server.partition("@")
+        if at and whole in names:
+            raise ChangeRefused(409, f"{change.server} is one of the servers that {whole} stands for: change {whole}.")
         raise ChangeRefused(404, f"The pool {pool.name} has no server {change.server!r}.")
     if change.action == REMOVE:
         if len(names) == 1:
@@ -158,67 +166,14 @@ def planned(spec: GatewaySpec, change: Change) -> Edit:
 def _check(keys: Mapping[str, Any]) -> None:
     problems = server_problems(keys)
     if problems:
-        raise ChangeRefused(400, "; ".join(problems) + ".")
-
-
-def _only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> bool:
-    """Whether nothing else is different."""
-    return _others(edit, before) == _others(edit, after)
-
-
-def _others(edit: Edit, spec: GatewaySpec) -> GatewaySpec:
-    """The configuration without what an edit is meant to change."""
-    pools = []
-    for pool in spec.pools:
-        if pool.name == edit.pool:
-            if edit.server:
-                pool = replace(pool, servers=tuple(one for one in pool.servers if one.name != edit.server))
-            else:
-                pool = replace(pool, maintenance=0.0)
-        pools.append(pool)
-    return replace(spec, pools=tuple(pools))
-
-
-def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
-    """What an edit has changed."""
-    was, now = (_shown(edit, spec) for spec in (before, after))
-    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    if not was or not now:
-        return Changed(edit.server, was, now)
-    return Changed(edit.server, {key: was[key] for key in keys}, {key: now[key] for key in keys})
-
-
-def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
-    pool = pool_of(spec, edit.pool)
-    if not edit.server:
-        return {"maintenance": pool.maintenance}
-    return next((_keys(server) for server in pool.servers if server.name == edit.server), {})
-
-
-def _keys(server: ServerSpec) -> dict[str, Any]:
-    """The keys of a server, as plain values."""
-    check, tls = server.health_check, server.tls
-    return {
-        **{key: getattr(server, key) for key in PLAIN},
-        "health_check": asdict(check) if check is not None else False,
-        "tls": {"server_name": tls.server_name, "verify": tls.files.verify} if tls is not None else False,
-    }
-
-
-def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) -> dict[tuple[str, str], Changed]:
-    """The live changes with one more; those of the same server are one, from what the file says to what is now."""
-    place = edit.pool, edit.server
-    others = {one: changed for one, changed in live.items() if one != place}
-    old = live.get(place, Changed(edit.server, {}, {}))
-    if place in live and not old.before:
-        # It is not in the file.
-        return {**others, place: Changed(edit.server, {}, {**old.after, **new.after})} if new.after else others
-    before, after = {**new.before, **old.before}, {**old.after, **new.after} if new.after else {}
-    if before and after:
-        before, after = ({key: one[key] for key in before if before[key] != after.get(key)} for one in (before, after))
-    return {**others, place: Changed(edit.server, before, after)} if before or after else others
+        raise ChangeRefused(400, _sentence(problems))
 
 
 def _without_places(error: Misconfigured) -> str:
     """The problems without the lines of the text, which the operator does not see."""
-    return "; ".join(problem.partition(": ")[2] or problem for problem in error.problems) + "."
+    return _sentence([problem.partition(": ")[2] or problem for problem in error.problems])
+
+
+def _sentence(problems: Sequence[str]) -> str:
+    text = "; ".join(problems)
+    return text if text.endswith("?") else f"{text}."

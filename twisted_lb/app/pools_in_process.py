@@ -7,6 +7,7 @@ connections and checks end when it has been idle for some seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 from typing import Any, Final
 
 from twisted.application.service import MultiService
@@ -14,17 +15,20 @@ from twisted.internet.defer import Deferred
 
 from twisted_lb.app.gateway import Gateway, PoolInUse
 from twisted_lb.app.health_service import HealthService
+from twisted_lb.app.limit_rules import LimitRules
 from twisted_lb.backend import Backend
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
 from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
+from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.limits.pricing import NO_PRICING, Pricing
+from twisted_lb.limits.request_limits import RequestLimits
 from twisted_lb.network.address_ranges import ranges_or_none
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.proxy.header_rules import AddedField, HeaderRules
-from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Route, Split
+from twisted_lb.proxy.route import AS_SET, NO_KEY, OPTIONAL, REQUIRED, Access, AnsweringRoute, Mirror, Route, Split
 from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import ServerPool
 from twisted_lb.repeated import Repeated
@@ -56,10 +60,12 @@ class PoolsInProcess(MultiService):
         """`dialer` opens the connections of the health checks."""
         super().__init__()
         self._reactor = reactor
+        self._gateway = gateway
         self._factory = factory
         self._dialer = dialer
         self._parts: dict[str, _PoolParts] = {}
         self._removed: list[_PoolParts] = []
+        self._limit_rules = LimitRules()
         self._looks = Repeated(reactor, self._look, "the end of removed pools")
         finish(self.follow(gateway.spec, gateway.pools))
         gateway.parts = self
@@ -92,7 +98,9 @@ class PoolsInProcess(MultiService):
                 yield from parts.health.follow_in_steps(one.spec)
             yield
         table = yield from self._table(spec, pools)
-        self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors))
+        self._limit_rules.forget_unused()
+        has_hooks = bool(self._gateway.hooks) or any(one.hooks is not None for one in pools.values())
+        self._factory.use(table, None if spec.cors is None else CorsPolicy(spec.cors), has_hooks)
         for name in self._parts.keys() - pools.keys():
             parts = self._parts.pop(name)
             parts.idle_since = self._reactor.seconds()
@@ -109,24 +117,35 @@ class PoolsInProcess(MultiService):
 
     def _table(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Steps[RouteTable]:
         routes: list[tuple[Match, Route | AnsweringRoute]] = []
-        for some in chunks(spec.routes):
-            for one in some:
-                routes.append((match_of(one), self._route(one, pools)))
+        for some in chunks(list(enumerate(spec.routes))):
+            for place, one in some:
+                routes.append((match_of(one), self._route(one, pools, self._gateway.hooks.get(place))))
             yield
         return (yield from RouteTable.in_steps(routes))
 
-    def _route(self, spec: RouteSpec, pools: Mapping[str, PoolInUse]) -> Route | AnsweringRoute:
+    def _route(
+        self, spec: RouteSpec, pools: Mapping[str, PoolInUse], hooks: Hooks | None
+    ) -> Route | AnsweringRoute:
+        """`hooks` are the route's own."""
         if not spec.pool:
-            return new_route(spec)
-        shares = spec.split or ((spec.pool, 1),)
-        routes = [
-            (new_pool_route(spec, self._parts[name].server_pool, pools[name].pricing, pools[name].spec), weight)
-            for name, weight in shares
-        ]
+            return new_route(spec, self._limit_rules.limits_of(spec))
+        routes = []
+        for name, weight in spec.split or ((spec.pool, 1),):
+            pool = pools[name]
+            limits = self._limit_rules.limits_of(spec, pool.spec)
+            routes.append((self._to_pool(spec, pool, limits, hooks or pool.hooks), weight))
         first, _ = routes[0]
+        if spec.mirror is not None:
+            mirror = Mirror(self._to_pool(spec, pools[spec.mirror.pool], None, None), spec.mirror.percent, Random())
+            for route, _ in routes:
+                route.copy_to(mirror)
         if spec.split:
-            first.split = Split(routes, spec.split_by == "client")
+            first.divide(Split(routes, spec.split_by == "client"))
         return first
+
+    def _to_pool(self, spec: RouteSpec, pool: PoolInUse, limits: RequestLimits | None, hooks: Hooks | None) -> Route:
+        server_pool = self._parts[pool.spec.name].server_pool
+        return new_pool_route(spec, server_pool, pool.pricing, pool.spec, limits, hooks)
 
     def _look(self) -> None:
         """End what removed pools have, once no request needs it any more."""
@@ -140,16 +159,21 @@ class PoolsInProcess(MultiService):
                 self.removeService(parts.health)
 
 
-def new_route(spec: RouteSpec) -> AnsweringRoute:
+def new_route(spec: RouteSpec, limits: RequestLimits | None = None) -> AnsweringRoute:
     """A route that answers itself."""
     pricing = NO_PRICING if spec.cost is None else Pricing(default_cost=spec.cost)
     rules = rules_in_order(spec.response_headers)
     key = KEYS[spec.key]
-    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules)
+    return AnsweringRoute(answer_of(spec), pricing, spec.name, key, access_of(spec), spec.maintenance, rules, limits)
 
 
 def new_pool_route(
-    spec: RouteSpec, pool: ServerPool, pricing: Pricing = NO_PRICING, pool_spec: PoolSpec | None = None
+    spec: RouteSpec,
+    pool: ServerPool,
+    pricing: Pricing = NO_PRICING,
+    pool_spec: PoolSpec | None = None,
+    limits: RequestLimits | None = None,
+    hooks: Hooks | None = None,
 ) -> Route:
     """A route to a pool, which has this pricing and this configuration."""
     if spec.cost is not None:
@@ -168,6 +192,8 @@ def new_pool_route(
         max_body_bytes=AS_SET if spec.max_body is None else spec.max_body,
         strip_prefix=spec.strip_prefix.encode(),
         request_rules=rules_in_order(of_pool[0], spec.request_headers, of_requests=True),
+        limits=limits,
+        hooks=hooks,
     )
 
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory
 
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
@@ -31,7 +32,7 @@ from twisted_lb.app.tunnel_keys import TunnelKeys
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import IUserStore, Limits, Policy
+from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -88,7 +89,7 @@ class Serving:
         )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
-        names = Names(reactor, Resolver(reactor, read_name_servers(settings.resolver)).look_up)
+        self.names, self.services = names, _ = resolving(reactor, settings)
         if of_program:
             reactor.installNameResolver(HostnameResolver(names))
         dead = DeadAddresses(reactor.seconds)
@@ -173,11 +174,32 @@ class Serving:
         """See api.status.Running."""
         return choices(self.gateway, asked)
 
+    def levels(self, digest: str, buckets: list[list[Any]]) -> Deferred[dict[str, Any]]:
+        """See api.status.Running."""
+        return Deferred.fromCoroutine(self._levels(digest, buckets))
+
+    async def _levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        keys = [key for key, _, _ in buckets]
+        shared = [SharedBucket(LimitRule(key, "", *policy), key) for key, *policy in buckets]
+        levels = await self._store.levels(shared)
+        profile = await self._store.profile(digest) if digest else None
+        account = None
+        if profile is not None:
+            (name, capacity, rate_per_sec), level = profile
+            account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
+        return {"levels": dict(zip(keys, levels)), "key": account}
+
     @property
     def users(self) -> IUserStore:
         """The users and keys."""
         users: IUserStore = self._store
         return users
+
+
+def resolving(reactor: Any, settings: Settings) -> tuple[Names, Names]:
+    """What is known of the addresses of names, and of the SRV records of services."""
+    resolver = Resolver(reactor, read_name_servers(settings.resolver))
+    return Names(reactor, resolver.look_up), Names(reactor, resolver.look_up_service)
 
 
 def _dial(reactor: Any, address: str, port: int, factory: ClientFactory, timeout: float) -> Any:

@@ -128,15 +128,16 @@ class ServersFile(Service):
             self._again = True
             return
         asked, self._asked = self._asked, False
+        self._under_way = True
+        self.lock.run(Deferred.fromCoroutine, self._use(asked)).addBoth(self._used)
+
+    async def _use(self, asked: bool) -> None:
+        # Here, since a change of an operator may have written the file while this was waiting for the lock.
         try:
             text = read_text(self.file_name)
         except Misconfigured as error:
             self._refuse(error)
             return
-        self._under_way = True
-        self.lock.run(Deferred.fromCoroutine, self._use(text, asked)).addBoth(self._used)
-
-    async def _use(self, text: str, asked: bool) -> None:
         other = text != self.text
         if not other and not files_changed(self._files):
             if asked or self._refused:

@@ -47,6 +47,11 @@ class CannotStart(SystemExit, Exception):
     It is an Exception too, so that twistd removes its pid file and a daemon tells its parent.
     """
 
+    def __init__(self, why: str, lines: bool = False) -> None:
+        """`lines`: there may be several reasons, with a line each."""
+        separator = "\n" if lines else " "
+        super().__init__(f"twisted_lb cannot start:{separator}{why}")
+
 
 class OrderedServices(MultiService):
     """Starts its parts in order, and stops each only when all later ones have stopped."""
@@ -81,7 +86,7 @@ class StoreService(Service):
         try:
             started = self._store.start()
         except StoreUnavailable as error:
-            raise CannotStart(f"twisted_lb cannot start: {error}") from None
+            raise CannotStart(str(error)) from None
         maybeDeferred(lambda: started).addErrback(self._failed).addCallback(self._started)
 
     def _failed(self, failure: Failure) -> None:
@@ -251,9 +256,9 @@ def bound(where: str, listening: Coroutine[Any, Any, IListeningPort]) -> IListen
     failures: list[Failure] = []
     Deferred.fromCoroutine(listening).addCallbacks(ports.append, failures.append)
     if failures:
-        raise CannotStart(f"twisted_lb cannot start: {where}: {_why_not_listening(failures[0].value)}")
+        raise CannotStart(f"{where}: {_why_not_listening(failures[0].value)}")
     if not ports:
-        raise CannotStart(f"twisted_lb cannot start: {where}: this kind of endpoint takes too long to open")
+        raise CannotStart(f"{where}: this kind of endpoint takes too long to open")
     return ports[0]
 
 

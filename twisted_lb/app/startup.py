@@ -22,10 +22,14 @@ from twisted_lb.balancers.registry import BalancerError, make_balancer
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens, read_admin_tokens
 from twisted_lb.config.environment import read_notices, read_settings, with_sources
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import PoolSpec
+from twisted_lb.config.pool import ClassSpec
 from twisted_lb.config.server_tls import tls_notices
-from twisted_lb.config.servers_file import Lines, read_with_lines
+from twisted_lb.config.servers_file import Lines, place_of_route, read_with_lines
 from twisted_lb.config.settings import Misconfigured, Settings
+from twisted_lb.discovery.answers import NO_ANSWERS, Answers
+from twisted_lb.discovery.expansion import expanded
+from twisted_lb.discovery.list_file import NO_LISTS, read_lists
+from twisted_lb.hooks.hooks import HooksError, make_hooks
 from twisted_lb.limits.authentication import AuthenticatorError, make_authentication
 from twisted_lb.limits.pricing import PricingError, make_pricing
 from twisted_lb.network.listener import Endpoint, conflict, read_endpoint
@@ -56,7 +60,7 @@ FILES = (
 class Startup(NamedTuple):
     """A validated configuration.  `gateway` was read from `servers_text`; `notices` are logged, or shown by --check.
 
-    `tls` is None where no certificate is set.
+    `tls` is None where no certificate is set; `answers` are the lists of servers that the file names (`discovery`).
     """
 
     settings: Settings
@@ -65,7 +69,13 @@ class Startup(NamedTuple):
     demo: bool
     notices: tuple[str, ...] = ()
     tls: ListenerTls | None = None
+    answers: Answers = NO_ANSWERS
     admin_tokens: tuple[AdminToken, ...] = ()
+
+    @property
+    def listed(self) -> GatewaySpec:
+        """The gateway with the servers of the lists."""
+        return expanded(self.gateway, self.answers).spec
 
 
 def read_startup(
@@ -116,6 +126,12 @@ def read_startup(
         make_authentication(settings.authenticator)
     except AuthenticatorError as error:
         problems.append(f"AUTHENTICATOR: {error}")
+    lists = NO_LISTS
+    if gateway is not None:
+        try:
+            lists = read_lists(gateway)
+        except Misconfigured as error:
+            problems += error.problems
     if gateway is not None and demo:
         problems += _demo_problems(gateway, settings)
     # twistd may change the directory before the store is opened and the servers file is reloaded.
@@ -137,9 +153,10 @@ def read_startup(
     notices += self_service_notices(settings)
     notices += tls_notices(gateway, settings.servers_file, now)
     notices += finish(route_notices(gateway, settings.servers_file))
+    notices += lists.notices
     if tls is not None:
         notices += certificate_notices(tls.files, now)
-    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, tokens)
+    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, lists.answers, tokens)
 
 
 def _https_port(settings: Settings) -> int:
@@ -199,7 +216,7 @@ def read_text(file_name: str) -> str:
 
 
 def check_gateway(text: str, file_name: str) -> GatewaySpec:
-    """The pools and routes in the text of a servers file, with balancers and pricing classes that can be created.
+    """The pools and routes in the text of a servers file, with plug-ins that can be created.
 
     Raises Misconfigured.
     """
@@ -209,12 +226,12 @@ def check_gateway(text: str, file_name: str) -> GatewaySpec:
 
 
 def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
-    """Raise Misconfigured if a balancer or a pricing cannot be created; `lines` are those of their keys."""
+    """Raise Misconfigured if a balancer, a pricing or hooks cannot be created; `lines` are those of their keys."""
     look_beside(file_name)
     problems = []
 
-    def problem(pool: PoolSpec, key: str, error: Exception) -> None:
-        line, place = lines[pool.name, key]
+    def problem(owner: str, key: str, error: Exception) -> None:
+        line, place = lines[owner, key]
         problems.append(f"{file_name}:{line}: {place}: {error}")
 
     seen: list[tuple[object, ...]] = []
@@ -227,11 +244,22 @@ def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
         try:
             make_balancer(pool.balancer, pool.options)
         except BalancerError as error:
-            problem(pool, "balancer", error)
+            problem(pool.name, "balancer", error)
         try:
             make_pricing(pool.pricing, pool.pricing_options)
         except PricingError as wrong:
-            problem(pool, "pricing", wrong)
+            problem(pool.name, "pricing", wrong)
+    hooks = [(pool.name, pool.hooks) for pool in spec.pools]
+    hooks += [(place_of_route(index), route.hooks) for index, route in enumerate(spec.routes)]
+    made: list[ClassSpec] = []
+    for owner, one in hooks:
+        if one is None or one in made:
+            continue
+        made.append(one)
+        try:
+            make_hooks(one.name, one.options)
+        except HooksError as error:
+            problem(owner, "hooks", error)
     if problems:
         # Keys at the top are those of all pools.
         raise Misconfigured(list(dict.fromkeys(problems)))

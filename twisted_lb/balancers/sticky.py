@@ -118,7 +118,9 @@ class Sticky:
     def _value(self, backend: Backend) -> bytes:
         name = backend.name.encode()
         signature = digest(self._secret, self._cookie + b"=" + name, "sha256")[:SIGNATURE_BYTES]
-        return b"%b.%b" % (name, urlsafe_b64encode(signature))
+        # The rest is an address, which is not for clients: name@address:port, of servers that were discovered.
+        shown = name.partition(b"@")[0]
+        return b"%b.%b" % (shown, urlsafe_b64encode(signature))
 
     def __repr__(self) -> str:
         return f"<Sticky by the cookie {self._cookie.decode()} over {self._over!r}>"

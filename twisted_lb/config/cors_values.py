@@ -10,6 +10,7 @@ from collections.abc import Callable
 from reprlib import repr as shortened
 
 from twisted_lb.config.cors import Cors
+from twisted_lb.listed import from_list
 
 # scheme://host[:port]; a host may begin with "*." for any subdomain, and a port be "*" for any.  RFC 6454 section 6.2.
 _ORIGIN = re.compile(
@@ -37,7 +38,7 @@ def header_names(value: object) -> tuple[str, ...]:
 
 
 def _each(value: object, what: str, lowest: int, one: Callable[[str], str]) -> tuple[str, ...]:
-    texts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    texts = from_list(value)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or len(texts) < lowest:
         some = "one or more" if lowest else "any number"
         raise ValueError(f"expected a list of {some} of {what}, not {shortened(value)}")

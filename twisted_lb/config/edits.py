@@ -21,6 +21,7 @@ from twisted_lb.config.pool import ONLY_POOL
 from twisted_lb.config.servers_specs import name_from_url
 
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+BOM: Final = "\ufeff"
 _ALIAS: Final = re.compile(r"[ :]*\*[^ ,\]}\r\n]+")
 # Words that no YAML parser takes for anything but a text.
 _PLAIN: Final = re.compile(r"[a-z][a-z_]*[0-9]*")
@@ -49,10 +50,16 @@ def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
 
     `replaced` returns a text of the file with its references replaced, for names that are made of them.
     """
+    if text.startswith(BOM):
+        # The parser does not count it.
+        return BOM + edited(text.removeprefix(BOM), edit, replaced)
     pool = _pool(_tree(text), edit.pool)
     if not edit.server:
         return _with_keys(text, pool, edit.keys or {})
     servers = _value(pool, "servers")
+    if servers is None and edit.new:
+        # They may come from elsewhere.
+        return _with_keys(text, pool, {"servers": [edit.keys]})
     if not isinstance(servers, yaml.SequenceNode) or not servers.value:
         raise NotEditable(f"the servers of the pool {edit.pool} are not a list here")
     if edit.new:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from twisted_lb.config.address_ranges import EXPECTED, NotRanges, read_ranges
+from twisted_lb.config.combinations import combination_problems
 from twisted_lb.config.env_file import EnvFile, Given, read_env_file
 from twisted_lb.config.readers import Reader, duration, number, on_or_off, one_of, size, whole
 from twisted_lb.config.secret_files import SecretError, read_secret, secret_text
@@ -152,6 +153,7 @@ READERS: dict[str, Reader] = {
     "request_id": one_of(*REQUEST_IDS),
     "connect_timeout": duration(),
     "upstream_timeout": duration(),
+    "hook_timeout": duration(),
     "upstream_idle_timeout": duration(),
     "upstream_idle_connections": whole(0, 1_000_000),
     "upstream_max_age": duration(lowest=0),
@@ -220,24 +222,7 @@ def read_settings(
         except ValueError:
             problems.append(_problem(name, found, f"{found.text!r} is not {reader.expected}"))
     settings = Settings(**values)
-    if settings.workers > 1 and not settings.redis_url:
-        need = "more than one worker needs REDIS_URL: the embedded store cannot be shared by several processes"
-        problems.append(_problem("workers", given["workers"], need))
-    if "tls_client_auth" in given and not settings.tls_client_ca_file:
-        need = "it needs TLS_CLIENT_CA_FILE: without it, no client is asked for a certificate"
-        problems.append(_problem("tls_client_auth", given["tls_client_auth"], need))
-    if settings.self_service_create == "token" and not settings.admin_token:
-        need = "it needs ADMIN_TOKEN, which requests have to carry"
-        problems.append(_problem("self_service_create", given["self_service_create"], need))
-    for what in ("capacity", "rate_per_sec"):
-        default, most = getattr(settings, f"default_{what}"), getattr(settings, f"max_{what}")
-        if default > most:
-            bound = f"max_{what}"
-            need = f"it is below DEFAULT_{what.upper()}, {default:g}, which new users get"
-            problems.append(_problem(bound, given[bound], need))
-    if settings.global_capacity and not settings.global_rate_per_sec:
-        need = "GLOBAL_RATE_PER_SEC must be greater than 0: the bucket would never be refilled"
-        problems.append(_problem("global_capacity", given["global_capacity"], need))
+    problems += [_problem(name, given[name], text) for name, text in combination_problems(settings, given)]
     return settings, problems
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.pool import HeaderRules, PoolSpec, ServerSpec
+from twisted_lb.config.limits import LimitSpec
+from twisted_lb.config.pool import ClassSpec, HeaderRules, PoolSpec, ServerSpec
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,14 @@ class Redirect:
 
     status: int
     place: tuple[tuple[str, str], ...]  # texts, and what of the request follows each: host, path, query, or nothing
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where copies of the requests of a route are sent."""
+
+    pool: str
+    percent: float = 100.0  # of the requests
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,9 @@ class RouteSpec:
     redirect: Redirect | None = None
     split: tuple[tuple[str, int], ...] = ()  # pools and their weights; none: all requests go to `pool`
     split_by: str = "key"  # or "client"
+    limits: tuple[LimitSpec, ...] = ()  # before those of the pool
+    hooks: ClassSpec | None = None  # None: those of the pool
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True)

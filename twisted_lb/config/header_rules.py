@@ -12,6 +12,7 @@ from twisted_lb.config.cors_values import is_token
 from twisted_lb.config.pool import HeaderRules, HeaderValue
 from twisted_lb.config.sections import Section
 from twisted_lb.config.server_url import shortened
+from twisted_lb.listed import from_list
 
 # What values may contain, in braces; see `Exchange.value_of`.
 VALUES: Final = (
@@ -91,7 +92,7 @@ def _add(value: object) -> tuple[tuple[str, HeaderValue], ...]:
 
 
 def _remove(value: object) -> tuple[str, ...]:
-    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    names = from_list(value)
     if not isinstance(names, list):
         raise ValueError(f"expected a list of field names, not {shortened.repr(value)}")
     return tuple(_name(name, True) for name in names)

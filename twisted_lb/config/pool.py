@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twisted_lb.config.limits import LimitSpec
+
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
 
@@ -109,7 +111,10 @@ class ServerTls:
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """One server: `host` is a name or an address without brackets, `weight` 0 drains."""
+    """One server: `host` is a name or an address without brackets, `weight` 0 drains.
+
+    A configured one may stand for several, see `discovery.expansion`; for SRV records the port is 0.
+    """
 
     name: str
     url: str
@@ -123,6 +128,29 @@ class ServerSpec:
     send_proxy: int = 0  # the version of the PROXY protocol that its connections begin with; 0: none
     tls: ServerTls | None = None  # None: http://
     admin_state: str = READY  # one of ADMIN_STATES
+    expand: bool = True  # whether each address of its name is a server
+    authority: str = ""  # for the Host field, where that is not of host and port
+
+
+# The host of a server that stands for those of a list.
+LISTED_HOST = "listed.invalid"
+
+
+@dataclass(frozen=True)
+class Discover:
+    """Where servers are found, besides those in the file itself."""
+
+    file: str = ""  # the absolute path of a list of servers; "": none
+    max_ttl: float = 30.0  # seconds after which a name is looked up again, whatever its TTL
+    template: ServerSpec | None = None  # what the pool says of the servers in `file`; its `tls` is for https:// ones
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class of the user's own, as package.module:Class, and its options."""
+
+    name: str
+    options: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -142,3 +170,6 @@ class PoolSpec:
     response_headers: HeaderRules | None = None
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports
     pricing_options: Mapping[str, object] = field(default_factory=dict)
+    discover: Discover = field(default_factory=Discover)
+    limits: tuple[LimitSpec, ...] = ()
+    hooks: ClassSpec | None = None  # of routes that have none of their own

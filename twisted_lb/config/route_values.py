@@ -10,6 +10,7 @@ from twisted_lb.config.cors_values import is_token
 from twisted_lb.config.readers import size
 from twisted_lb.config.sections import read_with
 from twisted_lb.config.server_url import shortened
+from twisted_lb.listed import from_list
 from twisted_lb.routing.path import normalized
 
 HOST_FORM = "a host such as api.example.com, or *.example.com for every name below example.com"
@@ -61,7 +62,7 @@ def checked_path(text: str) -> str:
 
 def route_methods(value: object) -> tuple[str, ...]:
     """Methods, which are compared as they are (RFC 9110 section 9.1): a list, or one text separated by commas."""
-    texts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    texts = from_list(value)
     if not isinstance(texts, list) or not texts:
         raise ValueError(f"expected a list of one or more methods, not {shortened.repr(value)}")
     for text in texts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from twisted_lb.config.gateway import Mirror
 from twisted_lb.config.header_rules import HeaderRulesModel
+from twisted_lb.config.limits_schema import RouteLimitModel, limits_field
 from twisted_lb.config.pool import Retries
 from twisted_lb.config.route_values import (
     HOST_FORM,
@@ -22,7 +24,17 @@ from twisted_lb.config.route_values import (
     size_in_bytes,
     stripped_prefix,
 )
-from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, whole
+from twisted_lb.config.sections import (
+    HOOKS_FORM,
+    NAME,
+    NAME_FORM,
+    HooksNamed,
+    Maintenance,
+    Section,
+    keys_of,
+    seconds,
+    whole,
+)
 from twisted_lb.limits.bucket import MAX_COST
 
 MAX_WEIGHT = 1_000_000
@@ -63,6 +75,17 @@ class SplitModel(Section):
     by: Literal["key", "client"] = Field(default="key", description="key or client")
 
 
+class MirrorModel(Section):
+    """mirror: of a route."""
+
+    pool: str = Field(description="the name of a pool")
+    percent: float = Field(default=Mirror.percent, ge=0, le=100, description="a number from 0 to 100")
+
+
+def _pool_or_keys(value: object) -> Any:
+    return {"pool": value} if isinstance(value, str) else value
+
+
 class RouteModel(Section):
     """One of the routes."""
 
@@ -84,5 +107,10 @@ class RouteModel(Section):
     allow: Annotated[tuple[str, ...], BeforeValidator(route_ranges)] = ()
     deny: Annotated[tuple[str, ...], BeforeValidator(route_ranges)] = ()
     maintenance: Maintenance = 0.0
+    hooks: HooksNamed | None = Field(default=None, description=HOOKS_FORM)
+    mirror: Annotated[MirrorModel | None, BeforeValidator(_pool_or_keys)] = Field(
+        default=None, description=f"the name of a pool, or {keys_of(MirrorModel)}"
+    )
     request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
     response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    limits: list[RouteLimitModel] = limits_field()

@@ -10,6 +10,7 @@ from twisted_lb.config.readers import Reader, duration
 from twisted_lb.config.server_url import shortened
 
 MAINTENANCE_SECONDS = 60.0  # of Retry-After, by default
+CLASS_FORM = "package.module:Class"
 NAME_FORM = "a text of 1 to 64 letters, digits and . _ : -"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 
@@ -61,3 +62,31 @@ def _maintenance(value: object) -> object:
 
 
 Maintenance = Annotated[float, BeforeValidator(_maintenance)]
+
+
+# A name and its options.
+Named = tuple[str, dict[str, Any]]
+
+
+def named(name: str, whose: str) -> BeforeValidator:
+    """Parse a name, or a mapping of name and options; error messages expect `name`, or the key 'name' with `whose`."""
+
+    def read(value: object) -> object:
+        if isinstance(value, str) and value:
+            return value, {}
+        if not isinstance(value, dict):
+            raise ValueError(f"expected {name}, or {{name: ..., and its options}}, not {shortened.repr(value)}")
+        options = dict(value)
+        word = options.pop("name", None)
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"expected the key 'name' with {whose}")
+        for key in options:
+            if not isinstance(key, str) or not key.isidentifier():
+                raise ValueError(f"expected names as the keys of options, not {shortened.repr(key)}")
+        return word, options
+
+    return BeforeValidator(read)
+
+
+HOOKS_FORM = f"{CLASS_FORM}, or {{name: ..., and its options}}"
+HooksNamed = Annotated[Named, named(CLASS_FORM, f"{CLASS_FORM} of your own")]

@@ -20,15 +20,16 @@ from typing import Any
 
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import ServerTls, TlsFiles
-from twisted_lb.config.server_url import is_https, location
+from twisted_lb.config.server_url import domain_of, is_https, location
 from twisted_lb.config.servers_schema import ServerModel, TlsModel
 from twisted_lb.config.yaml_lines import Path
 from twisted_lb.files import read_regular_file
 from twisted_lb.listed import listed
 from twisted_lb.network.certificate import Certificate, CertificateError, has_key, load, read_certificate
+from twisted_lb.network.tls_context import APPLICATION_PROTOCOLS
+from twisted_lb.network.tls_errors import words_of
 
 MAX_FILE_BYTES = 16 * 1024 * 1024  # the authorities of a system take a quarter of one
-ALPN = ["http/1.1"]  # RFC 7301
 SHOWN_SERVERS = 3
 SYSTEM = ""  # the "path" of the authorities of the system
 
@@ -93,7 +94,7 @@ class ServersTls:
             for key in section.model_fields_set if section is not None else ():
                 keys[key] = getattr(section, key)
                 places[key] = (*where, key)
-        name = keys.pop("server_name", "") or location(server.url)[0]
+        name = keys.pop("server_name", "") or domain_of(location(server.url)[0])
         if keys.get("key_file") and not keys.get("cert_file"):
             if "cert_file" not in keys:
                 self.problems.append((places["key_file"], "expected cert_file beside it"))
@@ -151,7 +152,7 @@ def _system_authorities() -> bytes:
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """A TLS context for connections to servers, from the contents of the files.  Raises NotUsable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # TLS 1.2 and 1.3
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(list(APPLICATION_PROTOCOLS))
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -166,7 +167,7 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
             blocks = [binascii.a2b_base64(block) for block in found]
             context.load_verify_locations(cadata=b"".join(blocks))
         except (binascii.Error, ssl.SSLError) as error:
-            text = f"expected certificates in PEM in {files.ca_file!r}; one is damaged: {openssl_text(error)}"
+            text = f"expected certificates in PEM in {files.ca_file!r}; one is damaged: {words_of(error)}"
             raise NotUsable("ca_file", text) from None
     elif files.verify:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
@@ -190,15 +191,6 @@ def own_certificate(files: TlsFiles) -> Certificate:
         raise NotUsable("cert_file", text if has_key(key) else f"{text}; expected it there, or key_file") from None
 
 
-def openssl_text(error: Exception) -> str:
-    """OpenSSL's reason, without the place in its source."""
-    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
-        return f"certificate verify failed: {error.verify_message}"
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, str) and reason:
-        return reason.replace("_", " ").lower()
-    return str(error) or type(error).__name__
-
 
 def files_of(spec: GatewaySpec) -> dict[str, bytes]:
     """All files of a configuration, and what they held; SYSTEM is among them where servers are verified by it."""
@@ -211,7 +203,8 @@ def files_of(spec: GatewaySpec) -> dict[str, bytes]:
 def distinct_files(spec: GatewaySpec) -> dict[TlsFiles, int]:
     """The settings of all servers, and how many have them."""
     found: dict[TlsFiles, int] = {}
-    for server in spec.servers:
+    templates = [pool.discover.template for pool in spec.pools if pool.discover.template is not None]
+    for server in (*spec.servers, *templates):
         if server.tls is not None:
             found[server.tls.files] = found.get(server.tls.files, 0) + 1
     return found
@@ -233,6 +226,8 @@ def tls_notices(spec: GatewaySpec, file_name: str, now: float) -> list[str]:
             text = f"{one.cert_file}: the certificate has expired, or is not valid yet"
             notices.append(f"{file_name}: tls.cert_file: {text}")
     names = [server.name for server in spec.servers if server.tls is not None and not server.tls.files.verify]
+    lists = [(pool.discover.file, pool.discover.template) for pool in spec.pools]
+    names += [f"those in {file}" for file, one in lists if one and one.tls is not None and not one.tls.files.verify]
     if names:
         notices.append(
             f"{file_name}: tls: verify: false for {listed(names, SHOWN_SERVERS)}: their certificates are not "

@@ -10,7 +10,7 @@ No I/O but the files of `tls`, which belong to the configuration, and are read b
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.limits_schema import LimitModel
 from twisted_lb.config.pool import ONLY_POOL, PoolSpec
 from twisted_lb.config.references import ReadSecret, References
 from twisted_lb.config.route_values import normalized_text
@@ -35,8 +36,10 @@ from twisted_lb.config.servers_schema import (
 from twisted_lb.config.servers_specs import (
     Keys,
     cors_of,
+    discover_spec,
     name_from_url,
     pool_parts,
+    route_name,
     route_spec,
     server_spec,
 )
@@ -44,9 +47,10 @@ from twisted_lb.config.settings import Misconfigured
 from twisted_lb.config.yaml_lines import Document, NotYaml, Path, read_yaml
 
 # The keys of a pool that may name custom classes.
-CLASSES = ("balancer", "pricing")
+CLASSES = ("balancer", "pricing", "hooks")
 
-# The lines of these keys and their places in the file, by the name of the pool and the key.
+# The lines of these keys and their places in the file, by the name of the pool and the key; those of routes by
+# `place_of_route`.
 Lines = dict[tuple[str, str], tuple[int, str]]
 
 _WHY_NOT_NULL = "every sandboxed page has the origin null"
@@ -85,10 +89,11 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         models: dict[str, PoolModel | FileModel] = {**file.pools} if file.pools else {ONLY_POOL: file}
         for name, pool in models.items():
             problems.extend(_of_pool(pool, places[name]))
-            pools.append(_pool(name, pool, file, tls, places[name]))
-        if not any(is_https(server.url) for pool in pools for server in pool.servers):
+            pools.append(_pool(name, pool, file, tls, places[name], directory))
+        if not any(map(_may_need_tls, models.values())):
             tls.not_needed(file.tls, ("tls",))
         problems.extend(_Problem(*problem) for problem in tls.problems)
+        problems.extend(_of_limits(file, pools))
     if file is None or problems or references.problems:
         others = [problem for problem in problems if not references.concerns(problem.path)]
         problems = [_Problem(path, references.hidden(path, text)) for path, text in others]
@@ -97,7 +102,16 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
     spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
-    return spec, {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+    lines = {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
+    for index, route in enumerate(routes):
+        if route.hooks is not None:
+            lines[place_of_route(index), "hooks"] = _class_place(document, ("routes", index), "hooks")
+    return spec, lines
+
+
+def place_of_route(index: int) -> str:
+    """The place of a route in the file, which no pool has for a name."""
+    return f"routes[{index}]"
 
 
 def edited_text(text: str, edit: Edit, file_name: str, read: ReadFile = read_file) -> str:
@@ -132,18 +146,31 @@ def _secrets(read: ReadFile) -> ReadSecret:
     return lambda path: read(path)
 
 
-def _pool(name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path) -> PoolSpec:
+def _pool(
+    name: str, pool: PoolModel | FileModel, file: FileModel, tls: ServersTls, place: Path, directory: str
+) -> PoolSpec:
     keys = Keys(pool, file)
     general: list[tuple[TlsModel | None, Path]] = [(file.tls, ("tls",))]
     if pool is not file:
         general.append((pool.tls, (*place, "tls")))
-        if not any(is_https(server.url) for server in pool.servers or ()):
+        if not _may_need_tls(pool):
             tls.not_needed(pool.tls, (*place, "tls"))
     servers = tuple(
         server_spec(server, keys, tls.of(server, (*place, "servers", index), general))
         for index, server in enumerate(pool.servers or ())
     )
-    return PoolSpec(servers=servers, name=name, **pool_parts(keys))
+    discover = discover_spec(
+        pool.discover,
+        directory,
+        lambda server: server_spec(server, keys, tls.of(server, (*place, "servers", len(servers)), general)),
+    )
+    return PoolSpec(servers=servers, name=name, discover=discover, **pool_parts(keys))
+
+
+def _may_need_tls(pool: PoolModel | FileModel) -> bool:
+    """Whether it has https:// servers, or may find some."""
+    listed = pool.discover is not None and pool.discover.file
+    return bool(listed) or any(is_https(server.url) for server in pool.servers or ())
 
 
 class _Problem(NamedTuple):
@@ -183,13 +210,14 @@ def _names_twice(data: object) -> Iterator[_Problem]:
 def _of_file(file: FileModel) -> Iterator[_Problem]:
     """Keys that are valid by themselves, but not together."""
     if file.pools is None:
-        if file.servers is None:
+        if file.servers is None and (file.discover is None or not file.discover.file):
             yield _Problem((), "expected the key servers, or pools and routes")
         if file.routes is not None:
             yield _Problem(("routes",), "expected pools beside it, with the pools that routes lead to")
     else:
-        if file.servers is not None:
-            yield _Problem(("servers",), "expected in one of the pools, where there are pools")
+        for key in ("servers", "discover"):
+            if getattr(file, key) is not None:
+                yield _Problem((key,), "expected in one of the pools, where there are pools")
         if file.routes is None and len(file.pools) > 1:
             yield _Problem(("pools",), "expected routes beside it, which say what requests go to which pool")
         yield from _of_routes(file.routes or [], file.pools)
@@ -208,6 +236,8 @@ def _of_routes(routes: Sequence[RouteModel], pools: Collection[str]) -> Iterator
         named: dict[Path, str] = {("pool",): route.pool} if route.pool else {}
         if route.split is not None:
             named.update({("split", "pools", name): name for name in route.split.pools})
+        if route.mirror is not None:
+            named["mirror",] = route.mirror.pool
         for key, name in named.items():
             if name not in pools:
                 close = get_close_matches(name, list(pools), 1)
@@ -224,9 +254,11 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
     if route.split is not None and not any(route.split.pools.values()):
         yield _Problem((*place, "split", "pools"), "expected a number above 0 for one of the pools")
     if not route.pool and route.split is None:
-        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers"):
+        for key in ("timeout", "retries", "max_body", "strip_prefix", "request_headers", "hooks", "mirror"):
             if key in route.model_fields_set:
                 yield _Problem((*place, key), "expected only with a pool")
+    elif route.mirror is not None and route.mirror.pool == route.pool:
+        yield _Problem((*place, "mirror"), f"expected another pool than {route.pool!r}, which has the requests already")
     respond = route.respond
     if respond is not None and 300 <= respond.status < 400:
         yield _Problem((*place, "respond", "status"), "expected none from 300 to 399, which is for redirect")
@@ -237,7 +269,39 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
         yield _Problem((*place, "strip_prefix"), f"expected the beginning of path, which is {route.path!r}")
 
 
+def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]:
+    """Limits are counted under the names of their routes and pools, and told by their own."""
+    yield from _same_limits(("limits",), file.limits, {})
+    for name, pool in (file.pools or {}).items():
+        yield from _same_limits(("pools", name, "limits"), pool.limits, {})
+    limits_of = {pool.name: {limit.name: f"a limit of the pool {pool.name}" for limit in pool.limits} for pool in pools}
+    names: dict[str, int] = {}
+    for index, route in enumerate(file.routes or []):
+        if not route.limits:
+            continue
+        name = route_name(route)
+        if names.setdefault(name, index) != index:
+            other = f"routes[{names[name]}]"
+            yield _Problem(
+                ("routes", index), f"expected a name: with limits, {name!r} is already that of {other}, which has some"
+            )
+        taken: dict[str, str] = {}
+        for pool_name in route.split.pools if route.split is not None else [route.pool]:
+            taken.update(limits_of.get(pool_name, {}))
+        yield from _same_limits(("routes", index, "limits"), route.limits, taken)
+
+
+def _same_limits(place: Path, limits: Iterable[LimitModel], taken: dict[str, str]) -> Iterator[_Problem]:
+    """Names that are in `taken`, with whose they are, or come twice."""
+    for index, limit in enumerate(limits):
+        if limit.name in taken:
+            yield _Problem((*place, index, "name"), f"{limit.name!r} is already the name of {taken[limit.name]}")
+        taken.setdefault(limit.name, _dotted((*place, index)))
+
+
 def _of_pool(pool: PoolModel | FileModel, place: Path) -> Iterator[_Problem]:
+    if place and pool.servers is None and (pool.discover is None or not pool.discover.file):
+        yield _Problem(place, "expected the key servers, or discover with a file")
     ejection = pool.ejection
     if ejection is not None and ejection.max_time < ejection.base_time:
         expected = f"expected at least base_time, which is {ejection.base_time:g} s"
@@ -266,6 +330,17 @@ def _problem(complaint: Any) -> _Problem:
     if kind == "missing":
         return _Problem(path, f"is missing; expected {expected}")
     return _Problem(path, f"expected {expected}, not {shortened.repr(complaint['input'])}")
+
+
+def problem_in_list(complaint: Any, index: int) -> tuple[Path, str]:
+    """A validation error of pydantic in an entry of a list of servers in a file of its own."""
+    problem = _problem({**complaint, "loc": ("servers", index, *complaint["loc"])})
+    return problem.path[1:], problem.text
+
+
+def shown_problem(path: Path, text: str, document: Document, file_name: str) -> str:
+    """A problem with its file, line and place."""
+    return _line(_Problem(path, text), document, file_name)
 
 
 def _line(problem: _Problem, document: Document, file_name: str) -> str:

@@ -13,9 +13,41 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.header_rules import HeaderRulesModel
-from twisted_lb.config.pool import ADMIN_STATES, READY, Ejection, HealthCheck, PoolSpec, Queue, Retries, ServerSpec
-from twisted_lb.config.routes_schema import RedirectModel, RespondModel, RouteModel, RouteRetriesModel, SplitModel
-from twisted_lb.config.sections import NAME, NAME_FORM, Maintenance, Section, keys_of, seconds, share, whole
+from twisted_lb.config.limits_schema import PoolLimitModel, RouteLimitModel, limits_field
+from twisted_lb.config.pool import (
+    ADMIN_STATES,
+    READY,
+    Discover,
+    Ejection,
+    HealthCheck,
+    PoolSpec,
+    Queue,
+    Retries,
+    ServerSpec,
+)
+from twisted_lb.config.routes_schema import (
+    MirrorModel,
+    RedirectModel,
+    RespondModel,
+    RouteModel,
+    RouteRetriesModel,
+    SplitModel,
+)
+from twisted_lb.config.sections import (
+    CLASS_FORM,
+    HOOKS_FORM,
+    NAME,
+    NAME_FORM,
+    HooksNamed,
+    Maintenance,
+    Named,
+    Section,
+    keys_of,
+    named,
+    seconds,
+    share,
+    whole,
+)
 from twisted_lb.config.server_url import SERVER_NAME, URL_FORM, checked_server_name, location, shortened
 
 MAX_WEIGHT = 1000  # a larger one would make the ring of round robin long; nginx and HAProxy allow 65535 and 256
@@ -24,11 +56,6 @@ MAX_POOLS = 10_000
 MAX_ROUTES = 10_000
 MAX_CONNECTIONS = 1_000_000
 DEFAULT_BALANCER = "round_robin"
-CLASS_FORM = "package.module:Class"
-
-# A name and its options.
-Named = tuple[str, dict[str, Any]]
-
 # Visible ASCII without '#': RFC 9112 section 3.2.1, with the query.
 _PATH = r"^/[!\"$-~]{0,1023}$"
 # Final statuses only (RFC 9110 section 15.2).
@@ -39,26 +66,6 @@ _STATUSES = "a status such as 200, a range such as '200-399', or a list of them,
 def _checked_url(url: str) -> str:
     location(url)
     return url
-
-
-def _named(name: str, whose: str) -> BeforeValidator:
-    """Parse a name, or a mapping of name and options; error messages expect `name`, or the key 'name' with `whose`."""
-
-    def read(value: object) -> object:
-        if isinstance(value, str) and value:
-            return value, {}
-        if not isinstance(value, dict):
-            raise ValueError(f"expected {name}, or {{name: ..., and its options}}, not {shortened.repr(value)}")
-        options = dict(value)
-        word = options.pop("name", None)
-        if not isinstance(word, str) or not word:
-            raise ValueError(f"expected the key 'name' with {whose}")
-        for key in options:
-            if not isinstance(key, str) or not key.isidentifier():
-                raise ValueError(f"expected names as the keys of options, not {shortened.repr(key)}")
-        return word, options
-
-    return BeforeValidator(read)
 
 
 def _statuses(value: object) -> object:
@@ -205,17 +212,26 @@ class ServerModel(Section):
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
     admin_state: Literal["ready", "drain", "disabled"] = Field(READY, description=_ADMIN_STATE)
+    expand: bool = Field(default=ServerSpec.expand, description="true or false")
+
+
+class DiscoverModel(Section):
+    """discover:"""
+
+    file: str = Field(default="", description="the path of a file with a list of servers, in JSON or YAML")
+    max_ttl: Annotated[float, seconds(1)] = Discover.max_ttl
 
 
 class PoolKeys(Section):
     """What a pool has besides its servers.  At the top of a file with pools, the keys are those of all pools."""
 
-    balancer: Annotated[Named, _named("a name", "the name of a balancer")] = Field(
+    balancer: Annotated[Named, named("a name", "the name of a balancer")] = Field(
         (DEFAULT_BALANCER, {}), description="a name, or {name: ..., and its options}"
     )
-    pricing: Annotated[Named, _named(CLASS_FORM, f"{CLASS_FORM} of your own")] = Field(
+    pricing: Annotated[Named, named(CLASS_FORM, f"{CLASS_FORM} of your own")] = Field(
         ("", {}), description=f"{CLASS_FORM}, or {{name: ..., and its options}}"
     )
+    hooks: HooksNamed | None = Field(default=None, description=HOOKS_FORM)
     send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     ejection: Annotated[EjectionModel | None, _false_is(NO_EJECTION)] = _switched(EjectionModel)
@@ -226,6 +242,7 @@ class PoolKeys(Section):
     maintenance: Maintenance = 0.0
     request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
     response_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))
+    limits: list[PoolLimitModel] = limits_field()
 
 
 _SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{name: ..., url: ...}}"
@@ -234,7 +251,10 @@ _SERVERS = f"a list of 1 to {MAX_SERVERS} servers, each as {{url: ...}} or {{nam
 class PoolModel(PoolKeys):
     """One of the pools."""
 
-    servers: list[ServerModel] = Field(min_length=1, max_length=MAX_SERVERS, description=_SERVERS)
+    servers: list[ServerModel] | None = Field(
+        default=None, min_length=1, max_length=MAX_SERVERS, description=_SERVERS
+    )
+    discover: DiscoverModel | None = Field(default=None, description=keys_of(DiscoverModel))
 
 
 class FileModel(PoolKeys):
@@ -243,6 +263,7 @@ class FileModel(PoolKeys):
     servers: list[ServerModel] | None = Field(
         default=None, min_length=1, max_length=MAX_SERVERS, description=_SERVERS
     )
+    discover: DiscoverModel | None = Field(default=None, description=keys_of(DiscoverModel))
     pools: dict[Annotated[str, Field(pattern=NAME)], PoolModel] | None = Field(
         default=None, min_length=1, max_length=MAX_POOLS, description="a mapping of names and pools"
     )
@@ -261,22 +282,26 @@ _INNER: dict[tuple[type[Section], str], type[Section]] = {
     (FileModel, "cors"): CorsModel,
     (RouteModel, "respond"): RespondModel,
     (RouteModel, "split"): SplitModel,
+    (RouteModel, "mirror"): MirrorModel,
     (RouteModel, "redirect"): RedirectModel,
     (RouteModel, "retries"): RouteRetriesModel,
+    (RouteModel, "limits"): RouteLimitModel,
     (ServerModel, "health_check"): HealthCheckModel,
     (ServerModel, "tls"): TlsModel,
 }
 for _model in (FileModel, PoolModel):
     _INNER[_model, "servers"] = ServerModel
+    _INNER[_model, "discover"] = DiscoverModel
     _INNER[_model, "health_check"] = HealthCheckModel
     _INNER[_model, "ejection"] = EjectionModel
     _INNER[_model, "retries"] = RetriesModel
     _INNER[_model, "queue"] = QueueModel
     _INNER[_model, "tls"] = TlsModel
+    _INNER[_model, "limits"] = PoolLimitModel
 for _with_rules in (FileModel, PoolModel, RouteModel):
     _INNER[_with_rules, "request_headers"] = HeaderRulesModel
     _INNER[_with_rules, "response_headers"] = HeaderRulesModel
-_MEMBERS = (ServerModel, PoolModel, RouteModel)
+_MEMBERS = (ServerModel, PoolModel, RouteModel, RouteLimitModel, PoolLimitModel)
 
 
 def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:

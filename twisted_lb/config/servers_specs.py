@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from twisted_lb.config.cors import Cors
-from twisted_lb.config.gateway import Redirect, Respond, RouteSpec
+from twisted_lb.config.gateway import Mirror, Redirect, Respond, RouteSpec
 from twisted_lb.config.header_rules import rules_of
-from twisted_lb.config.pool import Ejection, HealthCheck, Queue, Retries, ServerSpec, ServerTls
+from twisted_lb.config.limits import LimitSpec
+from twisted_lb.config.limits_schema import LimitModel
+from twisted_lb.config.pool import (
+    LISTED_HOST,
+    ClassSpec,
+    Discover,
+    Ejection,
+    HealthCheck,
+    Queue,
+    Retries,
+    ServerSpec,
+    ServerTls,
+)
 from twisted_lb.config.routes_schema import RouteModel
-from twisted_lb.config.sections import Section
+from twisted_lb.config.sections import Named, Section
 from twisted_lb.config.server_url import location
 from twisted_lb.config.servers_schema import (
     NO_CHECK,
     NO_EJECTION,
+    DiscoverModel,
     FileModel,
     PoolKeys,
     ServerModel,
@@ -65,6 +79,7 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "options": MappingProxyType(options),
         "pricing": pricing,
         "pricing_options": MappingProxyType(pricing_options),
+        "hooks": class_spec(keys.of("hooks")),
         "ejection": _layered(Ejection, *keys.sections("ejection")),
         "panic_threshold": keys.of("panic_threshold"),
         "maintenance": keys.of("maintenance"),
@@ -72,7 +87,13 @@ def pool_parts(keys: Keys) -> dict[str, Any]:
         "response_headers": rules_of(keys.of("response_headers")),
         "retries": _layered(Retries, *keys.sections("retries")),
         "queue": _layered(Queue, *keys.sections("queue")),
+        "limits": limit_specs(keys.of("limits")),
     }
+
+
+def class_spec(named: Named | None) -> ClassSpec | None:
+    """A class and its options."""
+    return None if named is None else ClassSpec(*named)
 
 
 def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> ServerSpec:
@@ -91,7 +112,23 @@ def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> Serve
         (server.send_proxy if server.send_proxy is not None else keys.of("send_proxy")) or 0,
         tls,
         server.admin_state,
+        server.expand,
     )
+
+
+# Stands for the servers that a discovered list has: what a pool says of all servers is that of this one.
+_TEMPLATE = ServerModel.model_validate({"name": "listed", "url": f"https://{LISTED_HOST}"})
+
+
+def discover_spec(
+    found: DiscoverModel | None, directory: str, spec_of: Callable[[ServerModel], ServerSpec]
+) -> Discover:
+    """Where servers are found; relative paths are relative to `directory`, and `spec_of` makes a server of the pool."""
+    if found is None:
+        return Discover()
+    if not found.file:
+        return Discover(max_ttl=found.max_ttl)
+    return Discover(os.path.join(directory, found.file), found.max_ttl, spec_of(_TEMPLATE))
 
 
 def name_from_url(url: str) -> str:
@@ -99,10 +136,15 @@ def name_from_url(url: str) -> str:
     return url.partition("//")[2].partition("/")[0].lower()
 
 
+def route_name(route: RouteModel) -> str:
+    """The name of a route."""
+    return route.name or f"{route.host}{route.path or '/'}"
+
+
 def route_spec(route: RouteModel) -> RouteSpec:
     """The route."""
-    name = route.name or f"{route.host}{route.path or '/'}"
-    respond, redirect, split = route.respond, route.redirect, route.split
+    name = route_name(route)
+    respond, redirect, split, mirror = route.respond, route.redirect, route.split, route.mirror
     shares = tuple(split.pools.items()) if split is not None else ()
     return RouteSpec(
         shares[0][0] if shares else route.pool,
@@ -126,7 +168,16 @@ def route_spec(route: RouteModel) -> RouteSpec:
         Redirect(redirect.status, redirect.to) if redirect is not None else None,
         shares,
         split.by if split is not None else RouteSpec.split_by,
+        limit_specs(route.limits),
+        class_spec(route.hooks),
+        Mirror(mirror.pool, mirror.percent) if mirror is not None else None,
     )
+
+
+def limit_specs(limits: Iterable[LimitModel]) -> tuple[LimitSpec, ...]:
+    """The limits of a route or a pool."""
+    # Never -0.0, by which Lua would divide.
+    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec + 0.0) for one in limits)
 
 
 def cors_of(file: FileModel) -> Cors | None:

@@ -113,6 +113,7 @@ class _DataPath:
     # Upstream
     connect_timeout: float = 5.0
     upstream_timeout: float = 30.0  # for the complete head of a response, and between two reads of its body
+    hook_timeout: float = 5.0  # for the result of hooks that comes later
     upstream_idle_timeout: float = 60.0  # how long an unused connection is kept
     upstream_idle_connections: int = 512  # kept for each server
     upstream_max_age: float = 300.0  # of a connection, after which it is not reused; 0: unlimited

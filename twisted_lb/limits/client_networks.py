@@ -53,7 +53,9 @@ def network_of(address: str) -> str:
     except ValueError:
         return LOCAL_NETWORK
     if not isinstance(parsed, IPv6Address):
-        return str(parsed)
+        text = str(parsed)
+        # One text for both, as each connection has them.
+        return address if address == text else text
     return str(IPv6Network((parsed, 64), strict=False))
 
 

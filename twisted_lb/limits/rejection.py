@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, OWN, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, OWN, Taken
 from twisted_lb.limits.response_headers import retry_after
 from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED
 
@@ -56,19 +56,31 @@ def refusal(taken: Taken, cost: int = 1, ahead: int = 0) -> Refusal:
 def _what(taken: Taken, cost: int, ahead: int) -> str:
     if taken.limit == IN_FLIGHT:
         return f"This key has {taken.capacity} request{'s' if taken.capacity > 1 else ''} in flight, as many as it may."
+    if taken.limit == ADDRESS and cost > 1:
+        return f"The bucket of {_tokens(taken)} for requests without an API key from your network {_has(taken, cost)}"
     if taken.limit == ADDRESS:
         return "Too many requests without a valid API key have come from your network."
-    bucket = f"The bucket of {taken.capacity} token{'s' if taken.capacity > 1 else ''}"
+    bucket = f"The bucket of {_tokens(taken)}"
     if taken.limit == GLOBAL:
         bucket += " that all users share"
     elif taken.limit == OWN:
         bucket += " of this key"
+    elif taken.limit != KEY:
+        bucket += f" of the limit {taken.limit}"
     if ahead:
         return f"{bucket} is empty, and other requests of this key wait for its tokens."
     if cost > 1:
-        # A debt is shown as 0 tokens.
-        return f"{bucket} has {max(taken.level, 0) // MICROTOKENS}, and this request costs {cost}."
+        return f"{bucket} {_has(taken, cost)}"
     return f"{bucket} is empty."
+
+
+def _tokens(taken: Taken) -> str:
+    return f"{taken.capacity} token{'s' if taken.capacity > 1 else ''}"
+
+
+def _has(taken: Taken, cost: int) -> str:
+    # A debt is shown as 0 tokens.
+    return f"has {max(taken.level, 0) // MICROTOKENS}, and this request costs {cost}."
 
 
 def _when(taken: Taken, cost: int, ahead: int, seconds: int | None) -> str:
@@ -78,7 +90,7 @@ def _when(taken: Taken, cost: int, ahead: int, seconds: int | None) -> str:
         return "It never holds as many."
     if seconds is None:
         return "It is not refilled."
-    if taken.limit == ADDRESS:
+    if taken.limit == ADDRESS and cost <= 1:
         return f"Try again in {seconds} s."
     if ahead:
         return f"Its turn comes in {seconds} s."

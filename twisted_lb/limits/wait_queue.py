@@ -71,18 +71,27 @@ class KeyQueue:
 
     def seconds_until(self, tokens: int, now: float) -> float:
         """Seconds until the bucket can hold `tokens`, as far as is known."""
-        _, _, capacity, rate, level, limit, _ = self.taken
+        _, _, capacity, rate, level, limit, more = self.taken
         if limit == IN_FLIGHT:
             return 0.0
-        level_now = min(level + (now - self.known_at) * rate * MICROTOKENS, capacity * MICROTOKENS)
-        missing = tokens * MICROTOKENS - level_now
-        if missing <= 0:
-            return 0.0
-        return missing / MICROTOKENS / rate if rate else inf
+        age = now - self.known_at
+        seconds = _seconds_until(tokens, capacity, rate, level, age)
+        for one in more:
+            seconds = max(seconds, _seconds_until(tokens, one.capacity, one.rate_per_sec, one.level, age))
+        return seconds
 
     def holds_never(self, cost: int) -> bool:
         """Whether the bucket that has refused can never hold that many tokens, as far as is known."""
         return self.taken.limit != IN_FLIGHT and cost > self.taken.capacity
+
+
+def _seconds_until(tokens: int, capacity: int, rate: float, level: int, age: float) -> float:
+    """Seconds until a bucket that had this level `age` seconds ago can hold `tokens`."""
+    level_now = min(level + age * rate * MICROTOKENS, capacity * MICROTOKENS)
+    missing = tokens * MICROTOKENS - level_now
+    if missing <= 0:
+        return 0.0
+    return missing / MICROTOKENS / rate if rate else inf
 
 
 class WaitQueue:

@@ -30,6 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from twisted_lb.network.tls_errors import words_of
+
 # What begins every kind of private key in PEM (RFC 7468 sections 10 and 11, and the older kinds of OpenSSL).
 _KEY_MARK = b"PRIVATE KEY-----"
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"  # RFC 7468 section 5
@@ -104,8 +106,8 @@ def load(context: ssl.SSLContext, certificate: Certificate) -> None:
             # A password in the place of a question at the terminal.
             context.load_cert_chain(path, password=b"")
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).replace("_", " ").lower()
-        raise CertificateError(f"{certificate.file}: OpenSSL does not take the certificate: {reason}") from None
+        text = f"{certificate.file}: OpenSSL does not take the certificate: {words_of(error)}"
+        raise CertificateError(text) from None
 
 
 def _private_key(pem: bytes, file: str) -> PrivateKeyTypes:

@@ -6,6 +6,7 @@
 3. All listeners have one context, `context`, which has no certificate: each handshake gets the context of its
    certificate by then.  So other certificates concern handshakes that begin later, and no connection.  Tickets
    (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions are resumed after a renewal, too.
+   See `ticket_keys`.
 4. Other contexts, with other authorities for the certificates of clients, have a new `context`: a session that was
    resumed would not be verified again.
 """
@@ -16,6 +17,8 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 
 from twisted_lb.network.certificate import Certificate, load
+from twisted_lb.network.ticket_keys import TicketKeys
+from twisted_lb.network.tls_context import ListenerContext
 from twisted_lb.steps import Steps, finish
 
 
@@ -23,15 +26,22 @@ class NoCertificate(Exception):
     """A handshake began before there was any certificate."""
 
 
+class ServerSide(ssl.SSLObject):
+    """The server's side of a handshake."""
+
+    unserved_name = ""  # that the client has asked for, and that no certificate has
+
+
 class Certificates:
     """The certificates in use, and the context for listeners."""
 
-    def __init__(self, new_context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, new_context: Callable[[], ssl.SSLContext], ticket_keys: TicketKeys | None = None) -> None:
         """`new_context` makes a context for servers without a certificate: versions, ciphers, ALPN, clients' CA.
 
         All of them must be alike: of some settings the one of `context` holds, of others that of the certificate.
         """
         self._new_context = new_context
+        self.ticket_keys = TicketKeys() if ticket_keys is None else ticket_keys
         self.context = self._for_listeners(new_context)
         self._certificates: tuple[Certificate, ...] = ()
         self._contexts: dict[bytes, ssl.SSLContext] = {}  # by the PEM of the certificate
@@ -93,30 +103,38 @@ class Certificates:
 
     def certificate_for(self, name: str | None) -> Certificate:
         """The certificate for a client that asks for this name, or for none.  Raises NoCertificate."""
-        found = self._default
-        if name:
-            name = name.lower()
-            exact = self._exact.get(name)
-            if exact is not None:
-                return exact
-            label, dot, _ = name.partition(".")
-            if label:
-                found = self._wildcards.get(name[len(label) :], found)
+        found = (self._named(name) if name else None) or self._default
         if found is None:
             raise NoCertificate
         return found
 
+    def _named(self, name: str) -> Certificate | None:
+        """The certificate that has this name, or its wildcard."""
+        name = name.lower()
+        exact = self._exact.get(name)
+        if exact is not None:
+            return exact
+        label = name.partition(".")[0]
+        return self._wildcards.get(name[len(label) :]) if label else None
+
     def _for_listeners(self, new_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         context = new_context()
+        context.sslobject_class = ServerSide
         context.sni_callback = self._choose
+        if isinstance(context, ListenerContext):
+            self.ticket_keys.serve(context, context.client_authorities)
         return context
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
         """See ssl.SSLContext.sni_callback."""
-        try:
-            connection.context = self._contexts[self.certificate_for(name).pem]
-        except NoCertificate:
+        certificate = self._named(name) if name else None
+        if certificate is None:
+            certificate = self._default
+            if isinstance(connection, ServerSide) and name:
+                connection.unserved_name = name
+        if certificate is None:
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        connection.context = self._contexts[certificate.pem]
         return None
 
 

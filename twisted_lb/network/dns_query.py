@@ -12,6 +12,7 @@ Twisted's own DNS client writes four lines to the log for each query and does no
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -29,17 +30,22 @@ from twisted_lb.network.system_files import NameServer
 
 ATTEMPT_SECONDS = (0.5, 1.0, 2.0)  # how long a server is waited for before the next one is asked, in each round
 MAX_DATAGRAM = 4096
-MAX_TCP_ANSWER = 16 * 1024
+MAX_TCP_ANSWER = 65535  # hundreds of SRV records
 MAX_ALIASES = 16
 NO_TTL = 0
+_HOST = re.compile(r"(?=.{1,253}\.?\Z)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 
 class Answer(NamedTuple):
-    """The addresses of a name; empty: there is no such name, or it has no address of this kind."""
+    """The addresses of a name; empty: there is no such name, or it has no address of this kind.
+
+    Of a service they are its SRV records as in a zone file: `10 5 8000 node1.example.com`.
+    """
 
     addresses: tuple[str, ...]
     ttl: int  # seconds
     whole: bool = True  # False: addresses of the other kind may be missing
+    local: bool = False  # from the hosts file
 
 
 class LookupFailed(Exception):
@@ -57,7 +63,7 @@ class BadAnswer(Exception):
 
 
 def encode_question(number: int, name: str, kind: int) -> bytes:
-    """The message of a query for records of a kind (dns.A or dns.AAAA).  Raises ValueError for an invalid name."""
+    """The message of a query for records of a kind: dns.A, dns.AAAA or dns.SRV.  Raises ValueError for a bad name."""
     labels = name.split(".")
     if len(name) > 253 or any(not 0 < len(label) <= 63 for label in labels):
         raise ValueError(f"{name!r} is not the name of a host")
@@ -103,9 +109,21 @@ def _addresses(message: Any, name: str, kind: int) -> Answer:
     if not found:
         return Answer((), _negative_ttl(message))
     ttls += [one.ttl for one in found]
-    family = socket.AF_INET6 if kind == dns.AAAA else socket.AF_INET
-    addresses = [socket.inet_ntop(family, one.payload.address) for one in found]
-    return Answer(tuple(dict.fromkeys(addresses)), min(ttls))
+    if kind == dns.SRV:
+        addresses = [_service_text(one.payload) for one in found]
+    else:
+        family = socket.AF_INET6 if kind == dns.AAAA else socket.AF_INET
+        addresses = [socket.inet_ntop(family, one.payload.address) for one in found]
+    return Answer(tuple(dict.fromkeys(filter(None, addresses))), min(ttls))
+
+
+def _service_text(record: Any) -> str:
+    """An SRV record as in a zone file; "" for one without a host that can be connected to."""
+    target = str(record.target)
+    # "." says that the domain does not have the service.
+    if not record.port or not _HOST.fullmatch(target):
+        return ""
+    return f"{record.priority} {record.weight} {record.port} {target}"
 
 
 def _negative_ttl(message: Any) -> int:

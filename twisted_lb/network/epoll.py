@@ -58,8 +58,10 @@ class EpollReactor:
         self._lost = False
         self._reactor = reactor
         self._epoll = make_epoll()
-        self._events: dict[int, int] = {}
-        self._descriptors: dict[int, Any] = {}
+        # By the number of the descriptor, which is the lowest that is free: lists take less than dictionaries.
+        self._events: list[int] = []  # that are polled for
+        self._descriptors: list[Any] = []  # None: not registered
+        self._registered = 0  # how many are
         self._unsent: list[Unsent] = []
         self._iterating = False
         self._undelivered: list[tuple[Any, int, int]] = []  # descriptor, its number, events
@@ -120,24 +122,35 @@ class EpollReactor:
             return
         if fd < 0:
             # It was closed before it was removed; the kernel has removed it from the set.
-            for known in [known for known, one in self._descriptors.items() if one is descriptor]:
-                del self._descriptors[known], self._events[known]
+            for known, one in enumerate(self._descriptors):
+                if one is descriptor:
+                    self._forget(known)
             return
-        before = self._events.get(fd, 0)
+        if fd >= len(self._events):
+            missing = fd + 1 - len(self._events)
+            self._events += [0] * missing
+            self._descriptors += [None] * missing
+        before = self._events[fd]
         events = (before | more) & ~less
         if events == before:
             return
         if not before:
             self._epoll.register(fd, events)
             self._descriptors[fd] = descriptor
+            self._registered += 1
             self._new.add(fd)
         elif events:
             self._epoll.modify(fd, events)
         else:
             self._epoll.unregister(fd)
-            del self._descriptors[fd], self._events[fd]
+            self._forget(fd)
             return
         self._events[fd] = events
+
+    def _forget(self, fd: int) -> None:
+        self._events[fd] = 0
+        self._descriptors[fd] = None
+        self._registered -= 1
 
     # IReadDescriptor, for the reactor
 
@@ -184,7 +197,7 @@ class EpollReactor:
         self._new.clear()
         undelivered, self._undelivered = self._undelivered, []
         for position, (descriptor, fd, event) in enumerate(undelivered, 1):
-            if descriptors.get(fd) is descriptor:
+            if descriptors[fd] is descriptor:
                 self._deliver(descriptor, fd, event)
                 if seconds() >= end:
                     self._undelivered = undelivered[position:]
@@ -192,19 +205,21 @@ class EpollReactor:
         events = self._epoll.poll(0, MAX_EVENTS)
         self._polls += 1
         # The kernel reports in order: after so many polls it has reported all that were there.
-        if len(events) < MAX_EVENTS or self._polls * MAX_EVENTS > len(descriptors):
+        if len(events) < MAX_EVENTS or self._polls * MAX_EVENTS > self._registered:
             self._polls = 0
             self.iteration += 1
         new = self._new
         for position, (fd, event) in enumerate(events, 1):
             # An earlier event of this iteration may have closed it, and another descriptor may have got its number.
-            descriptor = descriptors.get(fd)
+            descriptor = descriptors[fd]
             if descriptor is not None and fd not in new:
                 self._deliver(descriptor, fd, event)
                 if seconds() >= end:
                     rest = events[position:]
                     self._undelivered = [
-                        (descriptors[fd], fd, event) for fd, event in rest if fd in descriptors and fd not in new
+                        (descriptors[fd], fd, event)
+                        for fd, event in rest
+                        if descriptors[fd] is not None and fd not in new
                     ]
                     return
 
@@ -239,8 +254,7 @@ class EpollReactor:
                 descriptor.readConnectionEnding()
             if why is None and event & EPOLLOUT:
                 # By reading; the number may be another one's by now.
-                closed = self._descriptors.get(fd) is not descriptor
-                if closed:
+                if self._descriptors[fd] is not descriptor:
                     return
                 reading = False
                 why = descriptor.doWrite()

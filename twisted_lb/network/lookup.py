@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.names import dns
 from twisted.python.failure import Failure
 
-from twisted_lb.network.dns_query import Answer, LookupFailed, Question
+from twisted_lb.network.dns_query import Answer, Question
 from twisted_lb.network.system_files import NameServer, ResolverConfig, WatchedFile, read_hosts, read_resolv_conf
 
 HOSTS_TTL = 5  # seconds; the file is small, and is read again only when it has changed
@@ -53,7 +53,7 @@ class Resolver:
         if addresses is None and (plain == "localhost" or plain.endswith(".localhost")):
             addresses = ["127.0.0.1", "::1"]
         if addresses is not None:
-            return Answer(tuple(addresses), HOSTS_TTL)
+            return Answer(tuple(addresses), HOSTS_TTL, local=True)
         config: ResolverConfig = self._config.value
         if self._servers:
             config = config._replace(servers=self._servers)
@@ -68,6 +68,21 @@ class Resolver:
             self._partial.discard(name)
         elif len(self._partial) < MAX_PARTIAL:
             self._partial.add(name)
+        return answer
+
+    def look_up_service(self, name: str) -> Deferred[Answer]:
+        """Find the SRV records of a service.  Fails with LookupFailed."""
+        return Deferred.fromCoroutine(self._look_up_service(name))
+
+    async def _look_up_service(self, name: str) -> Answer:
+        answer = Answer((), 0)
+        config = self._config.value
+        for candidate in config.candidates(name):
+            question = Question(self._reactor, self._preferred(self._servers or config.servers), candidate, dns.SRV)
+            answer = await question.answer
+            self._answered(question.answered_by)
+            if answer.addresses:
+                break
         return answer
 
     def _preferred(self, servers: tuple[NameServer, ...]) -> tuple[NameServer, ...]:
@@ -144,6 +159,3 @@ class _Both:
             self._timer = None
         for question in self._questions:
             question.answer.cancel()
-
-
-__all__ = ["Answer", "LookupFailed", "Resolver"]

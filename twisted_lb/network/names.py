@@ -17,7 +17,9 @@
 6. Some name servers return a part of a name's addresses in each answer.  So while answers overlap, connections are kept
    to the addresses of the last RECENT_ANSWERS; new ones go to those of the last answer.  A name has moved when an
    answer has none of the addresses of the one before.
-7. Where one kind of addresses comes late, callers get those of the other kind at once, and the rest later (`ask_rest`).
+7. Watched names are looked up again at the TTL, or sooner where a watcher wants that, a little later than that so that
+   several programs do not ask at the same moments; the watchers get each answer, and log that there is no address.
+8. Where one kind of addresses comes late, callers get those of the other kind at once, and the rest later (`ask_rest`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
+from random import random
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any
 
@@ -35,6 +38,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.listed import listed
 from twisted_lb.network.dns_query import Answer, LookupFailed
 
 MIN_TTL = 1.0  # seconds
@@ -51,7 +55,10 @@ BEGIN_SECONDS = 0.002  # of one iteration of the reactor, for beginning look-ups
 MAX_NAMES = 10_000
 
 RECENT_ANSWERS = 3
+JITTER = 0.1  # of the time between two look-ups of a watched name, by which it may be longer
+MAX_JITTER_SECONDS = 5.0
 MOVED_LOG_SECONDS = 60.0  # between two log lines about new addresses of a name
+SHOWN_ADDRESSES = 10  # in such a line
 
 # Followed names are looked up again even if nobody asks; those without an address no more often than this.
 FOLLOW_SECONDS = 5.0
@@ -75,6 +82,8 @@ NOT_IN_TIME = Unresolved("its name was not resolved in time")
 Waiter = Callable[[tuple[str, ...] | Unresolved], None]
 # Called with the addresses of a name when they have changed.
 Follower = Callable[[tuple[str, ...]], None]
+# Called with each answer of the name servers, and with None when there is none.
+Watcher = Callable[[Answer | None], None]
 
 
 def is_address(host: str) -> bool:
@@ -107,6 +116,8 @@ class _Name:
         "away",
         "waiters",
         "followers",
+        "watchers",
+        "answer",
         "next",
     )
 
@@ -122,6 +133,12 @@ class _Name:
         self.next: IDelayedCall | None = None  # look-up for followers
         self.waiters: dict[object, Callable[[], None]] = {}
         self.followers: list[Follower] = []
+        self.watchers: dict[Watcher, float] = {}  # with the seconds after which they want another answer
+        self.answer: Answer | None = None  # the last one
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.looking or self.waiters or self.followers or self.watchers)
 
 
 class Waiting:
@@ -153,8 +170,11 @@ class Waiting:
 class Names:
     """The names that one process knows."""
 
-    def __init__(self, clock: Any, look_up: Callable[[str], Deferred[Answer]]) -> None:
-        """`clock` provides IReactorTime; `look_up` finds the addresses of a name."""
+    def __init__(
+        self, clock: Any, look_up: Callable[[str], Deferred[Answer]], chance: Callable[[], float] = random
+    ) -> None:
+        """`clock` provides IReactorTime; `look_up` finds the addresses of a name; `chance` numbers from 0 to 1."""
+        self._chance = chance
         self.clock = clock
         self._look_up = look_up
         self._moves = BoundedLog(_log, clock.seconds, MOVED_LOG_SECONDS)
@@ -218,15 +238,42 @@ class Names:
         if known is None or follower not in known.followers:
             return
         known.followers.remove(follower)
-        if not known.followers and known.next is not None:
+        self._stop_unless_wanted(known)
+
+    def watch(self, name: str, watcher: Watcher, longest: float) -> None:
+        """Call `watcher` with each answer; look the name up after `longest` seconds, or sooner at the TTL."""
+        known = self._known(name)
+        known.watchers[watcher] = longest
+        now = self.clock.seconds()
+        known.until = min(known.until, known.looked_at + longest)
+        if known.until <= now:
+            self._refresh(name, known)
+        else:
+            if known.next is not None:
+                # It may be later than this watcher wants.
+                known.next.cancel()
+                known.next = None
+            self._look_later(name, known)
+            watcher(known.answer if not known.away else None)
+
+    def unwatch(self, name: str, watcher: Watcher) -> None:
+        """Do not call it any more."""
+        known = self._names.get(name)
+        if known is not None and known.watchers.pop(watcher, None) is not None:
+            self._stop_unless_wanted(known)
+
+    def _stop_unless_wanted(self, known: _Name) -> None:
+        if not known.followers and not known.watchers and known.next is not None:
             known.next.cancel()
             known.next = None
 
     def _look_later(self, name: str, known: _Name) -> None:
-        if known.followers and known.next is None:
+        if (known.followers or known.watchers) and known.next is None:
             seconds = known.until - self.clock.seconds()
             if known.away or not known.addresses:
                 seconds = max(seconds, FOLLOW_SECONDS)
+            elif known.watchers:
+                seconds += min(seconds * JITTER, MAX_JITTER_SECONDS) * self._chance()
             known.next = self.clock.callLater(seconds, self._look_again, name, known)
 
     def _look_again(self, name: str, known: _Name) -> None:
@@ -246,7 +293,7 @@ class Names:
 
     def _forget_some(self) -> None:
         """Drop names that are not in use, the oldest first."""
-        idle = [name for name, one in self._names.items() if not (one.looking or one.waiters or one.followers)]
+        idle = [name for name, one in self._names.items() if not one.in_use]
         for name in idle[: MAX_NAMES // 10]:
             del self._names[name]
 
@@ -316,14 +363,17 @@ class Names:
         known.addresses = addresses
         if addresses:
             known.fault = None
-            ttl = min(max(float(answer.ttl), MIN_TTL), MAX_TTL)
+            ttl = min(max(float(answer.ttl), MIN_TTL), MAX_TTL, *known.watchers.values())
         else:
             known.fault = Unresolved("its name has no address")
             ttl = NO_ADDRESS_TTL
         if known.away:
             known.away = False
             _log.info("The name {name} is {state} again", name=name, state="resolved")
+        known.answer = answer
         self._settle(name, known, ttl)
+        for watcher in list(known.watchers):
+            watcher(answer)
         if not answer.whole and not answer.ttl:
             # The other kind is late.
             self._refresh(name, known)
@@ -332,9 +382,10 @@ class Names:
         known.recent = (addresses, *(known.recent[: RECENT_ANSWERS - 1] if overlaps else ()))
         now_kept = tuple(dict.fromkeys(chain(*known.recent)))
         if before and set(kept) != set(now_kept):
-            shown = ", ".join(addresses) or "no address"
-            text = "The name {name} has other addresses: {addresses}"
-            self._moves.info(name, text, name=name, state="moved", addresses=shown)
+            if addresses or not known.watchers:
+                shown = listed(addresses, SHOWN_ADDRESSES) or "no address"
+                text = "The name {name} has other addresses: {addresses}"
+                self._moves.info(name, text, name=name, state="moved", addresses=shown)
             for follower in list(known.followers):
                 follower(now_kept)
 
@@ -353,6 +404,8 @@ class Names:
             text = "The name {name} {state}: {reason}{still}"
             _log.warn(text, name=name, state="cannot be resolved", reason=detail, still=still)
         self._settle(name, known, RETRY_SECONDS)
+        for watcher in list(known.watchers):
+            watcher(None)
 
     def _settle(self, name: str, known: _Name, seconds: float) -> None:
         known.looking = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -13,6 +14,9 @@ from twisted_lb.network.tls_layer import TlsLayer
 from twisted_lb.own_fields import certificate_line
 from twisted_lb.wire.forwarding import ForwardedFields, Received
 from twisted_lb.wire.proxy_protocol import ProxyHeader, proxy_header
+
+# What servers are told of a client is made once for its requests, but idle connections must not keep it.
+MAX_FORWARDED: Final = 2048
 
 # As nginx calls a client that has come over a Unix socket.
 UNIX_ADDRESS: Final = "unix:"
@@ -86,6 +90,12 @@ def forwarded_fields(peer: PeerInfo, received: Received | None = None) -> Forwar
     """What servers are told of the client, or, with `received`, of one request that it has passed on."""
     own_lines = certificate_line(peer.tls.subject) if peer.tls is not None else b""
     return ForwardedFields(peer.address, peer.scheme, own_lines, received)
+
+
+@lru_cache(maxsize=MAX_FORWARDED)
+def forwarded_of(address: str, scheme: bytes, tls: TlsInfo | None) -> ForwardedFields:
+    """What servers are told of a client, shared by all its connections and requests."""
+    return forwarded_fields(PeerInfo(address, "", scheme, tls))
 
 
 def tls_info(transport: Any) -> TlsInfo | None:

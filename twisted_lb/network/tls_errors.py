@@ -36,9 +36,9 @@ class CertificateNotVerified(HandshakeFailed):
     """The certificate of the other side is not accepted; the text is OpenSSL's, such as "certificate has expired"."""
 
 
-def words_of(error: ssl.SSLError) -> str:
-    """OpenSSL's text for an error, without the place in its source."""
+def words_of(error: ssl.SSLError | ValueError) -> str:
+    """OpenSSL's text for an error, without the place in its source; that of another error as it is."""
     reason = getattr(error, "reason", None)
     if reason:
         return str(reason).lower().replace("_", " ")
-    return _PLACE.sub("", error.strerror or str(error))
+    return _PLACE.sub("", getattr(error, "strerror", None) or str(error))

@@ -217,6 +217,12 @@ class TlsLayer:
         return self._tls.selected_alpn_protocol() or ""
 
     @property
+    def unserved_name(self) -> str:
+        """The name that the client has asked for, where there is no certificate for it; see `Certificates`."""
+        name: str = getattr(self._tls, "unserved_name", "")
+        return name
+
+    @property
     def certificate(self) -> bytes | None:
         """The certificate of the other side in DER, if it has sent one and the context verifies it."""
         found: Any = self._tls.getpeercert(True)

@@ -17,7 +17,7 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from twisted_lb.network.twisted_private import ConnectionState, TransportConnector
+from twisted_lb.network.twisted_private import AcceptedConnection, ConnectionState, TransportConnector
 
 # Receives dropped bytes; it is never read, and takes no memory where the kernel does not copy them.
 _SINK = bytearray(256 * 1024)
@@ -52,7 +52,7 @@ class OneCall(ConnectionState):
         elif self.must_wait():
             if not self.aborting():
                 # Behind bytes that wait already, these wait too.
-                super().write(data)
+                self.buffer(data)
         elif data:
             self._unsent = data
             self.reactor.flush_later(self)
@@ -74,7 +74,7 @@ class OneCall(ConnectionState):
             sent = 0
         self.sent += sent
         if sent < len(data):
-            super().write(data[sent:] if sent else data)
+            self.buffer(data[sent:] if sent else data)
 
     def writeSomeData(self, data: bytes) -> Any:
         """Twisted's own, with a count of the bytes sent."""
@@ -178,7 +178,7 @@ class OfClient(OneCall):
             protocol.readConnectionEnding()
 
 
-class ServerTransport(OfClient, tcp.Server):
+class ServerTransport(OfClient, AcceptedConnection):
     """A client's connection over TCP."""
 
 

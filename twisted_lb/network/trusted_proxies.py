@@ -53,12 +53,11 @@ class _Found(NamedTuple):
 class TrustedProxy:
     """One connection of a trusted proxy, which carries requests of several clients."""
 
-    __slots__ = ("peer", "forwarded", "_trusted")
+    __slots__ = ("peer", "_trusted")
 
     def __init__(self, peer: PeerInfo, trusted: AddressRanges) -> None:
         """`peer` is the proxy; `trusted` are the addresses of all trusted proxies."""
         self.peer = peer
-        self.forwarded = forwarded_fields(peer)
         self._trusted = trusted
 
     def client_of(self, notable: Notable) -> tuple[PeerInfo, ForwardedFields]:
@@ -72,7 +71,7 @@ class TrustedProxy:
                 "believed.  Configure it to set both, or to remove the one that it does not set",
                 proxy=self.peer.address,
             )
-            return self.peer, self.forwarded
+            return self.peer, forwarded_fields(self.peer)
         peer = self.peer
         place, count, pairs = 0, 0, _NO_PAIRS
         node = NO_NODE

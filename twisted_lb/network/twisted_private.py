@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import abstract, tcp, unix
+from twisted.internet.address import IPv6Address
 from twisted.internet.base import DelayedCall
 from twisted.internet.protocol import Factory
 from twisted.python.lockfile import FilesystemLock
@@ -22,7 +23,8 @@ from twisted.python.lockfile import FilesystemLock
 USED: dict[type, dict[str, str]] = {
     abstract.FileDescriptor: {
         "dataBuffer": "read: bytes that wait to be written",
-        "_tempDataLen": "read: the number of bytes that wait to be joined to them",
+        "_tempDataBuffer": "set: the bytes that wait to be joined to them",
+        "_tempDataLen": "read: their number",
         "_writeDisconnected": "read: whether our direction has ended",
         "bufferSize": "read and set: the bytes of one read",
         "writeSomeData": "overridden: bytes are counted",
@@ -31,6 +33,9 @@ USED: dict[type, dict[str, str]] = {
     tcp.Connection: {
         "_aborting": "read: whether the connection is being aborted",
         "_closeWriteConnection": "overridden: sends the end of TLS before our direction is closed",
+    },
+    tcp.Server: {
+        "_addressType": "set: the class of IPv6 addresses",
     },
     tcp.BaseClient: {
         "_connectDone": "overridden and called: a handshake comes before the protocol",
@@ -77,6 +82,54 @@ class ConnectionState(_Connection):
         """Whether bytes wait in Twisted's buffer."""
         return bool(self.dataBuffer or self._tempDataLen)
 
+    def buffer(self, data: bytes) -> None:
+        """Put bytes into Twisted's buffer."""
+        if not self._tempDataBuffer:
+            # It may be the tuple of `AcceptedConnection`.
+            self._tempDataBuffer = []
+        abstract.FileDescriptor.write(self, data)
+
+
+class AcceptedConnection(tcp.Server):
+    """Twisted's own without what it keeps for each connection: texts for the log, a bound method, an empty list.
+
+    Mix in after a `ConnectionState`, whose `buffer` makes the list.
+    """
+
+    def __init__(self, sock: socket.socket, protocol: Any, client: Any, server: Any, number: int, reactor: Any) -> None:
+        """See tcp.Server."""
+        tcp.Connection.__init__(self, sock, protocol, reactor)
+        self._tempDataBuffer: Any = ()
+        if len(client) != 2:
+            self._addressType = IPv6Address
+        self.server = server
+        self.client = client
+        self.startReading()
+        self.connected = 1
+
+    def _descriptor(self) -> Callable[[], int]:
+        try:
+            return self.socket.fileno
+        except AttributeError:
+            return _closed
+
+    def _unused(self, *args: object) -> None:
+        """Twisted sets and deletes it."""
+
+    fileno = property(_descriptor, _unused, _unused)
+
+    def logPrefix(self) -> str:
+        """See ILoggingContext."""
+        return f"{type(self.protocol).__name__},{self.client[0]}"
+
+    def __repr__(self) -> str:
+        protocol = type(getattr(self, "protocol", None)).__name__
+        return f"<{type(self).__name__} of {protocol} from {self.client[0]}>"
+
+
+def _closed() -> int:
+    return -1
+
 
 class EndingConnection(ConnectionState):
     """Mix in before a `tcp.Connection`: something is sent after all that was written, before our direction ends."""
@@ -98,7 +151,7 @@ class EndingConnection(ConnectionState):
             # The connection is broken, as whoever closes it will find out.
             return False
         if sent < len(data):
-            abstract.FileDescriptor.write(self, data[sent:])
+            self.buffer(data[sent:])
         return sent < len(data)
 
     def _postLoseConnection(self) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.logger import Logger
 
-from twisted_lb.backend import Backend
+from twisted_lb.backend import Backend, place_of
 from twisted_lb.bounded_log import BoundedLog, described, shown
 from twisted_lb.config.pool import READY, ServerSpec, ServerTls
 from twisted_lb.interfaces import IBalancer, IPreparing, IRequest, IResponse, IResponseFields
@@ -34,9 +34,9 @@ FRAMING_FIELDS: Final = tuple(sorted(name.decode() for name in HOP_BY_HOP | {b"c
 FRAMING: Final = field_splitter([name.encode() for name in FRAMING_FIELDS])
 
 # The settings that a change updates in a server that stays.
-ASKED: Final = ("weight", "maxconn", "backup", "slowstart", "send_proxy", "tls", "admin_state")
-TLS: Final = 5  # its place among them
-_Asked = tuple[int, int, bool, float, int, ServerTls | None, str]
+ASKED: Final = ("weight", "maxconn", "backup", "slowstart", "send_proxy", "tls", "authority", "admin_state")
+_Asked = tuple[int, int, bool, float, int, ServerTls | None, bytes, str]
+_TLS: Final = 5  # the index of `tls`
 REMOVED: Final = "removed"
 PREPARATIONS: Final = 4  # attempts, while servers go on changing
 
@@ -232,7 +232,7 @@ class Pool:
         yield
         for hear in self.refreshed:
             hear()
-        other_tls = [backend for backend, before, now in differing if before[TLS] != now[TLS]]
+        other_tls = [backend for backend, before, now in differing if before[_TLS] != now[_TLS]]
         yield from self._announce(added, removed, other_tls)
         changed = tuple((backend, _difference(before, now)) for backend, before, now in differing)
         return Change(tuple(added), tuple(removed), changed, reordered)
@@ -333,13 +333,18 @@ def place(server: ServerSpec | Backend) -> tuple[str, str, int]:
 
 def asked_of(server: ServerSpec | Backend) -> _Asked:
     """The values of ASKED."""
+    if isinstance(server, Backend):
+        authority = server.authority
+    else:
+        authority = (server.authority or place_of(server.host, server.port)).encode()
     limits = server.weight, server.maxconn, server.backup, server.slowstart
-    return (*limits, server.send_proxy, server.tls, server.admin_state)
+    return (*limits, server.send_proxy, server.tls, authority, server.admin_state)
 
 
 def _ask(backend: Backend, asked: _Asked) -> None:
-    backend.weight, backend.maxconn, backend.backup, backend.slowstart, *_ = asked
-    _, _, _, _, backend.send_proxy, backend.tls, backend.admin_state = asked
+    weight, maxconn, backup, slowstart, send_proxy, tls, authority, admin_state = asked
+    backend.weight, backend.maxconn, backend.backup, backend.slowstart = weight, maxconn, backup, slowstart
+    backend.send_proxy, backend.tls, backend.authority, backend.admin_state = send_proxy, tls, authority, admin_state
 
 
 def _difference(before: Sequence[object], now: Sequence[object]) -> str:
@@ -353,4 +358,6 @@ def _changed(name: str, before: object, now: object) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
     return str(value).lower() if isinstance(value, (bool, str)) else f"{value:g}"

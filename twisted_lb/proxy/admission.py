@@ -33,8 +33,10 @@ from twisted_lb.network.peer import PeerInfo
 from twisted_lb.own_fields import username_value
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded
+from twisted_lb.proxy.header_rules import HeaderRules
 from twisted_lb.proxy.request_view import RequestView
 from twisted_lb.proxy.route import NO_KEY, OPTIONAL, REQUIRED, Terms
+from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.second_key import SecondKeys
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
 from twisted_lb.proxy.token_grant import TokenGrant
@@ -50,7 +52,8 @@ from twisted_lb.request_record import (
 )
 from twisted_lb.users import REFUSALS
 from twisted_lb.wire.field_value import field_value
-from twisted_lb.wire.head import RequestHead
+from twisted_lb.wire.framing import Status
+from twisted_lb.wire.head import RequestHead, ResponseHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
 IN_MAINTENANCE: Final = "This is in maintenance. Try again later."
@@ -96,6 +99,7 @@ class Admission(RequestView):
         self._context = context
         self._terms = terms
         self._key = b""
+        self._changes = None
         self._tokens = TokenGrant(context, terms.pricing)
         self._over = False
         self.waiting = False  # for tokens
@@ -167,6 +171,41 @@ class Admission(RequestView):
             fields = self._limit_fields(taken) + fields
         self._client.reject(status, detail, fields, members)
 
+    def _answer_with(self, answer: RouteAnswer, location: bytes, rules: tuple[HeaderRules, ...]) -> None:
+        """Answer with a whole response made here, which costs what was taken; the exchange is over.
+
+        `location` is the line of a redirect, and `rules` are those for responses.
+        """
+        tokens = self._tokens
+        taken = tokens.taken
+        assert taken is not None
+        fields = self._limit_fields(taken)
+        for one in rules:
+            fields = one.without_removed(fields)
+        fields += location
+        context = self._context
+        if context.cors is not None:
+            fields += context.cors.fields(self._head.fields)
+        self._end()
+        tokens.settle_as_taken()
+        if self._record is not None:
+            self._enter(self._record, COMPLETE)
+        head = ResponseHead()
+        head.status = answer.status
+        head.minor = 1
+        head.reason = answer.reason
+        # RFC 9110 section 8.6: it would be the length of another response.
+        has_length = answer.status != Status.NOT_MODIFIED
+        head.notable = {b"content-length": [b"%d" % len(answer.content)]} if has_length else {}
+        head.fields = answer.fields
+        for one in rules:
+            head.fields = one.apply(head.fields, self)
+        head.size = 0
+        head.keep_alive = True
+        client = self._client
+        client.respond(head, len(answer.content), fields, b"" if self.method == b"HEAD" else answer.content)
+        client.finish(NO_TRAILERS)
+
     def _enter(self, record: RequestRecord, reason: str) -> None:
         """Enter what is known here, now that the request is over; `reason` unless there was one before."""
         self._tokens.record(record)
@@ -177,9 +216,14 @@ class Admission(RequestView):
         key = self._key
         # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
         if key and (record.user or len(key) >= SHORTEST_HIDDEN):
-            record.target = record.target.replace(key, REDACTED)
-            record.host = record.host.replace(key, REDACTED)
-            record.request_id = record.request_id.replace(key, REDACTED)
+            if key in record.target:
+                record.target = record.target.replace(key, REDACTED)
+            # Most are shorter than a key.
+            size = len(key)
+            if len(record.host) >= size:
+                record.host = record.host.replace(key, REDACTED)
+            if len(record.request_id) >= size:
+                record.request_id = record.request_id.replace(key, REDACTED)
             if record.fields:
                 record.fields = record.fields.replace(key, REDACTED)
 
@@ -206,7 +250,7 @@ class Admission(RequestView):
         if route_key == NO_KEY:
             # The fields for keys are not for servers, whatever they contain.
             context.keys.remove(self._head.notable)
-            self._tokens.take_of_network(self.peer.network, self)
+            self._ask_without_key()
             return
         try:
             if authentication is None:
@@ -225,7 +269,7 @@ class Admission(RequestView):
         known_keys = context.known_keys
         if key is None:
             if route_key == OPTIONAL:
-                self._tokens.take_of_network(self.peer.network, self)
+                self._ask_without_key()
             elif known_keys is None:
                 self._unauthorized(self._no_key())
             else:
@@ -241,15 +285,15 @@ class Admission(RequestView):
         tokens.digest = found = digest(key)
         if known_keys is not None and not known_keys.knows(found, self.peer.network):
             tokens.network = self.peer.network
-        try:
-            tokens.price(self)
-        except PricingFailed:
-            self._answer(INTERNAL_ERROR, 500, "The cost of the request could not be told.")
+        tokens.queue = found
+        if self._terms.depends_on_client:
+            self._client_known()
+        if not self._priced():
             return
         key_queues = context.waiting.key_queues
         # A key that may be a guess has to be asked for with its network first.
-        if key_queues and found in key_queues and not tokens.network:
-            self._enqueue(key_queues[found])
+        if key_queues and tokens.queue in key_queues and not tokens.network:
+            self._enqueue(key_queues[tokens.queue])
             return
         tokens.take(self)
 
@@ -259,6 +303,26 @@ class Admission(RequestView):
             self._unauthorized(detail)
         else:
             self._context.buckets.take_address(self.peer.network, _Rejected(self, detail))
+
+    def _ask_without_key(self) -> None:
+        """The route serves requests without a key: may this one pass?"""
+        if self._terms.depends_on_client:
+            self._client_known()
+        if self._priced():
+            self._tokens.take_without_key(self.peer.network, self)
+
+    def _client_known(self) -> None:
+        """The key is known, or that there is none: on what terms does this client have its request?"""
+        self._tokens.use(self._terms, self.peer.network)
+
+    def _priced(self) -> bool:
+        """Whether it is known what the request costs; if not, it is answered."""
+        try:
+            self._tokens.price(self)
+        except PricingFailed:
+            self._answer(INTERNAL_ERROR, 500, "The cost of the request could not be told.")
+            return False
+        return True
 
     def _identified(self, authentication: Authentication) -> bytes | None:
         """The key that the user's authenticator finds.  Raises CredentialsRejected and AuthenticationFailed."""
@@ -334,7 +398,7 @@ class Admission(RequestView):
                     self._leave_wait_queue()
                     self._refuse(taken, 0)
                 else:
-                    self._context.waiting.refused(tokens.digest, self, taken)
+                    self._context.waiting.refused(tokens.queue, self, taken)
                 return
             if not tokens.digest and self._terms.key == REQUIRED:
                 self._unauthorized(self._no_key())
@@ -344,7 +408,7 @@ class Admission(RequestView):
             if self.waiting:
                 self.waiting = False
                 self._wait_ended()
-                self._context.waiting.served(tokens.digest, self, taken)
+                self._context.waiting.served(tokens.queue, self, taken)
                 self._client.request_resumed()
             if b"authorization" not in self._head.notable or not self._look_into_credentials():
                 self._admitted()
@@ -386,7 +450,8 @@ class Admission(RequestView):
             return
         self._leave_wait_queue()
         # The reason names hosts: the store has logged it, and it is not for clients.
-        detail = "The rate limit of this key cannot be checked now. Try again soon."
+        whose = "key" if self._tokens.digest else "request"
+        detail = f"The rate limit of this {whose} cannot be checked now. Try again soon."
         self._answer(STORE_UNAVAILABLE, 503, detail, RETRY_SOON)
 
     def _key_refused(self, taken: Taken) -> None:
@@ -402,9 +467,9 @@ class Admission(RequestView):
         tokens = self._tokens
         tokens.taken = taken
         # Who guesses keys need not be served better.
-        seconds = self._wait_timeout() if taken.limit != ADDRESS else 0.0
+        seconds = self._wait_timeout() if tokens.digest and taken.limit != ADDRESS else 0.0
         self.waiting = seconds > 0
-        if self.waiting and self._context.waiting.join(self, tokens.digest, tokens.cost, seconds, taken):
+        if self.waiting and self._context.waiting.join(self, tokens.queue, tokens.cost, seconds, taken):
             self._wait_begins()
             return
         self.waiting = False
@@ -416,7 +481,7 @@ class Admission(RequestView):
         tokens.taken = line.taken._replace(admitted=False)
         self.waiting = True
         self._wait_begins()
-        self._context.waiting.enqueue(self, tokens.digest, tokens.cost, self._wait_timeout())
+        self._context.waiting.enqueue(self, tokens.queue, tokens.cost, self._wait_timeout())
 
     def _wait_timeout(self) -> float:
         """Seconds that the client is ready to wait."""
@@ -439,13 +504,13 @@ class Admission(RequestView):
         tokens = self._tokens
         tokens.taken = taken
         self._context.counts.refused[taken.limit] += 1
-        why = refusal(taken, tokens.cost if tokens.digest else 1, ahead)
+        why = refusal(taken, tokens.asked_of(taken.limit), ahead)
         self._answer(LIMITED, STATUS, why.detail, why.fields, why.members)
 
     def _leave_wait_queue(self) -> None:
         if self.waiting:
             self.waiting = False
-            self._context.waiting.leave(self._tokens.digest, self)
+            self._context.waiting.leave(self._tokens.queue, self)
 
     @guarded
     def credentials_rejected(self, detail: str, taken: Taken | None) -> None:

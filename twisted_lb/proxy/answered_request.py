@@ -9,9 +9,9 @@ from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded, take_steps
 from twisted_lb.proxy.route import AnsweringRoute
 from twisted_lb.proxy.route_answer import RouteAnswer
-from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream
-from twisted_lb.request_record import BAD_REQUEST, CLIENT_LEFT, COMPLETE, INTERNAL_ERROR
-from twisted_lb.wire.head import RequestHead, ResponseHead
+from twisted_lb.proxy.streams import IClientStream
+from twisted_lb.request_record import BAD_REQUEST, CLIENT_LEFT, INTERNAL_ERROR
+from twisted_lb.wire.head import RequestHead
 
 NO_HOST: Final = "The request does not name a host that it could be redirected to."
 
@@ -51,37 +51,11 @@ class AnsweredRequest(Admission):
     def _admitted(self) -> None:
         answer = self._answer_of_route
         location = answer.location(self.value_of(b"host"), self.target)
-        tokens = self._tokens
-        taken = tokens.taken
-        assert taken is not None
         if location is None:
-            tokens.refund()
+            self._tokens.refund()
             self._answer(BAD_REQUEST, 400, NO_HOST)
             return
-        fields = self._limit_fields(taken)
-        for rules in self._terms.response_rules:
-            fields = rules.without_removed(fields)
-        fields += location
-        context = self._context
-        if context.cors is not None:
-            fields += context.cors.fields(self._head.fields)
-        self._end()
-        tokens.settle_as_taken()
-        if self._record is not None:
-            self._enter(self._record, COMPLETE)
-        head = ResponseHead()
-        head.status = answer.status
-        head.minor = 1
-        head.reason = answer.reason
-        head.notable = {b"content-length": [b"%d" % len(answer.content)]}
-        head.fields = answer.fields
-        for rules in self._terms.response_rules:
-            head.fields = rules.apply(head.fields, self)
-        head.size = 0
-        head.keep_alive = True
-        client = self._client
-        client.respond(head, len(answer.content), fields, b"" if self.method == b"HEAD" else answer.content)
-        client.finish(NO_TRAILERS)
+        self._answer_with(answer, location, self._terms.response_rules)
 
     def _end(self) -> None:
         self._over = True

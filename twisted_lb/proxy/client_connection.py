@@ -29,7 +29,7 @@ from twisted_lb.network.flow_control import BACKLOG, NOT_NOW, Tap, Throttle
 from twisted_lb.network.peer import (
     UNIX_ADDRESS,
     PeerInfo,
-    forwarded_fields,
+    forwarded_of,
     header_for_server,
     peer_info,
     twisted_address,
@@ -89,7 +89,7 @@ class ClientConnection:
     __slots__ = (
         "transport",
         "peer",
-        "forwarded",
+        "_forwarded",
         "tap",
         "throttle",
         "network",
@@ -126,13 +126,13 @@ class ClientConnection:
     peer: PeerInfo  # of the present request; between requests, of the connection
     tap: Tap
     throttle: Throttle
-    forwarded: ForwardedFields  # of the same
 
     def __init__(self, limits: ConnectionLimits, announced: ProxyHeader | None = None) -> None:
         """`announced`: the header of the PROXY protocol that the connection began with."""
         self.network = ""  # that the connection is counted for; see `network_counted`
         self._announced = announced
         self._proxy: TrustedProxy | None = None  # None: the connection is a client's own
+        self._forwarded: ForwardedFields | None = None  # of the proxy's present request, see `forwarded`
         self.deadline = NEVER
         self.record: RequestRecord | None = None  # of the present request
         self.request_id = b""  # of the last request, where requests get ids
@@ -147,7 +147,7 @@ class ClientConnection:
         self._head: RequestHead | None = None
         self._exchange: OnRoute | LocalExchange | None = None
         self._decoder: Decoder | None = None
-        self._progress = BodyProgress()
+        self._progress: BodyProgress | None = None  # of a body that is being read
         self._requests = 0
         self._posted = False  # what is in the buffer waits for its turn
         self._answered_here = True  # the last request cost its client nothing; there was none yet
@@ -172,12 +172,10 @@ class ClientConnection:
         self.peer = peer = peer_info(transport, self._announced)
         trusted = limits.trusted_proxies
         if trusted is not None and trusted.contain(peer.address):
-            self._proxy = proxy = TrustedProxy(peer, trusted)
+            self._proxy = TrustedProxy(peer, trusted)
             self.network = limits.network_counted(peer.address)
-            self.forwarded = proxy.forwarded
         else:
             self.network = peer.network
-            self.forwarded = forwarded_fields(peer)
         if peer.address != UNIX_ADDRESS:
             transport.setTcpNoDelay(True)
         transport.registerProducer(self.throttle, True)
@@ -255,7 +253,7 @@ class ClientConnection:
         if proxy is not None:
             # What is not a request cannot be attributed to a client of the proxy.
             self.peer = proxy.peer
-            self.forwarded = proxy.forwarded
+            self._forwarded = None
         head = read_request_head(data, self._scanned, self._limits.head_limits)
         if head is None:
             # A lone CR may become an empty line, which must not prolong anything.
@@ -270,7 +268,7 @@ class ClientConnection:
         self._scanned = self._empty_lines = 0
         self._head = head
         if proxy is not None:
-            self.peer, self.forwarded = proxy.client_of(head.notable)
+            self.peer, self._forwarded = proxy.client_of(head.notable)
         self._requests += 1
         context = self._limits.context
         if context.ids is not None:
@@ -286,7 +284,7 @@ class ClientConnection:
             self._await_response()
             exchange.start(b"", True, [])
             return True
-        self._progress.start()
+        self._progress = BodyProgress()
         self._state = BODY
         self.deadline = self._sweeper.now + self._settings.body_timeout
         limits = self._limits.head_limits
@@ -323,7 +321,7 @@ class ClientConnection:
         if proxy is not None:
             # It is not known whose it is; the last request may have been another client's.
             self.peer = proxy.peer
-            self.forwarded = proxy.forwarded
+            self._forwarded = None
         context = self._limits.context
         if context.ids is not None:
             self.request_id = context.ids.new()
@@ -349,6 +347,7 @@ class ClientConnection:
     def _content_received(self, body: Decoder, content: bytes) -> None:
         """Keep the books of a request body: its limit and its end."""
         progress = self._progress
+        assert progress is not None
         progress.received += len(content)
         progress.chunks = body.chunks
         if self.record is not None:
@@ -359,7 +358,7 @@ class ClientConnection:
         self._buffer = body.rest
         if body.done:
             self._await_response()
-            self._decoder = None
+            self._decoder = self._progress = None
         elif body.rest:
             self._post()
 
@@ -395,7 +394,8 @@ class ClientConnection:
         self._chunking = chunking = framing < 0 and minor == 1
         self._until_close = until_close = framing < 0 and not minor
         self._close_after = close = until_close or self._decoder is not None or self.closing()
-        fields += self._replace_own(head)
+        if self.request_id or self._limits.hsts:
+            fields += self._replace_own(head)
         data = response_head(head, framing, minor, fields, close, self._sweeper.date, RESPONSE_FIELDS.consumed)
         if content:
             data += chunk(content) if chunking else content
@@ -409,10 +409,9 @@ class ClientConnection:
 
     def _replace_own(self, head: ResponseHead) -> bytes:
         """Remove from a server's head what this gateway says itself; the lines to add in its place."""
-        fields = b""
-        if self._limits.hsts and self.peer.scheme == b"https":
+        fields = self._limits.fields_for(self.peer)
+        if fields:
             head.fields = without_own(head.fields)
-            fields = self._limits.hsts
         if self.request_id:
             head.fields = without_id(head.fields)
             fields += b"\r\nX-Request-ID: " + self.request_id
@@ -508,6 +507,14 @@ class ClientConnection:
         self._sweeper.watched.add(self)
         self._linger()
 
+    @property
+    def forwarded(self) -> ForwardedFields:
+        """See IClientStream."""
+        if self._forwarded is not None:
+            return self._forwarded
+        peer = self.peer
+        return forwarded_of(peer.address, peer.scheme, peer.tls)
+
     def request_resumed(self) -> None:
         """See IClientStream."""
         if self._state == BODY:
@@ -552,8 +559,7 @@ class ClientConnection:
         if cors is not None:
             # Of a head that was refused, there is what was read.
             fields += cors.fields(self._head.fields if self._head is not None else self._buffer)
-        if self._limits.hsts:
-            fields += self._limits.fields_for(self.peer)
+        fields += self._limits.fields_for(self.peer)
         request_id = self.request_id
         data = problem_response(self._head, status, detail, fields, members, close, self._sweeper.date, request_id)
         record = self.record
@@ -608,7 +614,7 @@ class ClientConnection:
     # The end
 
     def _request_refused(self, error: RequestError) -> None:
-        """What was read is no request; where the next one would begin cannot be known."""
+        """What was read is not a valid request; where the next one would begin cannot be known."""
         exchange, self._exchange = self._exchange, None
         self._begin_unread()
         if self.record is not None:
@@ -631,7 +637,7 @@ class ClientConnection:
         self._responding = False
         self._decoder = None
         self._buffer = b""
-        self._progress.start()
+        self._progress = None
 
     def _cut(self) -> None:
         """End the connection with a reset."""
@@ -663,7 +669,6 @@ class ClientConnection:
         elif self._state == HEAD and not self._buffer:
             self._close()
         elif self._state == BODY and self._body_progressed():
-            self._progress.next_period()
             self.deadline = self._sweeper.now + self._settings.body_timeout
         elif self._state in (HEAD, BODY):
             self._request_refused(RequestError(408, "The request was not received in time."))
@@ -676,12 +681,19 @@ class ClientConnection:
             self.transport.abortConnection()
 
     def _body_progressed(self) -> bool:
-        """Whether the client has sent enough since the deadline was set, or was kept from it by what it waits for."""
+        """Whether the client has sent enough since the deadline was set, or was kept from it by what it waits for.
+
+        If so, another period of its body begins.
+        """
         seconds = self._settings.body_timeout
         progress = self._progress
-        return progress.in_sensible_chunks(seconds) and (
-            self.tap.held or self._waits() or self._expects() or progress.enough(seconds, self._settings.min_body_rate)
-        )
+        if progress is None or not progress.in_sensible_chunks(seconds):
+            return False
+        kept_from_it = self.tap.held or self._waits() or self._expects()
+        if not kept_from_it and not progress.enough(seconds, self._settings.min_body_rate):
+            return False
+        progress.next_period()
+        return True
 
     # What is asked of us when there is no room for another connection
 

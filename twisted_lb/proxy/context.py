@@ -96,19 +96,24 @@ class ProxyContext:
         if records is None:
             return
         record.ended_at = self.seconds()
-        if record.reason == CLIENT_LEFT and not record.status:
+        anonymous = not record.user
+        if not record.status and record.reason == CLIENT_LEFT:
             record.status = CLIENT_CLOSED_REQUEST
+        if anonymous or b"?" in record.target or record.fields:
+            self._mask(record, anonymous)
+        records.request_finished(record)
+
+    def _mask(self, record: RequestRecord, anonymous: bool) -> None:
+        """Replace what may be a key; that of a user was replaced already."""
         parameter = self.keys.parameter
         if parameter and b"?" in record.target:
             record.target = mask_parameter(record.target, parameter, REDACTED)
-        anonymous = not record.user
         if anonymous or b"?" in record.target:
             record.target = self.keys.masked(record.target, anonymous)
         if anonymous:
             record.host = self.keys.masked(record.host, True)
         if record.fields:
             record.fields = self.keys.masked(record.fields, anonymous)
-        records.request_finished(record)
 
     def copied(self) -> ProxyContext:
         """Another one, in which parts may be replaced."""
@@ -131,5 +136,6 @@ class ProxyContext:
         other.invalid_cost_reported = self.invalid_cost_reported
         other.counts_in_flight = self.counts_in_flight
         other.tunnels = self.tunnels
+        other.ids = self.ids
         other.records = self.records
         return other

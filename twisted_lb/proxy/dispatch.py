@@ -11,6 +11,7 @@ from twisted_lb.proxy.answered_request import AnsweredRequest
 from twisted_lb.proxy.connection_limits import ConnectionLimits
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.exchange import Exchange
+from twisted_lb.proxy.extended_exchange import ExtendedExchange
 from twisted_lb.proxy.https_redirect import STATUS
 from twisted_lb.proxy.local_request import LocalExchange, MaxForwardsAnswer
 from twisted_lb.proxy.preflight import Preflight, PreflightAnswer
@@ -94,7 +95,10 @@ def exchange_on_route(context: ProxyContext, client: Any, head: RequestHead, fra
     if refused is not None:
         return refused
     if isinstance(route, Route):
-        exchange = Exchange(context, route, client, head, framing)
+        if route.extended:
+            exchange: Exchange = ExtendedExchange(context, route, client, head, framing)
+        else:
+            exchange = Exchange(context, route, client, head, framing)
         if framing > 0:
             check_content(exchange, framing)
         return exchange

@@ -8,6 +8,8 @@ A server that switches to another protocol ends it so:
 
     connected -> protocols_switched -> tunnel_ended
 
+On a route with hooks or a mirror it is an `ExtendedExchange`.
+
 Each arrow is a method that the bucket, the pool or the server's connection calls, most of them within
 the one before, so that a request on warm connections runs in two turns of the loop.  An exchange ends
 once, by `_end`.
@@ -24,6 +26,8 @@ from zope.interface import implementer
 from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.credentials import REDACTED
+from twisted_lb.hooks.hooks import HooksFailed
+from twisted_lb.interfaces import ADDRESS
 from twisted_lb.network.dialer import Unreachable
 from twisted_lb.network.flow_control import NOT_NOW
 from twisted_lb.own_fields import consumer_line
@@ -33,7 +37,7 @@ from twisted_lb.proxy.admission import IN_MAINTENANCE, RETRY_SOON, Admission, re
 from twisted_lb.proxy.connection_pool import ConnectionPool
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.guard import guarded, guarded_done, take_steps
-from twisted_lb.proxy.header_rules import HeaderRules
+from twisted_lb.proxy.header_rules import HeaderRules, RequestValues
 from twisted_lb.proxy.request_body import RequestContent
 from twisted_lb.proxy.route import AS_SET, Route
 from twisted_lb.proxy.streams import NO_TRAILERS, IClientStream, IResponseReceiver, IServerStream, ServerFailure
@@ -60,6 +64,7 @@ NO_SERVER: Final = "No available servers"
 ALL_FULL: Final = "all servers have as many requests as they may"
 # A request that has reached no server for so many times CONNECT_TIMEOUT is answered, whatever servers are left.
 REACH_TIMEOUTS: Final = 3
+HOOKS_FAILED: Final = "The hooks of this route have failed."
 
 _REASONS_OF_TUNNELS: Final = {
     Ending.COMPLETE: COMPLETE,
@@ -135,15 +140,18 @@ class Exchange(Admission):
 
     # The servers
 
-    def _admitted(self) -> None:
+    def _client_known(self) -> None:
         split = self._route.split
         if split is not None:
             digest = self._tokens.digest
             self._route = split.route_of(self.peer.network if split.by_network or not digest else digest)
+        self._tokens.use(self._route, self.peer.network)
+
+    def _admitted(self) -> None:
         pool = self._route.pool
         if self._record is not None:
             self._record.pool = pool.name
-        if split is not None and pool.maintenance:
+        if self._terms.depends_on_client and pool.maintenance:
             self._tokens.refund()
             self._answer(MAINTENANCE, 503, IN_MAINTENANCE, retry_after(pool.maintenance))
             return
@@ -228,7 +236,9 @@ class Exchange(Admission):
                 return False
             # Networks take their turns as users do; no user has such a name.
             user = taken.name or b"\0" + self.peer.network.encode()
-            if self._route.pool.queue.join(self, user, round(taken.rate_per_sec)):
+            # A limit of the route says nothing about one network.
+            rate = taken.rate_per_sec if taken.name or taken.limit == ADDRESS else 1.0
+            if self._route.pool.queue.join(self, user, round(rate)):
                 self.queued = True
                 self._wait_begins()
                 self._reach_until = 0.0
@@ -305,8 +315,8 @@ class Exchange(Admission):
                 # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
                 head = head.replace(self._key, REDACTED)
             rules = self._route.request_rules
-            if rules:
-                head = self._with_rules(head, rules)
+            if rules or self._changes is not None:
+                head = self._with_rules(head, rules, self)
             kept = self._content
             content = b""
             whole = True
@@ -341,12 +351,14 @@ class Exchange(Admission):
             trailers = rules.kept_trailers(trailers)
         return trailers
 
-    def _with_rules(self, head: bytes, rules: tuple[HeaderRules, ...]) -> bytes:
-        """The head for a server as the rules of its pool and route want it."""
+    def _with_rules(self, head: bytes, rules: tuple[HeaderRules, ...], values: RequestValues) -> bytes:
+        """The head for a server as the rules of its pool and route want it, and then hooks."""
         end = head.index(b"\r\n")
         lines = head[end:-4]
         for one in rules:
-            lines = one.apply(lines, self)
+            lines = one.apply(lines, values)
+        if self._changes is not None:
+            lines = self._changes.apply(lines)
         return head[:end] + lines + b"\r\n\r\n"
 
     def value_of(self, name: bytes) -> bytes:
@@ -482,11 +494,25 @@ class Exchange(Admission):
             self._client.respond(head, framing, fields, content)
             if done:
                 self._finish(trailers)
+        except HooksFailed:
+            self._response_refused(None if done else self._server)
         except BaseException:
             self.broke()
 
+    def _response_refused(self, server: IServerStream | None) -> None:
+        """Hooks have failed on a response, of which nothing was sent; the server has had the request."""
+        self._server = None
+        if server is not None:
+            server.drop()
+        self._part()
+        self._tokens.settle(self)
+        self._answer(INTERNAL_ERROR, 500, HOOKS_FAILED)
+
     def _response_fields(self, head: ResponseHead) -> bytes:
-        """The server has answered: tell those who want to know, and return the fields that are added."""
+        """The server has answered: tell those who want to know, and return the fields that are added.
+
+        Raises HooksFailed.
+        """
         context = self._context
         backend = self._backend
         assert backend is not None
@@ -523,7 +549,11 @@ class Exchange(Admission):
         protocols = switched_to(head.notable.get(b"upgrade", []), nominated(head.notable), self._head.upgrade)
         if not protocols:
             return False
-        fields = self._response_fields(head)
+        try:
+            fields = self._response_fields(head)
+        except HooksFailed:
+            self._response_refused(server)
+            return True
         self._responded = True
         client_end = self._client.switch_protocols(head, protocols, fields)
         server_end = server.switch_protocols(content)

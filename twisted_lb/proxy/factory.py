@@ -87,6 +87,8 @@ class ProxyFactory(Factory):
         connect_tls = partial(open_tls, data_path)
         self._dialer = Dialer(data_path, names, dead, data_path.connectTCP, connect_tls, contexts or TlsContexts())
         self._pools: list[ServerPool] = []
+        self._records = RequestRecords()
+        self._has_hooks = False
         self.limits = ConnectionLimits(
             ProxyContext(
                 buckets=buckets,
@@ -135,8 +137,13 @@ class ProxyFactory(Factory):
         self._pools.remove(pool)
         pool.close()
 
-    def use(self, routes: RouteTable, cors: CorsPolicy | None = None) -> None:
-        """Requests that come from now on have these routes; `cors` None leaves other origins to the servers."""
+    def use(self, routes: RouteTable, cors: CorsPolicy | None = None, has_hooks: bool = False) -> None:
+        """Requests that come from now on have these routes; `cors` None leaves other origins to the servers.
+
+        `has_hooks`: some of the routes have, so requests have records.
+        """
+        self._has_hooks = has_hooks
+        self._use_records()
         for context in (self.limits.context, self.limits.preflights.context):
             context.routes = routes
             context.cors = cors
@@ -148,10 +155,12 @@ class ProxyFactory(Factory):
 
     def subscribe(self, subscriber: Subscriber, wants_fields: bool = False) -> None:
         """Call `subscriber` with the record of each request that is over.  See RequestRecords."""
-        context = self.limits.context
-        if context.records is None:
-            context.records = RequestRecords()
-        context.records.subscribe(subscriber, wants_fields)
+        self._records.subscribe(subscriber, wants_fields)
+        self._use_records()
+
+    def _use_records(self) -> None:
+        needed = self._has_hooks or self._records.subscribed
+        self.limits.context.records = self._records if needed else None
 
     def accepted(self, *args: Any) -> ServerTransport | UnixServerTransport:
         """The transport of a connection that a port has accepted."""
@@ -257,7 +266,8 @@ class ProxyFactory(Factory):
         context = self.limits.context
         ended = self.handshakes.ended
         handshakes = {f"handshakes {how}": ended[how] for how in ended}
-        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes}
+        failures = self.handshakes.failures.numbers()
+        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes, **failures}
 
     def tunnel_keys(self) -> list[str]:
         """The digests of the keys that have open tunnels."""
@@ -305,4 +315,4 @@ class TlsFactory(Factory):
         return TlsHandshake(self._clear.handshakes, self._context(), header)
 
     def _rejected(self, why: str, lingers: bool) -> None:
-        return None
+        self._clear.handshakes.rejected()

@@ -68,15 +68,16 @@ class OpenConnections:
         """At most this many, in total and of each network; 0: any number."""
         self.most = most
         self.most_of_network = most_of_network
-        self._all: set[OpenConnection] = set()
+        # Each connection is in one of them.
         self._order: _Order = OrderedDict()
+        self._busy: set[OpenConnection] = set()
         self._networks: dict[str, _Network] = {}
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._order) + len(self._busy)
 
     def __iter__(self) -> Iterator[OpenConnection]:
-        return iter(list(self._all))
+        return iter([*self._order, *self._busy])
 
     def count_of(self, network: str) -> int:
         """The number of connections of this network; 0 for local ones, which are not limited."""
@@ -85,7 +86,6 @@ class OpenConnections:
 
     def add(self, connection: OpenConnection) -> None:
         """A connection was accepted."""
-        self._all.add(connection)
         self._order[connection] = None
         name = connection.network
         if name == LOCAL_NETWORK:
@@ -105,10 +105,12 @@ class OpenConnections:
 
     def remove(self, connection: OpenConnection) -> None:
         """A connection has ended.  May be called more than once."""
-        if connection not in self._all:
+        if connection in self._order:
+            del self._order[connection]
+        elif connection in self._busy:
+            self._busy.discard(connection)
+        else:
             return
-        self._all.discard(connection)
-        self._order.pop(connection, None)
         network = self._networks.get(connection.network)
         if network is None:
             return
@@ -120,11 +122,14 @@ class OpenConnections:
 
     def moved_on(self, connection: OpenConnection) -> None:
         """The connection has begun a request, or completed a response."""
-        if connection not in self._all:
-            return
         order = self._order
-        order[connection] = None
-        order.move_to_end(connection)
+        if connection in order:
+            order.move_to_end(connection)
+        elif connection in self._busy:
+            self._busy.discard(connection)
+            order[connection] = None
+        else:
+            return
         network = self._networks.get(connection.network)
         if network is not None and network.order is not None:
             network.order[connection] = None
@@ -136,28 +141,29 @@ class OpenConnections:
 
     def full(self) -> bool:
         """Whether the total is at its limit."""
-        return 0 < self.most <= len(self._all)
+        return 0 < self.most <= len(self)
 
     def longest_idle(self, network: str = "") -> OpenConnection | None:
         """The connection, of all or of this network, to close for another one; None if no one is idle."""
         if not network:
-            return _longest_idle(self._order)
+            return self._longest_idle(self._order)
         found = self._networks[network]
         if found.order is not None:
-            return _longest_idle(found.order)
+            return self._longest_idle(found.order)
         return found.only if found.only is not None and found.only.use() is Use.IDLE else None
 
-
-def _longest_idle(order: _Order) -> OpenConnection | None:
-    looks = 0
-    while order and looks < MAX_LOOKS:
-        connection = next(iter(order))
-        use = connection.use()
-        if use is Use.IDLE:
-            return connection
-        if use is Use.BUSY:
-            del order[connection]
-        else:
-            order.move_to_end(connection)
-            looks += 1
-    return None
+    def _longest_idle(self, order: _Order) -> OpenConnection | None:
+        looks = 0
+        while order and looks < MAX_LOOKS:
+            connection = next(iter(order))
+            use = connection.use()
+            if use is Use.IDLE:
+                return connection
+            if use is Use.BUSY:
+                del order[connection]
+                if order is self._order:
+                    self._busy.add(connection)
+            else:
+                order.move_to_end(connection)
+                looks += 1
+        return None

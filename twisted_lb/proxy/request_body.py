@@ -50,9 +50,14 @@ class RequestContent:
         """Whether no more may be received before a server is connected."""
         return self.kept_bytes > MAX_KEPT_BYTES
 
+    @property
+    def so_far(self) -> bytes:
+        """The content that was received, as far as it is kept."""
+        return b"".join(self._kept or ())
+
     def begin(self) -> bytes:
         """The content to send after the head; it is kept for a retry unless it is too long."""
-        data = b"".join(self._kept or ())
+        data = self.so_far
         if self.too_much:
             self._kept = None
         return data

@@ -1,11 +1,12 @@
-"""What a balancer and a pricing class may ask of a request (IRequest) and of its response (IResponse)."""
+"""What plug-ins may ask of a request (IRequest) and of its response (IResponse), and hooks may change."""
 
 from __future__ import annotations
 
 from zope.interface import implementer
 
 from twisted_lb.credentials import REDACTED
-from twisted_lb.interfaces import IRequest, IResponse
+from twisted_lb.hooks.field_changes import FieldChanges
+from twisted_lb.interfaces import IHookResponse, IRequest, IResponse
 from twisted_lb.own_fields import CONSUMER
 from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.fields import ABOUT_THE_CLIENT
@@ -16,13 +17,14 @@ from twisted_lb.wire.head import RequestHead, ResponseHead
 class RequestView:
     """A request's head and whose it is, without the key."""
 
-    __slots__ = ("method", "target", "_head", "_framing", "_key")
+    __slots__ = ("method", "target", "_head", "_framing", "_key", "_changes")
 
     method: bytes
     target: bytes
     _head: RequestHead
     _framing: int  # the length of the content, or CHUNKED, which is -1
     _key: bytes  # which no plug-in gets to see
+    _changes: FieldChanges | None  # of hooks; None: there are none
 
     @property
     def consumer(self) -> bytes:
@@ -41,6 +43,11 @@ class RequestView:
         raise NotImplementedError
 
     def header(self, name: bytes) -> bytes | None:
+        changes = self._changes
+        return self._unchanged(name) if changes is None else changes.value(name, self._unchanged(name))
+
+    def _unchanged(self, name: bytes) -> bytes | None:
+        """The same without the changes of hooks."""
         # What a client calls itself is not who it is.
         lower = name.lower()
         if lower == CONSUMER:
@@ -67,3 +74,17 @@ class ResponseView:
 
     def header(self, name: bytes) -> bytes | None:
         return field_value(self._head, name)
+
+
+@implementer(IHookResponse)
+class HookResponseView(ResponseView):
+    """The same for hooks, which may change its fields."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, head: ResponseHead, token_cost: int | None) -> None:
+        ResponseView.__init__(self, head, token_cost)
+        self.fields = FieldChanges(of_request=False)
+
+    def header(self, name: bytes) -> bytes | None:
+        return self.fields.value(name, field_value(self._head, name))

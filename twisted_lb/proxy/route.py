@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from random import Random
 from typing import Final
 
+from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.limits.pricing import Pricing
+from twisted_lb.limits.request_limits import RequestLimits
 from twisted_lb.network.address_ranges import AddressRanges
 from twisted_lb.pool.retry_budget import RetryBudget
 from twisted_lb.proxy.header_rules import HeaderRules
@@ -43,7 +46,7 @@ class Terms:
     """What all routes have: a request has its route from its beginning to its end, also when another configuration is
     in use by then."""
 
-    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules")
+    __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules", "limits", "depends_on_client")
 
     def __init__(
         self,
@@ -53,12 +56,13 @@ class Terms:
         access: Access | None = None,
         maintenance: float = 0.0,
         response_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
         """`name` is for people; `key` is REQUIRED, OPTIONAL or NO_KEY; `access` None: all clients.
 
         `maintenance`: all requests are answered 503, with so many seconds in Retry-After; 0: they are not.
 
-        `response_rules` apply to responses, in their order.
+        `response_rules` apply to responses, in their order.  `limits` None: there are none but those that all have.
         """
         self.name = name
         self.pricing = pricing
@@ -66,6 +70,9 @@ class Terms:
         self.access = access
         self.maintenance = maintenance
         self.response_rules = tuple(response_rules)
+        self.limits = limits
+        # Whether something is to be found out for each client: its share of a split, or its buckets.
+        self.depends_on_client = limits is not None
 
 
 class Route(Terms):
@@ -80,8 +87,11 @@ class Route(Terms):
         "max_body_bytes",
         "strip_prefix",
         "request_rules",
+        "hooks",
         "restricted",
+        "extended",
         "split",
+        "mirror",
     )
 
     def __init__(
@@ -100,14 +110,16 @@ class Route(Terms):
         max_body_bytes: int = AS_SET,
         strip_prefix: bytes = b"",
         request_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         """`seen` and `retries` take the place of the pool's own, for requests that must not count.
 
         `attempts` takes the place of that of `retries`, `timeout` that of UPSTREAM_TIMEOUT, and `max_body_bytes` that
         of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
-        end.  `request_rules` apply to the heads that servers get, in their order.
+        end.  `request_rules` apply to the heads that servers get, in their order, and `hooks` come after them.
         """
-        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
         self.pool = pool
         self.seen = pool.seen if seen is None else seen
         self.retries = pool.retries if retries is None else retries
@@ -116,9 +128,23 @@ class Route(Terms):
         self.max_body_bytes = max_body_bytes
         self.strip_prefix = strip_prefix
         self.request_rules = tuple(request_rules)
+        self.hooks = hooks
         # Whether there may be requests that it refuses.
         self.restricted = access is not None or maintenance > 0
+        self.extended = hooks is not None  # whether its exchanges are ExtendedExchanges: with hooks, or a mirror
         self.split: Split | None = None  # the pools among which the requests are divided; this one's is the first
+        self.mirror: Mirror | None = None  # where copies of the requests are sent; see `copy_to`
+
+    def copy_to(self, mirror: Mirror) -> None:
+        """Send copies of the requests to this mirror as well."""
+        self.mirror = mirror
+        self.extended = True
+
+    def divide(self, split: Split) -> None:
+        """Divide the requests among the routes of `split`, of which this one is the first."""
+        self.split = split
+        self.extended = split.extended
+        self.depends_on_client = True
 
     def most_attempts(self) -> int:
         """How often a request may be sent."""
@@ -132,7 +158,7 @@ class Split:
     the clients that it had, if it is the first one.
     """
 
-    __slots__ = ("by_network", "_routes", "_ends")
+    __slots__ = ("by_network", "extended", "_routes", "_ends")
 
     def __init__(self, routes: Sequence[tuple[Route, int]], by_network: bool) -> None:
         """The routes to the pools and their weights, of which one at least is above 0.
@@ -140,6 +166,7 @@ class Split:
         `by_network`: clients are told apart by their networks, also if they have a key.
         """
         self.by_network = by_network
+        self.extended = any(route.extended for route, _ in routes)
         self._routes = [route for route, weight in routes if weight]
         total = sum([weight for _, weight in routes])
         self._ends: list[float] = []
@@ -158,6 +185,22 @@ class Split:
         return self._routes[-1]
 
 
+class Mirror:
+    """Sends copies of some requests of a route to another pool."""
+
+    __slots__ = ("route", "_percent", "_chance")
+
+    def __init__(self, route: Route, percent: float, chance: Random) -> None:
+        """`route` is that of the copies, to the other pool; of the requests, `percent` are copied."""
+        self.route = route
+        self._percent = percent
+        self._chance = chance
+
+    def wants(self) -> bool:
+        """Whether the present request is copied."""
+        return self._percent >= 100 or self._chance.random() * 100 < self._percent
+
+
 class AnsweringRoute(Terms):
     """A route that answers itself, in place of a server."""
 
@@ -172,6 +215,7 @@ class AnsweringRoute(Terms):
         access: Access | None = None,
         maintenance: float = 0.0,
         response_rules: Sequence[HeaderRules] = (),
+        limits: RequestLimits | None = None,
     ) -> None:
-        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules)
+        Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
         self.answer = answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from twisted_lb.backend import Backend
 from twisted_lb.config.pool import ONLY_POOL, Queue, Retries
@@ -25,6 +25,13 @@ from twisted_lb.proxy.connection_pool import ConnectionCount, ConnectionPool
 # Passive health: the status of a server's response, or 0 and why there was none; and when.  The last argument says what
 # kind of failure it was.
 Seen = Callable[[Backend, int, float, str, Blame], object]
+
+class Copy(Protocol):
+    """A copy of a request of another pool, see `mirrored_request`."""
+
+    def end(self) -> None:
+        """End it, whatever its state."""
+
 
 # Connections to servers that were removed, which are looked at for each server that goes.
 LOOKS: Final = 16
@@ -81,6 +88,7 @@ class ServerPool:
         self.connections: dict[Backend, ConnectionPool] = Connections(servers, self._new_connections)
         self.queue = FairQueue(sweeper, queue.size, queue.timeout)
         self.retries = RetryBudget(retries, data_path.seconds)
+        self.copies: set[Copy] = set()  # of requests of other pools, in flight
         self._removed: deque[Backend] = deque()  # that still have connections
         for backend in servers.backends:
             self.backend_added(backend)
@@ -100,7 +108,9 @@ class ServerPool:
         return not self.queue and not any(backend.in_flight for backend in self.connections)
 
     def close(self) -> None:
-        """End all connections; for shutdown, or when the pool is removed, and no exchange is left."""
+        """End all connections and copies; for shutdown, or when the pool is removed, and no exchange is left."""
+        for copy in list(self.copies):
+            copy.end()
         self._sweeper.watched.discard(self.retries)
         for connections in self.connections.values():
             connections.retire()

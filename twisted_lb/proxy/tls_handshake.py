@@ -8,6 +8,7 @@
    wait for their client.  If all wait for us, no more connections are accepted for now: they wait in the kernel.
 4. It counts as a connection of its client, and is closed to make room as an idle one is.
 5. A request in plain HTTP is answered with 400, in clear text.  All else that is not TLS gets OpenSSL's alert.
+6. Why handshakes fail is counted and logged by `handshake_failures`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ from twisted_lb.network.tls_errors import HandshakeFailed
 from twisted_lb.network.tls_layer import TlsLayer
 from twisted_lb.proxy.client_connection import ClientConnection
 from twisted_lb.proxy.connection_limits import ConnectionLimits
+from twisted_lb.proxy.handshake_failures import (
+    CERTIFICATE_REFUSED,
+    CLIENT_ALERT,
+    CLIENT_CERTIFICATE_REFUSED,
+    CLIENT_LEFT,
+    OTHER,
+    SHUTDOWN,
+    HandshakeFailures,
+    reason_of,
+)
 from twisted_lb.proxy.local_response import problem_response
 from twisted_lb.proxy.open_connections import Use
 from twisted_lb.request_record import BAD_REQUEST, record_of_malformed
@@ -37,7 +48,7 @@ from twisted_lb.wire.proxy_protocol import ProxyHeader
 
 # Handshakes that are looked at for one that can be closed.
 MAX_LOOKS: Final = 32
-# Failed handshakes are common on the internet: each reason is logged once in this time.
+# Between two messages that there are too many.
 LOG_SECONDS: Final = 60.0
 
 PLAIN_HTTP: Final = "This port is for HTTPS, and the request is plain HTTP. Use a URL that begins with https."
@@ -56,11 +67,12 @@ _log = BoundedLog(Logger(__name__), seconds=LOG_SECONDS)
 class TlsHandshakes:
     """Those of one process that are under way."""
 
-    __slots__ = ("limits", "ended", "posted", "_most", "_order", "_paused")
+    __slots__ = ("limits", "ended", "failures", "posted", "_most", "_order", "_paused")
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.ended: Counter[str] = Counter()  # by how
+        self.failures = HandshakeFailures(limits.context.sweeper)
         self.posted = 0  # that wait for us
         self._most = limits.settings.tls_max_handshakes
         self._order: OrderedDict[TlsHandshake, None] = OrderedDict()  # the oldest first
@@ -81,7 +93,7 @@ class TlsHandshakes:
         # Not the last one, which is the new one.
         for handshake in islice(self._order, min(MAX_LOOKS, len(self._order) - 1)):
             if not handshake.posted:
-                handshake.give_up(NO_ROOM)
+                handshake.end_now(NO_ROOM, NO_ROOM)
                 return
         # Some more may come, as connections are accepted several at a time.
         if port not in self._paused:
@@ -95,6 +107,11 @@ class TlsHandshakes:
     def remove(self, handshake: TlsHandshake) -> None:
         """It ends; also when that was said before."""
         self._order.pop(handshake, None)
+
+    def rejected(self) -> None:
+        """There is no room for another connection."""
+        self.ended[NO_ROOM] += 1
+        self.failures.count(NO_ROOM)
 
     def step_done(self) -> None:
         """One does not wait for us any more."""
@@ -194,7 +211,7 @@ class TlsHandshake:
         try:
             complete = layer.handshake(data)
         except HandshakeFailed as error:
-            self._failed(str(error), layer.output())
+            self._failed(error, layer)
             return
         output = layer.output()
         if output:
@@ -206,15 +223,26 @@ class TlsHandshake:
             self._end(RESUMED if layer.resumed else COMPLETE)
             transport.secure(layer, ClientConnection(self._handshakes.limits, self._announced))
 
-    def _failed(self, reason: str, alert: bytes) -> None:
-        address = peer_info(self.transport, self._announced).address
-        _log.info(reason, "A TLS handshake with {address} failed: {reason}", address=address, reason=reason)
+    def _failed(self, error: HandshakeFailed, layer: TlsLayer) -> None:
+        reason = reason_of(error)
+        text = str(error)
+        if reason == CLIENT_CERTIFICATE_REFUSED:
+            text = f"the client's certificate is not accepted: {text}"
+        elif reason in (CERTIFICATE_REFUSED, CLIENT_ALERT) and layer.unserved_name:
+            text += f"; there is no certificate for {layer.unserved_name!r}, so the client got the default one"
+        self._note(reason, text)
+        alert = layer.output()
         self._end(FAILED)
         if alert:
             self.transport.write(alert)
         self.transport.loseConnection()
 
+    def _note(self, reason: str, text: str) -> None:
+        peer = peer_info(self.transport, self._announced)
+        self._handshakes.failures.note(peer.network, peer.address, reason, text)
+
     def _answer_plain_http(self, data: bytes) -> None:
+        self._note(PLAIN, "the client speaks plain HTTP")
         self._end(PLAIN)
         limits = self._handshakes.limits
         context = limits.context
@@ -249,15 +277,28 @@ class TlsHandshake:
 
     def deadline_passed(self) -> None:
         """See Watched."""
-        self.give_up(TIMEOUT)
+        seconds = self._handshakes.limits.settings.tls_handshake_timeout
+        self._note(TIMEOUT, f"it was not complete in {seconds:g} s (TLS_HANDSHAKE_TIMEOUT)")
+        self._abort(TIMEOUT)
 
-    def give_up(self, how: str = FAILED) -> None:
+    def give_up(self) -> None:
         """See Watched and Work: end the connection at once."""
+        self.end_now(FAILED, OTHER)
+
+    def end_now(self, how: str, reason: str) -> None:
+        """End the connection for a reason that only the metrics have."""
+        if self._open:
+            self._handshakes.failures.count(reason)
+        self._abort(how)
+
+    def _abort(self, how: str) -> None:
         self._end(how)
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See IProtocol.  The client has left."""
+        if self._open:
+            self._handshakes.failures.count(CLIENT_LEFT)
         self._end(FAILED)
 
     # See OpenConnection
@@ -268,12 +309,12 @@ class TlsHandshake:
 
     def make_room(self, lingers: bool) -> None:
         """See OpenConnection.  Nothing that it could be told would be understood."""
-        self.give_up(NO_ROOM)
+        self.end_now(NO_ROOM, NO_ROOM)
 
     def drain(self) -> None:
         """See OpenConnection."""
         if not self.posted:
-            self.give_up()
+            self.end_now(FAILED, SHUTDOWN)
 
     def __repr__(self) -> str:
         return f"<TlsHandshake {self.network} {'posted' if self.posted else 'waiting for its client'}>"

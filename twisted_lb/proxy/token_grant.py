@@ -9,11 +9,12 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import MICROTOKENS, IRequest, ITokenReceiver, Taken
+from twisted_lb.interfaces import ADDRESS, MICROTOKENS, IRequest, ITokenReceiver, SharedBucket, Taken
 from twisted_lb.limits.pricing import Pricing, token_cost
 from twisted_lb.own_fields import TOKEN_COST
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.request_view import ResponseView
+from twisted_lb.proxy.route import Terms
 from twisted_lb.request_record import RequestRecord
 from twisted_lb.users import key_id_of
 from twisted_lb.wire.head import ResponseHead
@@ -27,6 +28,9 @@ class TokenGrant:
     __slots__ = (
         "digest",
         "network",
+        "limits",
+        "queue",
+        "pays_without_key",
         "cost",
         "taken",
         "granted",
@@ -40,7 +44,10 @@ class TokenGrant:
 
     def __init__(self, context: ProxyContext, pricing: Pricing) -> None:
         self.digest = ""  # of the key
-        self.network = ""  # the client's, when the key is not known to come from there
+        self.network = ""  # the client's, when the key is not known to come from there, or the network pays
+        self.limits: tuple[SharedBucket, ...] = ()  # of the route and the pool
+        self.queue = ""  # in which it may wait for its tokens: that of the key, with these limits
+        self.pays_without_key = False  # these limits, or else the network's bucket, pay
         self.cost = pricing.default_cost  # tokens, as taken
         self.taken: Taken | None = None  # what the limits have answered last
         self.granted = False  # and neither refunded nor settled yet
@@ -58,15 +65,33 @@ class TokenGrant:
         if self._pricing.asks:
             self.cost = self._pricing.cost(request)
 
-    def take_of_network(self, network: str, receiver: ITokenReceiver) -> None:
-        """Ask for a token of the client's network, for a request without a key, which costs no more than that."""
-        self.cost = 1
-        self.network = network
-        self._context.buckets.take_address(network, receiver)
+    def use(self, terms: Terms, network: str) -> None:
+        """The terms on which this client has its requests, once its key is known, or that it has none."""
+        self._pricing = terms.pricing
+        self.cost = terms.pricing.default_cost
+        limits = terms.limits
+        if limits is not None:
+            self.limits = limits.buckets(self.digest, network)
+            self.queue = f"{self.digest} {limits.key}"
+
+    def take_without_key(self, network: str, receiver: ITokenReceiver) -> None:
+        """Ask the limits of the route for the tokens, or, if there are none, the client's network."""
+        self.pays_without_key = True
+        if self.limits:
+            self._context.buckets.take_without_key(self.limits, receiver, self.cost)
+        else:
+            self.network = network
+            self._context.buckets.take_address(network, receiver, self.cost, True)
 
     def take(self, receiver: ITokenReceiver) -> None:
         """Ask the limits for the tokens; `receiver` is told, and passes an admission on to `grant`."""
-        self._context.buckets.take(self.digest, receiver, self.cost, self.network)
+        self._context.buckets.take(self.digest, receiver, self.cost, self.network, self.limits)
+
+    def asked_of(self, limit: str) -> int:
+        """How many tokens a limit that has refused was asked for."""
+        if self.pays_without_key or (self.digest and limit != ADDRESS):
+            return self.cost
+        return 1
 
     def grant(self, taken: Taken) -> None:
         """The tokens are taken."""
@@ -87,7 +112,7 @@ class TokenGrant:
         if TOKEN_COST in head.notable:
             self._reported = reported = token_cost(head.notable[TOKEN_COST])
             if reported is not None:
-                taken = taken._replace(level=taken.level - (reported - self.cost) * MICROTOKENS)
+                taken = _less(taken, reported - self.cost)
             elif server not in self._context.invalid_cost_reported:
                 # Once is enough: it may do so with every response.
                 self._context.invalid_cost_reported.add(server)
@@ -142,8 +167,7 @@ class TokenGrant:
         self.refunded = True
         taken = self.taken
         assert taken is not None
-        level = min(taken.level + self.cost * MICROTOKENS, taken.capacity * MICROTOKENS)
-        self.taken = taken._replace(level=level)
+        self.taken = _less(taken, -self.cost)
 
     def record(self, record: RequestRecord) -> None:
         """Enter what the limits have said, and what the request has cost."""
@@ -171,12 +195,22 @@ class TokenGrant:
         self.granted = False
         self.settled = cost
         context = self._context
-        if not self.digest:
-            # A network pays one token, or none.
-            if not cost:
-                context.buckets.release_address(self.network, -1)
+        if self.pays_without_key and not self.limits:
+            if cost != self.cost:
+                context.buckets.release_address(self.network, cost - self.cost)
         elif cost != self.cost or context.counts_in_flight:
-            context.buckets.release(self.digest, cost - self.cost)
+            context.buckets.release(self.digest, cost - self.cost, self.limits)
             key_queues = context.waiting.key_queues
-            if key_queues and self.digest in key_queues:
-                context.waiting.room_available(self.digest)
+            if key_queues and self.queue in key_queues:
+                context.waiting.room_available(self.queue)
+
+
+def _less(taken: Taken, tokens: int) -> Taken:
+    """The decision after so many more tokens were taken of all its buckets, or refunded, up to their capacities."""
+    level = min(taken.level - tokens * MICROTOKENS, taken.capacity * MICROTOKENS)
+    if not taken.more:
+        return taken._replace(level=level)
+    more = [
+        one._replace(level=min(one.level - tokens * MICROTOKENS, one.capacity * MICROTOKENS)) for one in taken.more
+    ]
+    return taken._replace(level=level, more=tuple(more))

@@ -28,6 +28,7 @@ def route_notices(spec: GatewaySpec, file_name: str) -> Steps[list[str]]:
             f"{file_name}: routes[{index}] ({name}): no request can have it: routes[{other}] ({first}) has them all"
         )
     used = {one.pool for one in spec.routes} | {name for one in spec.routes for name, _ in one.split}
+    used |= {one.mirror.pool for one in spec.routes if one.mirror is not None}
     for unused in [pool.name for pool in spec.pools if pool.name not in used][:SHOWN]:
         notices.append(f"{file_name}: pools.{unused}: no route leads to it")
     yield

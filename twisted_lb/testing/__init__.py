@@ -1,4 +1,4 @@
-"""The contracts of a balancer, a pricing class and an authenticator as suites of tests, for classes of your own.
+"""The contracts of a balancer, a pricing class, an authenticator and hooks as suites of tests, for classes of your own.
 
     from unittest import TestCase
     from twisted_lb.testing import BalancerContract, PricingContract
@@ -17,7 +17,16 @@ says what the class did, and what clients would notice.  Each balancer of twiste
 
 from twisted_lb.testing.authentication import AuthenticatorContract
 from twisted_lb.testing.balancing import BalancerContract, servers
-from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES, FakeRequest, FakeResponse
+from twisted_lb.testing.fakes import (
+    ODD_REQUESTS,
+    ODD_RESPONSES,
+    FakeHookRequest,
+    FakeHookResponse,
+    FakeRecord,
+    FakeRequest,
+    FakeResponse,
+)
+from twisted_lb.testing.hooks import HookContract
 from twisted_lb.testing.pricing import PricingContract
 
 __all__ = [
@@ -25,8 +34,12 @@ __all__ = [
     "ODD_RESPONSES",
     "AuthenticatorContract",
     "BalancerContract",
+    "FakeHookRequest",
+    "FakeHookResponse",
+    "FakeRecord",
     "FakeRequest",
     "FakeResponse",
+    "HookContract",
     "PricingContract",
     "servers",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted_lb.interfaces import CredentialsRejected, IAuthenticator, IRequest
 from twisted_lb.testing.fakes import ODD_REQUESTS, FakeRequest
-from twisted_lb.testing.interfaces import check_provides
+from twisted_lb.testing.interfaces import check_provides, hold
 from twisted_lb.testing.pricing import BLOCKING_SECONDS, TRIES
 
 KEY = b"3b241101-e2bb-4255-8caf-4136c566a962"
@@ -61,7 +61,7 @@ class AuthenticatorContract:
         authenticator = self.make()
         for request, expected in self.keys:
             key = self._identify(authenticator, request)
-            _hold(key == expected, f"identify returned {key!r} for {request} where `keys` has {expected!r}")
+            hold(key == expected, f"identify returned {key!r} for {request} where `keys` has {expected!r}")
 
     def test_odd_requests(self) -> None:
         """Whatever the request holds or lacks, the result is bytes or None, or CredentialsRejected is raised."""
@@ -74,14 +74,14 @@ class AuthenticatorContract:
         authenticator = self.make()
         for request in self._requests():
             first, second = self._identify(authenticator, request), self._identify(authenticator, request)
-            _hold(first == second, f"identify returned another key the second time for {request}")
+            hold(first == second, f"identify returned another key the second time for {request}")
 
     def test_blocks_nothing(self) -> None:
         """Each call returns at once."""
         authenticator = self.make()
         for request in (*ODD_CREDENTIALS[:1], *(request for request, _ in self.keys)):
             seconds = min(self._timed(authenticator, request) for _ in range(TRIES))
-            _hold(
+            hold(
                 seconds < BLOCKING_SECONDS,
                 f"identify took {seconds * 1000:.1f} ms each time: meanwhile every client of the process waits",
             )
@@ -95,12 +95,12 @@ class AuthenticatorContract:
         try:
             key = authenticator.identify(request)
         except CredentialsRejected as error:
-            _hold(bool(str(error)), f"CredentialsRejected has no text for {request}: the client is not told why")
+            hold(bool(str(error)), f"CredentialsRejected has no text for {request}: the client is not told why")
             return None
         except Exception as error:
             message = f"identify raised {error!r} for {request}: the client would get 500, and not 401"
             raise AssertionError(message) from error
-        _hold(
+        hold(
             key is None or type(key) is bytes,
             f"identify returned a {type(key).__name__} for {request}; expected bytes or None: the client would get 500",
         )
@@ -108,8 +108,3 @@ class AuthenticatorContract:
 
     def _requests(self) -> list[IRequest]:
         return [*ODD_REQUESTS, *ODD_CREDENTIALS, *self.requests]
-
-
-def _hold(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise AssertionError(otherwise)

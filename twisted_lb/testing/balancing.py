@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import OPTIONAL_METHODS, IBalancer, IPeeking
 from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES, FakeRequest
-from twisted_lb.testing.interfaces import check_provides
+from twisted_lb.testing.interfaces import check_provides, hold
 
 REQUESTS = 3000
 # So many exchanges are in flight while servers are chosen: enough that one more or less is not a wrong weight.
@@ -47,7 +47,7 @@ class BalancerContract:
         for balancer in (self.make(), self._told(servers(1, 1))):
             balancer.backends_changed([])
             chosen = self._draw(balancer, FakeRequest(), [])
-            _hold(not chosen, f"there are no servers, but it chose {chosen}")
+            hold(not chosen, f"there are no servers, but it chose {chosen}")
 
     def test_only_server(self) -> None:
         """The only server is every request's first choice, and its last."""
@@ -55,7 +55,7 @@ class BalancerContract:
         balancer = self._told(backends)
         for number in range(20):
             chosen = self._draw(balancer, FakeRequest(number), backends)
-            _hold(chosen == backends, f"the only server is a, but it chose {chosen}: such a request gets 503")
+            hold(chosen == backends, f"the only server is a, but it chose {chosen}: such a request gets 503")
 
     def test_each_at_most_once(self) -> None:
         """The choices of a request hold no server twice and come to an end, also when requests overlap."""
@@ -88,7 +88,7 @@ class BalancerContract:
             balancer = self._told(backends)
             for number in range(100):
                 chosen = self._draw(balancer, FakeRequest(number), backends)
-                _hold(
+                hold(
                     len(chosen) > 1,
                     f"among {len(backends)} servers it chose only {chosen}: a request that this server"
                     " refuses has no other to go to",
@@ -124,7 +124,7 @@ class BalancerContract:
         chosen = self._draw(balancer, FakeRequest(), backends)
         if len(chosen) >= 3 or self.fair:
             counts = self._first_choices(balancer, backends) + Counter(backend.name for backend in chosen)
-            _hold(counts["c"] > 0, "server c came, and is never chosen: backends_changed has to be heeded each time")
+            hold(counts["c"] > 0, "server c came, and is never chosen: backends_changed has to be heeded each time")
         if self.fair:
             self._check_shares(self._first_choices(balancer, backends), backends)
         if self.fair and self.weighted:
@@ -153,7 +153,7 @@ class BalancerContract:
         finished = getattr(balancer, "request_finished", None)
         if finished is None:
             return
-        _hold(callable(finished), "request_finished is not a method: it would never be called")
+        hold(callable(finished), "request_finished is not a method: it would never be called")
         backends = servers(1, 2, 1)
         balancer.backends_changed(list(backends))
         served = []
@@ -177,7 +177,7 @@ class BalancerContract:
         balancer = self._told(backends)
         for request in ODD_REQUESTS:
             chosen = self._draw(balancer, request, backends)
-            _hold(bool(chosen), f"it chose no server for {request}")
+            hold(bool(chosen), f"it chose no server for {request}")
 
     def test_full_servers(self) -> None:
         """Full servers do not break the choice, and one that is not full is among the choices."""
@@ -189,9 +189,9 @@ class BalancerContract:
             for backend, count in zip(backends, in_flight, strict=True):
                 backend.in_flight = count
             chosen = self._draw(balancer, FakeRequest(), backends)
-            _hold(bool(chosen), "it chose no server because servers are full: yield them, and the request can wait")
+            hold(bool(chosen), "it chose no server because servers are full: yield them, and the request can wait")
             free = 0 in in_flight
-            _hold(
+            hold(
                 not free or any(not backend.full for backend in chosen),
                 f"it chose only full servers, {chosen}, though another one has room",
             )
@@ -212,7 +212,7 @@ class BalancerContract:
             self._draw(balancer, FakeRequest(number), backends)
         for backend, was in zip(backends, before, strict=True):
             for name, value in _state(backend).items():
-                _hold(
+                hold(
                     value == was[name],
                     f"it changed {name} of server {backend.name} from {was[name]!r} to {value!r};"
                     " a balancer only reads, or the counts leak",
@@ -237,13 +237,13 @@ class BalancerContract:
                 peeked = [names[:1] for names in peeked]
                 kept.append(iterator)
             for names in peeked:
-                _hold(
+                hold(
                     names == chosen,
                     f"for {request} peek yielded {_names(names)}, and the next choices are {_names(chosen)}:"
                     " they have to be the same, and peek must not change them",
                 )
         balancer.backends_changed([])
-        _hold(not list(balancer.peek(FakeRequest())), "there are no servers, but peek yields some")
+        hold(not list(balancer.peek(FakeRequest())), "there are no servers, but peek yields some")
 
     def test_optional_methods(self) -> None:
         """Its optional methods take any request and server in any order, raise nothing, and break no choice."""
@@ -281,14 +281,14 @@ class BalancerContract:
 
     def _check(self, chosen: list[Backend], backends: list[Backend]) -> None:
         for backend in chosen:
-            _hold(
+            hold(
                 any(backend is one for one in backends),
                 f"it chose {backend!r}, which is not among the servers of the last change, {_names(backends)}:"
                 " that server is down, draining or gone",
             )
         twice = [backend.name for backend, count in Counter(chosen).items() if count > 1]
         message = f"its choices for one request, {_names(chosen)}, repeat {twice}: a retry would meet them again"
-        _hold(not twice, message)
+        hold(not twice, message)
 
     def _first_choices(self, balancer: Any, backends: list[Backend], requests: int = REQUESTS) -> Counter[str]:
         """How often each server is the first choice; each exchange lasts until IN_FLIGHT later ones have begun."""
@@ -314,25 +314,20 @@ class BalancerContract:
         total = sum(backend.effective_weight for backend in backends)
         requests = sum(counts.values())
         shown = ", ".join(f"{one.name} (weight {one.effective_weight:g}): {counts[one.name]}" for one in backends)
-        _hold(requests > 0, f"it chose no server at all among {_names(backends)}")
+        hold(requests > 0, f"it chose no server at all among {_names(backends)}")
         for backend in backends:
-            _hold(
+            hold(
                 counts[backend.name] > 0,
                 f"server {backend.name} starves: {requests} requests went to {shown}"
                 " (set fair = False if that is meant)",
             )
         for backend in backends:
             share = requests * backend.effective_weight / total
-            _hold(
+            hold(
                 LEAST_SHARE * share < counts[backend.name] < share / LEAST_SHARE,
                 f"server {backend.name} got {counts[backend.name]} of {requests} requests where its weight says"
                 f" {share:.0f}: {shown} (set weighted = False if weights do not count)",
             )
-
-
-def _hold(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise AssertionError(otherwise)
 
 
 def _names(backends: Iterable[Backend]) -> list[str]:

@@ -1,12 +1,14 @@
-"""Requests and responses to try balancers and pricing classes with, the odd ones included."""
+"""Requests and responses to try plug-ins with, the odd ones included."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from zope.interface import implementer
 
-from twisted_lb.interfaces import IRequest, IResponse
+from twisted_lb.hooks.field_changes import FieldChanges
+from twisted_lb.interfaces import IHookRequest, IHookResponse, IRequest, IResponse, Taken
 
 
 @implementer(IRequest)
@@ -74,6 +76,85 @@ class FakeResponse:
     def __repr__(self) -> str:
         what = f"{self.status}, {self.body_bytes} bytes, token cost {self.token_cost}"
         return f"<FakeResponse {what}, with {self._headers}>"
+
+
+@implementer(IHookRequest)
+class FakeHookRequest(FakeRequest):
+    """A request as hooks see it."""
+
+    __slots__ = ("fields", "state")
+
+    def __init__(self, request: FakeRequest | None = None) -> None:
+        """A request like this one, or any."""
+        like = request or FakeRequest()
+        super().__init__(
+            method=like.method,
+            target=like.target,
+            consumer=like.consumer,
+            client_address=like.client_address,
+            content_length=like.content_length,
+            headers=like._headers,
+        )
+        self.fields = FieldChanges(of_request=True)
+        self.state: object = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a field, with the changes."""
+        return self.fields.value(name, super().header(name))
+
+
+@implementer(IHookResponse)
+class FakeHookResponse(FakeResponse):
+    """A response as hooks see it when its head has arrived."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, response: FakeResponse | None = None) -> None:
+        """A response like this one, or any."""
+        like = response or FakeResponse()
+        super().__init__(like.status, token_cost=like.token_cost, headers=like._headers)
+        self.fields = FieldChanges(of_request=False)
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a field, with the changes."""
+        return self.fields.value(name, super().header(name))
+
+
+class FakePeer(NamedTuple):
+    """The client of a request that is over."""
+
+    address: str
+    scheme: bytes = b"http"
+
+
+class FakeRecord:
+    """The record of a request that is over; see `request_record.RequestRecord`."""
+
+    def __init__(self, request: FakeRequest | None = None, status: int = 200, reason: str = "complete") -> None:
+        """`status` 0: there was no response."""
+        like = request or FakeRequest()
+        self.peer = FakePeer(like.client_address)
+        self.taken: Taken | None = None
+        self.method = like.method
+        self.target = like.target
+        self.host = b"localhost"
+        self.minor = 1
+        self.fields = b""
+        self.user = like.consumer
+        self.status = status
+        self.reason = reason
+        self.state: object = like.state if isinstance(like, FakeHookRequest) else None
+        self.started_at = 1000.0
+        self.sent_at = self.first_byte_at = 1000.001 if status else -1.0
+        self.ended_at = 1000.002
+        self.bytes_in = self.bytes_out = 100
+        self.content_out = 10
+        self.request_id = self.trace_id = b""
+        self.detail = self.key_id = self.limit = ""
+        self.route = self.pool = self.server = ""
+        self.cost = self.level = self.attempts = 0
+        self.wait = 0.0
+        self.connect_seconds = -1.0
 
 
 # Each of these can reach a balancer or a pricing class.

@@ -1,4 +1,4 @@
-"""Whether a plug-in has the interface that it claims."""
+"""What all suites check with: whether a plug-in has the interface that it claims, and does what it should."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def check_provides(interface: type[Interface], plugin: object) -> None:
     except Invalid as error:
         message = f"mark the class with @implementer({interface.__name__}), and keep its signatures: {error}"
         raise AssertionError(message) from None
+
+
+def hold(condition: bool, otherwise: str) -> None:
+    """Raise AssertionError with the text `otherwise` unless the condition is true."""
+    if not condition:
+        raise AssertionError(otherwise)

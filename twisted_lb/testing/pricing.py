@@ -13,6 +13,7 @@ from twisted_lb.interfaces import ICosting, IRequest, IResponse, ISettling
 from twisted_lb.limits.bucket import MAX_COST
 from twisted_lb.limits.pricing import Pricing, PricingError, is_cost
 from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES
+from twisted_lb.testing.interfaces import hold
 
 # A call that waits for something takes longer than this each time; one that only computes does not, the first
 # time and busy machines aside.
@@ -52,7 +53,7 @@ class PricingContract:
         if hasattr(pricing, "cost"):
             for request in self._requests():
                 tokens = _called(pricing.cost, request)
-                _hold(is_cost(tokens), f"{_returned('cost', tokens)} for {request}: the client would get 500")
+                hold(is_cost(tokens), f"{_returned('cost', tokens)} for {request}: the client would get 500")
 
     def test_settle(self) -> None:
         """Whatever the response is, `settle` is None or a whole number of tokens within the bounds."""
@@ -62,7 +63,7 @@ class PricingContract:
                 self._ask(pricing, request)
                 tokens = _called(pricing.settle, request, response)
                 message = f"{_returned('settle', tokens)} (or None) for {response} to {request}: it would not count"
-                _hold(tokens is None or is_cost(tokens), message)
+                hold(tokens is None or is_cost(tokens), message)
 
     def test_requests_overlap(self) -> None:
         """Responses may end in any order, and some never come: `settle` does not rely on their order."""
@@ -73,7 +74,7 @@ class PricingContract:
             response = ODD_RESPONSES[0]
             for request in reversed(self._requests()[1:]):
                 tokens = _called(pricing.settle, request, response)
-                _hold(tokens is None or is_cost(tokens), f"{_returned('settle', tokens)} (or None), out of order")
+                hold(tokens is None or is_cost(tokens), f"{_returned('settle', tokens)} (or None), out of order")
 
     def test_blocks_nothing(self) -> None:
         """Each call returns at once."""
@@ -84,7 +85,7 @@ class PricingContract:
             method = getattr(pricing, name, None)
             if method is not None:
                 seconds = min(self._timed(method, arguments) for _ in range(TRIES))
-                _hold(
+                hold(
                     seconds < BLOCKING_SECONDS,
                     f"{name} took {seconds * 1000:.1f} ms each time: meanwhile every client of the process waits",
                 )
@@ -115,8 +116,3 @@ def _called(method: Callable[..., Any], *arguments: object) -> Any:
 
 def _returned(name: str, tokens: object) -> str:
     return f"{name} returned {tokens!r} where a whole number from 0 to {MAX_COST} is expected"
-
-
-def _hold(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise AssertionError(otherwise)

@@ -19,8 +19,8 @@ from twisted_lb.app.process import Serving
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.services import OrderedServices
 from twisted_lb.app.startup import read_startup
-from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of, tls_notices
+from twisted_lb.discovery.service import in_one_process
 from twisted_lb.request_record import SHUTDOWN
 from twisted_lb.web.request_stream import RequestStream
 from twisted_lb.web.user_api import UserApiResource
@@ -62,22 +62,20 @@ class LoadBalancer(OrderedServices):
         for notice in tls_notices(startup.gateway, startup.settings.servers_file, time.time()):
             _log.warn("{notice}", notice=notice)
         self._reactor = reactor
-        self._serving = serving = Serving(reactor, startup.settings, startup.gateway, {}, of_program=False)
+        self._serving = serving = Serving(reactor, startup.settings, startup.listed, {}, of_program=False)
+        discovery = in_one_process(reactor, startup.gateway, startup.answers, serving)
         self._requests = _Requests(reactor, startup.settings.drain_seconds)
         self.user_api = UserApiResource(serving.user_api, serving.factory.limits.trusted_proxies)
-
-        def change(spec: GatewaySpec, text: str) -> Deferred[str]:
-            return serving.gateway.change_in_turns(spec)
-
         for part in (
             serving.store,
             *serving.parts[1:-1],
             _Connections(serving),
+            discovery,
             ServersFile(
                 reactor,
                 startup.settings.servers_file,
                 startup.servers_text,
-                change,
+                discovery.use,
                 files=files_of(startup.gateway),
             ),
             self._requests,

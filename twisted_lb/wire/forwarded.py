@@ -18,8 +18,8 @@ MAX_ENTRIES: Final = 64
 MAX_ELEMENT_BYTES: Final = 1024
 MAX_NODE_BYTES: Final = 64  # an IPv6 address in brackets with a port has at most 53
 
-# RFC 7239 section 6, without names: an obfuscated identifier ("_x") or "unknown" is no address.  IPv6 without brackets
-# occurs in X-Forwarded-For only, where it has no port.
+# RFC 7239 section 6, without names: obfuscated identifiers ("_x") and "unknown" are not addresses.  An IPv6 address
+# without brackets occurs in X-Forwarded-For only, where it has no port.
 _NODE: Final = re.compile(rb"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 _BARE_IPV6: Final = re.compile(rb"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+")
 _MAX_PORT: Final = 65535

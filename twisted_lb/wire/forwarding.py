@@ -64,10 +64,10 @@ class ForwardedFields:
         if host != self._host or head.minor != self._minor:
             self._host = host
             self._minor = head.minor
-            self._fields = self._forwarding_fields(host, NO_VIA)
+            self._fields = self._forwarding_fields(host, head.minor, NO_VIA)
         fields = self._fields
         if b"via" in notable:
-            fields = self._forwarding_fields(host, notable[b"via"])
+            fields = self._forwarding_fields(host, head.minor, notable[b"via"])
         more = b""
         if framing == CHUNKED:
             more = b"\r\nTransfer-Encoding: chunked"
@@ -104,13 +104,13 @@ class ForwardedFields:
 
     def value(self, name: bytes, head: RequestHead) -> bytes | None:
         """The value that servers get in the field `name`, one of ABOUT_THE_CLIENT, or None."""
-        for line in self._forwarding_fields(head.host, NO_VIA).split(b"\r\n")[1:]:
+        for line in self._forwarding_fields(head.host, head.minor, NO_VIA).split(b"\r\n")[1:]:
             field, _, value = line.partition(b": ")
             if field.lower() == name:
                 return value
         return None
 
-    def _forwarding_fields(self, host: bytes, earlier_via: list[bytes]) -> bytes:
+    def _forwarding_fields(self, host: bytes, minor: int, earlier_via: list[bytes]) -> bytes:
         forwarded_for = client = self._address
         element = forwarded = b'for=%b;host="%b";proto=%b' % (self._node, host, self._scheme)
         requested, scheme, port = host, self._scheme, b""
@@ -127,7 +127,7 @@ class ForwardedFields:
             forwarded = b"%b, %b" % (earlier, element)
         port = port or requested_port(requested, scheme)
         real_ip = b"" if client in (b"", b"unix:") else b"\r\nX-Real-IP: " + client
-        via = b", ".join([*earlier_via, b"1.%d %b" % (self._minor, VIA_PSEUDONYM)])
+        via = b", ".join([*earlier_via, b"1.%d %b" % (minor, VIA_PSEUDONYM)])
         return (
             b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Port: %b%b"
             b"\r\nForwarded: %b\r\nVia: %b%b"

@@ -1,17 +1,20 @@
 """One of several serving processes: `python -m twisted_lb.app.workers.child REACTOR_MODULE`, started by `workers`.
 
-It reads one line of JSON from its standard input and serves on the sockets that it inherited. It drains and exits when
-its standard input ends, and on SIGTERM. Further lines on standard input are another servers file, `{"ask": "use",
-"number": 1, "servers": "its text", "files": {...}}` with the contents of the files that it names, keys that other
-workers know, `{"keys": [...]}`, other certificates (see CertificatesOfWorker), `{"certificates": [{"file": "a.pem",
-"pem": "the text, or null for the present one"}]}`, other authorities for the certificates of clients,
-`{"client_authorities": "the text"}`, the order to open the access log again, `{"reopen": true}`, or a request:
+It reads one line of JSON from its standard input and serves on the sockets that it inherited.  It drains and exits when
+its standard input ends, and on SIGTERM.  Further lines on standard input are another servers file, `{"ask": "use",
+"number": 1, "servers": "its text", "files": {...}}` with the contents of the files that it names; what was found of the
+servers that it leads to, with the file or alone, `{"answers": {"web.example.com": ["10.0.0.7", "10.0.0.8"]}}` (see
+`discovery`); keys that other workers know, `{"keys": [...]}`; other certificates (see CertificatesOfWorker),
+`{"certificates": [{"file": "a.pem", "pem": "the text, or null for the present one"}]}`; other authorities for the
+certificates of clients, `{"client_authorities": "the text"}`; other secrets for the keys of session tickets,
+`{"ticket_secrets": ["hexadecimal digits"]}`; the order to open the access log again, `{"reopen": true}`; or a request:
 
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
     {"ask": "users", "number": 2, "call": "user", "arguments": ["ann"]}    a call of IUserStore (see `remote_users`)
-    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose (see `explain_servers`)
+    {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose, see `explain_servers`
+    {"ask": "levels", "number": 4, "digest": "", "buckets": []}   levels of buckets, see api.status.Running
 
 The response is a line of JSON on REPORTS, `{"number": 1, "answer": ...}`; null on failure.
 """
@@ -75,6 +78,8 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
         found = maybeDeferred(running.choices, question["asked"])
     elif question["ask"] == "users":
         found = maybeDeferred(answered_call, running.users, question["call"], question["arguments"])
+    elif question["ask"] == "levels":
+        found = maybeDeferred(running.levels, question["digest"], question["buckets"])
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)
@@ -117,6 +122,7 @@ def main(reactor_module: str) -> None:
     from twisted_lb.app.services import Opening, secured
     from twisted_lb.config.servers_file import read_gateway
     from twisted_lb.config.settings import Misconfigured, Settings
+    from twisted_lb.discovery.worker_servers import ServersOfWorker
     from twisted_lb.network.listener import adopt
 
     run_on_monotonic_clock(reactor)
@@ -124,7 +130,8 @@ def main(reactor_module: str) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in instructions["settings"].items()
     }
     settings = Settings(**given)
-    certificates = CertificatesOfWorker(reactor, new_contexts(settings, instructions["client_authorities"]))
+    contexts = new_contexts(settings, instructions["client_authorities"])
+    certificates = CertificatesOfWorker(reactor, contexts, instructions["ticket_secrets"])
     certificates.use(instructions["certificates"])
     openings: dict[str, Opening] = {}
     for listener in instructions["listeners"]:
@@ -134,13 +141,17 @@ def main(reactor_module: str) -> None:
         openings[f"socket {descriptor}"] = secured(opening, context) if listener["tls"] else opening
     file_name = settings.servers_file
     spec = read_gateway(instructions["servers"], file_name, as_bytes(instructions["files"]).__getitem__)
-    serving = Serving(reactor, settings, spec, openings, standard_output=instructions["standard_output"])
+    servers = ServersOfWorker(reactor, spec, instructions["answers"])
+    serving = Serving(reactor, settings, servers.spec, openings, standard_output=instructions["standard_output"])
     service = serving.together()
     reading, use_lock = Reading(reactor), DeferredLock()
 
-    def use(text: str, files: dict[str, bytes]) -> Deferred[str]:
+    async def use(words: dict[str, Any]) -> None:
         # The parent has validated it, and logs the changes.
-        return reading.read(text, file_name, files).addCallback(lambda read: serving.gateway.change_in_turns(read.spec))
+        spec = None
+        if "servers" in words:
+            spec = (await reading.read(words["servers"], file_name, as_bytes(words["files"]))).spec
+        await servers.use(spec, words.get("answers", {}), serving.gateway.change_in_turns)
 
     def not_used(failure: Failure) -> None:
         if failure.check(Misconfigured):
@@ -153,15 +164,17 @@ def main(reactor_module: str) -> None:
 
     def told(line: bytes) -> None:
         words = json.loads(line)
-        if "servers" in words:
+        if "servers" in words or "answers" in words:
             # Sequentially: a short file after a long one would be read sooner.
-            used = use_lock.run(use, words["servers"], as_bytes(words["files"])).addErrback(not_used)
+            used = use_lock.run(lambda: Deferred.fromCoroutine(use(words))).addErrback(not_used)
             used.addCallback(lambda _: parent.transport.write(answer_line(words, True)))
         elif "certificates" in words:
             certificates.use_in_turns(words["certificates"]).addErrback(certificates_not_used)
         elif "client_authorities" in words:
             contexts = new_contexts(settings, words["client_authorities"])
             certificates.use_contexts_in_turns(contexts).addErrback(certificates_not_used)
+        elif "ticket_secrets" in words:
+            certificates.use_secrets(words["ticket_secrets"])
         elif "keys" in words:
             serving.learn(words["keys"])
         elif "reopen" in words:

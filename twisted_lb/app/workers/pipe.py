@@ -7,7 +7,7 @@ for Twisted (StandardIO).  When the parent closes its end, or ends, the worker d
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,8 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from zope.interface import implementer
+
+from twisted_lb.interfaces import StoreUnavailable
 
 _log = Logger()
 
@@ -73,3 +75,12 @@ def as_text(files: Mapping[str, bytes]) -> dict[str, str]:
 def as_bytes(files: Mapping[str, str]) -> dict[str, bytes]:
     """The contents of files from JSON."""
     return {path: content.encode("latin-1") for path, content in files.items()}
+
+
+async def first_answer(workers: Iterable[Any], what: str, word: str, **question: Any) -> dict[str, Any]:
+    """That of the first worker that responds, as the supervisor has them.  Raises StoreUnavailable."""
+    for worker in workers:
+        found: dict[str, Any] | None = await worker.ask(word, **question) if worker.alive else None
+        if found is not None:
+            return found
+    raise StoreUnavailable(f"no worker could {what}; see the log")

@@ -26,20 +26,20 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.status import Report
-from twisted_lb.app.listener_tls import words_for_worker
+from twisted_lb.app.reload import NO_FILES
 from twisted_lb.app.services import bound
 from twisted_lb.app.startup import Startup, endpoints_of
-from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, instructions
+from twisted_lb.app.workers.instructions import FIRST_INHERITED, REPORTS, Instructions, words_of
 from twisted_lb.app.workers.merged_status import RetiredCounters, together
-from twisted_lb.app.workers.pipe import as_text
+from twisted_lb.app.workers.pipe import first_answer
 from twisted_lb.app.workers.slot import Slot, WorkerProcess, line_of
-from twisted_lb.config.server_tls import files_of
+from twisted_lb.discovery.answers import NO_ANSWERS, Answers
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import keep_open_for_others, listen
 from twisted_lb.repeated import Repeated
@@ -56,7 +56,6 @@ SHARE_SECONDS = 0.5
 USE_SECONDS = 60.0
 # For a call of IUserStore: a store that is away is found out by the worker, sooner.
 USERS_SECONDS = 5.0
-NO_FILES: Mapping[str, bytes] = {}
 
 _log = Logger()
 
@@ -66,11 +65,10 @@ class Workers(Service):
 
     def __init__(self, reactor: Any, startup: Startup) -> None:
         self.ports: list[tcp.Port] = []
+        self.found: Deferred[None] = succeed(None)  # the workers are started when this has fired
         self._reactor = reactor
         self._startup = startup
-        self._servers_text = startup.servers_text
-        self._files = as_text(files_of(startup.gateway))
-        self._certificates: Sequence[Certificate] = startup.tls.files.certificates if startup.tls else ()
+        self._instructions = Instructions(startup)
         self._slots = [Slot(number, self, reactor) for number in range(1, startup.settings.workers + 1)]
         self._retired_counters = RetiredCounters()
         self._looking = Repeated(reactor, self._look, "the look at the workers")
@@ -96,6 +94,11 @@ class Workers(Service):
         super().startService()
         if not self.ports:
             self.privilegedStartService()
+        self.found.addCallback(self._start)
+
+    def _start(self, _: None) -> None:
+        if not self.running:
+            return
         for slot in self._slots:
             slot.start()
         if self._startup.settings.worker_timeout:
@@ -149,42 +152,41 @@ class Workers(Service):
 
     def use(
         self,
-        servers_text: str,
+        servers_text: str | None,
         servers: Iterable[tuple[str, str, str]] | None = None,
         files: Mapping[str, bytes] = NO_FILES,
+        answers: Answers = NO_ANSWERS,
     ) -> Deferred[Any]:
-        """Apply another servers file to all workers, including those that are started later.
+        """Apply another servers file, or other answers only, to all workers, including those that are started later.
 
-        `servers` are the pools, names and URLs of its servers, as a report has them; `files` are those that the text
-        names, and what they hold.  Fires when it is in use in those that are running.
+        `servers` are the pools, names and URLs of its servers; `files` are those that the text names.
+        Fires when they are in use in those that are running.
         """
-        self._servers_text = servers_text
-        self._files = as_text(files)
         if servers is not None:
             self._retired_counters.keep(set(servers))
-        words = {"servers": servers_text, "files": self._files}
+        words = self._instructions.other_servers(servers_text, files, answers)
         alive = [slot for slot in self._slots if slot.alive]
         return gatherResults([slot.ask("use", USE_SECONDS, **words) for slot in alive])
 
     def use_certificates(self, certificates: Sequence[Certificate]) -> None:
         """Serve other certificates, the first as the default, in all workers, also in those that are started later."""
-        words = words_for_worker(certificates, self._certificates)
-        self._certificates = certificates
-        for slot in self._slots:
-            slot.tell({"certificates": words})
+        self._tell(self._instructions.other_certificates(certificates))
 
     def use_client_authorities(self, text: str) -> None:
-        """Verify certificates of clients with other authorities in all workers.
+        """Verify certificates of clients with other authorities in all workers; later ones get their instructions."""
+        self._tell({"client_authorities": text})
 
-        Those that are started later get them with the instructions.
-        """
-        for slot in self._slots:
-            slot.tell({"client_authorities": text})
+    def use_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Make and accept session tickets with these keys in all workers; later ones get their instructions."""
+        self._tell({"ticket_secrets": words_of(secrets)})
 
     def reopen_logs(self) -> None:
         """Have all workers open their access log again."""
+        self._tell({"reopen": True})
+
+    def _tell(self, words: dict[str, Any]) -> None:
         for slot in self._slots:
-            slot.tell({"reopen": True})
+            slot.tell(words)
 
     async def report(self) -> Report:
         """The merged report of all workers.  See api.status.Running."""
@@ -206,11 +208,11 @@ class Workers(Service):
 
     async def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the first worker that responds; each has its own.  See api.status.Running."""
-        for slot in self._slots:
-            found: dict[str, Any] | None = await slot.ask("choices", asked=asked) if slot.alive else None
-            if found is not None:
-                return found
-        return {}
+        return await first_answer(self._slots, "tell its choices", "choices", asked=asked)
+
+    async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
+        """Levels of buckets.  See api.status.Running."""
+        return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
 
     async def ask_about_users(self, call: str, arguments: Sequence[object], repeatable: bool) -> object:
         """The answer of a worker to a call of IUserStore, see `remote_users`; None if none could be had.
@@ -248,8 +250,7 @@ class Workers(Service):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             childFDs=descriptors,
         )
-        words = instructions(self._startup, self.ports, self._servers_text, self._files, self._certificates)
-        transport.writeToChild(0, line_of(words))
+        transport.writeToChild(0, line_of(self._instructions.first(self.ports)))
         return transport
 
     def ended(self, last: Report | None) -> None:

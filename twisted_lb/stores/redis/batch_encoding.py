@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 
 
 def is_digest(text: str) -> bool:
-    """Whether it fits the frame; what does not is no key of ours, and would break a whole batch."""
+    """Whether it fits the frame; anything else is not a digest, and would break a whole batch."""
     return len(text) == DIGEST_LENGTH and text.isascii()
 
 
@@ -72,7 +72,7 @@ class BatchFrame:
     """Encodes the batches of one instance."""
 
     def __init__(self, limits: Limits, silence_seconds: float, process: bytes) -> None:
-        """`silence_seconds`: after which an instance that does not announce itself is no more.
+        """`silence_seconds`: after which an instance that does not announce itself counts as gone.
 
         `process` names this process for good, unlike the id of its instance.
         """

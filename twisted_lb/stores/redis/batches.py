@@ -145,7 +145,7 @@ class TokenBatches:
             self._send_soon()
 
     def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
-        """See IBucketStore.  Tried once: what Redis may have given back already is not given back again."""
+        """See IBucketStore.  Tried once: what Redis may have refunded already is not refunded again."""
         if not digest:
             self._charge_shared(tokens, limits)
             return

@@ -48,6 +48,11 @@ def places_key(digest: str) -> bytes:
     return b"tokenlb:in_flight:{%s}" % digest.encode()
 
 
+def shared_key(name: str) -> bytes:
+    """The key of a shared bucket, by the name that SharedBucket has for it."""
+    return b"tokenlb:" + name.encode()
+
+
 def last_call_key(process: bytes) -> bytes:
     """The key of what is known of the last call of a process."""
     return b"tokenlb:last:" + process

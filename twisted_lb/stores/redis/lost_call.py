@@ -22,14 +22,14 @@ class LostCall(NamedTuple):
 
     number: int
     takings: list[tuple[str, int]]  # digest and cost
-    charges: list[tuple[str, int]]  # digest and amount, below zero to give back
+    charges: list[tuple[str, int]]  # digest and amount, below zero to refund
     global_bucket: int  # what it charged to the global bucket beside the takings
     limits: list[tuple[tuple[SharedBucket, ...], int]]  # shared buckets and costs of takings, those without a key last
     shared_charges: list[tuple[SharedBucket, int]]
 
 
 class Due(NamedTuple):
-    """What has to be charged once the outcome is known, in microtokens; below zero to give back."""
+    """What has to be charged once the outcome is known, in microtokens; below zero to refund."""
 
     keys: list[tuple[str, int]]
     global_bucket: int

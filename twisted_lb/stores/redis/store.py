@@ -12,8 +12,9 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.interfaces import (
@@ -28,16 +29,17 @@ from twisted_lb.interfaces import (
     Profile,
     SharedBucket,
     StoreState,
+    StoreUnavailable,
 )
 from twisted_lb.limits.fallback import LOCAL, Fallback
 from twisted_lb.stores.redis.accounts import RedisAccounts
 from twisted_lb.stores.redis.batch_encoding import BatchFrame
 from twisted_lb.stores.redis.batches import TokenBatches
-from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, RedisConnection
+from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, ErrorReply, RedisConnection
 from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
-from twisted_lb.stores.redis.keys import last_call_key
+from twisted_lb.stores.redis.keys import last_call_key, shared_key
 from twisted_lb.stores.redis.last_uses import LastUses
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
@@ -81,7 +83,7 @@ class RedisStore:
         `advise`: the log says when the Redis that was reached may throw keys away.
 
         For tests: `endpoint` replaces the one that `url` names, `new_id` gives ids of instances, and one that is
-        silent for `lease_seconds` is no more.  Raises ValueError, with a text that names REDIS_URL, for a URL that
+        silent for `lease_seconds` counts as gone.  Raises ValueError, with a text that names REDIS_URL, for a URL that
         cannot be used, and naming the setting and the file for a certificate or a key that cannot be.
         """
         address = parse_redis_url(url)
@@ -105,7 +107,8 @@ class RedisStore:
         self._users = RedisUsers(connection)
         self._last_uses = LastUses(connection, self._fallback, reactor)
         self._resolve = RedisScript("resolve", connection)
-        self._scripts = (self._take, announce, rejoin, restore, self._resolve, *self._accounts.scripts)
+        self._levels = RedisScript("read_shared", connection)
+        self._scripts = (self._take, announce, rejoin, restore, self._resolve, self._levels, *self._accounts.scripts)
         if self._fallback.mode != LOCAL:
             # It has no shares: no other instance has to wait for it after an outage (rejoin.lua).
             random_id, mode = new_id, self._fallback.mode.encode()
@@ -162,7 +165,7 @@ class RedisStore:
             starting.callback(None)
 
     def stop(self) -> Deferred[None]:
-        """Let the batches that are under way or due finish, so that no token given back is lost; then close."""
+        """Let the batches that are under way or due finish, so that no refund is lost; then close."""
         self._started()
         stopped = self._recovery.finish().addCallback(lambda _: self._batches.idle())
         stopped.addCallback(lambda _: self._last_uses.stop())
@@ -255,6 +258,16 @@ class RedisStore:
             "instances": self._fallback.instances,
         }
 
+    def levels(self, buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """See IStoreReport."""
+        if not buckets:
+            return succeed([])
+        keys = [shared_key(shared.key) for shared in buckets]
+        policies = [(b"%d" % shared.rule.capacity, repr(shared.rule.rate_per_sec).encode()) for shared in buckets]
+        arguments = [part for policy in policies for part in policy]
+        levels: Deferred[list[int]] = self._levels.call(*keys, *arguments, keys=len(keys))
+        return levels.addErrback(_unavailable)
+
     def _is_up(self) -> bool:
         return self._connection.ready and not self._instance.returning
 
@@ -314,6 +327,13 @@ class RedisStore:
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
         return self._users.refused_keys(digests)
+
+
+def _unavailable(failure: Failure) -> Failure:
+    """Error replies are none of the caller's business."""
+    if failure.check(ErrorReply) is None:
+        return failure
+    return Failure(StoreUnavailable(failure.getErrorMessage()))
 
 
 def _greeting(address: RedisAddress) -> list[bytes]:

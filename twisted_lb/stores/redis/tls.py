@@ -46,7 +46,7 @@ _TROUBLES = (
 
 
 class RedisTls:
-    """What the files of a RedisSecurity hold.  Raises ValueError, naming setting and file, for any that is no good."""
+    """What the files of a RedisSecurity hold.  Raises ValueError, with setting and file, for one that is not valid."""
 
     def __init__(self, security: RedisSecurity) -> None:
         self._trust: Any = platformTrust()

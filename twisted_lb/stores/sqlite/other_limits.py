@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, LimitLevel, Limits, SharedBucket, Taken
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
@@ -68,6 +70,16 @@ class OtherLimits:
     def address(self, network: str) -> tuple[SharedBucket, ...]:
         """The bucket of a network."""
         return (address_bucket(self._address_rule, network),)
+
+    def levels(self, buckets: Sequence[SharedBucket], now_us: int) -> list[int]:
+        """Their levels now; changes nothing."""
+        levels = []
+        for shared in buckets:
+            if shared.key == GLOBAL and self._global_bucket is not None:
+                levels.append(self._global_bucket.level_at(now_us))
+            else:
+                levels.append(self._shared.level(shared, now_us))
+        return levels
 
     def settle_shared(self, tokens: int, limits: tuple[SharedBucket, ...], now_us: int) -> None:
         """A request cost `tokens` more than was taken."""

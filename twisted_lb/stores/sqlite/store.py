@@ -311,6 +311,10 @@ class EmbeddedStore:
             return {}
         return dict(zip(COUNTS, (float(writer.state().up), writer.outages, writer.errors)))
 
+    def levels(self, buckets: Sequence[SharedBucket]) -> Deferred[list[int]]:
+        """See IStoreReport."""
+        return succeed(self._other_limits.levels(buckets, self._now_us()))
+
     # IAccountStore: see EmbeddedAccounts
 
     def create(self, digest: str, account: Account) -> Deferred[None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import NameTaken
@@ -19,6 +19,7 @@ from twisted_lb.stores.filtered_page import filtered_page
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts, not_running
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers, new_level, row_of_key
 from twisted_lb.stores.sqlite.schema import KeyRow, Row
+from twisted_lb.stores.sqlite.sequential import SequentialCalls
 from twisted_lb.stores.user_checks import (
     check_digest,
     check_grace,
@@ -71,7 +72,7 @@ class EmbeddedUsers:
         self._dirty_keys = dirty_keys
         self._now_us = now_us
         self._accounts = accounts
-        self._lock = DeferredLock()
+        self._calls = SequentialCalls()
 
     # Reading
 
@@ -363,7 +364,7 @@ class EmbeddedUsers:
     def _in_turn(self, call: Callable[[], Deferred[_Result]]) -> Deferred[_Result]:
         if self._accounts.disk is None:
             return fail(not_running())
-        return self._disk.writer.answer(self._lock.run(call))
+        return self._disk.writer.answer(self._calls.run(call))
 
     def _write(self, user: HeldUser, call: Callable[..., None], *arguments: object) -> Deferred[object]:
         """A write about this user; levels are not written meanwhile."""

@@ -123,19 +123,6 @@ local function own_policy(capacity, rate)
   return nil
 end
 
--- The level now of a bucket that is full until it is used; nil where its key is not what it should be.
-local function level_of(key, capacity, rate)
-  local full = capacity * MICROTOKENS
-  local fields = read('HMGET', key, 'level', 'stamp')
-  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
-  local stamp = fields and number(fields[2], 0, LAST_STAMP)
-  if not (stored and stamp) then
-    return nil, full
-  end
-  -- The capacity may have been set to less since.
-  return min(refill(stored, now - stamp, rate, full), full), full, now - stamp, min(stored, full)
-end
-
 -- Whose key it is, where there is no account at `key`: the hash of the owner, then `state`, capacity and rate of its own
 -- bucket.  nil where it is not a further key.
 local function further(key)
@@ -182,6 +169,20 @@ local function account_of(key)
   end
   local left = expires > 0 and max(expires - now, 1) or 0
   return refusal(user, state, expires) or 0, place, left, own and capacity or 0, own and rate or '0'
+end
+
+-- A bucket without an account, which is full until it is used, refilled to now: level, elapsed microseconds, and the level
+-- as stored; then whether there is something else under its key.  `full` is in microtokens.
+local function refilled_shared(key, full, rate)
+  local fields = read('HMGET', key, 'level', 'stamp')
+  local stored = fields and number(fields[1], -MOST_LEVEL, MOST_LEVEL)
+  local stamp = fields and number(fields[2], 0, LAST_STAMP)
+  if not (stored and stamp) then
+    return full, 1, full, not fields or fields[1] or fields[2]
+  end
+  local elapsed = now - stamp
+  -- The capacity may have been set to less since.
+  return min(refill(stored, elapsed, rate, full), full), elapsed, min(stored, full), false
 end
 
 -- How many instances of tokenlb:instances live.

@@ -14,8 +14,8 @@ end
 local name, capacity, rate, level, elapsed = refilled(place)
 local own_level = 0
 if own_capacity > 0 then
-  local found, full = level_of('tokenlb:key_bucket:' .. KEYS[1]:sub(9), own_capacity, tonumber(own_rate))
-  own_level = found or full
+  local own = 'tokenlb:key_bucket:' .. KEYS[1]:sub(9)
+  own_level = refilled_shared(own, own_capacity * MICROTOKENS, tonumber(own_rate))
 end
 return {
   name, whole(capacity), rate, level, max(elapsed, 0), reason, place:sub(10, -2), left, own_capacity, own_rate, own_level,

@@ -93,15 +93,12 @@ end
 
 local replaced = {} -- keys that are removed before they are written
 
--- A bucket that is full until it is used.
 local function shared_bucket(key, capacity, rate)
-  local level, full, elapsed, stored = level_of(key, capacity, rate)
-  if not level then
-    if call('EXISTS', key) == 1 then
-      replaced[key] = true
-      wrong[#wrong + 1] = key
-    end
-    return {key, full, 1, full, full, SAME, rate}
+  local full = capacity * MICROTOKENS
+  local level, elapsed, stored, other = refilled_shared(key, full, rate)
+  if other then
+    replaced[key] = true
+    wrong[#wrong + 1] = key
   end
   return {key, level, elapsed, stored, full, SAME, rate}
 end
@@ -202,23 +199,6 @@ function account(key)
   return false
 end
 
--- Which of these buckets has less than the cost, the first one; nil: none.
-local function refusing(buckets, cost)
-  for i = 1, #buckets do
-    if buckets[i][LEVEL] < cost then
-      return i
-    end
-  end
-  return nil
-end
-
-local function take_from(buckets, cost)
-  for i = 1, #buckets do
-    buckets[i][LEVEL] = buckets[i][LEVEL] - cost
-    mark(buckets[i], MOVED)
-  end
-end
-
 local places = {} -- account key -> requests in flight
 local alive = nil -- ids of the instances that live
 
@@ -302,19 +282,37 @@ end
 local reply = {}
 local size = 5 * (#KEYS - first)
 local outcomes = {}
-local limits_of = nil -- position of a taking -> its shared buckets
-local limited = {} -- the shared buckets of all limited takings, in their order
-local levels = {} -- position of a taking in `limited` -> the levels of its buckets
+local limited = nil -- the takings that need tokens of shared buckets, in their order: arrays of buckets, and `levels`
+local limits_of = nil -- position of a taking -> the one of `limited`
+local refusing, take_from, note_levels = nil, nil, nil
 
-local function levels_now(buckets)
-  local found = {}
-  for i = 1, #buckets do
-    found[i] = buckets[i][LEVEL]
-  end
-  return found
-end
-
+-- What is made here costs every call, so it is made where it is needed.
 if shared_count > 0 then
+  -- Which of these buckets has less than the cost, the first one; nil: none.
+  refusing = function(buckets, cost)
+    for i = 1, #buckets do
+      if buckets[i][LEVEL] < cost then
+        return i
+      end
+    end
+    return nil
+  end
+
+  take_from = function(buckets, cost)
+    for i = 1, #buckets do
+      buckets[i][LEVEL] = buckets[i][LEVEL] - cost
+      mark(buckets[i], MOVED)
+    end
+  end
+
+  note_levels = function(buckets)
+    local levels = {}
+    for i = 1, #buckets do
+      levels[i] = buckets[i][LEVEL]
+    end
+    buckets.levels = levels
+  end
+
   local at = shared_part + 2
   local named = {}
   for i = 1, shared_count do
@@ -325,7 +323,7 @@ if shared_count > 0 then
     charge(named[tonumber(ARGV[at])], tonumber(ARGV[at + 1]))
     at = at + 2
   end
-  limits_of = {}
+  limited, limits_of = {}, {}
   local without_key = 0
   for i = 1, limited_takings do
     local position, cost, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) * MICROTOKENS, tonumber(ARGV[at + 2])
@@ -336,18 +334,18 @@ if shared_count > 0 then
     at = at + 3 + count
     limited[i] = buckets
     if position > 0 then
-      limits_of[position] = i
+      limits_of[position] = buckets
     else
       local refused = refusing(buckets, cost)
       local outcome = refused and 5 + refused or 1
       if not refused then
         take_from(buckets, cost)
       end
-      levels[i] = levels_now(buckets)
+      note_levels(buckets)
       without_key = without_key + 1
       outcomes[#KEYS - first + without_key] = refused and '0' or '1'
       reply[size + 1], reply[size + 2], reply[size + 3], reply[size + 4] = '', 0, '0', outcome
-      reply[size + 5] = levels[i][refused or 1]
+      reply[size + 5] = buckets.levels[refused or 1]
       size = size + 5
     end
   end
@@ -363,8 +361,7 @@ for i = first + 1, #KEYS do
     cost = costs[i - first]
     network = networks[i - first]
   end
-  local place_in_limited = limits_of and limits_of[i - first]
-  local limits = place_in_limited and limited[place_in_limited]
+  local limits = limits_of and limits_of[i - first]
   bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
@@ -428,7 +425,7 @@ for i = first + 1, #KEYS do
     end
   end
   if limits then
-    levels[place_in_limited] = levels_now(limits)
+    note_levels(limits)
   end
   outcomes[i - first] = outcome == 1 and '1' or '0'
   if found and bucket and not found.refused and outcome ~= 4 then
@@ -444,10 +441,11 @@ for i = first + 1, #KEYS do
 end
 
 for i = 1, limited_takings do
-  for j = 1, #levels[i] do
-    reply[size + j] = levels[i][j]
+  local levels = limited[i].levels
+  for j = 1, #levels do
+    reply[size + j] = levels[j]
   end
-  size = size + #levels[i]
+  size = size + #levels
 end
 if everyone then
   reply[size + 1] = everyone[LEVEL]

@@ -42,9 +42,7 @@ local function key_from(digest, fields)
     if not capacity then
       return nil
     end
-    local full
-    level, full = level_of(bucket_of(digest), capacity, tonumber(rate))
-    level = level or full
+    level = refilled_shared(bucket_of(digest), capacity * MICROTOKENS, tonumber(rate))
   end
   local created, used = number(fields[3], 0, LAST_STAMP), number(fields[4], 0, LAST_STAMP)
   return {digest, state, expires, fields[2] or '', created or 0, used or 0, capacity, rate, level}, user

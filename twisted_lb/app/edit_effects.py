@@ -1,0 +1,108 @@
+"""What an edit of servers.yaml has changed, whether anything else has changed with it, and what edits are together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
+from typing import Any, Final
+
+from twisted_lb.api.changes import Changed
+from twisted_lb.config.edits import Edit
+from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.steps import STEP, Steps, chunks
+
+PLAIN: Final = ("url", "weight", "maxconn", "backup", "slowstart", "send_proxy", "admin_state")
+
+
+def pool_named(spec: GatewaySpec, name: str) -> PoolSpec | None:
+    """The pool of this name."""
+    return next((pool for pool in spec.pools if pool.name == name), None)
+
+
+def only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Steps[bool]:
+    """Whether nothing else is different than what an edit is meant to change."""
+    if len(before.pools) != len(after.pools) or len(before.routes) != len(after.routes):
+        return False
+    count = 0
+    for pool, other in zip(before.pools, after.pools):
+        if _without_servers(edit, pool) != _without_servers(edit, other):
+            return False
+        for some, same in zip_longest(chunks(_others(edit, pool)), chunks(_others(edit, other))):
+            if some != same:
+                return False
+            count += len(some)
+            if count >= STEP:
+                count = 0
+                yield
+        count += 1
+    for routes, same_routes in zip(chunks(before.routes), chunks(after.routes)):
+        if routes != same_routes:
+            return False
+        if len(routes) == STEP:
+            yield
+    return replace(before, pools=(), routes=()) == replace(after, pools=(), routes=())
+
+
+def _without_servers(edit: Edit, pool: PoolSpec) -> PoolSpec:
+    if pool.name == edit.pool and not edit.server:
+        return replace(pool, servers=(), maintenance=0.0)
+    return replace(pool, servers=())
+
+
+def _others(edit: Edit, pool: PoolSpec) -> Sequence[ServerSpec]:
+    """The servers but the one that is meant to change."""
+    if pool.name != edit.pool or not edit.server:
+        return pool.servers
+    return [server for server in pool.servers if server.name != edit.server]
+
+
+def target(edit: Edit, spec: GatewaySpec) -> ServerSpec | float | None:
+    """What is meant to change: a server, or the maintenance of a pool."""
+    pool = pool_named(spec, edit.pool)
+    if pool is None:
+        return None
+    if not edit.server:
+        return pool.maintenance
+    return next((server for server in pool.servers if server.name == edit.server), None)
+
+
+def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
+    """What an edit has changed."""
+    was, now = (_shown(edit, spec) for spec in (before, after))
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    if not was or not now:
+        return Changed(edit.server, was, now)
+    return Changed(edit.server, {key: was[key] for key in keys}, {key: now[key] for key in keys})
+
+
+def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
+    found = target(edit, spec)
+    if isinstance(found, ServerSpec):
+        return _keys(found)
+    return {} if found is None else {"maintenance": found}
+
+
+def _keys(server: ServerSpec) -> dict[str, Any]:
+    """The keys of a server, as plain values."""
+    check, tls = server.health_check, server.tls
+    return {
+        **{key: getattr(server, key) for key in PLAIN},
+        "health_check": asdict(check) if check is not None else False,
+        "tls": {"server_name": tls.server_name, "verify": tls.files.verify} if tls is not None else False,
+    }
+
+
+def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) -> dict[tuple[str, str], Changed]:
+    """The live changes with one more; those of the same server are one, from what the file says to what is now."""
+    place = edit.pool, edit.server
+    others = {one: changed for one, changed in live.items() if one != place}
+    old = live.get(place, Changed(edit.server, {}, {}))
+    if place in live and not old.before:
+        # It is not in the file.
+        return {**others, place: Changed(edit.server, {}, {**old.after, **new.after})} if new.after else others
+    before, after = {**new.before, **old.before}, {**old.after, **new.after} if new.after else {}
+    if before and after:
+        before, after = ({key: one[key] for key in before if before[key] != after.get(key)} for one in (before, after))
+    return {**others, place: Changed(edit.server, before, after)} if before or after else others
