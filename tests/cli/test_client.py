@@ -57,6 +57,11 @@ class FailureTests(SynchronousTestCase):
             self.assertIn(f"status {status}, text/html that is not the JSON expected", self._failed(3, page))
         self.assertIn("not the JSON expected", self._failed(3, response(b"{")))
 
+    def test_another_api(self) -> None:
+        """JSON of something else is no answer either."""
+        self.assertIn("of this version: it has no 'users'", self._failed(3, response({"status": "ok"})))
+        self.assertIn("of this version: it has another form", self._failed(3, response([])))
+
     def test_cut(self) -> None:
         """An answer that is shorter than it says is not used."""
         self.assertIn("was cut: it is not complete", self._failed(3, response(b'{"users', Content_Length="100")))

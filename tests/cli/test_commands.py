@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.cli.command import SET, URL, Server, problem, ran, response
-from twisted_lb.cli import options
+from twisted_lb.cli import display, options
 from twisted_lb.cli.main import run
 
 KEY = {
@@ -97,12 +97,34 @@ class UserTests(SynchronousTestCase):
             ["users", "create", "ann", "--expires", "30"],
             ["users", "list", "--unused-since", "never"],
             ["users", "list", "--limit", "0"],
+            ["users", "list", "--name", "\udcff"],
+            ["keys", "rotate", "key_1", "--grace", "1h", "--idempotency-key", "a\nb: c"],
             ["explain", "host"],
         ):
             server = Server()
             found = ran([*arguments, "--json"], server)
             self.assertEqual((found.status, found.out, server.asked), (2, "", []))
             self.assertEqual(found.error["exit_status"], 2)
+
+
+class TerminalTests(SynchronousTestCase):
+    def _shown(self, label: str, **environment: str) -> str:
+        keys = [{**KEY, "label": label}, {**KEY, "state": "revoked", "created_at": "2026-11-28T00:10:02.123456Z"}]
+        with CliRunner().isolation(b"", {**SET, "TERM": "xterm", "COLUMNS": "200", **environment}) as (out, _, _):
+            self.patch(display.sys.stdout, "isatty", lambda: True)
+            self.assertEqual(run(["keys", "list", "ann"], Server(response({"name": "ann", "keys": keys}))), 0)
+            return out.getvalue().decode()
+
+    def test_colours(self) -> None:
+        """On a terminal states have colours, unless NO_COLOR is set."""
+        self.assertIn("\x1b[32mactive", self._shown("x"))
+        self.assertIn("\x1b[31mrevoked", self._shown("x"))
+        self.assertNotIn(".123456Z", self._shown("x"))
+        self.assertNotRegex(self._shown("x", NO_COLOR="1"), r"\x1b\[[0-9;]*3[0-9]m")
+
+    def test_labels_are_shown_as_they_are(self) -> None:
+        """A label is neither markup nor control of the terminal."""
+        self.assertIn(r"[red]a\x1b[2Jb[/red]", self._shown("[red]a\x1b[2Jb[/red]"))
 
 
 class ConfirmationTests(SynchronousTestCase):
@@ -256,7 +278,7 @@ class TransferTests(SynchronousTestCase):
 
     def test_import(self) -> None:
         """Lines are counted over all pieces; a line that fails is told by its number in the file, and by the status."""
-        long = b'{"x":"' + b"x" * 700_000 + b'"}\n'
+        long = b'{"x":"' + b"x" * 140_000 + b'"}\n'
         failed = {"line": 2, "name": "bob", "result": "error", "detail": "another user has one of these keys"}
         answers = [imported({"line": 1, "result": "stored"}), imported({"line": 1, "result": "unchanged"}, failed)]
         server = Server(*answers)

@@ -58,10 +58,12 @@ class TargetTests(SynchronousTestCase):
 
     def test_env_file_is_read_if_needed(self) -> None:
         """A file of settings that cannot be read is an error, unless nothing in it is needed."""
-        missing = Given(URL, "t", env_file="no-such-file")
-        self.assertEqual(target(missing, {})[1], "t")
-        with self.assertRaises(Failed):
-            target(missing._replace(token=None), {})
+        missing = Given(URL, env_file="no-such-file")
+        self.assertEqual(target(missing, {})[1], "")
+        for given in (missing._replace(url=None, token="t"), missing._replace(url="http://localhost:1")):
+            with self.assertRaises(Failed):
+                target(given, {})
+            self.assertEqual(target(given._replace(url="http://localhost:1", token="t"), {})[1], "t")
 
     def test_token_that_cannot_be_sent(self) -> None:
         """A token with a line end in it is refused, and not shown."""

@@ -194,7 +194,7 @@ def test_certificates(tmp_path: Path) -> None:
 
 
 def test_quiet_ends(servers: Servers, new_balancer: Start) -> None:
-    """A reader that goes and an interrupt end the command without a word."""
+    """A reader that goes and an interrupt end the command without a word, a full disk with one line."""
     balancer = started(new_balancer, servers)
     environment = {**ENVIRONMENT, "TOKENLB_URL": balancer.admin_url, "TOKENLB_TOKEN": TOKEN}
     document(balancer, "users", "create", "ann")
@@ -206,6 +206,10 @@ def test_quiet_ends(servers: Servers, new_balancer: Start) -> None:
         done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=SECONDS)
         os.close(writing)
         assert (done.returncode, done.stderr) == (141, b""), (line, done)
+    with open("/dev/full", "wb") as full:
+        for line in ("users export", "users list", "--help"):
+            done = subprocess.run([TOKENLB, *line.split()], env=environment, stdout=full, stderr=subprocess.PIPE)
+            assert (done.returncode, done.stderr) == (1, b"tokenlb: input or output: No space left on device\n"), done
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment["TOKENLB_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
         waiting = subprocess.Popen([TOKENLB, "status"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)

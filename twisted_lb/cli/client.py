@@ -205,9 +205,14 @@ class AdminClient:
         if kind == "application/json" or kind.endswith("+json"):
             try:
                 return json.loads(content)
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
         raise self._not_ours(response)
+
+    def unexpected(self, error: Exception) -> Failed:
+        """A document has not what it has in this API."""
+        lacks = f"it has no {error}" if isinstance(error, KeyError) else "it has another form"
+        return unreachable(f"{self._place.shown} does not answer as an admin listener of this version: {lacks}")
 
     def _not_ours(self, response: http.client.HTTPResponse) -> Failed:
         """What is not JSON is not shown: it may be a whole page, or repeat the request with its token."""

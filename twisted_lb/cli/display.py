@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,10 +33,11 @@ _STYLES: Final = {
     "degraded": "yellow",
     "maintenance": "yellow",
 }
-# On a terminal, where there is less room.
-_TITLES: Final = {"current_capacity": "level", "rate_per_sec": "rate/s", "latency_ms": "ms"}
+# On a terminal, where there is less room: titles, and times to the second.
+_TITLES: Final = {"current_capacity": "level", "rate_per_sec": "rate/s", "latency_ms": "ms", "in_flight": "in\nflight"}
+_FRACTION: Final = re.compile(r"^([0-9-]{10}T[0-9:]{8})\.[0-9]+Z$")
 _LONG: Final = frozenset(
-    ("name", "pool", "url", "label", "reason", "why_not", "other route", "why not", "created_at", "last_used")
+    ("name", "url", "label", "reason", "why_not", "other route", "why not", "created_at", "last_used")
 )
 
 
@@ -78,11 +80,11 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(_TITLES.get(column, column.replace("_", " ")), overflow="fold", no_wrap=column not in _LONG)
     for row in cells:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(_FRACTION.sub(r"\1Z", cell), style=_STYLES.get(cell, "")) for cell in row))
     Console(file=sys.stdout).print(table)
 
 

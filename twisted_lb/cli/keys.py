@@ -11,7 +11,7 @@ from twisted_lb.cli.client import AdminClient, path_to
 from twisted_lb.cli.display import show_json, show_notice, show_values
 from twisted_lb.cli.failures import UNAVAILABLE, UNREACHABLE, Failed
 from twisted_lb.cli.options import Group, as_json, check_confirmable, confirm, pass_client, yes_option
-from twisted_lb.cli.parameters import NEVER, label_text, moment_ahead, text
+from twisted_lb.cli.parameters import NEVER, field_text, label_text, moment_ahead, text
 from twisted_lb.cli.users import ONCE, capacity_option, expires_option, given_body, label_option, rate_option, show_keys
 
 _SHOWN: Final = ("user", "key_id", "label", "state", "expires_at", "created_at", "last_used")
@@ -20,7 +20,10 @@ _BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
 user_argument = click.argument("user", type=text)
 key_id_argument = click.argument("key_id", type=text)
 idempotency_option = click.option(
-    "--idempotency-key", type=text, help="A repetition with the same value gives the same key [a new one]."
+    "--idempotency-key",
+    type=field_text,
+    metavar="TEXT",
+    help="A repetition with the same value gives the same key [a new one].",
 )
 
 

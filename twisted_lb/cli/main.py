@@ -14,7 +14,7 @@ import click
 from twisted_lb import __version__
 from twisted_lb.cli import transfer
 from twisted_lb.cli.display import show_failure
-from twisted_lb.cli.failures import INTERRUPTED, PIPE_CLOSED, Failed
+from twisted_lb.cli.failures import INTERRUPTED, PIPE_CLOSED, REFUSED, Failed
 from twisted_lb.cli.keys import keys
 from twisted_lb.cli.options import Group
 from twisted_lb.cli.program import check, explain, status
@@ -35,7 +35,7 @@ class _Command(Group):
 
 
 @click.group(NAME, cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name=NAME)
+@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
 def command() -> None:
     """Users, keys and servers of a running twisted_lb, over its admin listener.
 
@@ -55,10 +55,7 @@ for _one in (transfer.users, keys, servers, check, explain, status):
 def run(arguments: Sequence[str] | None = None, connect: Any = None) -> int:
     """Run the command; return the exit status.  `connect` is for tests: see `client.Open`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        # Names of any script are shown on any terminal.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_output()
     as_json = "--json" in given
     try:
         ended = command.main(given, NAME, standalone_mode=False, obj=connect)
@@ -80,6 +77,21 @@ def run(arguments: Sequence[str] | None = None, connect: Any = None) -> int:
     except click.ClickException as error:
         show_failure(error.format_message(), error.exit_code, {}, as_json)
         return error.exit_code
+    except OSError as error:
+        # Those of connections are Failed already.
+        show_failure(f"{error.filename or 'input or output'}: {error.strerror}", REFUSED, {}, as_json)
+        _write_nowhere()
+        return REFUSED
+
+
+def _prepare_output() -> None:
+    # Python has None for what is closed (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        # Names of any script are shown on any terminal.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _write_nowhere() -> None:

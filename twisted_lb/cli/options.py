@@ -87,6 +87,9 @@ def pass_client(command: Callable[Concatenate[AdminClient, _P], _T]) -> Callable
         client = _client()
         try:
             return command(client, *args, **more)
+        except (LookupError, TypeError, AttributeError) as error:
+            # Documents are not checked beforehand: they may have more in them than is known here.
+            raise client.unexpected(error) from error
         finally:
             client.close()
 

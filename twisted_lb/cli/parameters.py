@@ -12,6 +12,7 @@ import click
 NEVER: Final = "never"
 # With a unit: a number alone could be meant as a time.
 _DURATION: Final = re.compile(r"[0-9][0-9.]*(?:ms|s|m|h|d)")
+_FIELD: Final = re.compile(r"[!-~]{1,255}")
 
 
 def text(value: str) -> str:
@@ -27,6 +28,13 @@ def label_text(value: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise click.BadParameter("it is not UTF-8 text") from None
+    return value
+
+
+def field_text(value: str) -> str:
+    """A text that a header field can have."""
+    if _FIELD.fullmatch(value) is None:
+        raise click.BadParameter("it is not a text of 1 to 255 visible ASCII characters")
     return value
 
 

@@ -40,10 +40,10 @@ def status(client: AdminClient) -> None:
 @click.command(cls=Command)
 @click.argument("host", type=text)
 @click.argument("path", type=text)
-@click.option("--method", help="Its method [GET].")
-@click.option("--header", "-H", "headers", multiple=True, metavar="NAME:VALUE", help="A field; may be repeated.")
-@click.option("--client", "address", metavar="ADDRESS", help="The client's address [any].")
-@click.option("--user", help="Whose request it is [nobody's].")
+@click.option("--method", type=text, metavar="METHOD", help="Its method [GET].")
+@click.option("-H", "--header", "headers", type=text, multiple=True, metavar="NAME:VALUE", help="May be repeated.")
+@click.option("--client", "address", type=text, metavar="ADDRESS", help="The client's address [any].")
+@click.option("--user", type=text, metavar="NAME", help="Whose request it is [nobody's].")
 @pass_client
 def explain(
     client: AdminClient, /, host: str, path: str, headers: tuple[str, ...], address: str | None, **more: Any

@@ -28,6 +28,7 @@ _SETTINGS: Final = ("ADMIN_LISTEN", "ADMIN_TOKEN", "ADMIN_TOKEN_FILE")
 _TOKEN: Final = re.compile(r"[!-~]+")
 # Twisted's endpoint strings: colons within a value are escaped by a backslash.
 _PART: Final = re.compile(r"(?:[^:\\]|\\.)*")
+_ESCAPE: Final = re.compile(r"\\(.)")
 
 
 class Given(NamedTuple):
@@ -43,11 +44,12 @@ def target(given: Given, environment: Mapping[str, str]) -> tuple[Place, str]:
     """The listener and the token, "" for none.  Raises UsageError and Failed."""
     url = given.url or environment.get("TOKENLB_URL")
     token = _given_token(given, environment)
-    # What was given is enough: .env may be of another user, and is not read.
-    settings = {} if url and token else _settings(given.env_file, environment)
-    place = place_of_url(url) if url else place_of_endpoint(settings.get("ADMIN_LISTEN", DEFAULT_LISTEN))
-    if not token and (not url or _here(place)):
-        token = _token_of(settings)
+    place = place_of_url(url) if url else None
+    # Where nothing in it is needed, .env is not read: it may be of another user.
+    if place is None or (not token and _here(place)):
+        settings = _settings(given.env_file, environment)
+        place = place or place_of_endpoint(settings.get("ADMIN_LISTEN", DEFAULT_LISTEN))
+        token = token or _token_of(settings)
     if token and _TOKEN.fullmatch(token) is None:
         raise Failed("The token is not one: it has characters that are not visible ASCII.", USAGE)
     return place, token
@@ -80,7 +82,7 @@ def place_of_url(url: str) -> Place:
 
 def place_of_endpoint(endpoint: str) -> Place:
     """The place to reach an endpoint of ADMIN_LISTEN.  Raises UsageError."""
-    words = [re.sub(r"\\(.)", r"\1", part) for part in _PART.findall(endpoint) if part]
+    words = [_ESCAPE.sub(r"\1", part) for part in _PART.findall(endpoint) if part]
     kind, parts = words[0] if words else "", words[1:]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     first = parts[0] if parts and "=" not in parts[0] else ""

@@ -1,7 +1,8 @@
 """`tokenlb users export` and `import`: all users as JSON Lines, streamed.
 
-An import is sent in pieces of whole lines, since the program takes up to 4 MiB a request.  A line may be sent again:
-users that are there are not changed.  So an import that was interrupted is repeated as a whole.
+An import is sent in pieces of whole lines.  The program takes up to 4 MiB a request; they are smaller, so that a pipe
+from an export never stands still for long.  A line may be sent again: users that are there are not changed.  So an
+import that was interrupted is repeated as a whole.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from twisted_lb.cli.failures import REFUSED, Failed, unreachable
 from twisted_lb.cli.options import as_json, pass_client
 from twisted_lb.cli.users import users as users
 
-PIECE_BYTES: Final = 1024 * 1024
+PIECE_BYTES: Final = 256 * 1024
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024 - 1
 ERROR: Final = "error"
 
@@ -81,13 +82,15 @@ def pieces(file: IO[bytes]) -> Iterator[Piece]:
             first, lines, size = first + len(lines), [], 0
         lines.append(line)
         size += len(line)
-    if any(one.strip() for one in lines):
+    if lines:
         yield Piece(first, lines)
 
 
 def _import_piece(client: AdminClient, piece: Piece) -> Iterator[dict[str, Any]]:
     """What has become of each line, with its number in the file.  Raises Failed, which says where to go on."""
     expected = sum(1 for line in piece.lines if line.strip())
+    if not expected:
+        return
     last = piece.first + len(piece.lines) - 1
     answered = 0
     try:

@@ -66,15 +66,15 @@ def users() -> None:
 
 
 @users.command("list")
-@click.option("--name", help="Those with this in the name.")
-@click.option("--key-id", help="Those with a key whose key_id begins so.")
-@click.option("--label", help="Those with a key with this in its label.")
+@click.option("--name", type=text, metavar="TEXT", help="Those with this in the name.")
+@click.option("--key-id", type=text, metavar="TEXT", help="Those with a key whose key_id begins so.")
+@click.option("--label", type=text, metavar="TEXT", help="Those with a key with this in its label.")
 @click.option("--state", type=click.Choice(["active", "disabled", "revoked"]), help="Those with a key in this state.")
 @click.option("--disabled/--enabled", default=None, help="Those who are disabled, or are not.")
 @click.option("--used-since", type=moment_ago, metavar="TIME", help="Those with a key used since, or in the last 30d.")
 @click.option("--unused-since", type=moment_ago, metavar="TIME", help="Those with a key not used since.")
 @click.option("--limit", type=click.IntRange(1), metavar="COUNT", help="Show so many at most [all].")
-@click.option("--after", help="Begin after this name.")
+@click.option("--after", type=text, metavar="NAME", help="Begin after this name.")
 @pass_client
 def list_users(
     client: AdminClient, /, limit: int | None, after: str | None, disabled: bool | None, **wanted: str | None
