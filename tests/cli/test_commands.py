@@ -8,9 +8,11 @@ from typing import Any
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.cli.command import SET, URL, Server, problem, ran, response
+from tests.cli.command import SET, UNSET, URL, Server, problem, ran, response
 from twisted_lb.cli import display, options
 from twisted_lb.cli.main import run
+from twisted_lb.cli.program import check
+from twisted_lb.tap import Options
 
 KEY = {
     "key_id": "key_1",
@@ -245,6 +247,22 @@ class ExplainTests(SynchronousTestCase):
         out = ran(["explain", "h", "/"], Server(response(answer))).out
         order = ["s3", "s2", "s1", "its host is x"]
         self.assertEqual(sorted(order, key=out.index), order)
+
+
+class CheckTests(SynchronousTestCase):
+    def test_options(self) -> None:
+        """It has the options of twistd tokenlb, but for those that every command has."""
+        everywhere = {"--url", "--token", "--token-file", "--cacert", "--env-file", "--timeout", "--json"}
+        own = {name for parameter in check.params for name in parameter.opts} - everywhere
+        theirs = {f"--{name.rstrip('=')}" for name in Options().longOpt}
+        self.assertEqual(own, theirs - {"--check", "--env-file", "--help", "--version"})
+
+    def test_errors(self) -> None:
+        """Nothing is printed to standard output for what is not valid, and with --json it is a document."""
+        found = ran(["check", "--servers", "no-such-file", "--json"], Server(), environment=UNSET)
+        self.assertEqual((found.status, found.out), (1, ""))
+        self.assertIn("no-such-file", found.error["message"])
+        self.assertIn("no-such-file", ran(["check", "--servers", "no-such-file"], Server(), environment=UNSET).err)
 
 
 class StatusTests(SynchronousTestCase):
