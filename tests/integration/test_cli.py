@@ -211,6 +211,7 @@ def test_quiet_ends(servers: Servers, new_balancer: Start) -> None:
             done = subprocess.run([TOKENLB, *line.split()], env=environment, stdout=full, stderr=subprocess.PIPE)
             assert (done.returncode, done.stderr) == (1, b"tokenlb: input or output: No space left on device\n"), done
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(SECONDS)
         environment["TOKENLB_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
         waiting = subprocess.Popen([TOKENLB, "status"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         connection, _ = silent.accept()
