@@ -13,6 +13,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from tests.stores.certificates import Authority
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
 from twisted_lb.app.edit_effects import only
 from twisted_lb.app.gateway import Gateway
@@ -22,6 +23,7 @@ from twisted_lb.app.servers_writer import write_text
 from twisted_lb.backend import Backend
 from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.servers_file import read_gateway
+from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.interfaces import IBalancer
 from twisted_lb.steps import STEP, finish
 
@@ -161,6 +163,32 @@ class LiveTests(OperatorCase):
         self.change(ADD, "models", name="a", url="http://127.0.0.1:1", weight=8)
         [a] = self.changes.live_changes()
         self.assertEqual((a["before"], a["after"]), ({"weight": 3}, {"weight": 8}))
+
+    def test_every_key(self) -> None:
+        """A change of any key is shown, together with those before it, and ends when each key is as in the file."""
+        self.change(ADD, "models", name="c", url="https://c.example", tls={"verify": False})
+        others: dict[str, Any] = {
+            "weight": 9,
+            "maxconn": 9,
+            "backup": True,
+            "slowstart": 9,
+            "send_proxy": "v1",
+            "health_check": {"path": "/other"},
+            "admin_state": "drain",
+            "expand": False,
+        }
+        self.assertEqual({"name", "url", "tls", *others}, set(ServerModel.model_fields))
+        for number, (key, value) in enumerate(others.items(), 1):
+            changed = self.change(SET, "models", "a", **{key: value})
+            self.assertEqual((set(changed.before), set(changed.after)), ({key}, {key}))
+            [_, a] = self.changes.live_changes()
+            self.assertEqual((set(a["before"]), set(a["after"])), (set(others) & {*list(others)[:number]},) * 2)
+        for key, value in {**dict.fromkeys(others), "weight": 3}.items():
+            self.change(SET, "models", "a", **{key: value})
+        self.assertEqual([one["server"] for one in self.changes.live_changes()], ["c"])
+        Authority(self.path.parent, "ca")
+        changed = self.change(SET, "models", "c", tls={"verify": False, "ca_file": "ca.pem"})
+        self.assertEqual(changed.after["tls"]["ca_file"], str(self.path.absolute().with_name("ca.pem")))
 
     def test_reload(self) -> None:
         """Another file drops the changes, and the log says which; a file that was only touched does not."""
