@@ -131,6 +131,30 @@ class EditTests(SynchronousTestCase):
         self.assertEqual(after, text.replace(':1"', ':1", weight: 2'))
         self.assertEqual(rendered("${HOST}"), '"$${HOST}"')
 
+    def test_first_key(self) -> None:
+        """The next key takes the place of the first one of a server."""
+        text = "servers:\n- admin_state: drain   \n  name: a\n  url: http://a\n- {name: b, url: http://b}\n"
+        after = edited(text, Edit("default", "a", {"admin_state": None}))
+        self.assertEqual(after, text.replace("admin_state: drain   \n  ", ""))
+        text = text.replace("drain   ", "drain # why")
+        self.assertRaises(NotEditable, edited, text, Edit("default", "a", {"admin_state": None}))
+
+    def test_properties_of_lists(self) -> None:
+        """A list may have an anchor or a tag, in another line than its first dash."""
+        for properties in ("&all", "!!seq", "&all  # the servers: - a", "!!seq &all\n# - x"):
+            text = f"servers: {properties}\n- {{name: a, url: http://a}}\n- {{name: b, url: http://b}}\n"
+            after = self.changed(text, "default", "n1", NEW, new=True)
+            self.assertEqual(after, ["", f"- {NEW_TEXT}"])
+
+    def test_comments_after_dashes(self) -> None:
+        """What stands between a dash and its server goes with it."""
+        for comment in ("", "# some-thing", "# a\n\n  #- b"):
+            server = f"-\n  {comment}\n  name: b\n  url: http://b\n"
+            text = f"servers:\n- {{name: a, url: http://a}}\n{server}"
+            self.assertEqual(edited(text, Edit("default", "b", None)), text.removesuffix(server))
+            after = edited(text, Edit("default", "n1", NEW, new=True))
+            self.assertEqual(after, f"{text.removesuffix(chr(10))}\n- {NEW_TEXT}\n")
+
     def test_aliases(self) -> None:
         """An alias as a value is not what it stands for."""
         text = "health_check: &check {path: /x}\nservers:\n- name: a\n  url: http://a\n  health_check: *check # c\n"
@@ -158,7 +182,6 @@ class EditTests(SynchronousTestCase):
             (FLOW, Edit("default", "d", {"weight": 1})),
             (FLOW, Edit("other", "a", {"weight": 1})),
             (BLOCK, Edit("default", "a", {"weight": 1})),
-            (BLOCK, Edit("one", "a", {"name": None})),
             ("", Edit("default", "a", None)),
             ("x: &a {name: a}\nservers: [*a, *a]\n", Edit("default", "n", {"name": "n"}, True)),
         ):

@@ -290,6 +290,16 @@ routes: [{path: /v1/, pool: one}, {pool: two}]
                 self.assertEqual(self.refusal(*change, weight=2)[0], 409)
 
 
+class AnchorTests(OperatorCase):
+    text = "servers:\n- {name: a, url: http://a, weight: &w 2}\n- {name: b, url: http://b, weight: *w}\n"
+
+    def test_needed_elsewhere(self) -> None:
+        """What the file would be no YAML without is not the fault of the change."""
+        for action, keys in ((SET, {"weight": 7}), (REMOVE, {})):
+            status, detail = self.refusal(action, "default", "a", **keys)
+            self.assertEqual((status, detail[:44]), (409, "This cannot be changed in the servers file: "))
+
+
 class OnePoolTests(OperatorCase):
     text = "maintenance: 30s\nservers: [{name: a, url: 'http://127.0.0.1:1'}]\n"
 
@@ -341,6 +351,19 @@ class FileTests(OperatorCase):
         self.start()
         self.assertEqual(self.servers(), [("a", 1, "ready"), ("b", 1, "drain")])
         self.assertEqual([one.name for one in self.path.parent.glob(".*") if self.path.name in one.name], [])
+
+    def test_line_ends(self) -> None:
+        """Every line that does not change keeps its line end; others have that of the first line."""
+        for ends in (("\r\n",), ("\r",), ("\n", "\r\n", "\n"), ("\r\n", "\n", "\r")):
+            lines = TEXT.splitlines()
+            content = "".join(line + ends[number % len(ends)] for number, line in enumerate(lines)).encode()
+            self.path.write_bytes(content)
+            self.looks()
+            self.change(SET, "models", "a", weight=9)
+            place = lines.index(next(line for line in lines if "weight: 3" in line))
+            end = ends[place % len(ends)].encode()
+            old, new = lines[place].encode() + end, lines[place].replace("3}", "9}").encode() + ends[0].encode()
+            self.assertEqual(self.path.read_bytes(), content.replace(old, new))
 
     def test_changed_by_hand(self) -> None:
         """A file that somebody has changed is not overwritten."""

@@ -159,8 +159,13 @@ def _pair_to_cut(text: str, mapping: yaml.MappingNode, index: int) -> tuple[int,
         return _flow_cut(pairs, index)
     start, end = pairs[index]
     line = text.rfind("\n", 0, start) + 1
-    if text[line:start].strip() or len(pairs) == 1:
-        raise NotEditable(f"the key {mapping.value[index][0].value} is the first one of its mapping")
+    if len(pairs) == 1:
+        raise NotEditable(f"the key {mapping.value[index][0].value} is the only one of its mapping")
+    if text[line:start].strip():
+        # In the line of the dash: the next key takes its place.
+        if index or text[end : pairs[1][0]].strip():
+            raise NotEditable(f"the key {mapping.value[index][0].value} does not stand in a line of its own")
+        return start, pairs[1][0]
     return line, min(_line_end(text, end) + 1, len(text))
 
 
@@ -174,7 +179,10 @@ def _with_item(text: str, items: yaml.SequenceNode, keys: Mapping[str, Any]) -> 
     if items.flow_style:
         return f"{text[:end]}, {rendered(keys)}{text[end:]}"
     end = _line_end(text, end)
-    return f"{text[:end]}\n{' ' * items.start_mark.column}- {rendered(keys)}{text[end:]}"
+    # Not the column of the list, which may begin with an anchor or a tag in another line.
+    dash = _dash(text, last.start_mark.index)
+    column = dash - text.rfind("\n", 0, dash) - 1
+    return f"{text[:end]}\n{' ' * column}- {rendered(keys)}{text[end:]}"
 
 
 def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
@@ -187,7 +195,7 @@ def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
         start, end = _flow_cut(places, index)
         return text[:start] + text[end:]
     start, end = places[index]
-    line = text.rfind("\n", 0, text.rindex("-", 0, start)) + 1
+    line = text.rfind("\n", 0, _dash(text, start)) + 1
     return text[:line] + text[_line_end(text, end) + 1 :]
 
 
@@ -197,6 +205,18 @@ def _item_start(text: str, items: yaml.SequenceNode, index: int) -> int:
     if not items.start_mark.index <= start < items.end_mark.index:
         raise NotEditable("a server in the list is an alias")
     return start
+
+
+def _dash(text: str, start: int) -> int:
+    """The place of the dash of an item of a block list, perhaps in a line before it, with comments between them."""
+    line = text.rfind("\n", 0, start) + 1
+    before = text[line:start].lstrip(" ")
+    while not before.startswith("-"):
+        if not line or before.strip() and not before.startswith("#"):
+            raise NotEditable("an item of a list stands where it is not expected")
+        end, line = line - 1, text.rfind("\n", 0, line - 1) + 1
+        before = text[line:end].lstrip(" ")
+    return text.index("-", line)
 
 
 def _flow_cut(places: list[tuple[int, int]], index: int) -> tuple[int, int]:
