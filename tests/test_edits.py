@@ -105,6 +105,17 @@ class EditTests(SynchronousTestCase):
         ):
             self.assertTrue(edited(text, Edit("p", "a", {"name": "a"}, True)).endswith(expected))
 
+    def test_last_server(self) -> None:
+        """The key goes with the last server of a pool."""
+        for text, after in (
+            ("pools:\n  p:\n    servers:\n    - name: a # 1\n      url: http://a\n    discover: {file: x}\n", None),
+            ("discover: {file: x}\nservers: [{name: a, url: http://a}]\n", "discover: {file: x}\n"),
+            ("pools: {p: {servers: [{name: a, url: b}], discover: {file: x}}}", "pools: {p: {discover: {file: x}}}"),
+        ):
+            pool = "p" if "pools" in text else "default"
+            expected = after or "pools:\n  p:\n    discover: {file: x}\n"
+            self.assertEqual(edited(text, Edit(pool, "a", None)), expected)
+
     def test_removed_servers(self) -> None:
         """The lines of a server go, and nothing else."""
         self.assertEqual(self.changed(FLOW, "default", "b", None), ['  - {name: b, url: "http://b"}', ""])

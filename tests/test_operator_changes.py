@@ -290,6 +290,24 @@ routes: [{path: /v1/, pool: one}, {pool: two}]
                 self.assertEqual(self.refusal(*change, weight=2)[0], 409)
 
 
+class ListTests(OperatorCase):
+    text = "pools:\n  models:\n    # no servers\n    discover: {file: none.json}\n"
+    writing = True
+
+    def test_only_server(self) -> None:
+        """A pool with a list needs no servers in the file, so what was added is removed again."""
+        for _ in range(2):
+            self.change(ADD, "models", name="n", url="http://127.0.0.1:9")
+            self.change(REMOVE, "models", "n")
+            self.assertEqual((self.servers(), self.path.read_text()), ([], self.text))
+
+    def test_in_the_list(self) -> None:
+        """The server may be in the list, which is not changed."""
+        status, detail = self.refusal(REMOVE, "models", "x")
+        self.assertEqual(status, 404)
+        self.assertIn("no server 'x' in the servers file; those of its list are changed in /", detail)
+
+
 class AnchorTests(OperatorCase):
     text = "servers:\n- {name: a, url: http://a, weight: &w 2}\n- {name: b, url: http://b, weight: *w}\n"
 

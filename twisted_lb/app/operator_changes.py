@@ -148,9 +148,12 @@ def planned(spec: GatewaySpec, change: Change) -> Edit:
         whole, at, _ = change.server.partition("@")
         if at and whole in names:
             raise ChangeRefused(409, f"{change.server} is one of the servers that {whole} stands for: change {whole}.")
-        raise ChangeRefused(404, f"The pool {pool.name} has no server {change.server!r}.")
+        where = f" in the servers file; those of its list are changed in {pool.discover.file}"
+        raise ChangeRefused(
+            404, f"The pool {pool.name} has no server {change.server!r}{where if pool.discover.file else ''}."
+        )
     if change.action == REMOVE:
-        if len(names) == 1:
+        if len(names) == 1 and not pool.discover.file:
             instead = "disable it, or put the pool into maintenance"
             raise ChangeRefused(409, f"It is the only server of the pool {pool.name}, which needs one: {instead}.")
         return Edit(pool.name, change.server, None)

@@ -67,6 +67,9 @@ def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
     for index, server in enumerate(servers.value):
         if isinstance(server, yaml.MappingNode) and _name(server, replaced) == edit.server:
             if edit.keys is None:
+                if len(servers.value) == 1:
+                    # A list must not be empty; the pool has others.
+                    return _with_keys(text, pool, {"servers": None})
                 return _without_item(text, servers, index)
             return _with_keys(text, server, edit.keys)
     raise NotEditable(f"the server {edit.server} is not in its list of servers")
