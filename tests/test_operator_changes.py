@@ -248,6 +248,21 @@ class LiveTests(OperatorCase):
             self.assertEqual((found[0], found[1][: len(detail)]), (status, detail))
             self.assertRegex(found[1], r"[^.?][.?]$")
 
+    def test_values_of_references(self) -> None:
+        """What references stand for is neither among the live changes nor in what a change has changed."""
+        secret = self.path.with_suffix(".secret")
+        secret.write_text("s3cret")
+        check = f"health_check: {{path: '/${{file:{secret.name}}}'}}"
+        self.path.write_text(TEXT.replace("weight: 3", check))
+        self.looks()
+        changed = self.change(SET, "models", "a", health_check={"path": "/x"})
+        self.assertEqual(changed.before["health_check"]["path"], "(made of a reference)")
+        self.assertEqual(changed.after["health_check"]["path"], "/x")
+        self.change(SET, "models", "a", health_check=None)
+        self.path.write_text(self.path.read_text() + "\n")
+        self.looks()
+        self.assertNotIn("s3cret", repr([self.change(REMOVE, "models", "a"), self.changes.live_changes()]))
+
     def test_references_in_bodies(self) -> None:
         """A text of a change stands for itself: it cannot show the environment."""
         for url in ("http://${PATH}", "http://$${PATH}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import zip_longest
 from typing import Any, Final
@@ -15,6 +15,7 @@ from twisted_lb.steps import STEP, Steps, chunks
 
 # Fields of a server that are not keys of the file, or are shown in another form.
 DERIVED: Final = ("name", "host", "port", "authority", "health_check", "tls")
+NOT_SHOWN: Final = "(made of a reference)"
 PLAIN: Final = tuple(field.name for field in fields(ServerSpec) if field.name not in DERIVED)
 
 
@@ -82,17 +83,24 @@ def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
 def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
     found = target(edit, spec)
     if isinstance(found, ServerSpec):
-        return _keys(found)
+        return _keys(found, spec.hidden)
     return {} if found is None else {"maintenance": found}
 
 
-def _keys(server: ServerSpec) -> dict[str, Any]:
-    """The keys of a server, as plain values."""
+def _keys(server: ServerSpec, hidden: Collection[str]) -> dict[str, Any]:
+    """The keys of a server, as plain values, without those of references, but in its URL, which is shown anyway."""
     check = server.health_check
     return {
         **{key: getattr(server, key) for key in PLAIN},
-        "health_check": asdict(check) if check is not None else False,
-        "tls": _shown_tls(server.tls) if server.tls is not None else False,
+        "health_check": _without(hidden, asdict(check)) if check is not None else False,
+        "tls": _without(hidden, _shown_tls(server.tls)) if server.tls is not None else False,
+    }
+
+
+def _without(hidden: Collection[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: NOT_SHOWN if isinstance(value, str) and any(one in value for one in hidden) else value
+        for key, value in keys.items()
     }
 
 

@@ -105,7 +105,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         problems.sort(key=lambda problem: document.line(problem.path))
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
-    spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
+    spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files, references.values)
     lines = {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
     for index, route in enumerate(routes):
         if route.hooks is not None:
