@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +19,7 @@ from twisted_lb.app.edit_effects import only
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.operator_changes import OperatorChanges
 from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
+from twisted_lb.app.servers_reader import NotRead
 from twisted_lb.app.servers_writer import write_text
 from twisted_lb.backend import Backend
 from twisted_lb.config.edits import Edit, edited
@@ -262,6 +263,12 @@ class LiveTests(OperatorCase):
         self.path.write_text(self.path.read_text() + "\n")
         self.looks()
         self.assertNotIn("s3cret", repr([self.change(REMOVE, "models", "a"), self.changes.live_changes()]))
+
+    def test_not_read(self) -> None:
+        """A process that cannot read the file is not the fault of the change."""
+        self.patch(self.file, "edited", lambda edit: fail(NotRead(["servers.yaml: the process was killed"])))
+        refused = self.refusal(SET, "models", "a", weight=1)
+        self.assertEqual(refused, (503, "Nothing was changed: servers.yaml: the process was killed."))
 
     def test_references_in_bodies(self) -> None:
         """A text of a change stands for itself: it cannot show the environment."""

@@ -56,6 +56,10 @@ class Read(NamedTuple):
     text: str
 
 
+class NotRead(Misconfigured):
+    """The process that reads a text has ended without a result: nothing is known of the text."""
+
+
 class Reading:
     """Reads one text after another."""
 
@@ -158,7 +162,7 @@ class _Child(ProcessProtocol):
         how = f"was ended by signal {signal}" if signal is not None else f"ended with exit status {status}"
         words = b"".join(self._complaints).decode("utf-8", "replace").strip().rpartition("\n")[2]
         what = f"{self._file_name}: the process that reads it {how}"
-        self.ended.errback(Misconfigured([f"{what}: {words}" if words else what]))
+        self.ended.errback(NotRead([f"{what}: {words}" if words else what]))
 
 
 def _packed(value: object) -> bytes:
