@@ -13,6 +13,7 @@ from tests.test_operator_changes import TEXT, OperatorCase
 from twisted_lb.api.admin import admin_factory
 from twisted_lb.api.pools import MAX_BODY_BYTES
 from twisted_lb.api.status import Report, shown_removed, shown_server
+from twisted_lb.config.admin_tokens import admin_tokens
 
 TOKEN = b"Authorization: Bearer s3cret"
 
@@ -36,7 +37,7 @@ class AdminCase(OperatorCase):
         self.audit = Recorded()
         running: Any = self
         self.factory = admin_factory(
-            self.clock, running, self.token, changing=self.changes, recording=self.audit
+            self.clock, running, admin_tokens(self.token), changing=self.changes, recording=self.audit
         )
 
     def report(self) -> Report:
@@ -260,7 +261,7 @@ class ChangingTests(AdminCase):
             self.assertEqual((client.statuses, client.ended), ([413], True))
             entry = self.audit.entries[-1]
             self.assertEqual((entry["status"], entry["method"], entry["path"]), (413, "PATCH", path))
-        self.assertEqual(self.send("POST", "/users", b"{}", TOKEN).statuses, [413])
+        self.assertEqual(self.send("POST", "/servers", b"{}", TOKEN).statuses, [413])
 
     def test_body_that_does_not_come(self) -> None:
         """A body has some time to come; one that is left in the middle changes nothing."""

@@ -14,7 +14,6 @@ from twisted_lb.credentials import (
     digest,
     holds_key,
     is_issued,
-    issued_within,
 )
 
 _KEY = b"0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -137,18 +136,18 @@ class CredentialsTests(SynchronousTestCase):
 
     def test_issued(self) -> None:
         """What looks like an issued key is found once, in order and up to a number, in plain text and in Basic."""
-        self.assertEqual(issued_within(b"DPoP " + _ANOTHER, 4), [_ANOTHER])
-        self.assertEqual(issued_within(b"X %b,%b;%b" % (_KEY, _ANOTHER, _KEY.upper()), 4), [_KEY, _ANOTHER])
-        self.assertEqual(issued_within(b"X %b,%b" % (_KEY, _ANOTHER), 1), [_KEY])
+        self.assertEqual(KeyPlaces().issued_within(b"DPoP " + _ANOTHER, 4), [_ANOTHER])
+        self.assertEqual(KeyPlaces().issued_within(b"X %b,%b;%b" % (_KEY, _ANOTHER, _KEY.upper()), 4), [_KEY, _ANOTHER])
+        self.assertEqual(KeyPlaces().issued_within(b"X %b,%b" % (_KEY, _ANOTHER), 1), [_KEY])
         for end in (b"", b":", b":x", b":xx"):
             encoded = b64encode(b"user:" + _ANOTHER + end)
             for value in (encoded, encoded.rstrip(b"="), b" %b \t" % encoded, encoded.rstrip(b"=") + b"A", _ANOTHER):
-                self.assertEqual(issued_within(b"BASIC " + value, 4), [_ANOTHER])
+                self.assertEqual(KeyPlaces().issued_within(b"BASIC " + value, 4), [_ANOTHER])
         for value in (b"", b"A", b"=", b"!", b"A!", b"\xff", b"A" * 5, b"AA!A!A", b"AAA!A!!A"):
-            self.assertEqual(issued_within(b"Basic " + value, 4), [])
+            self.assertEqual(KeyPlaces().issued_within(b"Basic " + value, 4), [])
         # Tokens of other issuers are full of identifiers.
-        self.assertEqual(issued_within(b"JWT " + b64encode(_JSON), 4), [])
-        self.assertEqual(issued_within(b"X 0f8fad5b-d9cb-169f-a165-70867728950e", 4), [])
+        self.assertEqual(KeyPlaces().issued_within(b"JWT " + b64encode(_JSON), 4), [])
+        self.assertEqual(KeyPlaces().issued_within(b"X 0f8fad5b-d9cb-169f-a165-70867728950e", 4), [])
 
 
 class ApiKeyTests(SynchronousTestCase):

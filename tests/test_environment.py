@@ -117,6 +117,18 @@ class ValueTests(SynchronousTestCase):
             ("address_capacity", "-1", None),
             ("address_rate_per_sec", "0.001", 0.001),
             ("address_rate_per_sec", "0", None),
+            ("key_prefix", "acme_live_", "acme_live_"),
+            ("key_prefix", "acme", None),
+            ("key_prefix", "acme-live_", None),
+            ("self_service_create", "Off", "off"),
+            ("self_service_create", "on", None),
+            ("self_service_change", "off", False),
+            ("self_service_change", "On", True),
+            ("self_service_change", "no", None),
+            ("max_capacity", "100", 100),
+            ("max_capacity", "0", None),
+            ("max_rate_per_sec", "2.5", 2.5),
+            ("max_rate_per_sec", "-1", None),
             ("max_in_flight_per_key", "0", 0),
             ("max_in_flight_per_key", "1000001", None),
             ("max_wait", "0", 0.0),
@@ -208,6 +220,15 @@ class ProblemTests(SynchronousTestCase):
         self.assertIn("WORKERS (environment): more than one worker needs REDIS_URL", problem)
         self.assertEqual(self.problems({}, {"WORKERS": "2", "REDIS_URL": "redis://x"}), [])
 
+    def test_self_service_needs_what_it_says(self) -> None:
+        """Creation with the token needs one, and new users get no more than anybody may set."""
+        (problem,) = self.problems({}, {"SELF_SERVICE_CREATE": "token"})
+        self.assertIn("SELF_SERVICE_CREATE (environment): it needs ADMIN_TOKEN", problem)
+        self.assertEqual(self.problems({}, {"SELF_SERVICE_CREATE": "token", "ADMIN_TOKEN": "x"}), [])
+        (problem,) = self.problems({}, {"MAX_CAPACITY": "3"})
+        self.assertIn("MAX_CAPACITY (environment): it is below DEFAULT_CAPACITY, 5", problem)
+        self.assertEqual(self.problems({}, {"MAX_CAPACITY": "3", "DEFAULT_CAPACITY": "2"}), [])
+
     def test_slips_in_the_file(self) -> None:
         """A line of .env that is no setting, or nearly one, is a problem with its line."""
         text = "WORKERS=1\n\nREDIS_URI=x\nconnect_timeout=5\nDATA_DIR\n!!\n"
@@ -288,7 +309,7 @@ class UnknownNamesTests(SynchronousTestCase):
             LISTEN_FDS LISTEN_PID LISTEN_FDNAMES NOTIFY_SOCKET WATCHDOG_USEC INVOCATION_ID MAINPID MAKEFLAGS MAKELEVEL
             REDIS_PORT REDIS_PORT_6379_TCP REDIS_PORT_6379_TCP_ADDR REDIS_SERVICE_HOST REDIS_SERVICE_PORT_CLIENT
             TOKENLB_SERVICE_HOST TOKENLB_PORT KUBERNETES_SERVICE_HOST XDG_DATA_DIRS SSH_CONNECTION COLUMNS
-            WORKERS REDIS_URL""".split()
+            TOKENLB_URL TOKENLB_TOKEN WORKERS REDIS_URL""".split()
         self.assertEqual(read_notices(dict.fromkeys(names, "1")), [])
 
     def test_docker_compose(self) -> None:

@@ -16,6 +16,7 @@ from twisted_lb.api.status import Report, shown_server
 from twisted_lb.app.explain import MOST_OTHERS, Explainer
 from twisted_lb.app.explain_servers import choices
 from twisted_lb.app.gateway import Gateway
+from twisted_lb.config.admin_tokens import admin_tokens
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.interfaces import Limits, Policy, StoreUnavailable
 
@@ -81,7 +82,7 @@ class ExplainTests(SynchronousTestCase):
         running: Any = Running(gateway)
         self.running = running
         running.away = self.away
-        client = Client(admin_factory(Clock(), running, token, explaining=Explainer(gateway, LIMITS)))
+        client = Client(admin_factory(Clock(), running, admin_tokens(token), explaining=Explainer(gateway, LIMITS)))
         target = "/explain?" + (query if isinstance(query, str) else urlencode(query))
         client.send(head_of("GET", target, *([field] if field else []), host=b"localhost:9090"))
         return read_answer(client.received, "GET")

@@ -38,6 +38,10 @@ FLOORS = {
     "listed": GROUND,
     "own_fields": GROUND,
     "user_names": GROUND,
+    "users": GROUND,
+    "key_format": GROUND,
+    "timestamps": GROUND,
+    "user_records": GROUND,
     "repeated": GROUND,
     "request_record": NETWORK,
     "steps": GROUND,
@@ -71,6 +75,7 @@ FLOORS = {
     "discovery.answers": POLICY,
     "discovery.expansion": POLICY,
     "tap": APP,
+    "cli": APP,
     "web": APP,
 }
 # On these floors the parts may not import each other.

@@ -95,7 +95,7 @@ class ServingTests(SynchronousTestCase):
     def test_parts(self) -> None:
         """The store comes first and the proxy last, and nothing is among them that a machine has only once."""
         kinds = [type(part).__name__ for part in self.serving.together()]
-        self.assertEqual(kinds, ["StoreService", "PoolsInProcess", "ProxyService"])
+        self.assertEqual(kinds, ["StoreService", "PoolsInProcess", "TunnelKeys", "ProxyService"])
 
     def readiness(self) -> tuple[bool, bool, str]:
         return self.serving.report()[:3]
@@ -156,10 +156,8 @@ class ServingTests(SynchronousTestCase):
         self.assertEqual(real["store_up"], 0)
 
     def test_users(self) -> None:
-        """A page of users is the store's, in words for JSON."""
-        page = self.successResultOf(self.serving.users("a", 1))
-        users = [{"name": "b", "capacity": 5, "rate_per_sec": 1, "current_capacity": -1}]
-        self.assertEqual((self.store.asked, page), ([("a", 1)], {"users": users, "next": "b"}))
+        """The users are those of the store."""
+        self.assertIs(self.serving.users, self.store)
 
     def test_secrets(self) -> None:
         """No part of the data path can reach a password or token, except through the store, which uses it."""

@@ -170,7 +170,7 @@ class SettingTests(SecretCase):
 
     def test_other_settings(self) -> None:
         """Other settings have no such name: in .env it is reported as unknown."""
-        _, problems = read_settings({}, {}, "ADMIN_TOKENS_FILE=/x\n")
-        self.assertIn("did you mean ADMIN_TOKEN_FILE?", str(problems))
+        _, problems = read_settings({}, {}, "REDIS_URLS_FILE=/x\n")
+        self.assertIn("did you mean REDIS_URL_FILE?", str(problems))
         settings, problems = read_settings({}, {"ADMIN_TOKEN_FILE": " "})
         self.assertEqual((settings.admin_token, problems), ("", []))

@@ -120,14 +120,18 @@ class FirstLineTests(SynchronousTestCase):
 class AnswerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.page: Deferred[Any] = Deferred()
-        self.asked: list[tuple[str, int]] = []
+        self.asked: list[str] = []
         self.said: list[bytes] = []
 
     def report(self) -> Report:
         return Report(True, False, "serving", [{"name": "a"}], {"takes": 1.0})
 
-    def users(self, after: str, count: int) -> Any:
-        self.asked.append((after, count))
+    @property
+    def users(self) -> Any:
+        return self
+
+    def user(self, name: str) -> Any:
+        self.asked.append(name)
         return self.page
 
     def ask(self, what: str, number: int, **more: object) -> None:
@@ -139,23 +143,24 @@ class AnswerTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """Each answer is a line with the number of its question, as soon as it is known."""
-        self.ask("users", 1, after="a\nb", count=7)
+        self.ask("users", 1, call="user", arguments=["a\nb"])
         self.ask("report", 2)
-        self.page.callback({"users": [], "next": None})
-        self.assertEqual(self.asked, [("a\nb", 7)])
+        self.page.callback(None)
+        self.assertEqual(self.asked, ["a\nb"])
         first, second = self.answers()
         self.assertEqual(Report(**first["answer"]), self.report())
-        self.assertEqual((first["number"], second), (2, {"number": 1, "answer": {"users": [], "next": None}}))
+        self.assertEqual((first["number"], second), (2, {"number": 1, "answer": {"result": None}}))
 
     def test_store_away(self) -> None:
-        """Without the store there is no page, and nothing is logged of it here."""
+        """Without the store the parent is told, and nothing is logged of it here."""
         self.page = fail(StoreUnavailable("Redis at h is away"))
-        self.ask("users", 1, after="", count=1)
-        self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
+        self.ask("users", 1, call="user", arguments=[""])
+        away = {"error": "StoreUnavailable", "text": "Redis at h is away"}
+        self.assertEqual(self.answers(), [{"number": 1, "answer": away}])
 
     def test_failure(self) -> None:
         """A failure that nobody expected is logged, and the parent is answered all the same."""
         self.page = fail(ZeroDivisionError())
-        self.ask("users", 1, after="", count=1)
+        self.ask("users", 1, call="user", arguments=[""])
         self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

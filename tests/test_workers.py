@@ -24,11 +24,10 @@ from twisted_lb.app.workers.slot import (
     LONGEST_DELAY_SECONDS,
     STEADY_SECONDS,
 )
-from twisted_lb.app.workers.supervisor import GRACE_SECONDS, SHARE_SECONDS, Workers
+from twisted_lb.app.workers.supervisor import GRACE_SECONDS, SHARE_SECONDS, USERS_SECONDS, Workers
 from twisted_lb.backend import Backend
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
-from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.network.certificate import Certificate
 
 FLEET = "servers: [{name: a, url: 'http://127.0.0.1:9001'}]"
@@ -341,25 +340,37 @@ class WorkersTests(SynchronousTestCase):
             process.end(KILLED)
         self.assertEqual(self.successResultOf(asked).servers, [])
 
+    def ask_about_users(self, repeatable: bool) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.workers.ask_about_users("user", ["ann"], repeatable))
+
     def test_users(self) -> None:
-        """A page of the users is what the first worker says that can tell."""
+        """What can be asked again is what the first worker says that can tell."""
         self.start()
         first, second = self.reactor.processes
-        asked: Deferred[Any] = Deferred.fromCoroutine(self.workers.users("a", 7))
+        asked = self.ask_about_users(True)
         (question,) = first.questions()
-        self.assertEqual((question["ask"], question["after"], question["count"]), ("users", "a", 7))
+        self.assertEqual((question["ask"], question["call"], question["arguments"]), ("users", "user", ["ann"]))
         self.assertEqual(second.questions(), [])
         first.answer(None)
-        second.answer({"users": [], "next": None})
-        self.assertEqual(self.successResultOf(asked), {"users": [], "next": None})
+        second.answer({"result": 1})
+        self.assertEqual(self.successResultOf(asked), {"result": 1})
+
+    def test_changes_of_users(self) -> None:
+        """A change is asked of one worker only: it may have been made without an answer."""
+        self.start()
+        first, second = self.reactor.processes
+        asked = self.ask_about_users(False)
+        first.answer(None)
+        self.assertIsNone(self.successResultOf(asked))
+        self.assertEqual(second.questions(), [])
 
     def test_users_that_nobody_knows(self) -> None:
-        """When no worker can tell, or none answers in time, the store is unavailable."""
+        """When no worker can tell, or none answers in time, there is no answer."""
         self.start()
-        asked: Deferred[Any] = Deferred.fromCoroutine(self.workers.users("", 1))
-        self.reactor.advance(ANSWER_SECONDS)
+        asked = self.ask_about_users(True)
+        self.reactor.advance(USERS_SECONDS)
         self.reactor.processes[1].answer(None)
-        self.failureResultOf(asked, StoreUnavailable)
+        self.assertIsNone(self.successResultOf(asked))
 
     def test_another_pool(self) -> None:
         """All workers are told of another pool, and one that is started later begins with it."""

@@ -27,6 +27,7 @@ COMPILED = (
     "cors.py",
     "credentials.py",
     "deadlines.py",
+    "key_format.py",
     "repeated.py",
     "hooks/field_changes.py",
     "hooks/hooks.py",
@@ -37,6 +38,7 @@ COMPILED = (
     "limits/fallback.py",
     "limits/prefer.py",
     "limits/pricing.py",
+    "limits/recent_keys.py",
     "limits/rejection.py",
     "limits/request_limits.py",
     "limits/response_headers.py",
@@ -102,6 +104,7 @@ COMPILED = (
     "stores/redis/batch_encoding.py",
     "stores/redis/batches.py",
     "stores/redis/shared_part.py",
+    "stores/sqlite/held.py",
     "stores/sqlite/other_limits.py",
     "stores/sqlite/store.py",
     "wire/body.py",
@@ -124,7 +127,7 @@ COMPILED = (
 
 # Classes in these that interpreted classes may inherit from, which makes calls slower; others may not be inherited
 # from.
-INHERITED = ("Fallback",)
+INHERITED = ("Fallback", "RecentKeys")
 
 # Modules of the package that these import, and that are not compiled.
 READ = (
@@ -144,17 +147,23 @@ READ = (
     "proxy/lingering.py",
     "proxy/streams.py",
     "steps.py",
+    "stores/redis/accounts.py",
     "stores/redis/connection.py",
     "stores/redis/instances.py",
     "stores/redis/keys.py",
     "stores/redis/local_decisions.py",
     "stores/redis/lost_call.py",
+    "stores/redis/outcomes.py",
     "stores/redis/protocol.py",
     "stores/redis/scripts.py",
     "stores/redis/wrong_keys.py",
+    "stores/sqlite/accounts.py",
     "stores/sqlite/database.py",
+    "stores/sqlite/schema.py",
+    "stores/sqlite/users.py",
     "stores/sqlite/writer.py",
     "user_names.py",
+    "users.py",
 )
 
 COMPILED_BUILD = "compiled"

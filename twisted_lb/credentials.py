@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from twisted_lb.config.settings import KeySettings
+from twisted_lb.key_format import KeyFormat
 from twisted_lb.own_fields import KEY_FIELDS
 
 Fields = MutableMapping[bytes, list[bytes]]
@@ -51,6 +52,7 @@ class KeyPlaces:
     """Where a request may carry a key: in some fields, and in a query parameter if there is one."""
 
     __slots__ = (
+        "form",
         "fields",
         "parameter",
         "example",
@@ -62,8 +64,14 @@ class KeyPlaces:
         "_names_in_query",
     )
 
-    def __init__(self, fields: Iterable[bytes] = KEY_FIELDS, parameter: bytes = b"") -> None:
-        """`fields` are lower-case names, at least one; `parameter` may be empty."""
+    def __init__(
+        self, fields: Iterable[bytes] = KEY_FIELDS, parameter: bytes = b"", form: KeyFormat | None = None
+    ) -> None:
+        """`fields` are lower-case names, at least one; `parameter` may be empty.
+
+        `form` is that of new keys; by default UUIDs.
+        """
+        self.form = form if form is not None else KeyFormat()
         self.fields = tuple(fields)
         self.parameter = parameter
         self._authorization = AUTHORIZATION in self.fields
@@ -134,7 +142,16 @@ class KeyPlaces:
                 text = _ENCODED_NAME.sub(self._masked_pair, text)
         if anonymous and b"-4" in text:
             text = _ISSUED_IN_ANY_CASE.sub(REDACTED, text)
-        return text
+        return self.form.masked(text, REDACTED) if anonymous else text
+
+    def is_issued(self, text: bytes) -> bool:
+        """Whether this has the form of a key that was issued."""
+        return is_issued(text) or self.form.is_issued(text)
+
+    def issued_within(self, credentials: bytes, most: int) -> list[bytes]:
+        """Texts of the form of an issued key, in credentials or, with Basic, in the decoded credentials."""
+        text = _decoded(credentials)
+        return [*self.form.within(text), *_uuids_within(text)][:most]
 
     def _masked_pair(self, pair: re.Match[bytes]) -> bytes:
         """A pair of a query whose name is percent-encoded in part."""
@@ -154,7 +171,7 @@ class KeyPlaces:
                     raise AmbiguousKey(TWO_KEYS)
                 key = key or found
         if key and token and key != token:
-            if is_issued(token) or not is_issued(key):
+            if self.is_issued(token) or not self.is_issued(key):
                 raise AmbiguousKey(TWO_KEYS)
             return key
         if ours:
@@ -164,11 +181,12 @@ class KeyPlaces:
 
 def key_places(settings: KeySettings) -> KeyPlaces:
     """The configured places."""
-    return KeyPlaces([name.encode() for name in settings.key_fields], settings.key_query_parameter.encode())
+    fields = [name.encode() for name in settings.key_fields]
+    return KeyPlaces(fields, settings.key_query_parameter.encode(), KeyFormat(settings.key_prefix))
 
 
 def is_issued(text: bytes) -> bool:
-    """Whether this has the form of a key that was issued."""
+    """Whether this is a UUID as it is issued."""
     return len(text) == _ISSUED_LENGTH and _ISSUED.fullmatch(text.lower()) is not None
 
 
@@ -192,19 +210,22 @@ def holds_key(credentials: bytes, key: bytes) -> bool:
     return any(encoded in text for form in forms for encoded in _in_base64(form))
 
 
-def issued_within(credentials: bytes, most: int) -> list[bytes]:
-    """Texts of the form of an issued key, in credentials or, with Basic, in the decoded credentials."""
+def _decoded(credentials: bytes) -> bytes:
     text = credentials
     scheme, _, encoded = credentials.partition(b" ")
     if scheme.lower() == b"basic":
         letters = encoded.replace(b"-", b"+").replace(b"_", b"/").translate(None, _NOT_BASE64)
         # A single last character encodes nothing, and is an error.
         text += b" " + b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + b"===")
+    return text
+
+
+def _uuids_within(text: bytes) -> list[bytes]:
     if b"-4" not in text:
         # Most tokens of other issuers are long, and contain none.
         return []
     # Each once, in order.
-    return list(dict.fromkeys(_ISSUED.findall(text.lower())))[:most]
+    return list(dict.fromkeys(_ISSUED.findall(text.lower())))
 
 
 def bearer_token(authorization: bytes) -> bytes | None:

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IAddress
 from zope.interface import Attribute, Interface
 
 from twisted_lb.backend import Backend
+from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
 
 # One token, as stored: levels are integers in millionths of a token, so that a rate of r tokens per second
 # refills exactly r of them per microsecond.
@@ -51,7 +52,8 @@ class Limits(NamedTuple):
 
 
 # The names of the limits in responses and header fields.
-KEY: Final = "default"
+KEY: Final = "default"  # the bucket of the user, to which all keys of the user lead
+OWN: Final = "api-key"  # the bucket of one key's own
 GLOBAL: Final = "global"
 ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
@@ -105,8 +107,10 @@ class Taken(NamedTuple):
     capacity: int  # tokens; for IN_FLIGHT: concurrent requests
     rate_per_sec: float  # tokens per second; for IN_FLIGHT: 0
     level: int  # microtokens, after the tokens were taken; when refused, the present level; may be negative
-    limit: str = KEY  # the limit described: when refused the one that did; else KEY, or without a key the first
-    more: tuple[LimitLevel, ...] = ()  # when admitted: the shared buckets beside the one described
+    # The limit described: when refused the one that did; else KEY, or without a key the first.  Where it is one of
+    # `users.REFUSALS`, the key must not be used, and the capacity is 0.
+    limit: str = KEY
+    more: tuple[LimitLevel, ...] = ()  # when admitted: the buckets beside the one described, without the global one
 
 
 class StoreState(NamedTuple):
@@ -157,8 +161,10 @@ class IBucketStore(Interface):
     ) -> None:
         """Take `cost` tokens, 0 or more, for a request, and call `receiver`, within this call or later.
 
-        The limits are the key's bucket, the requests in flight of the key, the buckets in `limits`, and the global
-        bucket, in this order; the first that refuses is reported.  A refusal takes nothing and writes nothing.
+        The limits are the bucket of the key's user, the key's own bucket, the requests in flight of the key, the
+        buckets in `limits`, and the global bucket, in this order; the first that refuses is reported.  A refusal takes
+        nothing and writes nothing.  A key that must not be used is refused before all of them; a revoked one is
+        unknown.
 
         `network` is given for a key that was not seen from this client's network before.  Then an unknown key takes
         one token from the network's bucket, and while that bucket is empty, every key is refused unless it is in use
@@ -217,7 +223,11 @@ class AccountPage(NamedTuple):
 
 class IAccountStore(Interface):
     """The accounts.  Each call returns a Deferred, which fails with StoreUnavailable when the store is unavailable, and
-    with NotStored when the call is certain to have changed nothing."""
+    with NotStored when the call is certain to have changed nothing.
+
+    Every key of a user leads to the user's account.  With a key that exists and must not be used, `profile` and
+    `change` fail with KeyRefused; a revoked key is unknown.
+    """
 
     def create(digest: str, account: Account) -> Deferred[None]:
         """Store `account` under the key's digest with a full bucket.  Fails with NameTaken.
@@ -245,6 +255,66 @@ class IAccountStore(Interface):
 
         The time depends on the size of the page, not on the number of accounts.
         """
+
+
+class IUserStore(Interface):
+    """Users and their keys: see `twisted_lb.users`.
+
+    Each call returns a Deferred, which fails like those of IAccountStore, and with ValueError for an argument that
+    cannot be stored.  A call is one step: it is stored completely or not at all, and is in effect for all instances
+    from their next request.  `name` is the name of a user, in any form (see `user_names`).
+    """
+
+    def user_page(after: str, count: int, filter: UserFilter) -> Deferred[UserPage]:
+        """Users whose names come after `after` ("" is before all), at most `count` (1 to 200).
+
+        With a filter, the page may have fewer users though there are more, so that one call never searches for long:
+        `more_after` says where to go on.
+        """
+
+    def user(name: str) -> Deferred[User | None]:
+        """The user of this name."""
+
+    def user_of_key(digest: str) -> Deferred[User | None]:
+        """The user with this key, for the user: fails with KeyRefused; None for a revoked or unknown key."""
+
+    def find_key(key_id: str) -> Deferred[User | None]:
+        """The user who has this key, whatever its state."""
+
+    def create_user(user: User) -> Deferred[None]:
+        """Store a user with all keys.  Fails with NameTaken and KeyTaken.
+
+        The parts that are None are those of a new user and a new key: full buckets, created now.
+        """
+
+    def change_user(name: str, change: UserChange) -> Deferred[Changed | None]:
+        """Change a user; None: there is no such user.  As in `change`, a level above the capacity is reduced to it."""
+
+    def delete_user(name: str) -> Deferred[User | None]:
+        """Remove a user and all keys, which are unknown from then on.  The user as it was; None: there was none."""
+
+    def create_key(name: str, key: Key) -> Deferred[Changed | None]:
+        """Add a key; None: there is no such user.  Fails with KeyTaken and TooManyKeys.
+
+        If it is the user's already, nothing is changed, and both users of Changed are the present one: the call may be
+        repeated.
+        """
+
+    def change_key(name: str, key_id: str, change: KeyChange) -> Deferred[Changed | None]:
+        """Change a key; None: there is no such user, or it has no such key.  Fails with KeyRevoked.
+
+        To revoke a key that is revoked already is no error.
+        """
+
+    def rotate_key(name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+        """Add the key `digest` in place of another one, which expires after the grace (0: is revoked now).
+
+        The new key has the label and the bucket of the old one, with its level, and does not expire; the old one
+        expires no later than it did before.  None, failures and repetition are as in `create_key` and `change_key`.
+        """
+
+    def refused_keys(digests: Sequence[str]) -> Deferred[list[str]]:
+        """Those of these keys that must not be used now, or are unknown: open tunnels of such keys are ended."""
 
 
 class IRequest(Interface):

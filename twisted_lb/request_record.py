@@ -31,6 +31,7 @@ NO_ROUTE: Final = "no_route"
 FORBIDDEN: Final = "forbidden"  # to clients with this address
 MAINTENANCE: Final = "maintenance"  # of the route or its pool
 UNAUTHORIZED: Final = "unauthorized"  # no key, or one that no user has
+KEY_REFUSED: Final = "key_refused"  # the key, or its user, is disabled, or it has expired; see `limit`
 LIMITED: Final = "limited"  # see `limit`
 STORE_UNAVAILABLE: Final = "store_unavailable"
 NO_SERVER: Final = "no_server"  # none is available
@@ -55,6 +56,7 @@ REASONS: Final = (
     FORBIDDEN,
     MAINTENANCE,
     UNAUTHORIZED,
+    KEY_REFUSED,
     LIMITED,
     STORE_UNAVAILABLE,
     NO_SERVER,
@@ -119,9 +121,9 @@ class RequestRecord:
     reason: str = COMPLETE
     # The limits
     user: bytes = b""  # the name in UTF-8; empty without a valid key, and for the user API
-    key_id: str = ""  # of a valid key, which it does not help to find: the first digits of its digest
+    key_id: str = ""  # of a valid key, which it does not help to find
     taken: Taken | None = None  # the decision of the limits
-    limit: str = ""  # the name of the limit that refused it
+    limit: str = ""  # the name of the limit that refused it, or why the key was refused
     cost: int = 0  # tokens that it has cost in the end
     level: int = 0  # microtokens that were left then; may be negative
     wait: float = 0.0  # seconds, for tokens and for room at a server

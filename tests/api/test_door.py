@@ -226,7 +226,7 @@ class OddResourceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.resource = OddResource()
-        self.door = ApiDoor(self.resource, frozenset([b"/stream"]))
+        self.door = ApiDoor(self.resource, lambda path: path == b"/stream")
 
     def test_paths(self) -> None:
         """A door owns the paths that it is given."""

@@ -35,15 +35,12 @@ class OperatorCase(SynchronousTestCase):
         self.new_factory(3)
 
     def new_factory(self, max_connections: int) -> None:
-        self.factory = admin_factory(self.clock, self, "", max_connections)
+        self.factory = admin_factory(self.clock, self, (), max_connections)
 
     def report(self) -> Any:
         """Known when the test says so."""
         self.waiting.append(Deferred())
         return self.waiting[-1]
-
-    def users(self, after: str, count: int) -> Any:
-        raise AssertionError("nobody asked for users")
 
     def client(self) -> Client:
         return Client(self.factory)
@@ -59,7 +56,7 @@ class BodyTests(OperatorCase):
         self.patch(tempfile, "TemporaryFile", lambda *_, **__: self.fail("spooled"))
         framings = (b"Content-Length: 1", b"Content-Length: 1000000000", b"Transfer-Encoding: chunked")
         for framing in framings:
-            for method, target in [("POST", "/users"), ("GET", "/livez"), ("PUT", "/x"), ("HEAD", "/readyz")]:
+            for method, target in [("POST", "/servers"), ("GET", "/livez"), ("PUT", "/x"), ("HEAD", "/readyz")]:
                 client = self.client()
                 client.send(head_of(method, target, framing, b"Expect: 100-continue"))
                 answer = read_answer(client.received, method)
@@ -73,14 +70,14 @@ class BodyTests(OperatorCase):
     def test_no_body(self) -> None:
         """A request of another method without a body is 405, and the connection goes on."""
         client = self.client()
-        client.send(head_of("POST", "/users", b"Content-Length: 0"))
-        client.send(head_of("DELETE", "/users"))
+        client.send(head_of("POST", "/servers", b"Content-Length: 0"))
+        client.send(head_of("DELETE", "/servers"))
         self.assertEqual((client.statuses, client.ended), ([405, 405], False))
 
     def test_endless_bodies(self) -> None:
         """A client that goes on sending after a refusal is cut off after 30 seconds, or a pause of 5 seconds."""
         client = self.client()
-        client.send(head_of("POST", "/users", b"Transfer-Encoding: chunked"))
+        client.send(head_of("POST", "/servers", b"Transfer-Encoding: chunked"))
         for _ in range(29):
             client.send(b"x" * 655_360)
             self.clock.advance(1)
@@ -89,7 +86,7 @@ class BodyTests(OperatorCase):
         self.clock.advance(1)
         self.assertTrue(client.wire.reset)
         client = self.client()
-        client.send(head_of("POST", "/users", b"Transfer-Encoding: chunked"))
+        client.send(head_of("POST", "/servers", b"Transfer-Encoding: chunked"))
         self.clock.advance(LINGERING_PAUSE_SECONDS - 1)
         self.assertFalse(client.wire.reset)
         self.clock.advance(1)

@@ -54,11 +54,11 @@ def test_bodies(operated: Balancer, health_port: int) -> None:
     """A body is refused when only its head is there, whole or chunked, and one that comes anyway costs no memory."""
     for port in (operated.admin_port, health_port):
         for framing in (b"Content-Length: 100000000", b"Transfer-Encoding: chunked"):
-            answer = first_answer(port, b"POST /users HTTP/1.1\r\nHost: localhost\r\n" + framing + b"\r\n\r\n")
+            answer = first_answer(port, b"POST /servers HTTP/1.1\r\nHost: localhost\r\n" + framing + b"\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 413 ") and b"\r\nConnection: close\r\n" in answer
     before = operated.rss()
     # The answer is there before the whole body has gone.
-    head = b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\n"
+    head = b"POST /servers HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\n"
     assert first_answer(operated.admin_port, head + bytes(500_000)).startswith(b"HTTP/1.1 413 ")
     assert operated.rss() - before < 4 * 1024 * 1024
 

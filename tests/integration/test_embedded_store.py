@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 from tests.stores.contract import StoreContract, digest_of, new_path
 from tests.stores.limits_contract import LimitsContract
 from tests.stores.shared_contract import SharedContract
+from tests.stores.users_contract import UsersContract
 from twisted_lb.interfaces import MICROTOKENS, Account, Limits, StoreUnavailable
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 
@@ -72,7 +73,7 @@ class OnDisk(TestCase):
         return store
 
 
-class ContractTests(StoreContract, LimitsContract, SharedContract, OnDisk):
+class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, OnDisk):
     """The contract of stores, with the database in its thread."""
 
     def begin_with(self, limits: Limits) -> None:

@@ -11,11 +11,12 @@ from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, StoreContract, digest_of
 from tests.stores.limits_contract import LimitsContract
 from tests.stores.shared_contract import SharedContract
+from tests.stores.users_contract import UsersContract
 from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, NameTaken, Taken
 from twisted_lb.stores.redis.keys import account_key
 
 
-class ContractTests(StoreContract, LimitsContract, SharedContract, OnRedis):
+class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, OnRedis):
     """The contract of stores, over Redis."""
 
     def begin_with(self, limits: Limits) -> Deferred[None]:
@@ -32,15 +33,15 @@ class WritingTests(OnRedis):
 
     @inlineCallbacks
     def test_an_account_is_one_hash_that_never_expires(self) -> Any:
-        """Creating, changing and taking leave one hash and the names, neither with an expiry."""
+        """Creating, changing and taking leave one hash, the names and the index of keys, none with an expiry."""
         yield self.store.create(digest_of("k"), Account("ann", 5, 1.0))
         yield self.take("k")
         yield self.store.change(digest_of("k"), 7, None)
         self.store.release(digest_of("k"), -1)
         yield self.take("k")
-        keys = account_key(digest_of("k")).decode(), "tokenlb:names"
+        keys = account_key(digest_of("k")).decode(), "tokenlb:names", "tokenlb:first_keys"
         # The others are where the instances announce themselves, and what the last call of this one was.
-        self.assertEqual(self.server.command("DBSIZE"), b":4\r\n")
+        self.assertEqual(self.server.command("DBSIZE"), b":5\r\n")
         for name in keys:
             self.assertEqual(self.server.command("TTL", name), b":-1\r\n")
         fields = self.server.command("HKEYS", keys[0])
@@ -182,7 +183,7 @@ class SecretTests(OnRedis):
     def test_they_are_used(self) -> Any:
         """Accounts are in the database of the URL, behind its password, also after a reconnect."""
         yield self.store.create(digest_of("k"), Account("ann", 5, 0.0))
-        self.assertEqual(self.server.command("DBSIZE"), b":4\r\n")
+        self.assertEqual(self.server.command("DBSIZE"), b":5\r\n")
         self.server.command("CLIENT", "KILL", "TYPE", "normal")
         self.assertEqual((yield self.until_it_answers("k")).level, 4 * MICROTOKENS)
 

@@ -34,6 +34,7 @@ SHARED = (
     "tokenlb:global",
     f"tokenlb:in_flight:{KEY}",
     "tokenlb:instances",
+    "tokenlb:changed_keys",
     "tokenlb:returning",
     "tokenlb:switch",
 )

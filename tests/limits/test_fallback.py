@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, Limits, Policy, Taken
 from twisted_lb.limits.bucket import LOWEST_LEVEL, MAX_COST
-from twisted_lb.limits.fallback import ADMITTED, FORGET_SECONDS, REFUSED, UNKNOWN, Fallback
+from twisted_lb.limits.fallback import ADMITTED, REFUSED, UNKNOWN, Fallback
+from twisted_lb.limits.recent_keys import FORGET_SECONDS
 
 M = MICROTOKENS
 

@@ -10,7 +10,10 @@ from tests.proxy.scripted import ADMITTED, KEY, REFUSED, OrderedServices
 from tests.proxy.world import World, request, response
 from twisted_lb.credentials import digest
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.key_format import KeyFormat
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.rejection import MISTYPED
+from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED
 
 
 def keyed(*fields: bytes) -> bytes:
@@ -278,3 +281,81 @@ class OtherLimitTests(SynchronousTestCase):
         client.send(keyed())
         client.send(request())
         self.assertEqual((world.buckets.addresses, world.buckets.networks), ([], [""]))
+
+
+class RefusedKeyTests(SynchronousTestCase):
+    """Keys that exist, and must not be used."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def test_the_reason(self) -> None:
+        """A disabled or expired key, or one of a disabled user, is 403 with a reason, without limits or a challenge."""
+        for reason, detail in (
+            (KEY_DISABLED, "This API key is disabled."),
+            (KEY_EXPIRED, "This API key has expired."),
+            (USER_DISABLED, "The user of this API key is disabled."),
+        ):
+            self.world = World()
+            self.world.buckets.answer = Taken(False, b"user1", 0, 0.0, 0, reason)
+            client = self.world.client()
+            client.send(request())
+            answer = client.response()
+            self.assertEqual((answer.status, answer.detail), (403, detail))
+            self.assertEqual(answer.members["reason"], reason)
+            for field in ("www-authenticate", "x-ratelimit-limit", "ratelimit", "retry-after"):
+                self.assertIsNone(answer.field(field))
+            self.assertEqual(self.world.dialled, [])
+            self.assertEqual(self.world.factory.counts()[f"refused {reason}"], 1)
+            self.world.buckets.answer = ADMITTED
+            client.send(request())
+            self.world.server.last.send(response())
+            self.assertEqual(client.response().status, 200)
+
+    def test_it_does_not_wait(self) -> None:
+        """A request that would wait for tokens does not wait with a key that must not be used."""
+        self.world.buckets.answer = Taken(False, b"user1", 0, 0.0, 0, KEY_EXPIRED)
+        client = self.world.client()
+        client.send(request("GET", "/", b"Prefer: wait=30"))
+        self.assertEqual(client.response().status, 403)
+
+    def test_it_ends_to_wait(self) -> None:
+        """Requests that wait for tokens are refused when their key is disabled meanwhile."""
+        self.world.buckets.answer = REFUSED
+        clients = [self.world.client() for _ in range(2)]
+        for client in clients:
+            client.send(request("GET", "/", b"Prefer: wait=30"))
+            self.assertEqual(client.received, b"")
+        self.world.buckets.answer = Taken(False, b"user1", 0, 0.0, 0, KEY_DISABLED)
+        for _ in range(100):
+            self.world.clock.advance(0.25)
+        for client in clients:
+            self.assertEqual(client.response().status, 403)
+
+    def test_a_mistyped_key(self) -> None:
+        """A key with our prefix and a wrong checksum is 401, and no store is asked; a right one is asked about."""
+        form = KeyFormat("acme_live_")
+        world = World(key_prefix="acme_live_")
+        key = form.new_key().encode()
+        client = world.client()
+        client.send(keyed(b"Authorization: " + key[:-1]))
+        answer = client.response()
+        self.assertEqual((answer.status, answer.detail), (401, MISTYPED))
+        self.assertEqual(answer.field("www-authenticate"), 'Bearer realm="twisted_lb"')
+        self.assertEqual(world.buckets.asked, [])
+        for other in (key, KEY):
+            client.send(keyed(b"Authorization: " + other))
+            self.assertEqual(world.buckets.asked.pop(), digest(other))
+            client = world.client()
+
+    def test_a_key_with_a_prefix_beside_another_one(self) -> None:
+        """Of two keys in a request, one with the prefix counts as a key of this gateway."""
+        world = World(key_prefix="acme_live_")
+        key = KeyFormat("acme_live_").new_key().encode()
+        client = world.client()
+        client.send(keyed(b"Authorization: " + key, b"X-API-Key: " + KEY))
+        self.assertEqual(client.response().status, 400)
+        world.buckets.others.add(digest(key))
+        client = world.client()
+        client.send(keyed(b"Authorization: Custom " + key, b"X-API-Key: " + KEY))
+        self.assertEqual(client.response().status, 400)

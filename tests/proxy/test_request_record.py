@@ -24,6 +24,7 @@ from twisted_lb.request_record import (
     FORBIDDEN,
     HOOK_TIMEOUT,
     INTERNAL_ERROR,
+    KEY_REFUSED,
     LIMITED,
     MAINTENANCE,
     NO_ROOM,
@@ -42,6 +43,7 @@ from twisted_lb.request_record import (
     UNAUTHORIZED,
     RequestRecord,
 )
+from twisted_lb.users import KEY_DISABLED
 
 
 def recorded(world: World, wants_fields: bool = False) -> list[RequestRecord]:
@@ -143,6 +145,11 @@ def dripped_body(world: World, client: Client) -> None:
 
 def limited(world: World, client: Client) -> None:
     world.buckets.answer = REFUSED
+    asked(world, client)
+
+
+def disabled(world: World, client: Client) -> None:
+    world.buckets.answer = Taken(False, b"user1", 0, 0.0, 0, KEY_DISABLED)
     asked(world, client)
 
 
@@ -274,6 +281,7 @@ ENDS = {
     "no key": End(without_key, 401, UNAUTHORIZED),
     "nobody's key": End(unknown, 401, UNAUTHORIZED),
     "two keys": End(two_keys, 400, BAD_REQUEST),
+    "a disabled key": End(disabled, 403, KEY_REFUSED),
     "no tokens": End(limited, 429, LIMITED),
     "no store": End(unavailable, 503, STORE_UNAVAILABLE),
     "two lengths": End(lambda w, c: c.send(unkeyed("GET", "/", *[b"Content-Length: 1"] * 2)), 400, BAD_REQUEST),
@@ -552,5 +560,5 @@ class KeyTests(SynchronousTestCase):
         records = recorded(world)
         answered(world, world.client())
         unknown(world, world.client())
-        self.assertEqual([len(one.key_id) for one in records], [8, 0])
+        self.assertEqual([len(one.key_id) for one in records], [20, 0])
         self.assertNotIn(records[0].key_id.encode(), KEY)

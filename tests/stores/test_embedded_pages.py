@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.stores.contract import digest_of, new_path
 from tests.stores.embedded_on_clock import StoreOnClock
 from twisted_lb.interfaces import Account, Profile, StoreUnavailable
-from twisted_lb.stores.sqlite import store
+from twisted_lb.stores.sqlite import held
 from twisted_lb.stores.sqlite.database import AccountDatabase
 
 
@@ -28,7 +28,7 @@ class PageTests(StoreOnClock):
         for number in range(300):
             self.create(f"k{number:03}")
         asked: list[str] = []
-        self.patch(store, "Profile", lambda account, level: asked.append(account.name) or Profile(account, level))
+        self.patch(held, "Profile", lambda account, level: asked.append(account.name) or Profile(account, level))
         calls = self.disk.calls
         page = self.successResultOf(self.store.page("user k100", 3))
         self.assertEqual((asked, page.more_after), (["user k101", "user k102", "user k103"], "user k103"))

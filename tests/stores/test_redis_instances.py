@@ -10,7 +10,7 @@ from twisted_lb.stores.redis.batches import MAX_BATCH
 from twisted_lb.stores.redis.instances import ANNOUNCE_SECONDS
 
 LOCAL = Taken(True, b"ann", 5, 0.5, 1_000_000)
-ANNOUNCEMENT = [b"1", b"tokenlb:instances", b"id1", b"10000000"]
+ANNOUNCEMENT = [b"1", b"tokenlb:instances", b"id1", b"10000000", b"0"]
 RETURNING = [b"3", b"tokenlb:instances", b"tokenlb:returning", b"tokenlb:switch"]
 
 
@@ -69,7 +69,7 @@ class AnnouncementTests(StoreOnClock):
         self.assertEqual(self.greeted[2:], [*RETURNING, b"id2", b"10000000", b"back", b"750000", b"id1"])
         self.clock.advance(ANNOUNCE_SECONDS)
         [command] = self.server.commands()
-        self.assertEqual(command[4:], [b"id2", b"10000000"])
+        self.assertEqual(command[4:], [b"id2", b"10000000", b"0"])
 
     def test_the_former_id_is_given_up(self) -> None:
         """The first announcement after a loss names the id before, so that no instance counts twice."""

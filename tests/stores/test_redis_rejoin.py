@@ -9,6 +9,7 @@ from twisted_lb.interfaces import MICROTOKENS, Limits, Taken
 from twisted_lb.stores.redis.instances import ANNOUNCE_SECONDS
 from twisted_lb.stores.redis.recovery import HELD_POLL_SECONDS, NEW_SECONDS, POLL_SECONDS
 from twisted_lb.stores.redis.store import RedisStore
+from twisted_lb.users import KEY_DISABLED
 
 LOCAL = Taken(True, b"ann", 5, 0.5, 1_000_000)
 OUTAGE = b"-OUTAGE balancers are coming back from an outage, and have not charged what they spent\r\n"
@@ -289,7 +290,7 @@ class NewTests(StoreOnClock):
 class UnknownKeyTests(RejoinOnClock):
     """Keys of which the fallback knows nothing, while others are missing."""
 
-    PROFILE = (b"bob", b"7", b"0.5", 4_000_000, 0)
+    PROFILE = (b"bob", b"7", b"0.5", 4_000_000, 0, 0, digest_of("new").encode(), 0, 0, b"0", 0)
 
     def test_redis_is_asked(self) -> None:
         """A key that is not known is looked up in Redis, and has its share of what is there."""
@@ -304,6 +305,27 @@ class UnknownKeyTests(RejoinOnClock):
         known, _ = self.fallback.recent[digest_of("new")]
         self.assertEqual(known, Taken(True, b"bob", 7, 0.5, 4_000_000))
         self.assertEqual(self.outcome(self.take("new")), LOCAL)
+
+    def test_a_key_that_must_not_be_used(self) -> None:
+        """A key that Redis says to be disabled is refused for that reason, and is not known from then on."""
+        self.come_back()
+        for _ in range(2):
+            receiver = self.take("new")
+            [command] = self.server.commands()
+            self.assertTrue(self.is_call_of("read_account", command))
+            self.server.reply(array(*self.PROFILE[:5], 91, *self.PROFILE[6:]))
+            self.assertEqual(self.outcome(receiver), Taken(False, b"bob", 0, 0.0, 0, KEY_DISABLED))
+
+    def test_a_further_key(self) -> None:
+        """A further key has its share of the bucket of its user; that says nothing of the user's first key."""
+        self.come_back()
+        self.fallback.answers[digest_of("new")] = LOCAL
+        receiver = self.take("new")
+        self.server.commands()
+        self.server.reply(array(*self.PROFILE[:6], digest_of("first").encode(), 1_000_000, 3, b"0.25", 2_000_000))
+        self.assertEqual(self.outcome(receiver), LOCAL)
+        self.assertTrue(self.fallback.knows(digest_of("new")))
+        self.assertFalse(self.fallback.knows(digest_of("first")))
 
     def test_a_key_of_nobody(self) -> None:
         """A key that Redis does not know either is nobody's, not unavailable; it costs its network a token."""
@@ -340,6 +362,9 @@ class LeavingTests(RejoinOnClock):
         stopped = self.store.stop()
         self.assertEqual(self.batch().charged, [(account("a"), 2 * MICROTOKENS)])
         self.server.reply(b"*0\r\n")
+        [noted] = self.server.commands()
+        self.assertTrue(self.is_call_of("note_used", noted))
+        self.server.reply(b":1\r\n")
         charged, left = self.server.commands()
         self.assertTrue(self.is_call_of("rejoin", charged))
         self.assertEqual((charged[8], left), (b"charged", [b"ZREM", b"tokenlb:instances", b"id2"]))

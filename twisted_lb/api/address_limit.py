@@ -11,6 +11,7 @@ network before takes no token even temporarily, and a key in use is admitted wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -18,12 +19,12 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from twisted_lb.api.responses import Refusal
-from twisted_lb.interfaces import IAccountStore, IBucketStore, ITokenReceiver, Profile, StoreUnavailable, Taken
+from twisted_lb.interfaces import IAccountStore, IBucketStore, ITokenReceiver, StoreUnavailable, Taken
 from twisted_lb.limits.client_networks import KnownKeys, network_of
 from twisted_lb.limits.rejection import STATUS, refusal
 
 # Receives the result of the lookup of a key.
-Settle = Callable[[Deferred[Profile | None]], None]
+Settle = Callable[["Deferred[Any]"], None]
 
 
 class Gate:
@@ -44,7 +45,7 @@ class Gate:
         return _let_pass
 
 
-def _let_pass(asked: Deferred[Profile | None]) -> None:
+def _let_pass(asked: Deferred[Any]) -> None:
     """No token to refund."""
 
 
@@ -88,17 +89,17 @@ class AddressGate(Gate):
                 raise
             return _let_pass
 
-        def found(profile: Profile | None) -> Profile | None:
-            if profile is not None:
+        def found(account: object) -> object:
+            if account is not None:
                 self._buckets.release_address(network, -1)
                 self.known_keys.learn(digest, network)
-            return profile
+            return account
 
         def not_told(failure: Failure) -> Failure:
             self._buckets.release_address(network, -1)
             return failure
 
-        def settle(asked: Deferred[Profile | None]) -> None:
+        def settle(asked: Deferred[Any]) -> None:
             asked.addCallbacks(found, not_told)
 
         return settle

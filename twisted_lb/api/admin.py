@@ -1,8 +1,8 @@
-"""The admin listener: liveness, readiness, the state of the servers and the store, the users, and metrics.
+"""The admin listener: liveness, readiness, the state of the servers and the store, and metrics.
 
-There may be another listener for probes, which serves only the first two.  Pools, routes, and changes are in `pools`.
-All data comes from a `Running`, so that this module depends neither on health nor on stores, nor on which process
-serves clients.
+There may be another listener for probes, which serves only the first two.  Pools and routes are in `pools`, users and
+keys in `users` and `users_transfer`.  All data comes from a `Running` and a store, so that this module depends neither
+on health nor on stores, nor on which process serves clients.
 """
 
 # twisted.web is typed in parts only.
@@ -10,10 +10,9 @@ serves clients.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from klein import Klein
 from twisted.python.failure import Failure
@@ -29,20 +28,21 @@ from twisted_lb.api.explained_limits import with_levels
 from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
-from twisted_lb.api.operator_token import OperatorToken
-from twisted_lb.api.operators import OperatorFactory, everybody
+from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
+from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.pools import MAX_BODY_BYTES, PoolsApi
 from twisted_lb.api.pools import PATHS as POOL_PATHS
+from twisted_lb.api.recorded_change import RecordedChanges
 from twisted_lb.api.responses import Refusal, answer, failure_answer, json_answer
 from twisted_lb.api.status import Explaining, Running, report_of
+from twisted_lb.api.users import PATHS as USER_PATHS
+from twisted_lb.api.users import UserAdministration, UsersApi
+from twisted_lb.api.users_transfer import MAX_IMPORT_BYTES, TransferApi
+from twisted_lb.api.users_transfer import PATHS as TRANSFER_PATHS
+from twisted_lb.config.admin_tokens import AdminToken
 from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.pool.pool import REMOVED
-from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.wire.head import RequestHead
-
-USUAL_PAGE = 100
-LARGEST_PAGE = 200
-_PAGE_SIZE = re.compile(rb"[0-9]{1,3}")
 
 # Served without restrictions and for any Host: Kubernetes uses the address of the pod.
 HEALTH_PATHS = frozenset((b"/livez", b"/readyz"))
@@ -83,10 +83,10 @@ class _HealthApi:
 class _AdminApi:
     app = Klein()
 
-    def __init__(self, running: Running, explaining: Explaining | None, token: OperatorToken) -> None:
+    def __init__(self, running: Running, explaining: Explaining | None, tokens: OperatorTokens) -> None:
         self._running = running
         self._explaining = explaining
-        self._token = token
+        self._tokens = tokens
 
     @app.route("/livez", methods=["GET"])
     def _livez(self, request: Request) -> bytes:
@@ -98,23 +98,17 @@ class _AdminApi:
 
     @app.route("/servers", methods=["GET"])
     async def _servers(self, request: Request) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         return json_answer(request, (await report_of(self._running)).servers)
 
     @app.route("/metrics", methods=["GET"])
     async def _metrics(self, request: Request) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         return answer(request, 200, CONTENT_TYPE, metrics_text(await report_of(self._running)))
-
-    @app.route("/users", methods=["GET"])
-    async def _users(self, request: Request) -> bytes:
-        self._token.check_reader(request)
-        after, count = _page_asked_for(request)
-        return json_answer(request, await self._running.users(after, count))
 
     @app.route("/explain", methods=["GET"])
     async def _explain(self, request: Request) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         head, client = explained_request(request.args)
         if self._explaining is None:
             raise Refusal(404, "This process has no routes.")
@@ -173,34 +167,60 @@ def _judge(head: RequestHead, here: str) -> tuple[int, str] | None:
 def admin_factory(
     reactor: Any,
     running: Running,
-    admin_token: str = "",
+    tokens: OperatorTokens | Sequence[AdminToken] = (),
     max_connections: int = MAX_CONNECTIONS,
     explaining: Explaining | None = None,
     changing: Changing | None = None,
     recording: Recording = NO_RECORDING,
+    users: UserAdministration | None = None,
 ) -> OperatorFactory:
     """The factory for the admin listener; `explaining` is for /explain, `changing` for /pools and /routes.
 
-    A non-empty `admin_token` is required for everything but liveness and readiness; without one, these paths accept
-    only local names in Host, and nothing can be changed.  `recording` gets an entry for each change.
+    If there are `tokens`, one of them is required for everything but liveness and readiness; without any, these paths
+    accept only local names in Host, and nothing can be changed.  `recording` gets an entry for each change.
     """
-    token = OperatorToken(admin_token)
-    resource: Any = _AdminApi(running, explaining, token).app.resource()
+    if not isinstance(tokens, OperatorTokens):
+        tokens = OperatorTokens(tokens)
     audit = Auditing(recording)
+    changes = RecordedChanges(tokens, audit)
+    others: Any = _AdminApi(running, explaining, tokens).app.resource()
+    apis: dict[bytes, Any] = {}
     if changing is not None:
-        resource = _ByPath(PoolsApi(running, changing, token, audit).app.resource(), resource)
-    judge = everybody if admin_token else _judge
-    return OperatorFactory(reactor, resource, max_connections, judge, _body_bound, audit.rejected)
+        apis |= dict.fromkeys(POOL_PATHS, PoolsApi(running, changing, tokens, changes).app.resource())
+    if users is not None:
+        apis |= dict.fromkeys(USER_PATHS, UsersApi(users, tokens, changes).app.resource())
+        apis |= dict.fromkeys(TRANSFER_PATHS, TransferApi(reactor, users, tokens, changes).app.resource())
+    judge = _Judge(tokens)
+    resource = _ByPath(apis, others)
+    return OperatorFactory(reactor, resource, max_connections, judge.judge, _body_bound, audit.rejected)
+
+
+class _Judge:
+    """What is refused before the body is read."""
+
+    def __init__(self, tokens: OperatorTokens) -> None:
+        self._tokens = tokens
+
+    def judge(self, head: RequestHead, here: str) -> tuple[int, str] | None:
+        """See operators.Judge."""
+        required = self._tokens.required
+        if _first(head) in TRANSFER_PATHS and not self._tokens.knows(head.notable.get(b"authorization", ())):
+            # Only operators may send a large body.
+            return (401, UNKNOWN_TOKEN) if required else (403, NO_TOKENS)
+        return None if required else _judge(head, here)
 
 
 @implementer(IResource)
 class _ByPath:
-    """Two resources: one for the paths that begin with `POOL_PATHS`, and one for the others."""
+    """Several resources, by the first segment of the path, and one for all other paths.
+
+    Each segment is percent-encoded again, so that a "/" in it is not read as the end of the segment.
+    """
 
     isLeaf = True
 
-    def __init__(self, pools: Any, others: Any) -> None:
-        self._pools = pools
+    def __init__(self, by_first: Mapping[bytes, Any], others: Any) -> None:
+        self._by_first = by_first
         self._others = others
 
     def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
@@ -211,33 +231,26 @@ class _ByPath:
 
     def render(self, request: Request) -> Any:
         first = request.postpath[0] if request.postpath else b""
-        return (self._pools if first in POOL_PATHS else self._others).render(request)
+        if first in USER_PATHS:
+            request.postpath = [quote(segment, safe="").encode() for segment in request.postpath or ()]
+        return self._by_first.get(first, self._others).render(request)
 
 
 def _body_bound(head: RequestHead) -> int:
     """Only changes have a body."""
-    first = head.target.partition(b"?")[0].split(b"/")[1:2]
-    return MAX_BODY_BYTES if first == [b"pools"] and head.method in CHANGING else 0
+    if head.method not in CHANGING:
+        return 0
+    first = _first(head)
+    if first in TRANSFER_PATHS:
+        return MAX_IMPORT_BYTES
+    return MAX_BODY_BYTES if first in (b"pools", *USER_PATHS) else 0
+
+
+def _first(head: RequestHead) -> bytes:
+    """The first segment of the path."""
+    return b"".join(head.target.partition(b"?")[0].split(b"/")[1:2])
 
 
 def health_factory(reactor: Any, running: Running, max_connections: int = MAX_CONNECTIONS) -> OperatorFactory:
     """The factory for listeners that serve only liveness and readiness."""
     return OperatorFactory(reactor, _HealthApi(running).app.resource(), max_connections)
-
-
-def _page_asked_for(request: Request) -> tuple[str, int]:
-    """The `after` and `limit` of a page of users.  Raises Refusal."""
-    wrong = [name for name, values in request.args.items() if name not in (b"after", b"limit") or len(values) > 1]
-    if wrong:
-        raise Refusal(400, "/users takes after=NAME and limit=N, each once at most, and nothing else.")
-    try:
-        after = request.args.get(b"after", [b""])[0].decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refusal(400, "after is not a name in percent-encoded UTF-8.") from None
-    # No user has such a name.  Other rules are not checked: there may be users created before they existed.
-    if len(after) > MAX_NAME_CHARACTERS or any(unicodedata.category(character) == "Cc" for character in after):
-        raise Refusal(400, f"after is not a name of up to {MAX_NAME_CHARACTERS} printable characters.")
-    limit = request.args.get(b"limit", [b"%d" % USUAL_PAGE])[0]
-    if _PAGE_SIZE.fullmatch(limit) is None or not 1 <= int(limit) <= LARGEST_PAGE:
-        raise Refusal(400, f"limit is not a whole number from 1 to {LARGEST_PAGE}.")
-    return after, int(limit)

@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 
 from twisted.web.server import Request
 
-from twisted_lb.api.changes import Changed
 from twisted_lb.wire.head import RequestHead
 
 EVENT: Final = "admin_change"
@@ -31,7 +30,7 @@ class Recording(Protocol):
 
 
 class Attempt:
-    """One request that is meant to change something; exactly one of the methods is called."""
+    """One request that is meant to change something; exactly one of `applied`, `refused` and `failed` is called."""
 
     def __init__(self, record: Callable[[Mapping[str, Any]], None], about: Mapping[str, Any]) -> None:
         self.request_id = urandom(ID_BYTES).hex()
@@ -39,18 +38,27 @@ class Attempt:
         self._record = record
         self._about = about
 
-    def applied(self, changed: Changed, writes: str) -> None:
-        """It holds in all processes."""
-        result = "applied" if changed.before or changed.after else "unchanged"
-        self._end(result, server=changed.server or None, before=changed.before, after=changed.after, writes=writes)
+    def about(self, **more: Any) -> None:
+        """Say more of what it is about."""
+        self._about = {**self._about, **more}
+
+    def applied(self, before: Mapping[str, Any], after: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        """It holds in all processes; both are empty if nothing differs."""
+        self._end("applied" if before or after else "unchanged", **{**more, "before": before, "after": after})
 
     def refused(self, status: int, detail: str) -> None:
         """Nothing was changed."""
         self._end("refused", status=status, detail=detail)
 
-    def failed(self) -> None:
-        """There was an internal error; the log has it."""
-        self._end("failed", status=500)
+    def failed(self, status: int = 500, detail: str = "There was an internal error; the log has it.") -> None:
+        """It may have been made, or not."""
+        self._end("failed", status=status, detail=detail)
+
+    def part(self, about: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """One of many changes that the request asks for was made; it did not exist before."""
+        one = Attempt(self._record, {**self._about, **about})
+        one.request_id, one.who = self.request_id, self.who
+        one.applied({}, after, {})
 
     def _end(self, result: str, **more: Any) -> None:
         start = {"event": EVENT, "request_id": self.request_id, "who": self.who}
@@ -67,11 +75,10 @@ class Auditing:
         """Why no change can be recorded at present, or an empty text."""
         return self._recording.problem
 
-    def attempt(self, request: Request, action: str, pool: str, server: str) -> Attempt:
-        """A request for a change."""
+    def attempt(self, request: Request, action: str, about: Mapping[str, Any]) -> Attempt:
+        """A request for a change; `about` says of what."""
         client = getattr(request.getClientAddress(), "host", "")
-        about = {"client": client, "action": action, "pool": pool, "server": server or None}
-        return Attempt(self._recording.record, about)
+        return Attempt(self._recording.record, {"client": client, "action": action, **about})
 
     def rejected(self, head: RequestHead, status: int, detail: str, client: str) -> None:
         """A request for a change was rejected before it was served."""

@@ -13,7 +13,9 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.timestamps import read_duration, read_rfc3339
 from twisted_lb.user_names import MAX_NAME_CHARACTERS, user_name
+from twisted_lb.users import MAX_LABEL_CHARACTERS, check_label
 
 # The slowest rate other than 0, one token in 32 years.  With a slower one, capacity / rate, the time until the bucket
 # is full, would exceed the range in which seconds and microseconds are exact.
@@ -66,14 +68,84 @@ class NewUser(PolicyChange):
     )
 
 
+def read_time(value: object) -> int:
+    """Microseconds since 1970.  Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError
+    return read_rfc3339(value)
+
+
+def _label(text: str) -> str:
+    check_label(text)
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+LABEL = f"one line of at most {MAX_LABEL_CHARACTERS} characters"
+
+
+class NewKey(PolicyChange):
+    """The body of `POST /user/keys`: the policy is that of a bucket of the key's own."""
+
+    label: Label = Field("", description=LABEL)
+    expires_at: int | None = Field(None, description="a time such as 2026-12-31T00:00:00Z")
+
+    @field_validator("expires_at", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        return read_time(value)
+
+
+class KeyLabel(BaseModel):
+    """The body of `PATCH /user/keys/<key_id>`."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    label: Label = Field(description=LABEL)
+
+
+class Rotation(BaseModel):
+    """The body of `POST /user/keys/<key_id>/rotate`."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    grace: int = Field(description='seconds, or a duration such as "1h" or "7d", of at most a year')
+
+    @field_validator("grace", mode="before")
+    @classmethod
+    def _duration(cls, value: object) -> object:
+        """In microseconds."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        return read_duration(value if isinstance(value, str) else f"{value:.6f}")
+
+
+def read_new_key(body: bytes) -> NewKey:
+    """Raises BadBody."""
+    key = read_model(NewKey, body)
+    if (key.capacity is None) != (key.rate_per_sec is None):
+        raise BadBody("For a bucket of the key's own, give both capacity and rate_per_sec.")
+    return key
+
+
+def read_key_label(body: bytes) -> KeyLabel:
+    """Raises BadBody."""
+    return read_model(KeyLabel, body)
+
+
+def read_rotation(body: bytes) -> Rotation:
+    """Raises BadBody."""
+    return read_model(Rotation, body)
+
+
 def read_new_user(body: bytes) -> NewUser:
     """Raises BadBody."""
-    return _read(NewUser, body)
+    return read_model(NewUser, body)
 
 
 def read_policy_change(body: bytes) -> PolicyChange:
     """A change with at least one member.  Raises BadBody."""
-    change = _read(PolicyChange, body)
+    change = read_model(PolicyChange, body)
     if not change.model_fields_set:
         raise BadBody("There is nothing to change: give capacity, rate_per_sec or both.")
     return change
@@ -82,7 +154,8 @@ def read_policy_change(body: bytes) -> PolicyChange:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _read(model: type[_Model], body: bytes) -> _Model:
+def read_model(model: type[_Model], body: bytes) -> _Model:
+    """The body as this model.  Raises BadBody."""
     members = read_object(body)
     # Not by pydantic, which fails for names of members with a lone surrogate.
     wrong = {member: "" for member in members if member not in model.model_fields}
@@ -132,6 +205,12 @@ def read_object(body: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise BadBody("The body is JSON but not an object; expected a JSON object.")
     return value
+
+
+def read_nothing(body: bytes) -> None:
+    """No body, or an object without members.  Raises BadBody."""
+    if body and read_object(body):
+        raise BadBody("The body is not empty; expected none.")
 
 
 def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -13,8 +13,9 @@ request, and ends in one of three ways:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from typing import IO, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -27,8 +28,9 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 from zope.interface import implementer
 
+from twisted_lb.api.requests import MAX_BODY_BYTES
 from twisted_lb.api.responses import ApiRequest
-from twisted_lb.api.user import MAX_BODY_BYTES, PATHS
+from twisted_lb.api.user import is_user_path
 from twisted_lb.interfaces import IDoor, IReply, IServing
 
 # The proxy has enforced the configured limits; these must only not be smaller.
@@ -43,14 +45,14 @@ class ApiDoor:
 
     max_body_bytes = MAX_BODY_BYTES
 
-    def __init__(self, resource: IResource, paths: frozenset[bytes] = PATHS) -> None:
-        """`paths` are the complete paths that the resource serves."""
-        self._site = Site(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
-        self._paths = paths
+    def __init__(self, resource: IResource, owns: Callable[[bytes], bool] = is_user_path) -> None:
+        """`owns` tells the paths that the resource serves."""
+        self._site = _SiteInMemory(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
+        self._owns = owns
 
     def owns(self, path: bytes) -> bool:
         """See IDoor."""
-        return path in self._paths
+        return self._owns(path)
 
     def serve(self, head: bytes, body: bytes, peer: object, reply: IReply) -> IServing:
         """See IDoor.  The reply may be finished before this returns."""
@@ -58,6 +60,12 @@ class ApiDoor:
         channel.makeConnection(_ReplyTransport(channel, cast(IAddress, peer), reply))
         channel.dataReceived(head + body)
         return channel
+
+
+class _SiteInMemory(Site):
+    def getContentFile(self, length: int | None) -> IO[bytes]:
+        """The whole body is in memory already: it is never written to a temporary file."""
+        return BytesIO()
 
 
 class _ServedRequest(ApiRequest):

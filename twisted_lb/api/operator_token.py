@@ -1,6 +1,6 @@
-"""Who an operator is: the token that a request on the admin listener carries.
+"""Who an operator is: the token that a request on the admin listener carries, and its scopes.
 
-Without ADMIN_TOKEN everybody who reaches the listener may read, and nobody may change anything.
+Without tokens everybody who reaches the listener may read, and nobody may change anything.
 """
 
 # twisted.web is typed in parts only.
@@ -8,43 +8,74 @@ Without ADMIN_TOKEN everybody who reaches the listener may read, and nobody may 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hmac import compare_digest
+from typing import Final
 
 from twisted.web.server import Request
 
 from twisted_lb.api.responses import Refusal
-from twisted_lb.credentials import bearer_token
+from twisted_lb.config.admin_tokens import READ, AdminToken
+from twisted_lb.credentials import bearer_token, digest
 
-# The name of the one token there is, for the audit log.
-ADMIN = "admin"
+CHALLENGE: Final = 'Bearer realm="twisted_lb admin"'
+NO_TOKENS: Final = "Changes need an admin token: set ADMIN_TOKEN, and send it as Authorization: Bearer <token>."
+UNKNOWN_TOKEN: Final = "This needs the admin token; send it as Authorization: Bearer <token>."
 
 
-class OperatorToken:
+class OperatorTokens:
     """Judges requests by their token."""
 
-    def __init__(self, token: str) -> None:
-        """An empty `token` is none."""
-        self._token = token.encode()
+    def __init__(self, tokens: Sequence[AdminToken]) -> None:
+        self._tokens = tokens
+
+    def use(self, tokens: Sequence[AdminToken]) -> None:
+        """Accept these from now on; there must be some if there were before."""
+        self._tokens = tokens
+
+    @property
+    def required(self) -> bool:
+        """Whether a token is needed for everything."""
+        return bool(self._tokens)
+
+    def knows(self, authorization: Sequence[bytes]) -> bool:
+        """Whether these values of Authorization are one valid token."""
+        return len(authorization) == 1 and self._token(bearer_token(authorization[0])) is not None
 
     def check_reader(self, request: Request) -> None:
-        """Raises Refusal unless the request carries the token, or there is none."""
-        if self._token:
-            self._check(request)
+        """Raises Refusal unless the request carries a token with the scope `read`, or there are none."""
+        if self._tokens:
+            self._check(request, READ)
 
-    def changer(self, request: Request) -> str:
+    def changer(self, request: Request, scope: str) -> str:
         """The name of the token with which something is changed.  Raises Refusal."""
-        if not self._token:
-            detail = "Changes need an admin token: set ADMIN_TOKEN, and send it as Authorization: Bearer <token>."
-            raise Refusal(403, detail)
-        self._check(request)
-        return ADMIN
+        if not self._tokens:
+            raise Refusal(403, NO_TOKENS)
+        return self._check(request, scope)
 
-    def _check(self, request: Request) -> None:
-        values = request.requestHeaders.getRawHeaders(b"authorization", [])
-        given = bearer_token(values[0]) if len(values) == 1 else None
-        if given is None or not compare_digest(given, self._token):
+    def _check(self, request: Request, scope: str) -> str:
+        token = self._token(given_token(request))
+        if token is None:
+            raise Refusal(401, UNKNOWN_TOKEN, {"WWW-Authenticate": CHALLENGE})
+        if scope not in token.scopes:
             raise Refusal(
-                401,
-                "This needs the admin token; send it as Authorization: Bearer <token>.",
-                {"WWW-Authenticate": 'Bearer realm="twisted_lb admin"'},
+                403,
+                f"The token {token.name} lacks the scope {scope}; it has {', '.join(sorted(token.scopes))}.",
+                {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
             )
+        return token.name
+
+    def _token(self, given: bytes | None) -> AdminToken | None:
+        """All are compared, each in constant time: the time does not tell which one was nearly right."""
+        found = None
+        given_digest = digest(given or b"")
+        for token in self._tokens:
+            if compare_digest(token.digest, given_digest) and given:
+                found = token
+        return found
+
+
+def given_token(request: Request) -> bytes | None:
+    """The token that a request carries, valid or not."""
+    values = request.requestHeaders.getRawHeaders(b"authorization", [])
+    return bearer_token(values[0]) if len(values) == 1 else None

@@ -27,7 +27,7 @@ from zope.interface import implementer
 from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.operator_body import OperatorBody, check_size
 from twisted_lb.api.rejected_connection import LINGERING_PAUSE_SECONDS, RejectedConnection, own_answer
-from twisted_lb.interfaces import IReply, IServing
+from twisted_lb.interfaces import IReply
 from twisted_lb.proxy.local_request import CONTINUE
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.framing import request_framing
@@ -43,7 +43,7 @@ MAX_AHEAD_BYTES = 16 * 1024
 IDLE_SECONDS = 60.0  # for a request to begin
 HEAD_SECONDS = 10.0  # for its complete head, from the first byte
 BODY_SECONDS = 10.0  # and for its body
-SERVE_SECONDS = 30.0  # for its response to be created
+SERVE_SECONDS = 30.0  # for its response to be created, and for each part of a long one
 SEND_SECONDS = 30.0  # for the client to read what is buffered for it
 # After a rejection, how long a client may still send in total: its input is discarded.
 LINGERING_SECONDS = 30.0
@@ -89,7 +89,7 @@ class OperatorFactory(Factory):
     ) -> None:
         """`resource` is a twisted.web resource for ApiRequests."""
         self.reactor = reactor
-        self.door = ApiDoor(resource, frozenset())
+        self.door = ApiDoor(resource, lambda path: False)
         self.judge = judge
         self.body_bound = body_bound
         self.rejected = rejected
@@ -141,7 +141,7 @@ class OperatorConnection(Protocol):
         self._scanned = 0  # bytes of an incomplete head that were scanned
         self._empty_lines = 0  # before the present request
         self._body: OperatorBody | None = None  # of the request that is being received
-        self._serving: IServing | None = None
+        self._serving: Any = None  # an IServing that can be paused
         self._busy = False  # a request is being served
         self._full = False  # the client does not read what is written
         self._held = False  # reading is paused: the buffer is full
@@ -256,10 +256,14 @@ class OperatorConnection(Protocol):
         serving = self._factory.door.serve(b"\r\n".join(lines), body, self.transport.getPeer(), self)
         if self._busy:
             self._serving = serving
+            if self._full:
+                self._serving.pauseProducing()
 
     # IReply
 
     def write(self, data: bytes) -> None:
+        # Before it is written: the client may have to be waited for.
+        self._set_deadline(SERVE_SECONDS)
         self.transport.write(data)
 
     def finished(self, close: bool) -> None:
@@ -297,11 +301,15 @@ class OperatorConnection(Protocol):
     def pauseProducing(self) -> None:
         """The client does not read its responses: no more are sent until it does."""
         self._full = True
+        if self._serving is not None:
+            self._serving.pauseProducing()
         if not self._busy and not self._ending:
             self._set_deadline(SEND_SECONDS)
 
     def resumeProducing(self) -> None:
         self._full = False
+        if self._serving is not None:
+            self._serving.resumeProducing()
         if not self._busy and not self._ending:
             self._set_deadline(IDLE_SECONDS)
         self._go_on()

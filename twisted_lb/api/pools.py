@@ -1,7 +1,6 @@
 """Pools, routes and servers on the admin listener: what they are and do, and changes while the program runs.
 
-A change is answered when it holds in all processes and its line of the audit log was handed over.  A client that does
-not wait for that interrupts nothing.
+A change is answered when it holds in all processes; see `recorded_change`.
 """
 
 # twisted.web is typed in parts only.
@@ -20,14 +19,16 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from twisted_lb.api.audit import Attempt, Auditing
-from twisted_lb.api.bodies import BadBody, read_object
+from twisted_lb.api.audit import Attempt
+from twisted_lb.api.bodies import BadBody, read_nothing, read_object
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Changing
-from twisted_lb.api.operator_token import OperatorToken
+from twisted_lb.api.operator_token import OperatorTokens
 from twisted_lb.api.pool_summary import counts, pool_state, shown_pool, shown_route, total
+from twisted_lb.api.recorded_change import Outcome, RecordedChanges
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
 from twisted_lb.api.status import Running, report_of
-from twisted_lb.config.environment import duration
+from twisted_lb.config.admin_tokens import SERVERS
+from twisted_lb.config.readers import duration
 from twisted_lb.config.sections import read_with
 from twisted_lb.pool.pool import REMOVED
 
@@ -47,17 +48,17 @@ class PoolsApi:
 
     app = Klein()
 
-    def __init__(self, running: Running, changing: Changing, token: OperatorToken, audit: Auditing) -> None:
+    def __init__(self, running: Running, changing: Changing, tokens: OperatorTokens, changes: RecordedChanges) -> None:
         self._running = running
         self._changing = changing
-        self._token = token
-        self._audit = audit
+        self._tokens = tokens
+        self._changes = changes
 
     # Reading
 
     @app.route("/pools", methods=["GET"])
     async def _pools(self, request: Request) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         servers = await self._servers_by_pool()
         live = self._changing.live_changes()
         changed = {one["pool"] for one in live}
@@ -66,22 +67,22 @@ class PoolsApi:
 
     @app.route("/pools/<pool>", methods=["GET"])
     async def _pool(self, request: Request, pool: str) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         return json_answer(request, await self._shown_pool(pool))
 
     @app.route("/pools/<pool>/servers", methods=["GET"])
     async def _servers(self, request: Request, pool: str) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         return json_answer(request, (await self._shown_pool(pool))["servers"])
 
     @app.route("/pools/<pool>/servers/<server>", methods=["GET"])
     async def _server(self, request: Request, pool: str, server: str) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         return json_answer(request, await self._shown_server(pool, server))
 
     @app.route("/routes", methods=["GET"])
     async def _routes(self, request: Request) -> bytes:
-        self._token.check_reader(request)
+        self._tokens.check_reader(request)
         servers = await self._servers_by_pool()
         states = {pool["name"]: pool_state(pool, servers[pool["name"]]) for pool in self._changing.pools()}
         totals = {name: total(servers[name]) for name in states}
@@ -148,30 +149,18 @@ class PoolsApi:
     def _change(
         self, request: Request, action: str, pool: str, server: str, plan: Plan, show: Show
     ) -> Deferred[bytes]:
-        attempt = self._audit.attempt(request, action, pool, server)
-        request.responseHeaders.setRawHeaders("X-Request-ID", [attempt.request_id])
-        changing = Deferred.fromCoroutine(self._attempt(request, attempt, plan))
-        return _shielded(changing).addCallback(lambda changed: Deferred.fromCoroutine(_shown(show, changed)))
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            change = plan(body)
+            try:
+                changed = await self._changing.change(change)
+            except ChangeRefused as error:
+                raise Refusal(error.status, error.detail) from None
+            more = {"server": changed.server or None, "writes": self._changing.writes()}
+            return Outcome(changed.before, changed.after, changed, more)
 
-    async def _attempt(self, request: Request, attempt: Attempt, plan: Plan) -> Changed:
-        try:
-            attempt.who = self._token.changer(request)
-            change = plan(request.content.read() if request.content is not None else b"")
-            if problem := self._audit.problem():
-                raise Refusal(503, f"The audit log cannot be written, so nothing was changed: {problem}.")
-            changed = await self._changing.change(change)
-        except ChangeRefused as error:
-            attempt.refused(error.status, error.detail)
-            raise Refusal(error.status, error.detail, members={"request_id": attempt.request_id}) from None
-        except Refusal as error:
-            attempt.refused(error.status, error.detail)
-            members = {**error.members, "request_id": attempt.request_id}
-            raise Refusal(error.status, error.detail, error.fields, members) from None
-        except BaseException:
-            attempt.failed()
-            raise
-        attempt.applied(changed, self._changing.writes())
-        return changed
+        about = {"pool": pool, "server": server or None}
+        changing = self._changes.make(request, SERVERS, action, about, make)
+        return changing.addCallback(lambda changed: Deferred.fromCoroutine(_shown(show, changed)))
 
     def _server_shown(self, request: Request, pool: str) -> Show:
         async def show(changed: Changed) -> bytes:
@@ -220,18 +209,6 @@ def _nothing_shown(request: Request) -> Show:
     return show
 
 
-def _shielded(changing: Deferred[Changed]) -> Deferred[Changed]:
-    """Its result.  To cancel this does not cancel the change, of which only a part may have been applied."""
-    result: Deferred[Changed] = Deferred()
-
-    def fire(outcome: Any) -> None:
-        if not result.called:
-            result.callback(outcome)
-
-    changing.addBoth(fire)
-    return result
-
-
 def _object(body: bytes) -> dict[str, Any]:
     try:
         return read_object(body)
@@ -240,8 +217,10 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _nothing(body: bytes) -> None:
-    if body and _object(body):
-        raise Refusal(400, "The body is not empty; expected none.")
+    try:
+        read_nothing(body)
+    except BadBody as error:
+        raise Refusal(400, str(error)) from None
 
 
 def _maintenance(body: bytes) -> object:

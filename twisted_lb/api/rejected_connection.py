@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from zope.interface import implementer
 
+from twisted_lb.api.operator_token import CHALLENGE
 from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.head import RequestHead
 from twisted_lb.wire.problem import CONTENT_TYPE, problem
@@ -40,6 +41,8 @@ def own_answer(head: RequestHead | None, status: int, detail: str) -> bytes:
     )
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         fields += b"\r\nRetry-After: 1"
+    elif status == HTTPStatus.UNAUTHORIZED:
+        fields += b"\r\nWWW-Authenticate: " + CHALLENGE.encode()
     data = own_head(status, HTTPStatus(status).phrase.encode(), fields, len(body), True, 1)
     return data if head is not None and head.method == b"HEAD" else data + body
 

@@ -1,17 +1,24 @@
-"""Accounts in JSON, for their users and for operators."""
+"""Accounts, users and keys in JSON, for users and for operators."""
 
 from __future__ import annotations
 
-from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Profile
+from twisted_lb.interfaces import MICROTOKENS, Account, Profile
+from twisted_lb.timestamps import rfc3339
+from twisted_lb.users import ACTIVE, Key, User
+
+EXPIRED = "expired"
 
 
 def shown_account(account: Account) -> dict[str, object]:
     """The name and the policy; an integral rate is shown as an integer."""
-    rate = account.rate_per_sec
+    return {"name": account.name, **shown_policy(account.capacity, account.rate_per_sec)}
+
+
+def shown_policy(capacity: int, rate_per_sec: float) -> dict[str, object]:
+    """The policy of a bucket."""
     return {
-        "name": account.name,
-        "capacity": int(account.capacity),
-        "rate_per_sec": int(rate) if rate == int(rate) else rate,
+        "capacity": int(capacity),
+        "rate_per_sec": int(rate_per_sec) if rate_per_sec == int(rate_per_sec) else rate_per_sec,
     }
 
 
@@ -24,7 +31,37 @@ def shown_profile(profile: Profile) -> dict[str, object]:
     return shown_account(profile.account) | {"current_capacity": profile.level // MICROTOKENS}
 
 
-def shown_page(page: AccountPage) -> dict[str, object]:
-    """A page of accounts, and the `after` of the next page."""
-    users = [shown_profile(profile) for profile in page.profiles]
-    return {"users": users, "next": page.more_after}
+def shown_key(key: Key, now_us: int) -> dict[str, object]:
+    """A key, without its digest; the members of its own bucket only if there is one."""
+    ended = key.expires_at is not None and key.expires_at <= now_us
+    shown: dict[str, object] = {
+        "key_id": key.key_id,
+        "label": key.label,
+        "state": EXPIRED if ended and key.state == ACTIVE else key.state,
+        "created_at": shown_time(key.created_at),
+        "expires_at": shown_time(key.expires_at),
+        "last_used": shown_time(key.last_used),
+    }
+    if key.bucket is not None:
+        capacity, rate_per_sec, level = key.bucket
+        shown |= shown_policy(capacity, rate_per_sec)
+        shown["current_capacity"] = (level or 0) // MICROTOKENS
+    return shown
+
+
+def shown_user(user: User, now_us: int) -> dict[str, object]:
+    """A user with all keys, for operators."""
+    return {
+        "name": user.name,
+        **shown_policy(user.capacity, user.rate_per_sec),
+        "current_capacity": (user.level or 0) // MICROTOKENS,
+        "disabled": user.disabled,
+        "metadata": dict(user.metadata),
+        "created_at": shown_time(user.created_at),
+        "keys": [shown_key(key, now_us) for key in user.keys],
+    }
+
+
+def shown_time(time_us: int | None) -> str | None:
+    """A time, or None where there is none."""
+    return None if time_us is None else rfc3339(time_us)

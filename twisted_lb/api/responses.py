@@ -22,6 +22,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import NotStored, StoreUnavailable
+from twisted_lb.limits.rejection import REFUSED_STATUS, key_refusal
+from twisted_lb.users import KeyRefused
 from twisted_lb.wire.problem import CONTENT_TYPE as PROBLEM_TYPE
 from twisted_lb.wire.problem import problem
 
@@ -79,6 +81,9 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
     error = failure.value
     if isinstance(error, Refusal):
         refusal = error
+    elif isinstance(error, KeyRefused):
+        detail, members = key_refusal(error.reason)
+        refusal = Refusal(REFUSED_STATUS, detail, None, members)
     elif isinstance(error, NotStored):
         refusal = not_stored()
     elif isinstance(error, StoreUnavailable):
@@ -94,12 +99,12 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
         refusal = Refusal(500, "An internal error occurred and was logged. Your request may be correct.")
     for name, value in refusal.fields.items():
         request.responseHeaders.setRawHeaders(name, [value])
-    members = dict(refusal.members)
+    extended = dict(refusal.members)
     # A transport of another site knows of no ids.
     request_id: bytes = getattr(getattr(getattr(request, "channel", None), "transport", None), "request_id", b"")
     if request_id:
-        members["request_id"] = request_id.decode("ascii")
-    return answer(request, refusal.status, PROBLEM_TYPE, problem(refusal.status, refusal.detail, **members))
+        extended["request_id"] = request_id.decode("ascii")
+    return answer(request, refusal.status, PROBLEM_TYPE, problem(refusal.status, refusal.detail, **extended))
 
 
 class ApiRequest(Request):

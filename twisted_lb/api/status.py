@@ -33,9 +33,6 @@ class Running(Protocol):
     def report(self) -> Report | Awaitable[Report]:
         """The present state."""
 
-    def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
-        """The first `count` (1 to 200) users after this name, as `shown_page`.  Fails with StoreUnavailable."""
-
     def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         """Which servers a request would be sent to; see `app.explain_servers`."""
 
@@ -79,10 +76,6 @@ class WithCounts:
         """See Running."""
         report = await report_of(self._running)
         return report._replace(counts={**report.counts, **self._counts()})
-
-    def users(self, after: str, count: int) -> Awaitable[dict[str, object]]:
-        """See Running."""
-        return self._running.users(after, count)
 
     def choices(self, asked: Mapping[str, Any]) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         """See Running."""

@@ -1,4 +1,4 @@
-"""The user API: create a user, read its bucket, change its policy.
+"""The user API: create a user, read its bucket, change its policy, and manage its keys.
 
 Each endpoint makes one call to the account store.  The request is validated before that call, so that an invalid one
 changes nothing.  Requests without a valid key, that is, new users and unknown keys, are limited by the gate
@@ -7,39 +7,43 @@ changes nothing.  Requests without a valid key, that is, new users and unknown k
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TypeVar, cast
-from uuid import uuid4
+from typing import cast
 
 from klein import Klein
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request
-from werkzeug.http import parse_options_header
 
 from twisted_lb.api.address_limit import Gate
-from twisted_lb.api.bodies import BadBody, NewUser, PolicyChange, read_new_user, read_policy_change
+from twisted_lb.api.bodies import read_new_user, read_policy_change
 from twisted_lb.api.representations import shown_account, shown_profile
+from twisted_lb.api.requests import body_of, undisturbed
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer, store_away
+from twisted_lb.api.self_service import SelfService
+from twisted_lb.api.user_keys import UserKeys
 from twisted_lb.credentials import AmbiguousKey, KeyPlaces, digest
-from twisted_lb.interfaces import Account, IAccountStore, NameTaken, NotStored, Profile, StoreUnavailable
+from twisted_lb.interfaces import Account, IAccountStore, IUserStore, NameTaken, NotStored, Profile, StoreUnavailable
+from twisted_lb.limits.rejection import MISTYPED
+from twisted_lb.users import User
 
 CREATE = "/user/create"
 PROFILE = "/user/tokens/profile"
 CHANGE = "/user/tokens/change"
-# The paths of this API, with any method.
-PATHS = frozenset(path.encode() for path in (CREATE, PROFILE, CHANGE))
-
-MAX_BODY_BYTES = 64 * 1024  # the largest sensible body is below 1 KiB
-
-_Body = TypeVar("_Body", NewUser, PolicyChange)
-_Result = TypeVar("_Result")
+KEYS = "/user/keys"
+_PATHS = frozenset(path.encode() for path in (CREATE, PROFILE, CHANGE, KEYS))
+_BELOW_KEYS = f"{KEYS}/".encode()
 
 
-def _random_key() -> str:
-    return str(uuid4())
+def is_user_path(path: bytes) -> bool:
+    """Whether this is a path of this API, with any method."""
+    return path.startswith(b"/user/") and (path in _PATHS or path.startswith(_BELOW_KEYS))
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 class UserApi:
@@ -52,18 +56,25 @@ class UserApi:
         accounts: IAccountStore,
         default_capacity: int,
         default_rate_per_sec: float,
-        new_key: Callable[[], str] = _random_key,
+        new_key: Callable[[], str] | None = None,
         gate: Gate = Gate(),
         keys: KeyPlaces = KeyPlaces(),
+        users: IUserStore | None = None,
+        self_service: SelfService = SelfService(),
+        now_us: Callable[[], int] = _now_us,
     ) -> None:
         """The defaults, in tokens and tokens per second, are for users created without a policy.
 
-        `new_key` creates keys, `keys` are the fields in which requests carry them.
+        `keys` are the fields in which requests carry keys, and their form; `new_key` creates keys in another way.
+        `users` is needed for the endpoints about keys; `now_us` gives microseconds since 1970.
         """
         self._accounts = accounts
         self._default_capacity = default_capacity
         self._default_rate_per_sec = default_rate_per_sec
-        self._new_key = new_key
+        self._new_key = new_key if new_key is not None else keys.form.new_key
+        self._users = users
+        self._self_service = self_service
+        self._user_keys = UserKeys(users, keys.form, now_us, self_service) if users is not None else None
         self._gate = gate
         self._keys = keys
 
@@ -74,15 +85,16 @@ class UserApi:
     @_app.route(CREATE, methods=["POST"])
     async def _create(self, request: Request) -> bytes:
         await self._gate.pay(request)
-        wanted = _body(request, read_new_user)
+        wanted = body_of(request, read_new_user)
         account = Account(
             wanted.name,
             self._default_capacity if wanted.capacity is None else wanted.capacity,
             self._default_rate_per_sec if wanted.rate_per_sec is None else wanted.rate_per_sec,
         )
+        self._self_service.check_create(request, account.capacity, account.rate_per_sec)
         key = self._new_key()
         try:
-            await _undisturbed(self._accounts.create(digest(key.encode()), account))
+            await undisturbed(self._accounts.create(digest(key.encode()), account))
         except NameTaken:
             raise Refusal(409, f"The name {account.name} is taken; choose another one.") from None
         except NotStored:
@@ -98,16 +110,42 @@ class UserApi:
         settle = await self._gate.pay_to_ask(request, key_digest)
         asked = self._accounts.profile(key_digest)
         settle(asked)
-        return self._profile_answer(request, await _undisturbed(asked))
+        return self._profile_answer(request, await undisturbed(asked))
 
     @_app.route(CHANGE, methods=["POST"])
     async def _change(self, request: Request) -> bytes:
         key_digest = await self._key_digest(request)
-        wanted = _body(request, read_policy_change)
+        wanted = body_of(request, read_policy_change)
+        self._self_service.check_change(wanted.capacity, wanted.rate_per_sec)
         settle = await self._gate.pay_to_ask(request, key_digest)
         asked = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
         settle(asked)
-        return self._profile_answer(request, await _undisturbed(asked))
+        return self._profile_answer(request, await undisturbed(asked))
+
+    @_app.route(KEYS, methods=["GET"])
+    async def _list_keys(self, request: Request) -> bytes:
+        keys, user = await self._owner(request)
+        return keys.list(request, user)
+
+    @_app.route(KEYS, methods=["POST"])
+    async def _create_key(self, request: Request) -> bytes:
+        keys, user = await self._owner(request)
+        return await keys.create(request, user)
+
+    @_app.route(f"{KEYS}/<key_id>", methods=["PATCH"])
+    async def _label_key(self, request: Request, key_id: str) -> bytes:
+        keys, user = await self._owner(request)
+        return await keys.label(request, user, key_id)
+
+    @_app.route(f"{KEYS}/<key_id>", methods=["DELETE"])
+    async def _revoke_key(self, request: Request, key_id: str) -> bytes:
+        keys, user = await self._owner(request)
+        return await keys.revoke(request, user, key_id)
+
+    @_app.route(f"{KEYS}/<key_id>/rotate", methods=["POST"])
+    async def _rotate_key(self, request: Request, key_id: str) -> bytes:
+        keys, user = await self._owner(request)
+        return await keys.rotate(request, user, key_id)
 
     @_app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
@@ -123,7 +161,23 @@ class UserApi:
         if key is None:
             await self._gate.pay_for_no_key(request)
             raise self._unauthorized(f"There is no API key in the request; send it as {self._keys.example}.")
+        if self._keys.form.is_mistyped(key):
+            await self._gate.pay_for_no_key(request)
+            raise self._unauthorized(MISTYPED)
         return digest(key)
+
+    async def _owner(self, request: Request) -> tuple[UserKeys, User]:
+        """Who has the key of the request.  Raises Refusal."""
+        if self._users is None or self._user_keys is None:
+            raise Refusal(404, "There is nothing here.")
+        key_digest = await self._key_digest(request)
+        settle = await self._gate.pay_to_ask(request, key_digest)
+        asked = self._users.user_of_key(key_digest)
+        settle(asked)
+        user = await undisturbed(asked)
+        if user is None:
+            raise self._unauthorized("No user has this API key.")
+        return self._user_keys, user
 
     def _profile_answer(self, request: Request, profile: Profile | None) -> bytes:
         """The response for an account.  Raises Refusal if there is none."""
@@ -133,41 +187,3 @@ class UserApi:
 
     def _unauthorized(self, detail: str) -> Refusal:
         return Refusal(401, detail, {"WWW-Authenticate": self._keys.challenge.decode()})
-
-
-def _undisturbed(work: Deferred[_Result]) -> Deferred[_Result]:
-    """The result of `work`, which continues when a client that disconnects cancels the returned Deferred.
-
-    If it were cancelled, a call of several steps could be left incomplete in the store.
-    """
-    waiting: Deferred[_Result] = Deferred()
-    work.chainDeferred(waiting)
-    return waiting
-
-
-def _body(request: Request, read: Callable[[bytes], _Body]) -> _Body:
-    """The body, parsed by `read`.  Raises Refusal."""
-    content: bytes = request.content.read(MAX_BODY_BYTES + 1) if request.content else b""
-    if len(content) > MAX_BODY_BYTES:
-        raise Refusal(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
-    _check_content_type(request)
-    try:
-        return read(content)
-    except BadBody as error:
-        raise Refusal(400, str(error)) from None
-
-
-def _check_content_type(request: Request) -> None:
-    """A body is JSON in UTF-8 (RFC 8259 section 8.1); without a Content-Type this is assumed."""
-    codings = request.requestHeaders.getRawHeaders(b"content-encoding", [])
-    if any(coding.strip().lower() not in (b"", b"identity") for coding in codings):
-        raise Refusal(415, "The body has a Content-Encoding; send it plain.", {"Accept-Encoding": "identity"})
-    values = request.requestHeaders.getRawHeaders(b"content-type")
-    if values is None:
-        return
-    media_type, parameters = parse_options_header(b",".join(values).decode("latin-1"))
-    main, _, sub = media_type.lower().partition("/")
-    if main != "application" or not (sub == "json" or sub.endswith("+json")):
-        raise Refusal(415, "The body must be JSON; with curl, add -H 'Content-Type: application/json'.")
-    if parameters.get("charset", "utf-8").lower() != "utf-8":
-        raise Refusal(415, "JSON is UTF-8; with curl, add -H 'Content-Type: application/json'.")

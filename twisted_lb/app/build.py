@@ -26,7 +26,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from twisted_lb.api.admin import admin_factory, health_factory
+from twisted_lb.api.operator_token import OperatorTokens
 from twisted_lb.api.status import Running, WithCounts
+from twisted_lb.api.users import UserAdministration
+from twisted_lb.app.admin_tokens_file import AdminTokensFile
 from twisted_lb.app.audit_log import AuditLog
 from twisted_lb.app.certificate_watch import CertificateWatch
 from twisted_lb.app.explain import Explainer
@@ -48,12 +51,16 @@ from twisted_lb.app.services import (
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.ticket_rotation import TicketRotation
+from twisted_lb.app.workers.remote_users import UsersOfWorkers
 from twisted_lb.app.workers.supervisor import Workers
+from twisted_lb.config.admin_tokens import AdminToken, admin_tokens
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
 from twisted_lb.discovery.service import Apply, Discovery, Found, in_one_process
+from twisted_lb.interfaces import IUserStore
+from twisted_lb.key_format import KeyFormat
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import listen
 from twisted_lb.steps import run_in_turns
@@ -84,6 +91,8 @@ def build(reactor: Any, startup: Startup) -> IService:
     short = shortage(raise_open_files(), settings.max_connections, others)
     if short:
         _log.warn(TOO_FEW, **short)
+    tokens = OperatorTokens(startup.admin_tokens)
+    token_file = _token_file(reactor, settings, tokens)
     if settings.workers > 1:
         workers = Workers(reactor, startup)
         # Without clients: it validates changes and describes them.
@@ -96,24 +105,28 @@ def build(reactor: Any, startup: Startup) -> IService:
         watch = _watch(reactor, startup, workers)
         rotation = _rotation(reactor, startup, workers)
         audit = AuditLog(reactor, settings.audit_log)
-        admin = _admin(reactor, settings, WithCounts(workers, _counts(file, watch)), gateway, file, audit)
+        users = UsersOfWorkers(workers.ask_about_users)
+        running = WithCounts(workers, _counts(file, watch))
+        admin = _admin(reactor, settings, tokens, running, gateway, file, audit, users)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
-        signals = _signals(reactor, settings, file, watch, audit, workers.reopen_logs)
-        started = (audit, admin, *health, workers, discovery, file)
+        signals = _signals(reactor, settings, [file, *watch, *token_file], audit, workers.reopen_logs)
+        started = (audit, *token_file, admin, *health, workers, discovery, file)
         return ordered(*demo, *started, *watch, *rotation, *signals, announcement)
     serving = Serving(reactor, settings, startup.listed, _openings(reactor, startup))
     discovery = in_one_process(reactor, startup.gateway, startup.answers, serving)
     file = _file(reactor, startup, discovery.use)
     watch = _watch(reactor, startup)
     audit = AuditLog(reactor, settings.audit_log)
-    admin = _admin(reactor, settings, WithCounts(serving, _counts(file, watch)), serving.gateway, file, audit)
+    running = WithCounts(serving, _counts(file, watch))
+    admin = _admin(reactor, settings, tokens, running, serving.gateway, file, audit, serving.users)
     health = _health(reactor, settings, serving)
     return ordered(
         serving.store,
         *_demo(reactor, startup, serving.gateway),
         audit,
+        *token_file,
         admin,
         *health,
         *serving.parts[1:],
@@ -121,7 +134,7 @@ def build(reactor: Any, startup: Startup) -> IService:
         file,
         *watch,
         *_rotation(reactor, startup),
-        *_signals(reactor, settings, file, watch, audit, serving.reopen_logs),
+        *_signals(reactor, settings, [file, *watch, *token_file], audit, serving.reopen_logs),
         _Announcement(startup, serving.proxy, admin, health),
     )
 
@@ -190,14 +203,12 @@ def _counts(file: ServersFile, watch: Sequence[CertificateWatch]) -> Callable[[]
 def _signals(
     reactor: Any,
     settings: Settings,
-    file: ServersFile,
-    watch: Sequence[CertificateWatch],
+    watched: Sequence[ServersFile | CertificateWatch | AdminTokensFile],
     audit: AuditLog,
     reopen_logs: Callable[[], object],
 ) -> list[IService]:
     def read() -> None:
-        file.read(True)
-        for part in watch:
+        for part in watched:
             part.read(True)
 
     def reopen() -> None:
@@ -226,15 +237,39 @@ def _opening(reactor: Any, settings: Settings, endpoint: str) -> Opening:
     return partial(listen, reactor, endpoint, others)
 
 
+def _token_file(reactor: Any, settings: Settings, tokens: OperatorTokens) -> list[AdminTokensFile]:
+    if not settings.admin_tokens_file:
+        return []
+
+    def use(others: Sequence[AdminToken]) -> None:
+        tokens.use([*admin_tokens(settings.admin_token), *others])
+
+    return [AdminTokensFile(reactor, settings.admin_tokens_file, use)]
+
+
 def _admin(
-    reactor: Any, settings: Settings, running: Running, gateway: Gateway, file: ServersFile, audit: AuditLog
+    reactor: Any,
+    settings: Settings,
+    tokens: OperatorTokens,
+    running: Running,
+    gateway: Gateway,
+    file: ServersFile,
+    audit: AuditLog,
+    store: IUserStore,
 ) -> ListeningService:
     most = settings.admin_max_connections
     changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
     explaining = Explainer(gateway, limits_of(settings))
-    factory = admin_factory(reactor, running, settings.admin_token, most, explaining, changes, audit)
+    form, default = KeyFormat(settings.key_prefix), (settings.default_capacity, settings.default_rate_per_sec)
+    users = UserAdministration(store, form, *default, now_us)
+    factory = admin_factory(reactor, running, tokens, most, explaining, changes, audit, users)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
 
 
 def _writing(reactor: Any, settings: Settings) -> Callable[[str, str], Deferred[None]]:

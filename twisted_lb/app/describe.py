@@ -38,10 +38,11 @@ def description(startup: Startup) -> str:
         store = f"Redis at {parse_redis_url(settings.redis_url).place}"
     else:
         store = f"embedded, in {settings.data_dir}"
+    with_token = settings.admin_token or settings.admin_tokens_file
     lines = {
         "program": version_text(),
         "public": ", ".join([*settings.listen, *(f"{endpoint} with TLS" for endpoint in settings.tls_listen)]),
-        "admin": settings.admin_listen + (", with a token" if settings.admin_token else ""),
+        "admin": settings.admin_listen + (", with a token" if with_token else ""),
         "health": ", ".join(settings.health_listen) or "on the admin listener only",
         "store": store,
         "workers": str(settings.workers),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-from twisted_lb.api.user import PATHS
+from twisted_lb.api.user import is_user_path
 from twisted_lb.app.describe import shown_end
 from twisted_lb.app.explain_limits import limits_met
 from twisted_lb.app.explain_servers import question
@@ -58,7 +58,7 @@ class Explainer:
         outcome = _ended(400, f"{BAD_REQUEST}: {fault}") if fault else self._outcome(routes, found, head, path, client)
         route = None if found is None else routes[found]
         limits = []
-        if route is not None and path not in PATHS and outcome["reason"] not in (FORBIDDEN, MAINTENANCE):
+        if route is not None and not is_user_path(path) and outcome["reason"] not in (FORBIDDEN, MAINTENANCE):
             pools = {name: one.spec for name, one in self._gateway.pools.items()}
             limits = limits_met(route, pools, self._limits, digest, network_of(client) if client else "")
         return {
@@ -79,7 +79,7 @@ class Explainer:
     def _outcome(
         self, routes: Sequence[RouteSpec], found: int | None, head: RequestHead, path: bytes, client: str
     ) -> dict[str, Any]:
-        if path in PATHS:
+        if is_user_path(path):
             return _ended(None, "the user API serves this path, whatever the routes are")
         if found is None:
             return _ended(404, NO_ROUTE)

@@ -17,7 +17,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted_lb.access_log.destinations import STANDARD_OUTPUT
 from twisted_lb.api.address_limit import AddressGate, Gate
 from twisted_lb.api.bridge import ApiDoor
-from twisted_lb.api.representations import shown_page
+from twisted_lb.api.self_service import self_service_of
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.api.user import UserApi
 from twisted_lb.app.access_log import AccessLogService
@@ -28,10 +28,11 @@ from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.pools_in_process import PoolsInProcess
 from twisted_lb.app.services import Opening, OrderedServices, ProxyService, StoreService, ordered
 from twisted_lb.app.startup import security_of
+from twisted_lb.app.tunnel_keys import TunnelKeys
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket
+from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.fallback import Fallback
@@ -77,7 +78,15 @@ class Serving:
         if known_keys is not None:
             self.gate = AddressGate(store, store, known_keys, rate_limit_fields(settings.rate_limit_headers))
         keys = key_places(settings)
-        users = UserApi(store, settings.default_capacity, settings.default_rate_per_sec, gate=self.gate, keys=keys)
+        users = UserApi(
+            store,
+            settings.default_capacity,
+            settings.default_rate_per_sec,
+            gate=self.gate,
+            keys=keys,
+            users=store,
+            self_service=self_service_of(settings),
+        )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
         self.names, self.services = names, _ = resolving(reactor, settings)
@@ -104,13 +113,14 @@ class Serving:
         if settings.access_log:
             self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
         self.store = StoreService(store)
+        self._tunnel_keys = TunnelKeys(reactor, self.factory, store)
         self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
 
     @property
     def parts(self) -> tuple[IService, ...]:
         """In the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
-        return self.store, *log, self.pools, self.proxy
+        return self.store, *log, self.pools, self._tunnel_keys, self.proxy
 
     def together(self) -> OrderedServices:
         """The parts as one service."""
@@ -179,10 +189,11 @@ class Serving:
             account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
         return {"levels": dict(zip(keys, levels)), "key": account}
 
-    def users(self, after: str, count: int) -> Deferred[dict[str, object]]:
-        """A page of the users.  See api.status.Running."""
-        page: Deferred[Any] = self._store.page(after, count)
-        return page.addCallback(shown_page)
+    @property
+    def users(self) -> IUserStore:
+        """The users and keys."""
+        users: IUserStore = self._store
+        return users
 
 
 def resolving(reactor: Any, settings: Settings) -> tuple[Names, Names]:
@@ -213,7 +224,7 @@ def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:
-    """An IBucketStore, IAccountStore and IStoreReport."""
+    """An IBucketStore, IAccountStore, IUserStore and IStoreReport."""
     if fallback is None:
         return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
     security = security_of(settings)

@@ -17,7 +17,9 @@ from twisted_lb.access_log.destinations import SYSLOG, is_file, problem_of
 from twisted_lb.access_log.formats import UnknownFormat, check_format
 from twisted_lb.app.demo import demo_address, demo_endpoint
 from twisted_lb.app.listener_tls import ListenerTls, certificate_notices, read_listener_tls
+from twisted_lb.app.self_service_notices import self_service_notices
 from twisted_lb.balancers.registry import BalancerError, make_balancer
+from twisted_lb.config.admin_tokens import AdminToken, admin_tokens, read_admin_tokens
 from twisted_lb.config.environment import read_notices, read_settings, with_sources
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import ClassSpec
@@ -42,6 +44,7 @@ from twisted_lb.stores.sqlite.check import data_dir_problem
 DEFAULT_ENV_FILE = ".env"
 # The settings that name a file or a directory.
 FILES = (
+    "admin_tokens_file",
     "data_dir",
     "servers_file",
     "redis_tls_ca_file",
@@ -67,6 +70,7 @@ class Startup(NamedTuple):
     notices: tuple[str, ...] = ()
     tls: ListenerTls | None = None
     answers: Answers = NO_ANSWERS
+    admin_tokens: tuple[AdminToken, ...] = ()
 
     @property
     def listed(self) -> GatewaySpec:
@@ -105,6 +109,12 @@ def read_startup(
     if not settings.redis_url and (problem := data_dir_problem(settings.data_dir)):
         problems.append(f"DATA_DIR: {problem}")
     problems += _log_problems(settings)
+    tokens = admin_tokens(settings.admin_token)
+    if settings.admin_tokens_file:
+        try:
+            tokens += read_admin_tokens(read_text(settings.admin_tokens_file), settings.admin_tokens_file)
+        except Misconfigured as error:
+            problems += [f"ADMIN_TOKENS_FILE: {problem}" for problem in error.problems]
     gateway, servers_text = None, ""
     try:
         servers_text = read_text(settings.servers_file)
@@ -140,12 +150,13 @@ def read_startup(
     if settings.http_redirect == "https":
         settings = replace(settings, https_port=_https_port(settings))
     notices = read_notices(environment, env_text, env_file or DEFAULT_ENV_FILE)
+    notices += self_service_notices(settings)
     notices += tls_notices(gateway, settings.servers_file, now)
     notices += finish(route_notices(gateway, settings.servers_file))
     notices += lists.notices
     if tls is not None:
         notices += certificate_notices(tls.files, now)
-    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, lists.answers)
+    return Startup(settings, gateway, servers_text, demo, tuple(notices), tls, lists.answers, tokens)
 
 
 def _https_port(settings: Settings) -> int:

@@ -10,109 +10,41 @@ The only I/O is reading secrets in files (NAME_FILE): the environment and the te
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from twisted_lb.config.address_ranges import EXPECTED, NotRanges, read_ranges
+from twisted_lb.config.combinations import combination_problems
 from twisted_lb.config.env_file import EnvFile, Given, read_env_file
+from twisted_lb.config.readers import Reader, duration, number, on_or_off, one_of, size, whole
 from twisted_lb.config.secret_files import SecretError, read_secret, secret_text
 from twisted_lb.config.settings import Settings
 from twisted_lb.config.unknown_names import is_slip, notices
+from twisted_lb.key_format import PREFIX
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 from twisted_lb.own_fields import NO_KEY_FIELDS
 from twisted_lb.wire.hsts import read_policy
 
-LONGEST_SECONDS = 24 * 3600.0
-SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-BYTES_IN = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 HEADER_FAMILIES = ("x-ratelimit", "ratelimit")
 UNUSUAL_NAMES = ("drop", "pass")
 ADMIN_WRITES = ("live", "file")
 REQUEST_IDS = ("off", "id", "on")
 REDIRECTS = ("off", "https")
+SELF_SERVICE_CREATE = ("open", "token", "off")
 TLS_VERSIONS = ("1.2", "1.3")
 TLS_CLIENT_AUTH = ("optional", "required")
 STORE_ERROR_MODES = ("local", "deny", "allow")
 
-# number = 1*DIGIT [ "." 1*DIGIT ]
-_NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]*)")
 _KEY_FIELD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 # RFC 3986 section 2.3: these are never percent-encoded for a reason.
 _PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
-_WHOLE = re.compile(r"[0-9]{1,18}")
 
 
-class Reader(NamedTuple):
-    """How one setting is read: `read` raises ValueError for a text that is not `expected`."""
-
-    expected: str
-    read: Callable[[str], object]
-
-
-def duration(lowest: float = 0.001) -> Reader:
-    """Seconds as a float, from a number with or without a unit."""
-
-    def read(text: str) -> float:
-        match = _NUMBER_AND_UNIT.fullmatch(text.lower())
-        if match is None or match[2] not in SECONDS_IN:
-            raise ValueError
-        seconds = float(match[1]) * SECONDS_IN[match[2]]
-        if not lowest <= seconds <= LONGEST_SECONDS:
-            raise ValueError
-        return seconds
-
-    return Reader(f"a time from {lowest:g}s to 24h, in seconds or with a unit, such as 5, 500ms, 10s or 1m", read)
-
-
-def size(lowest: int, highest: int) -> Reader:
-    """Bytes as an int, from a number with or without a unit (1k is 1024 bytes)."""
-
-    def read(text: str) -> int:
-        match = _NUMBER_AND_UNIT.fullmatch(text.lower())
-        if match is None or match[2] not in BYTES_IN:
-            raise ValueError
-        octets = float(match[1]) * BYTES_IN[match[2]]
-        if not octets.is_integer() or not lowest <= octets <= highest:
-            raise ValueError
-        return int(octets)
-
-    return Reader(f"a size from {lowest} to {highest}, in bytes or with a unit, such as 65536, 64k or 10m", read)
-
-
-def whole(lowest: int, highest: int) -> Reader:
-    """An int within these bounds."""
-
-    def read(text: str) -> int:
-        if _WHOLE.fullmatch(text) is None or not lowest <= int(text) <= highest:
-            raise ValueError
-        return int(text)
-
-    return Reader(f"a whole number from {lowest} to {highest}", read)
-
-
-def number(lowest: float, highest: float) -> Reader:
-    """A finite float within these bounds."""
-
-    def read(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or not lowest <= value <= highest:
-            raise ValueError
-        return value
-
-    return Reader(f"a number from {lowest} to {highest}", read)
-
-
-def one_of(*words: str) -> Reader:
-    """One of these words, case-insensitive."""
-
-    def read(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError
-        return text.lower()
-
-    return Reader(f"{', '.join(words[:-1])} or {words[-1]}", read)
+def _key_prefix(text: str) -> str:
+    if PREFIX.fullmatch(text) is None:
+        raise ValueError
+    return text
 
 
 def _endpoint(text: str) -> str:
@@ -189,10 +121,17 @@ READERS: dict[str, Reader] = {
         _key_fields,
     ),
     "key_query_parameter": Reader("the name of a query parameter: 1 to 64 letters, digits and . _ - ~", _parameter),
+    "key_prefix": Reader(
+        "up to 32 letters, digits and '_' that begin with a letter and end with '_', such as acme_live_", _key_prefix
+    ),
     # It is loaded when everything else is valid.
     "authenticator": Reader("a class as package.module:Class", str),
     "default_capacity": whole(1, MAX_CAPACITY),
     "default_rate_per_sec": number(0, MAX_RATE_PER_SEC),
+    "self_service_create": one_of(*SELF_SERVICE_CREATE),
+    "self_service_change": on_or_off(),
+    "max_capacity": whole(1, MAX_CAPACITY),
+    "max_rate_per_sec": number(0, MAX_RATE_PER_SEC),
     "global_capacity": whole(0, MAX_CAPACITY),
     "global_rate_per_sec": number(0, MAX_RATE_PER_SEC),
     "address_capacity": whole(0, MAX_CAPACITY),
@@ -202,6 +141,7 @@ READERS: dict[str, Reader] = {
     "max_wait": duration(lowest=0),
     "max_waiting": whole(0, 1_000_000),
     "admin_token": Reader("any text", str),
+    "admin_tokens_file": Reader("a file name", str),
     "admin_writes": one_of(*ADMIN_WRITES),
     # The audit log validates it.
     "audit_log": Reader("a file name, or - for standard output", str),
@@ -282,15 +222,7 @@ def read_settings(
         except ValueError:
             problems.append(_problem(name, found, f"{found.text!r} is not {reader.expected}"))
     settings = Settings(**values)
-    if settings.workers > 1 and not settings.redis_url:
-        need = "more than one worker needs REDIS_URL: the embedded store cannot be shared by several processes"
-        problems.append(_problem("workers", given["workers"], need))
-    if "tls_client_auth" in given and not settings.tls_client_ca_file:
-        need = "it needs TLS_CLIENT_CA_FILE: without it, no client is asked for a certificate"
-        problems.append(_problem("tls_client_auth", given["tls_client_auth"], need))
-    if settings.global_capacity and not settings.global_rate_per_sec:
-        need = "GLOBAL_RATE_PER_SEC must be greater than 0: the bucket would never be refilled"
-        problems.append(_problem("global_capacity", given["global_capacity"], need))
+    problems += [_problem(name, given[name], text) for name, text in combination_problems(settings, given)]
     return settings, problems
 
 

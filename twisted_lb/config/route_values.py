@@ -7,7 +7,7 @@ from ipaddress import AddressValueError, IPv6Address
 
 from twisted_lb.config.address_ranges import EXPECTED, read_ranges
 from twisted_lb.config.cors_values import is_token
-from twisted_lb.config.environment import size
+from twisted_lb.config.readers import size
 from twisted_lb.config.sections import read_with
 from twisted_lb.config.server_url import shortened
 from twisted_lb.listed import from_list

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from twisted_lb.config.environment import Reader, duration
+from twisted_lb.config.readers import Reader, duration
 from twisted_lb.config.server_url import shortened
 
 MAINTENANCE_SECONDS = 60.0  # of Retry-After, by default

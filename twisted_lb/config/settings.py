@@ -24,6 +24,7 @@ class _Process:
     admin_listen: str = "tcp:9090:interface=127.0.0.1"
     health_listen: tuple[str, ...] = ()  # for /livez and /readyz only; admin_listen has them too
     admin_token: str = ""
+    admin_tokens_file: str = ""  # more tokens, with names and scopes
     admin_writes: str = "live"  # changes hold until the servers file is reloaded, or "file": they are written to it
     audit_log: str = ""  # a path, or "-" for standard output; "": the program's log
     admin_max_connections: int = 256  # of operators and probes, to each of the two kinds of listener
@@ -69,6 +70,11 @@ class _Limits:
 
     default_capacity: int = 5
     default_rate_per_sec: float = 1.0
+    # What users may do themselves with the user API.
+    self_service_create: str = "open"  # create users: "open" to anybody, with the admin "token", or "off"
+    self_service_change: bool = True  # change their policy, and their keys
+    max_capacity: int = 1_000_000_000  # of a policy that a user sets
+    max_rate_per_sec: float = 1_000_000.0
     # Buckets besides that of the key; a capacity of 0 disables one.
     global_capacity: int = 0
     global_rate_per_sec: float = 0.0
@@ -86,6 +92,7 @@ class KeySettings:
     # Where a request may carry its key: names of fields, and of a query parameter; "": no parameter.
     key_fields: tuple[str, ...] = ("authorization", "x-api-key", "apikey")
     key_query_parameter: str = ""
+    key_prefix: str = ""  # of new keys; "": they are UUIDs
     authenticator: str = ""  # a class that finds the key instead, as package.module:Class
 
 

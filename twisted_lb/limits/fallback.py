@@ -28,15 +28,16 @@ Deviations, which are documented in docs/limits.md:
   the store.
 - A share holds at least one whole token, so n instances have max(c, n) tokens.
 - A request whose cost leaves a debt delays only the share of its own instance.
+- The share of a key's own bucket is not charged to the store: only that of the user's bucket is.
+- The state of a key is the last one that this process has learned from the store.
 - Rounding: the store may continue with up to n microtokens more than is left in the shares, which are rounded down to
   whole microtokens; and each take from a share drops less than one microtoken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from twisted_lb.interfaces import (
     ADDRESS,
@@ -44,23 +45,21 @@ from twisted_lb.interfaces import (
     IN_FLIGHT,
     KEY,
     MICROTOKENS,
+    OWN,
     Limits,
     SharedBucket,
     Taken,
 )
 from twisted_lb.limits.bucket import Bucket
+from twisted_lb.limits.recent_keys import RecentKeys, SpecialKey
 from twisted_lb.limits.share import Share
 from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
 from twisted_lb.limits.shared_shares import SharedShares
+from twisted_lb.users import KEY_EXPIRED
 
 LOCAL: Final = "local"
 DENY: Final = "deny"
 ALLOW: Final = "allow"
-
-# A key that was not seen for this time, or for between half of it and this time, is dropped.
-FORGET_SECONDS: Final = 600.0
-
-MAX_NEWS: Final = 1000  # keys per call
 
 # Tokens refilled in this time before an outage may have been taken by other instances, so shares do not include them.
 OTHERS_SECONDS: Final = 0.25
@@ -76,24 +75,19 @@ def _us(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-class Fallback:
+class Fallback(RecentKeys):
     """Decides about requests during an outage."""
 
     def __init__(self, mode: str, now: Callable[[], float], keys: int, limits: Limits) -> None:
         """`mode` is LOCAL, DENY or ALLOW; `now` is a monotonic clock in seconds; `keys` is the maximum of keys."""
+        super().__init__(now, keys)
         self.mode = mode
-        self.now = now
-        # Set by the store with each decision of a key's own bucket: the decision, and its time.
-        self.recent: dict[str, tuple[Taken, float]] = {}
         self.instances = 1  # live ones, as last known
         self.away_since = now()  # since when the store may have served no instance; set when an outage begins
         self.counts: dict[str, float] = {ADMITTED: 0, REFUSED: 0, UNKNOWN: 0}
-        self._keys = keys
         self._limits = limits
-        self._older: dict[str, tuple[Taken, float]] = {}
-        self._told = 0  # the number of keys in `recent`, which has the order of insertion, that `news` has returned
-        self._turned_at = now()
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, Share] = {}  # of users' buckets, by the digests of their first keys
+        self._own_shares: dict[str, Share] = {}  # of buckets of keys' own
         # Of client networks each instance has whole buckets.
         self._address_rule = address_rule(limits.address)
         self._networks = SharedBuckets()
@@ -108,16 +102,6 @@ class Fallback:
         self._share_of_all: Share | None = None
         self._pending_of_all = 0
 
-    def tidy(self) -> None:
-        """Drop old keys; must be called periodically while the store is available."""
-        now = self.now()
-        age = now - self._turned_at
-        if len(self.recent) > self._keys // 2 or age > FORGET_SECONDS / 2:
-            self._older = self.recent if age <= FORGET_SECONDS else {}
-            self.recent = {}
-            self._told = 0
-            self._turned_at = now
-
     def seen_of_all(self, level: int) -> None:
         """The store has reported the level of the global bucket, in microtokens."""
         whole = self._whole_of_all
@@ -126,33 +110,15 @@ class Fallback:
 
     def settled(self, digest: str, tokens: int) -> None:
         """A request cost `tokens` more (or less, if negative) than was taken, which the store is being told."""
-        known = self._known(digest)
+        owner = self._owner(digest)
+        known = self._of_user(owner)
         if known is not None:
             taken, seen_at = known
             now = self.now()
             whole = _whole(taken, seen_at)
             whole.refill(_us(now))
             whole.settle(tokens, _us(now))
-            self.recent[digest] = taken._replace(level=whole.level), now
-
-    def news(self, most: int = MAX_NEWS) -> list[tuple[str, str, int, float, int]]:
-        """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
-
-        Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens.
-        """
-        new = list(islice(self.recent.items(), self._told, self._told + most))
-        self._told += len(new)
-        return [
-            (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
-            for digest, (taken, _) in new
-        ]
-
-    def learn(self, news: Iterable[Sequence[Any]]) -> None:
-        """The `news` of another process that shares the store."""
-        now = self.now()
-        for digest, name, capacity, rate_per_sec, level in news:
-            if digest not in self.recent and len(self._older) < self._keys:
-                self._older[digest] = Taken(True, name.encode("latin-1"), capacity, rate_per_sec, level), now
+            self._keep(owner, taken._replace(level=whole.level), now)
 
     def take(
         self, digest: str, cost: int, in_flight: int, limits: tuple[SharedBucket, ...] = ()
@@ -163,14 +129,18 @@ class Fallback:
 
         `in_flight` is the number of requests of this key that this process has admitted and that have not ended.
         """
-        known = self._known(digest)
+        special = self._special(digest)
+        known = self._bucket_of(digest, special)
         if known is None or self.mode == DENY:
             self.counts[UNKNOWN] += 1
             return None
+        if special is not None and special.expires <= self.now():
+            self.counts[REFUSED] += 1
+            return Taken(False, known[0].name, 0, 0.0, 0, KEY_EXPIRED)
         if self.mode == ALLOW:
             self.counts[ADMITTED] += 1
             return known[0]._replace(admitted=True, limit=KEY, more=())
-        taken = self._decide(digest, known, cost, in_flight, limits)
+        taken = self._decide(digest, special, known, cost, in_flight, limits)
         self.counts[ADMITTED if taken.admitted else REFUSED] += 1
         return taken
 
@@ -194,28 +164,27 @@ class Fallback:
             levels = self.shared.take(limits, cost, now_us)
         return Taken(True, b"", *levels[0], more=levels[1:])
 
-    def knows(self, digest: str) -> bool:
-        """Whether the store has decided for this key recently."""
-        return self._known(digest) is not None
-
-    def _known(self, digest: str) -> tuple[Taken, float] | None:
-        return self.recent.get(digest) or self._older.get(digest)
-
     def _decide(
         self,
         digest: str,
+        special: SpecialKey | None,
         known: tuple[Taken, float],
         cost: int,
         in_flight: int,
         limits: tuple[SharedBucket, ...],
     ) -> Taken:
         now_us = _us(self.now())
-        share = self._share(digest, known, now_us)
+        share = self._share(digest if special is None else special.owner, known, now_us)
         name, capacity = known[0].name, known[0].capacity
         # A refusal stores nothing, not even the refill: frequent requests must not lose fractions of a microtoken.
         level = share.level_at(now_us)
         if level < cost * MICROTOKENS:
             return Taken(False, name, capacity, share.rate_per_sec, level)
+        own = self._own_share(digest, special, now_us)
+        if own is not None:
+            own_level = own.level_at(now_us)
+            if own_level < cost * MICROTOKENS:
+                return Taken(False, name, own.capacity, own.rate_per_sec, own_level, OWN)
         if self._limits.in_flight:
             most = max(1, self._limits.in_flight // self.instances)
             if in_flight >= most:
@@ -229,15 +198,27 @@ class Fallback:
             if not admitted:
                 policy = self._limits.global_bucket
                 return Taken(False, name, policy.capacity, global_bucket.rate_per_sec, left, GLOBAL)
+        if own is not None:
+            own.take(cost, now_us)
         _, level = share.take(cost, now_us)
         more = self.shared.take(limits, cost, now_us) if limits else ()
         return Taken(True, name, capacity, share.rate_per_sec, level, KEY, more)
 
-    def _share(self, digest: str, known: tuple[Taken, float], now_us: int) -> Share:
-        """The share of a key's bucket; it is created from the last known state of the bucket."""
-        share = self._shares.get(digest)
+    def _share(self, owner: str, known: tuple[Taken, float], now_us: int) -> Share:
+        """The share of a user's bucket; it is created from the last known state of the bucket."""
+        share = self._shares.get(owner)
         if share is None:
-            share = self._shares[digest] = self._divided(_whole(*known), now_us)
+            share = self._shares[owner] = self._divided(_whole(*known), now_us)
+        return share
+
+    def _own_share(self, digest: str, special: SpecialKey | None, now_us: int) -> Share | None:
+        """The share of a key's own bucket, if it has one."""
+        if special is None or not special.own.capacity:
+            return None
+        share = self._own_shares.get(digest)
+        if share is None:
+            whole = Bucket(*special.own, special.level, _us(special.seen_at))
+            share = self._own_shares[digest] = self._divided(whole, now_us)
         return share
 
     def _global_bucket(self, now_us: int) -> Share | None:
@@ -293,11 +274,16 @@ class Fallback:
         if not digest:
             return
         amount = tokens * MICROTOKENS
-        known = self._known(digest)
+        special = self._special(digest)
+        owner = digest if special is None else special.owner
+        known = self._of_user(owner)
         if known is not None and self.mode == LOCAL:
-            self._share(digest, known, now_us).settle(tokens, now_us)
-        elif digest in self._pending or len(self._pending) < self._keys:
-            self._pending[digest] = self._pending.get(digest, 0) + amount
+            self._share(owner, known, now_us).settle(tokens, now_us)
+            own = self._own_share(digest, special, now_us)
+            if own is not None:
+                own.settle(tokens, now_us)
+        elif owner in self._pending or len(self._pending) < self._keys:
+            self._pending[owner] = self._pending.get(owner, 0) + amount
         global_bucket = self._global_bucket(now_us)
         if global_bucket is not None and self.mode == LOCAL:
             global_bucket.settle(tokens, now_us)
@@ -309,7 +295,7 @@ class Fallback:
 
         A refund to a bucket that has become full since is lost, as it would have been at the time.
         """
-        known = self._known(digest)
+        known = self._of_user(self._owner(digest))
         if amount >= 0 or known is None:
             return amount
         return self._gift(_whole(*known), amount)
@@ -348,7 +334,9 @@ class Fallback:
         self.shared.settled(limits, tokens, _us(self.now()))
 
     def debts(self) -> tuple[list[tuple[str, int]], int]:
-        """The microtokens to charge to each digest, and to the global bucket, after an outage; negative: to refund.
+        """The microtokens to charge to each user's bucket, and to the global one, after an outage; negative: to refund.
+
+        A user's bucket is named by the digest of the first key.
 
         Must be called once at the end of each outage.  What is left in the shares is recorded as the last known levels.
         """
@@ -357,10 +345,16 @@ class Fallback:
         charges, of_global_bucket = self._pending, self._pending_of_all
         for digest, share in self._shares.items():
             charges[digest] = charges.get(digest, 0) + share.debt(now_us)
-            known = self._known(digest)
+            known = self._of_user(digest)
             if known is not None:
                 level = min(share.level_at(now_us) * share.parts, known[0].capacity * MICROTOKENS)
-                self.recent[digest] = known[0]._replace(level=level), now
+                self._keep(digest, known[0]._replace(level=level), now)
+        for digest, share in self._own_shares.items():
+            special = self._special(digest)
+            if special is not None:
+                level = min(share.level_at(now_us) * share.parts, special.own.capacity * MICROTOKENS)
+                self._specials[digest] = special._replace(level=level, seen_at=now)
+        self._own_shares = {}
         if self._share_of_all is not None and self._whole_of_all is not None:
             share, whole = self._share_of_all, self._whole_of_all
             of_global_bucket += share.debt(now_us)

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, OWN, Taken
 from twisted_lb.limits.response_headers import retry_after
+from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED
 
 STATUS: Final = 429
 MEMBER: Final = "violated-policies"
+# To a request with a key that must not be used; the member says why.
+REFUSED_STATUS: Final = 403
+REASON: Final = "reason"
+MISTYPED: Final = "This is not an API key: there is a typing error in it."
+_REFUSED: Final = {
+    USER_DISABLED: "The user of this API key is disabled.",
+    KEY_DISABLED: "This API key is disabled.",
+    KEY_EXPIRED: "This API key has expired.",
+}
 
 
 class Refusal(NamedTuple):
@@ -26,6 +36,11 @@ class Refusal(NamedTuple):
     def fields(self) -> bytes:
         """The Retry-After header line preceded by CRLF, or b""."""
         return b"" if self.retry_after is None else b"\r\nRetry-After: %d" % self.retry_after
+
+
+def key_refusal(reason: str) -> tuple[str, dict[str, object]]:
+    """The detail and the members of the response to a request with a key that must not be used."""
+    return _REFUSED[reason], {REASON: reason}
 
 
 def refusal(taken: Taken, cost: int = 1, ahead: int = 0) -> Refusal:
@@ -48,6 +63,8 @@ def _what(taken: Taken, cost: int, ahead: int) -> str:
     bucket = f"The bucket of {_tokens(taken)}"
     if taken.limit == GLOBAL:
         bucket += " that all users share"
+    elif taken.limit == OWN:
+        bucket += " of this key"
     elif taken.limit != KEY:
         bucket += f" of the limit {taken.limit}"
     if ahead:

@@ -22,13 +22,12 @@ from twisted_lb.credentials import (
     AmbiguousKey,
     digest,
     holds_key,
-    issued_within,
 )
 from twisted_lb.interfaces import ADDRESS, CredentialsRejected, ITokenReceiver, Taken
 from twisted_lb.limits.authentication import Authentication, AuthenticationFailed
 from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.limits.pricing import PricingFailed
-from twisted_lb.limits.rejection import STATUS, refusal
+from twisted_lb.limits.rejection import MISTYPED, REFUSED_STATUS, STATUS, key_refusal, refusal
 from twisted_lb.limits.wait_queue import KeyQueue
 from twisted_lb.network.peer import PeerInfo
 from twisted_lb.own_fields import username_value
@@ -45,11 +44,13 @@ from twisted_lb.request_record import (
     BAD_REQUEST,
     COMPLETE,
     INTERNAL_ERROR,
+    KEY_REFUSED,
     LIMITED,
     STORE_UNAVAILABLE,
     UNAUTHORIZED,
     RequestRecord,
 )
+from twisted_lb.users import REFUSALS
 from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.framing import Status
 from twisted_lb.wire.head import RequestHead, ResponseHead
@@ -230,8 +231,8 @@ class Admission(RequestView):
         self._answer(UNAUTHORIZED, 401, detail, b"\r\nWWW-Authenticate: " + self._context.keys.challenge)
 
     def _limit_fields(self, taken: Taken) -> bytes:
-        if not taken.capacity and not taken.name:
-            # A request without a key, where networks have no limit.
+        if not taken.capacity:
+            # A request without a key, where networks have no limit, or with a key that must not be used.
             return b""
         fields = self._context.limit_fields(taken)
         if self._waited and taken.admitted:
@@ -260,11 +261,7 @@ class Admission(RequestView):
             self._answer(BAD_REQUEST, 400, str(error))
             return
         except CredentialsRejected as rejected:  # the compiler gives each name one type
-            if context.known_keys is None:
-                self._unauthorized(str(rejected))
-            else:
-                # As for an unknown key, so that guesses are limited.
-                context.buckets.take_address(self.peer.network, _Rejected(self, str(rejected)))
+            self._reject_credentials(str(rejected))
             return
         except AuthenticationFailed:
             self._answer(INTERNAL_ERROR, 500, "The request could not be identified.")
@@ -281,6 +278,9 @@ class Admission(RequestView):
         self._key = key
         if key in self.target:
             self.target = self.target.replace(key, REDACTED)
+        if context.keys.form.is_mistyped(key):
+            self._reject_credentials(MISTYPED)
+            return
         tokens = self._tokens
         tokens.digest = found = digest(key)
         if known_keys is not None and not known_keys.knows(found, self.peer.network):
@@ -296,6 +296,13 @@ class Admission(RequestView):
             self._enqueue(key_queues[tokens.queue])
             return
         tokens.take(self)
+
+    def _reject_credentials(self, detail: str) -> None:
+        """Answer 401 without asking the store for a key; guesses are limited as those of unknown keys."""
+        if self._context.known_keys is None:
+            self._unauthorized(detail)
+        else:
+            self._context.buckets.take_address(self.peer.network, _Rejected(self, detail))
 
     def _ask_without_key(self) -> None:
         """The route serves requests without a key: may this one pass?"""
@@ -382,7 +389,9 @@ class Admission(RequestView):
                     self._context.known_keys.learn(tokens.digest, tokens.network)
                 tokens.network = ""
             if not taken.admitted:
-                if not self.waiting:
+                if taken.limit in REFUSALS:
+                    self._key_refused(taken)
+                elif not self.waiting:
                     self._refused(taken)
                 elif taken.limit == ADDRESS:
                     # This says nothing of the other requests in its queue.
@@ -416,7 +425,7 @@ class Admission(RequestView):
         if holds_key(credentials, self._key):
             del notable[b"authorization"]
             return False
-        keys = issued_within(credentials, MAX_SECOND_KEYS)
+        keys = self._context.keys.issued_within(credentials, MAX_SECOND_KEYS)
         if not keys:
             return False
         SecondKeys(self._context.buckets, keys, self._second_keys_known).look_up()
@@ -444,6 +453,14 @@ class Admission(RequestView):
         whose = "key" if self._tokens.digest else "request"
         detail = f"The rate limit of this {whose} cannot be checked now. Try again soon."
         self._answer(STORE_UNAVAILABLE, 503, detail, RETRY_SOON)
+
+    def _key_refused(self, taken: Taken) -> None:
+        """The key exists, and must not be used."""
+        self._leave_wait_queue()
+        self._tokens.taken = taken
+        self._context.counts.refused[taken.limit] += 1
+        detail, members = key_refusal(taken.limit)
+        self._answer(KEY_REFUSED, REFUSED_STATUS, detail, b"", members)
 
     def _refused(self, taken: Taken) -> None:
         """One of the limits says no: wait, if the client prefers that, or answer."""

@@ -269,6 +269,10 @@ class ProxyFactory(Factory):
         failures = self.handshakes.failures.numbers()
         return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes, **failures}
 
+    def tunnel_keys(self) -> list[str]:
+        """The digests of the keys that have open tunnels."""
+        return self.limits.context.tunnels.keys()
+
     def close_tunnels(self, digest: str) -> int:
         """End all open tunnels of the key with this digest, such as when it is revoked; return how many there were."""
         return self.limits.context.tunnels.close_tunnels(digest)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
@@ -18,11 +16,8 @@ from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.request_view import ResponseView
 from twisted_lb.proxy.route import Terms
 from twisted_lb.request_record import RequestRecord
+from twisted_lb.users import key_id_of
 from twisted_lb.wire.head import ResponseHead
-
-# Of the digest of a key, enough to tell the keys of one user apart.  They do not help to find a key, which has 122
-# random bits; of texts that are nobody's key, but may be somebody's password, a record has no digest.
-KEY_ID_DIGITS: Final = 8
 
 _log = BoundedLog(Logger(__name__))
 
@@ -183,7 +178,8 @@ class TokenGrant:
         record.level = taken.level
         if taken.name:
             record.user = taken.name
-            record.key_id = self.digest[:KEY_ID_DIGITS]
+            # Of texts that are nobody's key, but may be somebody's password, a record has nothing.
+            record.key_id = key_id_of(self.digest)
         if self.granted:
             record.cost = self.cost
         elif taken.admitted:

@@ -276,6 +276,10 @@ class OpenTunnels:
         """Join two connections.  `digest` is that of the key."""
         Tunnel(owner, self, digest, backend, client, server).start()
 
+    def keys(self) -> list[str]:
+        """The digests of their keys; those of requests without a key have none."""
+        return [digest for digest in self._of_keys if digest]
+
     def close_tunnels(self, digest: str) -> int:
         """End all tunnels of a key at once, such as when it is revoked; return how many there were."""
         tunnels = list(self._of_keys.get(digest, ()))

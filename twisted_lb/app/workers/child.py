@@ -12,7 +12,7 @@ certificates of clients, `{"client_authorities": "the text"}`; other secrets for
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
-    {"ask": "users", "number": 2, "after": "", "count": 100}   a page of the users
+    {"ask": "users", "number": 2, "call": "user", "arguments": ["ann"]}    a call of IUserStore (see `remote_users`)
     {"ask": "choices", "number": 3, "asked": {...}}            which servers it would choose, see `explain_servers`
     {"ask": "levels", "number": 4, "digest": "", "buckets": []}   levels of buckets, see api.status.Running
 
@@ -46,6 +46,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import namedModule
 
 from twisted_lb.app.workers.pipe import ParentPipe, as_bytes
+from twisted_lb.app.workers.remote_users import answered_call
 from twisted_lb.app.workers.watchdog import Watchdog
 from twisted_lb.interfaces import StoreUnavailable
 
@@ -76,7 +77,7 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
     if question["ask"] == "choices":
         found = maybeDeferred(running.choices, question["asked"])
     elif question["ask"] == "users":
-        found = maybeDeferred(running.users, question["after"], question["count"])
+        found = maybeDeferred(answered_call, running.users, question["call"], question["arguments"])
     elif question["ask"] == "levels":
         found = maybeDeferred(running.levels, question["digest"], question["buckets"])
     else:

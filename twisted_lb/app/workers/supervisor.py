@@ -54,6 +54,8 @@ LOOKS = 4  # heartbeats of each worker in the time after which it is killed
 SHARE_SECONDS = 0.5
 # One that has not applied another servers file by then is about to be killed.
 USE_SECONDS = 60.0
+# For a call of IUserStore: a store that is away is found out by the worker, sooner.
+USERS_SECONDS = 5.0
 
 _log = Logger()
 
@@ -208,13 +210,22 @@ class Workers(Service):
         """Those of the first worker that responds; each has its own.  See api.status.Running."""
         return await first_answer(self._slots, "tell its choices", "choices", asked=asked)
 
-    async def users(self, after: str, count: int) -> dict[str, object]:
-        """A page of the users.  See api.status.Running."""
-        return await first_answer(self._slots, "list the users", "users", after=after, count=count)
-
     async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
         """Levels of buckets.  See api.status.Running."""
         return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
+
+    async def ask_about_users(self, call: str, arguments: Sequence[object], repeatable: bool) -> object:
+        """The answer of a worker to a call of IUserStore, see `remote_users`; None if none could be had.
+
+        One that does not respond may have made a change nevertheless: only what is `repeatable` is asked again of
+        another one.
+        """
+        for slot in self._slots:
+            if slot.alive:
+                answer: object = await slot.ask("users", USERS_SECONDS, call=call, arguments=arguments)
+                if answer is not None or not repeatable:
+                    return answer
+        return None
 
     def spawn(self, process: WorkerProcess) -> Any:
         """Start one worker; its process transport."""

@@ -7,20 +7,34 @@ of names, are look-ups in it that take as long with a million accounts as with a
 
 from __future__ import annotations
 
-from typing import Any
+from math import inf
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Profile, StoreUnavailable
+from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, Policy, Profile, StoreUnavailable
 from twisted_lb.limits.bucket import check_change, check_policy
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.limits.recent_keys import SpecialKey
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
+from twisted_lb.stores.redis.rates import rate_text
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.user_names import equal_forms
+from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, KeyRefused
 
 MAX_PAGE = 200  # accounts
+# Why a key is refused, by the numbers of `refusal` in bucket.lua.
+REFUSAL_OF: Final = {90: USER_DISABLED, 91: KEY_DISABLED, 92: KEY_EXPIRED}
+
+
+class FoundKey(NamedTuple):
+    """A key as Redis has it."""
+
+    profile: Profile  # of its user
+    refused: str  # why it must not be used: one of REFUSALS, or ""
+    special: list[Any] | None  # for `special_key`, if something is special about it
 
 
 class RedisAccounts:
@@ -52,7 +66,7 @@ class RedisAccounts:
             account_key(digest),
             NAMES_KEY,
             b"%d" % capacity,
-            _rate_text(rate_per_sec),
+            rate_text(rate_per_sec),
             b"%d" % (capacity * MICROTOKENS),
             digest.encode(),
             *forms,
@@ -63,6 +77,10 @@ class RedisAccounts:
     def profile(self, digest: str) -> Deferred[Profile | None]:
         """See IAccountStore."""
         return self._read.call(account_key(digest)).addCallback(_profile, digest)
+
+    def look_up(self, digest: str) -> Deferred[FoundKey | None]:
+        """What is there of a key, for decisions outside Redis; None for a revoked or unknown one."""
+        return self._read.call(account_key(digest)).addCallback(_found_key, digest)
 
     def in_use(self, digest: str) -> Deferred[bool]:
         """See IAccountStore."""
@@ -77,7 +95,7 @@ class RedisAccounts:
         return self._change.call(
             account_key(digest),
             b"" if capacity is None else b"%d" % capacity,
-            b"" if rate_per_sec is None else _rate_text(rate_per_sec),
+            b"" if rate_per_sec is None else rate_text(rate_per_sec),
         ).addCallback(_profile, digest)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
@@ -89,11 +107,6 @@ class RedisAccounts:
         except ValueError:
             return fail(Failure())
         return self._page.call(NAMES_KEY, encoded, b"%d" % count).addCallback(_account_page)
-
-
-def _rate_text(rate_per_sec: float) -> bytes:
-    """The shortest text that reads back as the same double, in Python and in Lua; never -0.0."""
-    return repr(float(rate_per_sec) + 0.0).encode()
 
 
 def _check_created(outcome: int, name: str) -> None:
@@ -108,7 +121,29 @@ def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
         return None
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
+    if reply[5]:
+        raise KeyRefused(REFUSAL_OF[reply[5]])
     return _new_profile(*reply[:4])
+
+
+def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
+    if reply is None:
+        return None
+    if not reply:
+        raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
+    name, capacity, rate, level, _, reason, *special = reply
+    owner, left, own_capacity, _, _ = special
+    plain = owner.decode() == digest and not left and not own_capacity
+    return FoundKey(
+        _new_profile(name, capacity, rate, level), REFUSAL_OF.get(reason, ""), None if plain else [name, *special]
+    )
+
+
+def special_key(found: list[Any], now: float) -> tuple[bytes, SpecialKey]:
+    """The user's name, and the key, of a special key as take_tokens.lua replies it; `now` is the fallback's clock."""
+    name, owner, left, capacity, rate, level = found
+    expires = now + left / 1_000_000 if left else inf
+    return name, SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now)
 
 
 def _in_use(reply: list[Any] | None) -> bool:

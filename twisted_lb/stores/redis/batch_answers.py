@@ -11,11 +11,14 @@ from twisted.logger import Logger
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, LimitLevel, Limits, SharedBucket, Taken
 from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.accounts import REFUSAL_OF
 from twisted_lb.stores.redis.batch_encoding import Batch, WithoutKey
 from twisted_lb.stores.redis.local_decisions import answer
+from twisted_lb.stores.redis.outcomes import SPECIAL, refused_key, special_taken
 from twisted_lb.stores.redis.wrong_keys import WrongKeys
 
-# The outcomes of take_tokens.lua: 0 and 1 are the key's own bucket, and from the last one on those shared.
+# The outcomes of take_tokens.lua: 0 and 1 are the bucket of the user, and from the last one on those shared; see also
+# `outcomes`.
 _OF_IN_FLIGHT, _OF_GLOBAL, _OF_ADDRESS, _DAMAGED, _OF_SHARED = 2, 3, 4, 5, 6
 _ADMITTED: Final = 1
 
@@ -57,6 +60,7 @@ class BatchAnswers:
                 continue
             if name is None:
                 taken = None
+                fallback.forget(digest)
             elif outcome < _OF_IN_FLIGHT:
                 taken = _new_tuple(
                     Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more if outcome else ())
@@ -64,10 +68,14 @@ class BatchAnswers:
                 recent[digest] = (taken, now)
                 if counting and outcome:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
-            elif outcome >= _OF_SHARED:
-                taken = Taken(False, name, *more[outcome - _OF_SHARED])
+            elif outcome >= SPECIAL:
+                taken = self._special(digest, name, (capacity, float(rate), outcome - SPECIAL, level), more)
+                if counting and taken.admitted:
+                    in_flight[digest] = in_flight.get(digest, 0) + 1
+            elif outcome in REFUSAL_OF:
+                taken = refused_key(digest, name, outcome, fallback)
             else:
-                taken = self._refused(outcome, name, level)
+                taken = self._refused(outcome, name, level, more)
             try:
                 receiver.bucket_answered(taken)
             except BaseException:
@@ -80,8 +88,17 @@ class BatchAnswers:
         for key in element:
             self._wrong_keys.found(key)
 
-    def _refused(self, outcome: int, name: bytes, level: int) -> Taken:
-        """A refusal by another limit than the key's bucket."""
+    def _special(
+        self, digest: str, found: list[Any], answer: tuple[int, float, int, int], more: tuple[LimitLevel, ...]
+    ) -> Taken:
+        """The decision about a special key (see `recent_keys`)."""
+        taken = special_taken(digest, found, answer, more, self._fallback)
+        return taken if taken is not None else self._refused(answer[2], found[0], answer[3], more)
+
+    def _refused(self, outcome: int, name: bytes, level: int, more: tuple[LimitLevel, ...]) -> Taken:
+        """A refusal by another limit than the key's bucket; `more` are the shared buckets."""
+        if outcome >= _OF_SHARED:
+            return Taken(False, name, *more[outcome - _OF_SHARED])
         if outcome == _OF_IN_FLIGHT:
             return Taken(False, name, self._limits.in_flight, 0.0, level, IN_FLIGHT)
         limits = self._limits

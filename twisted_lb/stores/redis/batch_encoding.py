@@ -31,6 +31,10 @@ class Extra(NamedTuple):
     network: str  # "" for none
 
 
+# As the only extra: the charges are those of users' buckets, and not of keys' own.
+OF_USERS_ALONE: Final = Extra(-1, 0, "")
+
+
 class WithoutKey(NamedTuple):
     """A taking for a request without a key."""
 

@@ -33,15 +33,15 @@ from twisted_lb.interfaces import (
     MICROTOKENS,
     ITokenReceiver,
     Limits,
-    Profile,
     SharedBucket,
     Taken,
 )
 from twisted_lb.limits.bucket import MAX_COST, check_cost
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.shared_buckets import address_bucket, address_rule
+from twisted_lb.stores.redis.accounts import FoundKey
 from twisted_lb.stores.redis.batch_answers import BatchAnswers
-from twisted_lb.stores.redis.batch_encoding import Batch, BatchFrame, Extra, WithoutKey, is_digest
+from twisted_lb.stores.redis.batch_encoding import OF_USERS_ALONE, Batch, BatchFrame, Extra, WithoutKey, is_digest
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.instances import Instance
 from twisted_lb.stores.redis.local_decisions import LocalDecisions
@@ -68,9 +68,9 @@ class TokenBatches:
         instance: Instance,
         fallback: Fallback,
         limits: Limits,
-        profile: Callable[[str], Deferred[Profile | None]] | None = None,
+        look_up: Callable[[str], Deferred[FoundKey | None]] | None = None,
     ) -> None:
-        """It begins on shares.  `profile` asks Redis for an account."""
+        """It begins on shares.  `look_up` asks Redis for a key."""
         self.takes = 0
         self.waits_for = ""  # on shares, with a connection: what for
         self.on_outage: Callable[[], None] = lambda: None  # Redis has said that others come back from an outage
@@ -86,7 +86,7 @@ class TokenBatches:
         self._address_rule = address_rule(limits.address)
         self._with_addresses = limits.address.capacity > 0
         self._with_global = limits.global_bucket.capacity > 0
-        self._local = LocalDecisions(fallback, instance.in_flight, limits, profile)
+        self._local = LocalDecisions(fallback, instance.in_flight, limits, look_up)
         self._on_shares = True
         self._held = False
         self._under_way = False  # a call is under way, or is due at the end of this turn, or all is held
@@ -227,6 +227,7 @@ class TokenBatches:
                 charged=[digest for digest, _ in charges],
                 charges=[amount for _, amount in charges],
                 global_bucket=global_bucket,
+                extras=[OF_USERS_ALONE],
                 shared_charges=shared,
             )
         )

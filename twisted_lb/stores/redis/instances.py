@@ -9,7 +9,8 @@ writes its own count under it; the uncertain count belongs to the old id, which 
 removes.  Otherwise each instance would count twice until the lease expires.
 
 The announcements also detect that an idle connection is dead, and that other instances come back from an outage (see
-`recovery`).
+`recovery`); and their replies tell of keys whose state was changed, so that these are not used by what is known of them
+in an outage that follows.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Instance:
         self._fallback = fallback
         self._new_id = new_id
         self._lease = b"%d" % round(lease_seconds * 1_000_000)
+        self._heard_us = 0  # the time of Redis up to which changes of keys are known here
         self._loop = Repeated(reactor, self._announce_again, "the announcement of this instance")
         self._seconds = min(ANNOUNCE_SECONDS, lease_seconds / 5)
         self._usual = b"%d" % round((self._seconds + LATE_SECONDS) * 1_000_000)
@@ -103,7 +105,11 @@ class Instance:
         return Rejoined(missing, wait_us)
 
     def _announced(self, reply: list[Any]) -> None:
-        alive, forgotten, outage = reply
+        alive, forgotten, outage, *changes = reply
+        if changes:
+            self._heard_us, *changed = changes
+            for digest in changed:
+                self._fallback.forget(digest.decode("latin-1"))
         if not self.returning:
             self._fallback.instances = max(1, alive)
         if forgotten:
@@ -129,7 +135,7 @@ class Instance:
 
     def _announce_again(self) -> None:
         if self._connection.ready and not self.returning:
-            announced = self._announce.call(INSTANCES_KEY, self.id, self._lease)
+            announced = self._announce.call(INSTANCES_KEY, self.id, self._lease, b"%d" % self._heard_us)
             announced.addCallbacks(self._announced, self._not_announced)
 
     def _not_announced(self, failure: Failure) -> None:

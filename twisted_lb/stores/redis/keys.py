@@ -1,13 +1,20 @@
 """All keys in Redis: contents, type, and when each is removed.
 
-`tokenlb:{<digest>}`, a hash: an account: `name`, `capacity`, `rate`, `level`, `stamp` (bucket.lua).  Never removed.
-`tokenlb:names`, a sorted set, scores 0: `<name> NUL <digest>` of each account (create_account.lua).  Never removed.
+`tokenlb:{<digest>}`, a hash: a user, with `name`, `capacity`, `rate`, `level`, `stamp` and more, and the user's first
+    key; or a further key, with `owner` (bucket.lua, users.lua).  Removed with the user or the key.
+`tokenlb:names`, a sorted set, scores 0: `<name> NUL <digest of the first key>` of each user.  Members go with the user.
+`tokenlb:keys_of:{<digest of the first key>}`, a set: the digests of the user's further keys.  Members go with the key.
+`tokenlb:key_bucket:{<digest>}`, a hash: the bucket of a key's own, with `level` and `stamp`.  Removed with the key.
+`tokenlb:first_keys` and `tokenlb:further_keys`, sorted sets, scores 0: digests, the index of keys by key_id
+    (users.lua).  An earlier version enters nothing: index_keys.lua does.  Members go with the key.
 `tokenlb:global`, a hash: the bucket of all users, with `level` and `stamp`.  Never removed.
 `tokenlb:address:<network>`, a hash: the bucket of a client's network, likewise.  Expires when it is full.
 `tokenlb:limit:<rule>` and `tokenlb:limit:<rule>|<subject>`, hashes: buckets of routes and pools (interfaces.LimitRule)
     for all requests, or for a digest or a network, likewise.  Expire when they are full; at a rate of 0, never.
 `tokenlb:in_flight:{<digest>}`, a hash: id of an instance -> how many requests of the account it has in flight.
     Members of dead instances go with the next change (take_tokens.lua); it expires PLACES_SECONDS after its last use.
+`tokenlb:changed_keys`, a sorted set: digest -> when the state of the key was changed last (users.lua).
+    Members are removed after eleven minutes, when others come (announce.lua).
 `tokenlb:instances`, a sorted set: id of an instance -> when it was announced last (announce.lua, rejoin.lua).
     A member is removed by its instance when it stops, and by another one when it was silent for the lease.
 `tokenlb:returning`, a sorted set: id of an instance that comes back from an outage -> its last call of rejoin.lua.

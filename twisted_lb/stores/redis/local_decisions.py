@@ -15,8 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import ADDRESS, KEY, ITokenReceiver, Limits, Profile, SharedBucket, Taken
+from twisted_lb.interfaces import ADDRESS, KEY, ITokenReceiver, Limits, SharedBucket, Taken
 from twisted_lb.limits.fallback import DENY, Fallback
+from twisted_lb.stores.redis.accounts import FoundKey, special_key
 from twisted_lb.stores.redis.batch_encoding import Batch, Extra, WithoutKey, is_digest
 
 _NO_EXTRA = Extra(0, 1, "")
@@ -32,17 +33,17 @@ class LocalDecisions:
         fallback: Fallback,
         in_flight: dict[str, int],
         limits: Limits,
-        profile: Callable[[str], Deferred[Profile | None]] | None,
+        look_up: Callable[[str], Deferred[FoundKey | None]] | None,
     ) -> None:
         """`in_flight`: digest -> requests that this process admitted and that are not over; kept up here.
 
-        `profile` asks Redis for an account, and fails with StoreUnavailable.
+        `look_up` asks Redis for a key, and fails with StoreUnavailable.
         """
         self._fallback = fallback
         self._in_flight = in_flight
         self._counting = limits.in_flight > 0
         self._with_addresses = limits.address.capacity > 0
-        self._profile = profile
+        self._look_up = look_up
 
     def decide(
         self,
@@ -65,10 +66,10 @@ class LocalDecisions:
             if not refused.admitted:
                 receiver.bucket_answered(refused)
                 return
-        if known or not can_ask or self._profile is None or fallback.mode == DENY or not is_digest(digest):
+        if known or not can_ask or self._look_up is None or fallback.mode == DENY or not is_digest(digest):
             self._take(digest, receiver, cost, network, limits, reason)
             return
-        asked = self._profile(digest)
+        asked = self._look_up(digest)
         asked.addCallback(self._learn, digest, receiver, cost, network, limits, reason)
         asked.addErrback(self._not_learned, receiver)
         asked.addErrback(lambda failure: _log.failure("answer", "a request failed on its bucket's answer", failure))
@@ -112,7 +113,7 @@ class LocalDecisions:
 
     def _learn(
         self,
-        profile: Profile | None,
+        found: FoundKey | None,
         digest: str,
         receiver: ITokenReceiver,
         cost: int,
@@ -121,14 +122,21 @@ class LocalDecisions:
         reason: str,
     ) -> None:
         fallback = self._fallback
-        if profile is None:
+        if found is None:
             if network:
                 fallback.of_network(network, spend=True)
             receiver.bucket_answered(None)
             return
+        (name, capacity, rate_per_sec), level = found.profile
+        if found.refused:
+            receiver.bucket_answered(Taken(False, name.encode(), 0, 0.0, 0, found.refused))
+            return
         if not fallback.knows(digest):
-            (name, capacity, rate_per_sec), level = profile
-            fallback.recent[digest] = Taken(True, name.encode(), capacity, rate_per_sec, level, KEY), fallback.now()
+            taken = Taken(True, name.encode(), capacity, rate_per_sec, level, KEY)
+            if found.special is None:
+                fallback.recent[digest] = taken, fallback.now()
+            else:
+                fallback.seen_special(digest, special_key(found.special, fallback.now())[1], taken)
         self._take(digest, receiver, cost, network, limits, reason)
 
     def _not_learned(self, failure: Failure, receiver: ITokenReceiver) -> None:

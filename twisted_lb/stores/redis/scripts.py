@@ -18,18 +18,19 @@ from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.protocol import encode_command, encode_parts
 
 
-def script_text(name: str) -> bytes:
-    """The text of a script: the bucket, and then what is done with it."""
+def script_text(name: str, library: str = "") -> bytes:
+    """The text of a script: the bucket, a library if it needs one, and then what is done with them."""
     folder = files("twisted_lb.stores.redis") / "lua"
-    return folder.joinpath("bucket.lua").read_bytes() + b"\n" + folder.joinpath(f"{name}.lua").read_bytes()
+    parts = [part for part in ("bucket", library, name) if part]
+    return b"\n".join([folder.joinpath(f"{part}.lua").read_bytes() for part in parts])
 
 
 class RedisScript:
     """One script on one connection."""
 
-    def __init__(self, name: str, connection: RedisConnection) -> None:
-        """`name` is that of the .lua file."""
-        text = script_text(name)
+    def __init__(self, name: str, connection: RedisConnection, library: str = "") -> None:
+        """`name` and `library` are those of .lua files."""
+        text = script_text(name, library)
         self._connection = connection
         self._by_hash = encode_parts(b"EVALSHA", sha1(text).hexdigest().encode())
         self._by_text = encode_parts(b"EVAL", text)

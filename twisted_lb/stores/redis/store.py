@@ -24,6 +24,7 @@ from twisted_lb.interfaces import (
     IBucketStore,
     IStoreReport,
     ITokenReceiver,
+    IUserStore,
     Limits,
     Profile,
     SharedBucket,
@@ -39,10 +40,13 @@ from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
 from twisted_lb.stores.redis.keys import last_call_key, shared_key
+from twisted_lb.stores.redis.last_uses import LastUses
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.stores.redis.url import RedisAddress, RedisSecurity, parse_redis_url
+from twisted_lb.stores.redis.users import RedisUsers
+from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
 
 # What becomes of requests while Redis is away, by the mode of the fallback.
 # Longer than a new instance looks for others that come back, which takes NEW_SECONDS of `recovery`.
@@ -58,7 +62,7 @@ def _random_id() -> bytes:
     return secrets.token_hex(8).encode()
 
 
-@implementer(IBucketStore, IAccountStore, IStoreReport)
+@implementer(IBucketStore, IAccountStore, IUserStore, IStoreReport)
 class RedisStore:
     """Buckets and accounts in the Redis that `url` names."""
 
@@ -100,6 +104,8 @@ class RedisStore:
         announce, restore = RedisScript("announce", connection), RedisScript("restore_in_flight", connection)
         rejoin = RedisScript("rejoin", connection)
         self._accounts = RedisAccounts(connection)
+        self._users = RedisUsers(connection)
+        self._last_uses = LastUses(connection, self._fallback, reactor)
         self._resolve = RedisScript("resolve", connection)
         self._levels = RedisScript("read_shared", connection)
         self._scripts = (self._take, announce, rejoin, restore, self._resolve, self._levels, *self._accounts.scripts)
@@ -121,7 +127,7 @@ class RedisStore:
             self._instance,
             self._fallback,
             limits,
-            self._accounts.profile,
+            self._accounts.look_up,
         )
         self._batches.on_outage = self._others_return
         self._recovery = Recovery(connection, restore, self._batches, self._instance, self._fallback, reactor)
@@ -144,6 +150,7 @@ class RedisStore:
         or after START_SECONDS: requests wait for it, or go to other processes, and are not refused.
         """
         self._instance.start()
+        self._last_uses.start()
         return self._connection.start(self._greeting, self._first_calls).addCallback(self._wait_until_up)
 
     def _wait_until_up(self, _: None) -> Deferred[None] | None:
@@ -161,6 +168,7 @@ class RedisStore:
         """Let the batches that are under way or due finish, so that no refund is lost; then close."""
         self._started()
         stopped = self._recovery.finish().addCallback(lambda _: self._batches.idle())
+        stopped.addCallback(lambda _: self._last_uses.stop())
         stopped.addCallback(lambda _: self._instance.leave())
         return stopped.addCallback(lambda _: self._connection.stop())
 
@@ -284,6 +292,41 @@ class RedisStore:
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See RedisAccounts."""
         return self._accounts.page(after, count)
+
+    # IUserStore: see RedisUsers
+
+    def user_page(self, after: str, count: int, filter: UserFilter) -> Deferred[UserPage]:
+        return self._users.user_page(after, count, filter)
+
+    def user(self, name: str) -> Deferred[User | None]:
+        return self._users.user(name)
+
+    def user_of_key(self, digest: str) -> Deferred[User | None]:
+        return self._users.user_of_key(digest)
+
+    def find_key(self, key_id: str) -> Deferred[User | None]:
+        return self._users.find_key(key_id)
+
+    def create_user(self, user: User) -> Deferred[None]:
+        return self._users.create_user(user)
+
+    def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
+        return self._users.change_user(name, change)
+
+    def delete_user(self, name: str) -> Deferred[User | None]:
+        return self._users.delete_user(name)
+
+    def create_key(self, name: str, key: Key) -> Deferred[Changed | None]:
+        return self._users.create_key(name, key)
+
+    def change_key(self, name: str, key_id: str, change: KeyChange) -> Deferred[Changed | None]:
+        return self._users.change_key(name, key_id, change)
+
+    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+        return self._users.rotate_key(name, key_id, grace_us, digest)
+
+    def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
+        return self._users.refused_keys(digests)
 
 
 def _unavailable(failure: Failure) -> Failure:

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from twisted_lb.stores.sqlite.database import SCHEMA_VERSION
 from twisted_lb.stores.sqlite.files import DATABASE_FILE, LOCK_FILE
+from twisted_lb.stores.sqlite.schema import READABLE, SCHEMA_VERSION
 
 MAGIC = b"SQLite format 3\0"
 HEAD_BYTES = 100
@@ -69,7 +69,7 @@ def _database_problem(directory: Path) -> str:
         return f"cannot use the database {database}: it is not an SQLite file"
     version = int.from_bytes(head[USER_VERSION], "big")
     # 0: of another program, or just created; this shows only when the database is opened.
-    if version in (0, SCHEMA_VERSION):
+    if version == 0 or version in READABLE:
         return ""
     return f"the database {database} has format {version}, and this version of tokenlb reads format {SCHEMA_VERSION}"
 

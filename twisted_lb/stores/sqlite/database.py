@@ -16,26 +16,28 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 from twisted_lb.interfaces import NotStored, StoreUnavailable
-from twisted_lb.limits.bucket import check_policy
 from twisted_lb.stores.sqlite.files import DataFiles
+from twisted_lb.stores.sqlite.schema import (
+    INSERT,
+    INSERT_KEY,
+    READABLE,
+    SCHEMA_VERSION,
+    SELECT,
+    SELECT_KEYS,
+    KeyRow,
+    Row,
+    create,
+    key_makes_sense,
+    makes_sense,
+    migrate,
+)
 
-# Stored in the file (PRAGMA user_version); files with another number are rejected.
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE account (
-    digest TEXT PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    capacity INTEGER NOT NULL,
-    rate_per_sec REAL NOT NULL,
-    level INTEGER NOT NULL,
-    stamp_us INTEGER NOT NULL
-) WITHOUT ROWID
-"""
-SELECT = "SELECT digest, name, capacity, rate_per_sec, level, stamp_us FROM account"
-INSERT = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)"
+DELETE_KEY = "DELETE FROM api_key WHERE digest = ?"
+# A statement, and the arguments of each time that it is executed.
+Write = tuple[str, Sequence[tuple[object, ...]]]
 
 # How long a write waits for the lock of another program, such as sqlite3 at a terminal.
 BUSY_SECONDS = 1.0
@@ -47,17 +49,6 @@ _MOVED = {sqlite3.SQLITE_READONLY_DBMOVED}
 
 class DatabaseLost(NotStored):
     """The open database was removed or damaged: a new one with all accounts is needed."""
-
-
-class Row(NamedTuple):
-    """An account as stored: capacity in tokens, rate in tokens per second, level in microtokens at stamp_us."""
-
-    digest: str
-    name: str
-    capacity: int
-    rate_per_sec: float
-    level: int
-    stamp_us: int
 
 
 class AccountDatabase:
@@ -83,16 +74,27 @@ class AccountDatabase:
             raise
 
     def rows(self) -> list[Row]:
-        """Every account."""
-        connection = self._usable()
-        try:
-            rows = [Row(*row) for row in connection.execute(SELECT)]
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
+        """Every user."""
+        rows = [Row(*row) for row in self._select(SELECT)]
         for row in rows:
-            if not _makes_sense(row):
+            if not makes_sense(row):
                 raise StoreUnavailable(f"the database {self.path} is damaged: it has an account {tuple(row)!r}")
         return rows
+
+    def key_rows(self) -> list[KeyRow]:
+        """Every key of which there is something to say."""
+        rows = [KeyRow(*row) for row in self._select(SELECT_KEYS)]
+        for row in rows:
+            if not key_makes_sense(row):
+                raise StoreUnavailable(f"the database {self.path} is damaged: it has a key {tuple(row)!r}")
+        return rows
+
+    def _select(self, statement: str) -> list[Any]:
+        connection = self._usable()
+        try:
+            return connection.execute(statement).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
 
     def names(self, after: str, count: int) -> list[tuple[str, str]]:
         """The first `count` names after `after`, in UTF-8 order, and their digests."""
@@ -105,24 +107,43 @@ class AccountDatabase:
         except sqlite3.Error as error:
             raise self._failed(error) from None
 
-    def insert(self, row: Row) -> None:
-        """Add an account, durably.  Its digest and its name must be new."""
-        self._write(INSERT, [row])
+    def insert(self, row: Row, keys: Sequence[KeyRow] = ()) -> None:
+        """Add a user, with those keys of which there is something to say, durably.  Digest and name must be new."""
+        self._write((INSERT, [row]), (INSERT_KEY, keys))
         self._accounts += 1
 
+    def delete(self, digest: str, keys: Sequence[str]) -> None:
+        """Remove a user, and these keys, durably."""
+        self._write(("DELETE FROM account WHERE digest = ?", [(digest,)]), may_miss=(DELETE_KEY, _column(keys)))
+        self._accounts -= 1
+
+    def write_keys(self, keys: Sequence[KeyRow], removed: Sequence[str] = ()) -> None:
+        """Store these keys as they are here, and remove others, all in one transaction."""
+        self._write((INSERT_KEY, keys), may_miss=(DELETE_KEY, _column(removed)))
+
     def change(
-        self, digest: str, capacity: int | None, rate_per_sec: float | None, level: int, stamp_us: int
+        self,
+        digest: str,
+        capacity: int | None,
+        rate_per_sec: float | None,
+        level: int,
+        stamp_us: int,
+        disabled: bool | None = None,
+        metadata: str | None = None,
     ) -> None:
-        """Set the policy of an account where not None, and the level at the time of the change, durably."""
+        """Set of a user what is not None, and the level at the time of the change, durably."""
         self._write(
-            "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
-            " level = ?, stamp_us = ? WHERE digest = ?",
-            [(capacity, rate_per_sec, level, stamp_us, digest)],
+            (
+                "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
+                " level = ?, stamp_us = ?, disabled = coalesce(?, disabled), metadata = coalesce(?, metadata)"
+                " WHERE digest = ?",
+                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, digest)],
+            )
         )
 
     def write_levels(self, levels: Sequence[tuple[int, int, str]]) -> None:
         """Set (level, stamp_us) of each digest, all in one transaction."""
-        self._write("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels)
+        self._write(("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels))
 
     def look(self) -> None:
         """Check whether the file still exists, unchanged.  Raises DatabaseLost."""
@@ -160,17 +181,17 @@ class AccountDatabase:
             self._new = sqlite3.connect(self._files.new, isolation_level=None, check_same_thread=False)
             self._new.execute("PRAGMA synchronous=FULL")
             self._new.execute("BEGIN IMMEDIATE")
-            self._new.execute(SCHEMA)
-            self._new.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            create(self._new)
         except sqlite3.Error as error:
             self._drop_new()
             raise self._unavailable(error, self._files.new) from None
 
-    def add_rows(self, rows: Sequence[Row]) -> None:
-        """Add accounts to the new database."""
+    def add_rows(self, rows: Sequence[Row], keys: Sequence[KeyRow] = ()) -> None:
+        """Add users and keys to the new database."""
         assert self._new is not None, "begun"
         try:
             self._new.executemany(INSERT, rows)
+            self._new.executemany(INSERT_KEY, keys)
         except sqlite3.Error as error:
             self._drop_new()
             raise self._unavailable(error, self._files.new) from None
@@ -237,10 +258,10 @@ class AccountDatabase:
                 )
             # A process of an earlier version was killed just after it had created the file.
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(SCHEMA)
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            create(connection)
             connection.execute("COMMIT")
-        elif version != SCHEMA_VERSION:
+            version = SCHEMA_VERSION
+        elif version not in READABLE:
             raise StoreUnavailable(
                 f"the database {self.path} has format {version}, and this version of tokenlb"
                 f" reads format {SCHEMA_VERSION}"
@@ -249,7 +270,10 @@ class AccountDatabase:
         if found != "ok":
             what = " ".join(found.split())
             raise StoreUnavailable(f"the database {self.path} is damaged: {what}; restore it from a backup")
-        connection.execute(f"{SELECT} LIMIT 1").fetchall()
+        if version != SCHEMA_VERSION:
+            migrate(connection)
+        for statement in (SELECT, SELECT_KEYS):
+            connection.execute(f"{statement} LIMIT 1").fetchall()
 
     def _usable(self) -> sqlite3.Connection:
         """The connection, if the file is unchanged.  Raises DatabaseLost."""
@@ -280,7 +304,8 @@ class AccountDatabase:
             return False
         return bool(found == "ok" and accounts == self._accounts)
 
-    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _write(self, *writes: Write, may_miss: Write | None = None) -> None:
+        """All in one transaction; each row of `writes` must be there, those of `may_miss` need not."""
         connection = self._usable()
         try:
             if connection.in_transaction:
@@ -289,12 +314,16 @@ class AccountDatabase:
             # As a context manager, a connection rolls back on an error; it does not begin a transaction.
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                changed = connection.executemany(statement, rows).rowcount
+                lost = False
+                for statement, rows in writes:
+                    lost |= bool(rows) and connection.executemany(statement, rows).rowcount != len(rows)
+                if may_miss is not None:
+                    connection.executemany(*may_miss)
         except sqlite3.Error as error:
             raise self._failed(error) from None
         finally:
             self._files.used()
-        if changed != len(rows):
+        if lost:
             raise self._gone(f"the database {self.path} has lost accounts")
         # The commit may have gone to a file that was removed meanwhile.
         self._check_files()
@@ -324,13 +353,5 @@ class AccountDatabase:
         return NotStored(f"cannot use the database {path or self.path}: {error}")
 
 
-def _makes_sense(row: Row) -> bool:
-    """Whether this program can have written the row: SQLite columns accept values of any type."""
-    digest, name, capacity, rate_per_sec, level, stamp_us = row
-    if not (type(digest) is str and type(name) is str and type(level) is int and type(stamp_us) is int):
-        return False
-    try:
-        check_policy(capacity, rate_per_sec)
-    except (ValueError, TypeError):
-        return False
-    return True
+def _column(texts: Sequence[str]) -> list[tuple[str]]:
+    return [(text,) for text in texts]

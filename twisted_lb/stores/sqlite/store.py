@@ -27,42 +27,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from heapq import nsmallest
-from operator import attrgetter
 from typing import Any, Callable, Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.interfaces import (
     ADDRESS,
     KEY,
     MICROTOKENS,
+    OWN,
     Account,
     AccountPage,
     IAccountStore,
     IBucketStore,
     IStoreReport,
     ITokenReceiver,
+    IUserStore,
     LimitLevel,
     Limits,
-    NameTaken,
     Profile,
     SharedBucket,
     StoreState,
     StoreUnavailable,
     Taken,
 )
-from twisted_lb.limits.bucket import NEVER_USED_US, Bucket, check_change, check_cost, check_policy
-from twisted_lb.limits.client_networks import IN_USE_SECONDS
-from twisted_lb.stores.sqlite.database import AccountDatabase, Row
+from twisted_lb.limits.bucket import check_cost
+from twisted_lb.repeated import Repeated
+from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts
+from twisted_lb.stores.sqlite.database import AccountDatabase
+from twisted_lb.stores.sqlite.held import MINUTE_US, HeldKey, HeldUser, HeldUsers
 from twisted_lb.stores.sqlite.other_limits import OtherLimits
+from twisted_lb.stores.sqlite.schema import KeyRow
+from twisted_lb.stores.sqlite.users import EmbeddedUsers
 from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
-from twisted_lb.user_names import normalized
+from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
 
-MAX_PAGE: Final = 200  # accounts
+NOTE_SECONDS: Final = 60.0  # from one note of the keys that were used to the next
 # The counters of the store.
 COUNTS: Final = ("store_up", "store_outages", "store_write_errors")
 
@@ -77,24 +79,7 @@ def steady_clock() -> Callable[[], int]:
     return lambda: (start_ns + monotonic_ns()) // 1000
 
 
-class _HeldBucket(Bucket):
-    """A bucket with its account."""
-
-    __slots__ = ("digest", "name", "name_bytes", "in_flight")
-
-    def __init__(self, row: Row, now_us: int) -> None:
-        # A time stamp in the future is from before the clock was set back: the bucket must not pause until then.
-        super().__init__(row.capacity, row.rate_per_sec, row.level, min(row.stamp_us, now_us))
-        self.digest = row.digest
-        self.name = row.name
-        self.name_bytes = row.name.encode()
-        self.in_flight = 0
-
-    def profile(self, now_us: int) -> Profile:
-        return Profile(Account(self.name, self.capacity, self.rate_per_sec), self.level_at(now_us))
-
-
-@implementer(IBucketStore, IAccountStore, IStoreReport)
+@implementer(IBucketStore, IAccountStore, IUserStore, IStoreReport)
 class EmbeddedStore:
     """Buckets and accounts of one process; `data_dir` is created when it is missing."""
 
@@ -116,11 +101,16 @@ class EmbeddedStore:
         self._now_us = now_us
         self._reactor = reactor
         self._given_run_blocking = run_blocking
-        self._database: AccountDatabase | None = None
         self._writer: DatabaseWriter | None = None
-        self._buckets: dict[str, _HeldBucket] = {}
-        self._names: set[str] = set()  # normalized
-        self._dirty: set[_HeldBucket] = set()
+        self._held = held = HeldUsers()
+        self._buckets: dict[str, HeldUser] = held.usable
+        self._dirty: set[HeldUser] = set()
+        self._dirty_keys: set[HeldKey] = set()
+        self._in_flight: dict[str, int] = {}  # by the digests of keys
+        self._used: set[str] = set()  # digests of the keys that were used since this was noted last
+        self._noting = Repeated(reactor, self._note_used, "the note of the keys that were used")
+        self._accounts = EmbeddedAccounts(held, self._dirty, now_us)
+        self._users = EmbeddedUsers(held, self._dirty, self._dirty_keys, now_us, self._accounts)
 
     # Called by the service.
 
@@ -128,32 +118,52 @@ class EmbeddedStore:
         """Open the database and load all accounts.  Raises StoreUnavailable with the path."""
         database = AccountDatabase(self._data_dir)
         try:
-            rows = database.rows()
+            self._load(database)
         except StoreUnavailable:
+            self._held.clear()
             database.close()
             raise
-        now_us = self._now_us()
-        for row in rows:
-            self._buckets[row.digest] = _HeldBucket(row, now_us)
-            # An earlier version may not have normalized it.
-            self._names.add(normalized(row.name))
         if database.created:
             _log.info("No database was found; {path} was created without users", path=database.path)
-        self._database = database
-        self._writer = DatabaseWriter(database, self._buckets, self._dirty, self._reactor, self._given_run_blocking)
-        self._writer.start()
+        self._writer = writer = DatabaseWriter(
+            database, self._held, self._dirty, self._dirty_keys, self._reactor, self._given_run_blocking
+        )
+        self._accounts.disk = Disk(database, writer)
+        writer.start()
+        self._noting.start(NOTE_SECONDS)
+
+    def _load(self, database: AccountDatabase) -> None:
+        now_us = self._now_us()
+        keys: dict[str, list[KeyRow]] = {}  # by the digests of their users' first keys
+        for key in database.key_rows():
+            keys.setdefault(key.owner, []).append(key)
+        for row in database.rows():
+            self._held.add(row, keys.pop(row.digest, ()), now_us)
+        if keys:
+            raise StoreUnavailable(f"the database {database.path} is damaged: it has a key of no user")
+
+    def _note_used(self) -> None:
+        """Note the last use of keys, to the minute."""
+        used_us = self._now_us() // MINUTE_US * MINUTE_US
+        used, self._used = self._used, set()
+        for digest in used:
+            key = self._held.key(digest)
+            if key is not None and key.used_us < used_us:
+                key.used_us = used_us
+                self._dirty_keys.add(key)
 
     def stop(self) -> Deferred[None]:
         """Write all levels and close the database.  Called last, when no more tokens are taken."""
         writer, self._writer = self._writer, None
         if writer is None:
             return succeed(None)
+        self._noting.stop()
+        self._note_used()
         return writer.stop().addBoth(self._closed)
 
     def _closed(self, result: object) -> object:
-        self._database = None
-        self._buckets.clear()
-        self._names.clear()
+        self._accounts.disk = None
+        self._held.clear()
         return result
 
     # IBucketStore
@@ -170,10 +180,15 @@ class EmbeddedStore:
         if cost != 1:
             check_cost(cost)
         bucket = self._buckets.get(digest)
+        if bucket is None:
+            key = self._held.known(digest)
+            if key is not None:
+                receiver.bucket_answered(self._take_of_key(key, cost, network, limits))
+                return
         other_limits = self._other_limits
         if bucket is None or (network and other_limits.limits_networks):
             refused = None
-            if not self._in_use(bucket):
+            if bucket is None or not bucket.in_use(self._now_us()):
                 refused = other_limits.refused_network(network, bucket is None, self._now_us())
             if bucket is None or refused is not None:
                 receiver.bucket_answered(refused)
@@ -181,10 +196,12 @@ class EmbeddedStore:
         now_us = self._now_us()
         before = (bucket.level, bucket.stamp_us) if limits or other_limits.limits_keys else None
         admitted, level = bucket.take(cost, now_us)
+        self._used.add(digest)
         more: tuple[LimitLevel, ...] = ()
         if admitted:
             if before is not None:
-                refused = other_limits.refused(bucket.name_bytes, bucket.in_flight, cost, limits, now_us)
+                in_flight = self._in_flight.get(digest, 0)
+                refused = other_limits.refused(bucket.name_bytes, in_flight, cost, limits, now_us)
                 if refused is not None:
                     # Nothing is taken then; a refund would not undo the refill.
                     bucket.level, bucket.stamp_us = before
@@ -193,16 +210,47 @@ class EmbeddedStore:
                 if limits:
                     more = other_limits.take_shared(cost, limits, now_us)
                 if self.counts_in_flight:
-                    bucket.in_flight += 1
+                    self._in_flight[digest] = in_flight + 1
             self._dirty.add(bucket)
         # Taken(...) without the call of its Python-level __new__: this runs once per request.
         answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY, more)
         receiver.bucket_answered(_new_tuple(Taken, answer))
 
-    def _in_use(self, bucket: _HeldBucket | None) -> bool:
-        if bucket is None or bucket.stamp_us <= NEVER_USED_US:
-            return False
-        return self._now_us() - bucket.stamp_us <= IN_USE_SECONDS * 1_000_000
+    def _take_of_key(self, key: HeldKey, cost: int, network: str, limits: tuple[SharedBucket, ...]) -> Taken:
+        """The decision for a key that is not plain (see `held`)."""
+        user, now_us, other_limits = key.user, self._now_us(), self._other_limits
+        name = user.name_bytes
+        if not user.in_use(now_us) and (refused := other_limits.refused_network(network, False, now_us)) is not None:
+            return refused
+        if reason := key.refusal(now_us):
+            return Taken(False, name, 0, 0.0, 0, reason)
+        self._used.add(key.digest)
+        own, before = key.own, (user.level, user.stamp_us)
+        admitted, level = user.take(cost, now_us)
+        if not admitted:
+            return Taken(False, name, user.capacity, user.rate_per_sec, level)
+        more: tuple[LimitLevel, ...] = ()
+        refused = None
+        if own is not None:
+            own_level = own.level_at(now_us)
+            if own_level < cost * MICROTOKENS:
+                refused = Taken(False, name, own.capacity, own.rate_per_sec, own_level, OWN)
+        in_flight = self._in_flight.get(key.digest, 0)
+        if refused is None and (limits or other_limits.limits_keys):
+            refused = other_limits.refused(name, in_flight, cost, limits, now_us)
+        if refused is not None:
+            user.level, user.stamp_us = before
+            return refused
+        if own is not None:
+            _, own_level = own.take(cost, now_us)
+            more = (LimitLevel(own.capacity, own.rate_per_sec, own_level, OWN),)
+            self._dirty_keys.add(key)
+        if limits:
+            more += other_limits.take_shared(cost, limits, now_us)
+        if self.counts_in_flight:
+            self._in_flight[key.digest] = in_flight + 1
+        self._dirty.add(user)
+        return Taken(True, name, user.capacity, user.rate_per_sec, level, KEY, more)
 
     def take_without_key(
         self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1
@@ -216,12 +264,24 @@ class EmbeddedStore:
         now_us = self._now_us()
         if tokens and limits:
             self._other_limits.settle_shared(tokens, limits, now_us)
-        bucket = self._buckets.get(digest)
-        if bucket is None:
+        if not digest:
             return
         if self.counts_in_flight:
-            bucket.in_flight = max(0, bucket.in_flight - 1)
+            left = self._in_flight.get(digest, 0) - 1
+            if left > 0:
+                self._in_flight[digest] = left
+            else:
+                self._in_flight.pop(digest, None)
         if tokens:
+            bucket = self._buckets.get(digest)
+            if bucket is None:
+                key = self._held.key(digest)
+                if key is None:
+                    return
+                bucket = key.user
+                if key.own is not None:
+                    key.own.settle(tokens, now_us)
+                    self._dirty_keys.add(key)
             bucket.settle(tokens, now_us)
             self._dirty.add(bucket)
             self._other_limits.settle_global(tokens, now_us)
@@ -255,109 +315,54 @@ class EmbeddedStore:
         """See IStoreReport."""
         return succeed(self._other_limits.levels(buckets, self._now_us()))
 
-    # IAccountStore
+    # IAccountStore: see EmbeddedAccounts
 
     def create(self, digest: str, account: Account) -> Deferred[None]:
-        """See IAccountStore.  Fails with ValueError for an invalid policy, or a digest in use."""
-        # Nothing was checked yet: where this is compiled, what has a type must be of it.
-        given: tuple[Any, ...] = account
-        name, capacity, rate_per_sec = given
-        name = normalized(name)
-        try:
-            check_policy(capacity, rate_per_sec)
-            if b"\0" in name.encode():
-                raise ValueError("name: expected text without NUL")
-        except ValueError:
-            return fail(Failure())
-        if name in self._names:
-            return fail(NameTaken(name))
-        if digest in self._buckets:
-            return fail(ValueError("an account has this key already"))
-        row = Row(digest, name, capacity, float(rate_per_sec), capacity * MICROTOKENS, NEVER_USED_US)
-        writer, database = self._writer, self._database
-        if writer is None or database is None:
-            return fail(_not_running())
-        # The name is taken from here on, so that only one of two concurrent creations gets it.
-        self._names.add(name)
-        stored = writer.write(database.insert, row)
-        stored.addCallbacks(self._created, self._not_created, callbackArgs=(row,), errbackArgs=(name,))
-        return writer.answer(stored)
-
-    def _created(self, _: object, row: Row) -> None:
-        self._buckets[row.digest] = _HeldBucket(row, row.stamp_us)
-
-    def _not_created(self, failure: Failure, name: str) -> Failure:
-        self._names.discard(name)
-        return failure
+        return self._accounts.create(digest, account)
 
     def profile(self, digest: str) -> Deferred[Profile | None]:
-        """See IAccountStore."""
-        bucket = self._buckets.get(digest)
-        return succeed(None if bucket is None else bucket.profile(self._now_us()))
+        return self._accounts.profile(digest)
 
     def in_use(self, digest: str) -> Deferred[bool]:
-        """See IAccountStore."""
-        return succeed(self._in_use(self._buckets.get(digest)))
+        return self._accounts.in_use(digest)
 
     def change(self, digest: str, capacity: Any, rate_per_sec: Any) -> Deferred[Profile | None]:
-        """See IAccountStore, also for the types.  Fails with ValueError for an invalid policy."""
-        try:
-            check_change(capacity, rate_per_sec)
-        except ValueError:
-            return fail(Failure())
-        bucket = self._buckets.get(digest)
-        if bucket is None:
-            return succeed(None)
-        writer, database = self._writer, self._database
-        if writer is None or database is None:
-            return fail(_not_running())
-        # From now on every level of this bucket, stored or in memory, has a time stamp no earlier than the
-        # change: however the process ends, the time before it is never refilled under the new policy.
-        bucket.refill(self._now_us())
-        stored = writer.write(database.change, digest, capacity, rate_per_sec, bucket.level, bucket.stamp_us)
-        return writer.answer(stored.addCallback(self._changed, bucket, capacity, rate_per_sec))
-
-    def _changed(
-        self, _: object, bucket: _HeldBucket, capacity: int | None, rate_per_sec: float | None
-    ) -> Profile:
-        now_us = self._now_us()
-        # Values for None are read here, not when the change was requested: another change may have come first.
-        bucket.change(
-            bucket.capacity if capacity is None else capacity,
-            bucket.rate_per_sec if rate_per_sec is None else float(rate_per_sec),
-            now_us,
-        )
-        self._dirty.add(bucket)
-        return bucket.profile(now_us)
+        return self._accounts.change(digest, capacity, rate_per_sec)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
-        """See IAccountStore.  Fails with ValueError for a count that is not from 1 to 200, or an invalid name."""
-        try:
-            if not 1 <= count <= MAX_PAGE:
-                raise ValueError(f"count: expected a whole number from 1 to {MAX_PAGE}, not {count!r}")
-            after.encode()
-        except ValueError:
-            return fail(Failure())
-        writer, database = self._writer, self._database
-        if writer is None or database is None:
-            return fail(_not_running())
-        found = writer.run(database.names, after, count + 1)
-        found.addErrback(self._names_in_memory, after.encode(), count + 1)
-        return found.addCallback(self._page, count)
+        return self._accounts.page(after, count)
 
-    def _names_in_memory(self, failure: Failure, after: bytes, count: int) -> list[tuple[str, str]]:
-        """The page without the index of the database, in time proportional to the number of all accounts."""
-        failure.trap(StoreUnavailable)
-        later = (bucket for bucket in self._buckets.values() if bucket.name_bytes > after)
-        return [(bucket.name, bucket.digest) for bucket in nsmallest(count, later, key=attrgetter("name_bytes"))]
+    # IUserStore: see EmbeddedUsers
 
-    def _page(self, names: list[tuple[str, str]], count: int) -> AccountPage:
-        now_us = self._now_us()
-        # An account that was stored a moment ago may not be in memory yet.
-        buckets = [self._buckets[digest] for _, digest in names[:count] if digest in self._buckets]
-        more_after = names[count - 1][0] if len(names) > count else None
-        return AccountPage([bucket.profile(now_us) for bucket in buckets], more_after)
+    def user_page(self, after: str, count: int, filter: UserFilter) -> Deferred[UserPage]:
+        return self._users.user_page(after, count, filter)
 
+    def user(self, name: str) -> Deferred[User | None]:
+        return self._users.user(name)
 
-def _not_running() -> StoreUnavailable:
-    return StoreUnavailable("the embedded store is not running")
+    def user_of_key(self, digest: str) -> Deferred[User | None]:
+        return self._users.user_of_key(digest)
+
+    def find_key(self, key_id: str) -> Deferred[User | None]:
+        return self._users.find_key(key_id)
+
+    def create_user(self, user: User) -> Deferred[None]:
+        return self._users.create_user(user)
+
+    def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
+        return self._users.change_user(name, change)
+
+    def delete_user(self, name: str) -> Deferred[User | None]:
+        return self._users.delete_user(name)
+
+    def create_key(self, name: str, key: Key) -> Deferred[Changed | None]:
+        return self._users.create_key(name, key)
+
+    def change_key(self, name: str, key_id: str, change: KeyChange) -> Deferred[Changed | None]:
+        return self._users.change_key(name, key_id, change)
+
+    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+        return self._users.rotate_key(name, key_id, grace_us, digest)
+
+    def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
+        return self._users.refused_keys(digests)

@@ -16,9 +16,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.threads import deferToThreadPool
@@ -28,7 +28,8 @@ from twisted.python.threadpool import ThreadPool
 
 from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
 from twisted_lb.repeated import Repeated
-from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost, Row
+from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost
+from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers
 
 FLUSH_SECONDS = 1.0
 # Levels per transaction: collecting them takes the reactor about 2 ms.
@@ -49,17 +50,6 @@ _Result = TypeVar("_Result")
 _log = Logger()
 
 
-class Held(Protocol):
-    """A bucket with its account."""
-
-    digest: str
-    name: str
-    capacity: int
-    rate_per_sec: float
-    level: int
-    stamp_us: int
-
-
 class _DaemonThread(Thread):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "daemon": True})
@@ -71,20 +61,24 @@ class DatabaseWriter:
     def __init__(
         self,
         database: AccountDatabase,
-        buckets: Mapping[str, Held],
-        dirty: set[Any],
+        held: HeldUsers,
+        dirty: set[HeldUser],
+        dirty_keys: set[HeldKey],
         reactor: Any,
         run_blocking: RunBlocking | None = None,
     ) -> None:
-        """`buckets` are those of all accounts, `dirty` those whose level has changed; both keep changing.
+        """`held` is what is in memory, `dirty` and `dirty_keys` are those whose levels, or last uses, have changed.
 
         `run_blocking` replaces the thread, for tests.
         """
         self.errors = 0  # calls that failed
         self.outages = 0
         self._database = database
-        self._buckets = buckets
+        # The user whom a call in the thread changes or removes: levels from before must not be written after it.
+        self.busy: HeldUser | None = None
+        self._held = held
         self._dirty = dirty
+        self._dirty_keys = dirty_keys
         self._reactor = reactor
         self._pool: ThreadPool | None = None
         self._run_blocking = run_blocking or self._in_thread
@@ -209,39 +203,60 @@ class DatabaseWriter:
             self._failed(error)
 
     async def _write_dirty(self) -> bool:
-        """Write the changed levels; return whether there were any.  Levels that could not be written stay dirty."""
-        dirty = list(self._dirty)
-        self._dirty.clear()
+        """Write what has changed; return whether anything has.  What could not be written stays dirty."""
+        users = await self._write_slices(self._dirty, self._write_users)
+        keys = await self._write_slices(self._dirty_keys, self._write_keys)
+        return users or keys
+
+    async def _write_slices(self, dirty: set[Any], write: Callable[[list[Any]], Deferred[Any]]) -> bool:
+        taken = list(dirty)
+        dirty.clear()
         written = 0
         try:
-            while written < len(dirty):
-                now = dirty[written : written + FLUSH_SLICE]
-                levels = [(bucket.level, bucket.stamp_us, bucket.digest) for bucket in now]
-                await self.run(self._database.write_levels, levels)
+            while written < len(taken):
+                now = taken[written : written + FLUSH_SLICE]
+                await write(now)
                 written += len(now)
         finally:
-            self._dirty.update(dirty[written:])
-        return bool(dirty)
+            dirty.update(taken[written:])
+        return bool(taken)
+
+    def _write_users(self, users: list[HeldUser]) -> Deferred[Any]:
+        self._dirty.update(user for user in users if user is self.busy)
+        levels = [(user.level, user.stamp_us, user.digest) for user in users if self._may_write(user)]
+        return self.run(self._database.write_levels, levels)
+
+    def _write_keys(self, keys: list[HeldKey]) -> Deferred[Any]:
+        self._dirty_keys.update(key for key in keys if key.user is self.busy)
+        rows = [key.row() for key in keys if self._may_write(key.user) and self._held.key(key.digest) is key]
+        return self.run(self._database.write_keys, rows)
+
+    def _may_write(self, user: HeldUser) -> bool:
+        return user is not self.busy and self._held.users.get(user.digest) is user
 
     async def _write_anew(self) -> None:
-        """Write all accounts, as they are in memory, to a new database."""
-        database, buckets = self._database, list(self._buckets.values())
+        """Write all users, as they are in memory, to a new database."""
+        database, users = self._database, list(self._held.users.values())
         # A level that changes during this is written again afterwards.
-        dirty = set(self._dirty)
+        dirty, dirty_keys = set(self._dirty), set(self._dirty_keys)
         self._dirty.clear()
+        self._dirty_keys.clear()
         try:
             await self.run(database.begin_anew)
-            for at in range(0, len(buckets), FLUSH_SLICE):
-                await self.run(database.add_rows, [_row(bucket) for bucket in buckets[at : at + FLUSH_SLICE]])
+            for at in range(0, len(users), FLUSH_SLICE):
+                now = users[at : at + FLUSH_SLICE]
+                keys = [row for user in now for row in user.key_rows()]
+                await self.run(database.add_rows, [user.row() for user in now], keys)
             aside = await self.run(database.finish_anew)
         except BaseException:
             self._dirty.update(dirty)
+            self._dirty_keys.update(dirty_keys)
             raise
         self._lost = False
         self._anew_seconds = ANEW_SECONDS
         _log.info(
             "All {count} accounts were written to a new database at {path}{kept}",
-            count=len(buckets),
+            count=len(users),
             path=database.path,
             kept=f"; the previous file is kept at {aside}" if aside else "",
         )
@@ -326,7 +341,7 @@ class DatabaseWriter:
 
     def _what_is_lost(self) -> str:
         if self._lost:
-            return f"the {len(self._buckets)} accounts, which only this process had, are lost"
+            return f"the {len(self._held.users)} accounts, which only this process had, are lost"
         return f"the tokens taken from {len(self._dirty)} buckets since they were last written are forgotten"
 
     async def _last_write(self) -> None:
@@ -334,9 +349,3 @@ class DatabaseWriter:
             await self._write_anew()
         if not await self._write_dirty():
             await self.run(self._database.look)
-
-
-def _row(bucket: Held) -> Row:
-    return Row(
-        bucket.digest, bucket.name, bucket.capacity, bucket.rate_per_sec, bucket.level, bucket.stamp_us
-    )

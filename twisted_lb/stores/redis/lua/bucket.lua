@@ -1,7 +1,9 @@
 -- The token bucket of twisted_lb/limits/bucket.py, number for number.  This text comes first in every script.
 --
--- An account is one hash, tokenlb:{<SHA-256 of the key, hexadecimal>}, which never expires:
---   name, capacity (tokens), rate (tokens per second), level (microtokens), stamp (microseconds)
+-- A user is one hash, tokenlb:{<SHA-256 of the first key, hexadecimal>}, which never expires:
+--   name, capacity (tokens), rate (tokens per second), level (microtokens), stamp (microseconds), and what users.lua reads
+-- A further key of the user is a hash of the same form of name, with `owner`: the SHA-256 of the first key.
+-- Both may have `state` (see `states`).
 -- All whole numbers are below 2^53, so that Lua's doubles hold them exactly.
 
 local MICROTOKENS = 1000000
@@ -59,10 +61,10 @@ local function outage(switch)
   return number(switch, 0, LAST_STAMP) ~= nil
 end
 
--- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored.
+-- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored, `state`.
 -- nil where there is no such key, false where what is there is not an account.  Changes nothing.
 local function refilled(key)
-  local fields = read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp')
+  local fields = read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp', 'state')
   if not fields then
     return false
   end
@@ -75,7 +77,98 @@ local function refilled(key)
     return false
   end
   local elapsed = now - stamp
-  return fields[1], capacity, fields[3], refill(stored, elapsed, rate, capacity * MICROTOKENS), elapsed, stored
+  local level = refill(stored, elapsed, rate, capacity * MICROTOKENS)
+  return fields[1], capacity, fields[3], level, elapsed, stored, fields[6]
+end
+
+-- What `state` says; it is absent where nothing is out of the ordinary.  Of the user, in the hash of the first key alone:
+-- 'active' or 'disabled'; of the key: 'active', 'disabled' or 'revoked'; when it expires (0: it does not); and 'own' for a
+-- bucket of its own, in tokenlb:key_bucket:{<digest>}, within the user's.  nil where it says nothing of that.
+local function states(text)
+  if not text then
+    return 'active', 'active', 0, false
+  end
+  local user, key, expires, bucket = text:match('^(%l+) (%l+) (%d+) (%l+)$')
+  expires = number(expires, 0, LAST_STAMP)
+  if not expires or user ~= 'active' and user ~= 'disabled' or bucket ~= 'own' and bucket ~= 'shared' then
+    return nil
+  end
+  if key ~= 'active' and key ~= 'disabled' and key ~= 'revoked' then
+    return nil
+  end
+  return user, key, expires, bucket == 'own'
+end
+
+local REVOKED = -1
+
+-- Why a key must not be used: REVOKED, 90 the user is disabled, 91 the key is, 92 it has expired; nil: it may be.
+local function refusal(user, key, expires)
+  if key == 'revoked' then
+    return REVOKED
+  elseif user == 'disabled' then
+    return 90
+  elseif key == 'disabled' then
+    return 91
+  elseif expires > 0 and expires <= now then
+    return 92
+  end
+  return nil
+end
+
+-- The policy of a key's own bucket, capacity and rate as text; nil where there is none that could be.
+local function own_policy(capacity, rate)
+  if number(capacity, 1, MOST_CAPACITY) and number(rate, 0, MOST_RATE) then
+    return tonumber(capacity), rate
+  end
+  return nil
+end
+
+-- Whose key it is, where there is no account at `key`: the hash of the owner, then `state`, capacity and rate of its own
+-- bucket.  nil where it is not a further key.
+local function further(key)
+  local fields = read('HMGET', key, 'owner', 'state', 'key_capacity', 'key_rate')
+  if not fields or not fields[1] or #fields[1] ~= 64 then
+    return nil
+  end
+  return 'tokenlb:{' .. fields[1] .. '}', fields[2], fields[3], fields[4]
+end
+
+-- The account of any key: why the key must not be used (see `refusal`; 0: it may be), the account's key in Redis,
+-- microseconds until it expires (0: it does not), capacity (0: none) and rate of its own bucket.
+-- nil where there is no such key, false where what is there is not one.
+local function account_of(key)
+  local name, _, _, _, _, _, text = refilled(key)
+  local place, capacity, rate, of_user = key, nil, nil, nil
+  if name == nil then
+    return nil
+  elseif name then
+    of_user = text
+    if text then
+      capacity, rate = unpack(call('HMGET', key, 'key_capacity', 'key_rate'))
+    end
+  else
+    place, text, capacity, rate = further(key)
+    if not place then
+      return false
+    end
+    name, _, _, _, _, _, of_user = refilled(place)
+    if not name then
+      return false
+    end
+  end
+  local user = states(of_user)
+  local _, state, expires, own = states(text)
+  if not user or not state then
+    return false
+  end
+  if own then
+    capacity, rate = own_policy(capacity, rate)
+    if not capacity then
+      return false
+    end
+  end
+  local left = expires > 0 and max(expires - now, 1) or 0
+  return refusal(user, state, expires) or 0, place, left, own and capacity or 0, own and rate or '0'
 end
 
 -- A bucket without an account, which is full until it is used, refilled to now: level, elapsed microseconds, and the level

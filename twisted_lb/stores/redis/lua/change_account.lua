@@ -1,12 +1,19 @@
 -- Set the policy of an account; the level so far is kept, and cut to a smaller capacity.
---   KEYS[1]  the account
+--   KEYS[1]  one of its keys
 --   ARGV     capacity, rate; an empty one is left as it is
--- Reply: nil where there is no account, else name, capacity as text, rate as text, level; an empty list where what is
--- there is not an account.
+-- Reply: nil where there is no account, or the key is revoked; an empty list where what is there is not an account; else
+-- name, capacity as text, rate as text, level, 0, and why the key must not be used (see `refusal`), or 0: if it must not
+-- be, nothing is changed.
 
-local name, capacity, rate, level, elapsed = refilled(KEYS[1])
-if not name then
-  return name == false and {} or false
+local reason, place = account_of(KEYS[1])
+if reason == nil or reason == REVOKED then
+  return false
+elseif not reason then
+  return {}
+end
+local name, capacity, rate, level, elapsed = refilled(place)
+if reason > 0 then
+  return {name, whole(capacity), rate, level, 0, reason}
 end
 if ARGV[1] ~= '' then
   capacity = tonumber(ARGV[1])
@@ -15,8 +22,8 @@ if ARGV[2] ~= '' then
   rate = ARGV[2]
 end
 level = min(level, capacity * MICROTOKENS)
-call('HSET', KEYS[1], 'capacity', whole(capacity), 'rate', rate, 'level', whole(level))
+call('HSET', place, 'capacity', whole(capacity), 'rate', rate, 'level', whole(level))
 if elapsed > 0 then
-  call('HSET', KEYS[1], 'stamp', now_text)
+  call('HSET', place, 'stamp', now_text)
 end
-return {name, whole(capacity), rate, level}
+return {name, whole(capacity), rate, level, 0, 0}

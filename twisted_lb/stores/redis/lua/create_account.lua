@@ -12,7 +12,13 @@ end
 if call('EXISTS', KEYS[1]) == 1 then
   return 2
 end
+call('ZCARD', 'tokenlb:first_keys')
 -- The stamp says that nothing was ever taken; a full bucket is full however long that is ago.
-call('HSET', KEYS[1], 'name', ARGV[5], 'capacity', ARGV[1], 'rate', ARGV[2], 'level', ARGV[3], 'stamp', 0)
+call(
+  'HSET', KEYS[1], 'name', ARGV[5], 'capacity', ARGV[1], 'rate', ARGV[2], 'level', ARGV[3], 'stamp', 0,
+  'created', now_text
+)
 call('ZADD', KEYS[2], 0, ARGV[5] .. '\0' .. ARGV[4])
+-- The index of keys, see users.lua.
+call('ZADD', 'tokenlb:first_keys', 0, ARGV[4])
 return 0

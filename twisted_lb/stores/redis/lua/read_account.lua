@@ -1,10 +1,22 @@
 -- An account and the level of its bucket now.  Writes nothing.
---   KEYS[1]  the account
--- Reply: nil where there is no account, else name, capacity as text, rate as text, level, and microseconds since its
--- bucket was last used; an empty list where what is there is not an account.
+--   KEYS[1]  one of its keys
+-- Reply: nil where there is no account, or the key is revoked; an empty list where what is there is not an account; else
+-- name, capacity as text, rate as text, level, and microseconds since its bucket was last used; why the key must not be
+-- used (see `refusal`), or 0; digest of the first key, microseconds until the key expires (0: it does not), and of its
+-- own bucket capacity (0: none), rate as text, level.
 
-local name, capacity, rate, level, elapsed = refilled(KEYS[1])
-if not name then
-  return name == false and {} or false
+local reason, place, left, own_capacity, own_rate = account_of(KEYS[1])
+if reason == nil or reason == REVOKED then
+  return false
+elseif not reason then
+  return {}
 end
-return {name, whole(capacity), rate, level, max(elapsed, 0)}
+local name, capacity, rate, level, elapsed = refilled(place)
+local own_level = 0
+if own_capacity > 0 then
+  local own = 'tokenlb:key_bucket:' .. KEYS[1]:sub(9)
+  own_level = refilled_shared(own, own_capacity * MICROTOKENS, tonumber(own_rate))
+end
+return {
+  name, whole(capacity), rate, level, max(elapsed, 0), reason, place:sub(10, -2), left, own_capacity, own_rate, own_level,
+}

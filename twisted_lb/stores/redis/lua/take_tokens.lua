@@ -11,14 +11,18 @@
 --           then the microtokens to charge to each (below zero: to give back)
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
---             0, 1 to take or 0 to give back a token, the network whose bucket it is
+--             -1, as the only extra: the charges are those of users, and not of the keys' own buckets
 --   A taking without an extra costs one token and has no network.
 -- Reply, five elements for each taking, then five for each token taken from a network's bucket; then, where there
 -- is one, the level of everyone's bucket; at last the keys that were not what they should be:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
---   Outcomes: 1 admitted; refused by 0 the key's bucket, 2 the requests in flight, 3 everyone's bucket,
---   4 the network's bucket; 5 what is there is not an account.  Name, capacity and rate are those of the account where
---   outcome is 0 to 3, the level is that of the bucket that refused.
+--   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 everyone's bucket,
+--   4 the network's bucket; 5 what is there is not an account; 90 to 92 see `refusal`; 93 the key's own bucket.  Name,
+--   capacity and rate are those of the account where there is one, the level is that of the bucket that refused.
+--   A revoked key is answered like an unknown one.
+--   For a key that is not the only one of its user, expires or has a bucket of its own, 100 is added unless the network's
+--   bucket refuses or the key must not be used, and the name is a list: name, digest of the user's first key, microseconds
+--   until the key expires (0: it does not), and of its own bucket capacity (0: none), rate as text, level.
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
@@ -87,21 +91,6 @@ local function charge(bucket, microtokens)
   end
 end
 
-local accounts = {} -- key -> bucket, or false
-
-local damaged = {} -- keys of accounts -> true
-
-local function account(key)
-  local name, capacity, rate, level, elapsed, stored = refilled(key)
-  local bucket = name and {key, level, elapsed, stored, capacity * MICROTOKENS, SAME, name, capacity, rate} or false
-  if name == false then
-    damaged[key] = true
-    wrong[#wrong + 1] = key
-  end
-  accounts[key] = bucket
-  return bucket
-end
-
 local replaced = {} -- keys that are removed before they are written
 
 local function shared_bucket(key, capacity, rate)
@@ -120,7 +109,7 @@ if tonumber(ARGV[4]) > 0 then
   charge(everyone, tonumber(ARGV[14]))
 end
 
-local shared = {} -- key -> bucket of a route, a pool or a network
+local shared = {} -- key -> bucket of a route, a pool or a network, or a key's own
 
 local function shared_of(key, capacity, rate)
   local bucket = shared[key]
@@ -135,6 +124,79 @@ local address_capacity, address_rate = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local function address(network)
   return shared_of('tokenlb:address:' .. network, address_capacity, address_rate)
+end
+
+local accounts = {} -- key -> bucket; false where there is no account, or something special about the key
+
+local damaged = {} -- keys of accounts -> true
+
+local specials = {} -- key -> what is special about it
+
+local account
+
+-- What is special about a key: the bucket of its user, why it is refused, and its own bucket.
+local function special(key, owner, bucket, user, state, expires, own, capacity, rate)
+  local found = {bucket = bucket, owner = owner, user = user, refused = refusal(user, state, expires)}
+  found.left = expires > 0 and max(expires - now, 1) or 0
+  if own then
+    found.capacity, found.rate = own_policy(capacity, rate)
+    if not found.capacity then
+      return nil
+    end
+    found.own = shared_of('tokenlb:key_bucket:' .. key:sub(9), found.capacity, tonumber(found.rate))
+  end
+  return found
+end
+
+-- Of a further key; nil where there is none.
+local function further_special(key)
+  local owner, text, capacity, rate = further(key)
+  if not owner then
+    return nil
+  end
+  local bucket, user = accounts[owner], 'active'
+  if bucket == nil then
+    bucket = account(owner)
+  end
+  if not bucket then
+    local first = specials[owner]
+    -- A key of a key has no user.
+    if not first or first.owner ~= owner then
+      return nil
+    end
+    bucket, user = first.bucket, first.user
+  end
+  local _, state, expires, own = states(text)
+  return state and special(key, owner, bucket, user, state, expires, own, capacity, rate)
+end
+
+function account(key)
+  local name, capacity, rate, level, elapsed, stored, text = refilled(key)
+  local bucket = name and {key, level, elapsed, stored, capacity * MICROTOKENS, SAME, name, capacity, rate} or false
+  if bucket and not text then
+    accounts[key] = bucket
+    return bucket
+  end
+  -- What refers to itself has no user either.
+  accounts[key] = false
+  if name == nil then
+    return false
+  end
+  local found
+  if bucket then
+    local user, state, expires, own = states(text)
+    local policy = own and call('HMGET', key, 'key_capacity', 'key_rate') or {}
+    found = user and special(key, key, bucket, user, state, expires, own, policy[1], policy[2])
+  else
+    found = further_special(key)
+  end
+  if found then
+    specials[key] = found
+  else
+    damaged[key] = true
+    wrong[#wrong + 1] = key
+  end
+  return false
 end
 
 local places = {} -- account key -> requests in flight
@@ -185,14 +247,22 @@ end
 
 -- 2. Tokens are charged or given back.
 
+local of_users = extras == 1 and tonumber(ARGV[16 + charges]) < 0
+
 for i = 1, charges do
   local key = KEYS[releases + i]
   local bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
   end
+  local found = not bucket and specials[key]
   if bucket then
     charge(bucket, tonumber(ARGV[15 + i]))
+  elseif found then
+    charge(found.bucket, tonumber(ARGV[15 + i]))
+    if found.own and not of_users then
+      charge(found.own, tonumber(ARGV[15 + i]))
+    end
   end
 end
 
@@ -285,7 +355,7 @@ end
 
 local last = 0
 for i = first + 1, #KEYS do
-  local key, cost, bucket, level, outcome = KEYS[i], MICROTOKENS, nil, nil, nil
+  local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
   local network = nil
   if costs and costs[i - first] then
     cost = costs[i - first]
@@ -295,6 +365,10 @@ for i = first + 1, #KEYS do
   bucket = accounts[key]
   if bucket == nil then
     bucket = account(key)
+  end
+  if not bucket then
+    found = specials[key]
+    bucket = found and found.refused ~= REVOKED and found.bucket
   end
   -- A key that is in use is no guess, wherever it comes from.
   local guessed = network and not (bucket and bucket[ELAPSED] <= in_use)
@@ -310,8 +384,12 @@ for i = first + 1, #KEYS do
     else
       reply[last + 1], reply[last + 2], reply[last + 3] = bucket[NAME], bucket[CAPACITY], bucket[RATE]
       level = bucket[LEVEL]
-      if level < cost then
+      if found and found.refused then
+        outcome, level = found.refused, 0
+      elseif level < cost then
         outcome = 0
+      elseif found and found.own and found.own[LEVEL] < cost then
+        outcome, level = 93, found.own[LEVEL]
       elseif in_flight_limit > 0 and place(key).all >= in_flight_limit then
         outcome, level = 2, 0
       elseif limits and refusing(limits, cost) then
@@ -327,6 +405,9 @@ for i = first + 1, #KEYS do
           changed[#changed + 1] = bucket
         end
         bucket[CHANGE] = MOVED
+        if found and found.own then
+          charge(found.own, cost)
+        end
         if everyone then
           everyone[LEVEL] = everyone[LEVEL] - cost
           if everyone[CHANGE] ~= MOVED then
@@ -337,8 +418,8 @@ for i = first + 1, #KEYS do
           take_from(limits, cost)
         end
         if in_flight_limit > 0 then
-          local found = places[key]
-          found.mine, found.all = found.mine + 1, found.all + 1
+          local mine = places[key]
+          mine.mine, mine.all = mine.mine + 1, mine.all + 1
         end
       end
     end
@@ -347,6 +428,14 @@ for i = first + 1, #KEYS do
     note_levels(limits)
   end
   outcomes[i - first] = outcome == 1 and '1' or '0'
+  if found and bucket and not found.refused and outcome ~= 4 then
+    local own = found.own
+    reply[last + 1] = {
+      bucket[NAME], found.owner:sub(10, -2), found.left, own and found.capacity or 0, own and found.rate or 0,
+      own and own[LEVEL] or 0,
+    }
+    outcome = outcome + 100
+  end
   reply[last + 4], reply[last + 5] = outcome, level
   last = last + 5
 end

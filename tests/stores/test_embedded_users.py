@@ -1,0 +1,278 @@
+"""Users and keys of the embedded store on disk: databases of format 1, crashes, and the last use of keys."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import Any
+
+from tests.stores.contract import digest_of, new_path
+from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
+from tests.stores.users_contract import HOUR, id_of, new_user
+from twisted_lb.interfaces import MICROTOKENS, NotStored, StoreUnavailable, Taken
+from twisted_lb.stores.sqlite import schema
+from twisted_lb.stores.sqlite.files import DATABASE_FILE
+from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
+from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, User, UserChange
+
+# As the release before users and keys were two things has made it.
+FORMAT_1 = """
+CREATE TABLE account (
+    digest TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    capacity INTEGER NOT NULL,
+    rate_per_sec REAL NOT NULL,
+    level INTEGER NOT NULL,
+    stamp_us INTEGER NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version=1;
+PRAGMA journal_mode=WAL;
+"""
+
+
+def make_format_1(data_dir: str, *rows: tuple[Any, ...]) -> str:
+    """A database of format 1 with these accounts; the path."""
+    os.makedirs(data_dir)
+    path = os.path.join(data_dir, DATABASE_FILE)
+    connection = sqlite3.connect(path)
+    connection.executescript(FORMAT_1)
+    connection.executemany("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)", rows)
+    connection.commit()
+    connection.close()
+    return path
+
+
+def version(path: str) -> int:
+    connection = sqlite3.connect(path)
+    [(found,)] = connection.execute("PRAGMA user_version").fetchall()
+    connection.close()
+    return int(found)
+
+
+class Format1Tests(StoreOnClock):
+    """A database of the release before."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.old = new_path(self)
+        ann = (digest_of("a"), "ann", 5, 0.5, 2 * MICROTOKENS, START - 4 * SECOND)
+        bob = (digest_of("b"), "bob", 7, 0.0, -MICROTOKENS, START)
+        self.path = make_format_1(self.old, ann, bob)
+
+    def test_it_is_taken_over(self) -> None:
+        """Names, policies, levels and keys are what they were, and each key has its key_id; also after a restart."""
+        for _ in range(2):
+            store = self.started(self.old)
+            user = self.successResultOf(store.user("ann"))
+            self.assertEqual(user, User("ann", 5, 0.5, 4 * MICROTOKENS, keys=(Key(digest_of("a")),)))
+            self.assertEqual(self.successResultOf(store.find_key(id_of("b"))).level, -MICROTOKENS)
+            self.successResultOf(store.stop())
+            self.assertEqual(version(self.path), 2)
+
+    def test_what_is_new_can_be_stored_in_it(self) -> None:
+        """Keys, states and metadata of a user of such a database are there after a restart."""
+        self.store = store = self.started(self.old)
+        self.successResultOf(store.create_key("ann", Key(digest_of("a2"), label="second")))
+        self.successResultOf(store.change_key("ann", id_of("a"), KeyChange(state=DISABLED)))
+        self.successResultOf(store.change_user("bob", UserChange(disabled=True, metadata={"x": 1})))
+        users = [self.successResultOf(store.user(name)) for name in ("ann", "bob")]
+        self.successResultOf(store.stop())
+        self.store = store = self.started(self.old)
+        self.assertEqual([self.successResultOf(store.user(name)) for name in ("ann", "bob")], users)
+
+    def test_a_migration_that_ends_in_the_middle_is_begun_anew(self) -> None:
+        """Whichever statement of the migration fails, the file stays one of format 1; the next start migrates it."""
+
+        class Failing:
+            def __init__(self, connection: sqlite3.Connection, left: int) -> None:
+                self.connection, self.left = connection, left
+
+            def execute(self, statement: str) -> Any:
+                if statement != "ROLLBACK":
+                    self.left -= 1
+                    if self.left < 0:
+                        raise sqlite3.OperationalError("disk I/O error")
+                return self.connection.execute(statement)
+
+            @property
+            def in_transaction(self) -> bool:
+                return self.connection.in_transaction
+
+        statements = 0
+        while True:
+            connection = sqlite3.connect(self.path, isolation_level=None)
+            try:
+                schema.migrate(Failing(connection, statements))  # type: ignore[arg-type]
+                break
+            except sqlite3.OperationalError:
+                tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                self.assertEqual(tables, [("account",)])
+                columns = connection.execute("PRAGMA table_info(account)").fetchall()
+                self.assertEqual(len(columns), 6, statements)
+            finally:
+                connection.close()
+            self.assertEqual(version(self.path), 1)
+            statements += 1
+        self.assertGreater(statements, 5)
+        store = self.started(self.old)
+        self.assertEqual(self.successResultOf(store.user("ann")).capacity, 5)
+
+    def test_a_damaged_one_is_left_as_it_is(self) -> None:
+        """A file of format 1 that cannot be read is not migrated."""
+        with open(self.path, "r+b") as file:
+            file.seek(4096)
+            file.write(b"x" * 4096)
+        store = EmbeddedStore(self.old, lambda: self.now_us, self.clock, self.disk.run)
+        self.assertRaises(StoreUnavailable, store.start)
+        self.assertEqual(version(self.path), 1)
+
+
+class CrashTests(StoreOnClock):
+    """kill -9 before, within and after each call."""
+
+    def everything(self, store: EmbeddedStore) -> Any:
+        """All users, without levels and times of use."""
+        return [
+            user._replace(level=None)
+            for name in ("ann", "bob")
+            if (user := self.successResultOf(store.user(name))) is not None
+        ]
+
+    def test_each_call_is_done_completely_or_not(self) -> None:
+        """A store that goes on with what is on disk has all of a call, or nothing, as long as it is not answered."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "a2")))
+        a2 = id_of("a2")
+        calls = [
+            lambda store: store.create_user(new_user("bob", "b", "b2", "b3", metadata={"x": 1})),
+            lambda store: store.create_key("ann", Key(digest_of("a3"), label="third", bucket=KeyBucket(2, 0.0))),
+            lambda store: store.change_key("ann", a2, KeyChange(DISABLED, START + HOUR, "x", KeyBucket(3, 1.0))),
+            lambda store: store.rotate_key("ann", a2, HOUR, digest_of("a4")),
+            lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2})),
+            lambda store: store.delete_user("bob"),
+            lambda store: store.delete_user("ann"),
+        ]
+        for number, call in enumerate(calls):
+            before = self.everything(self.store)
+            running = self.store
+            self.disk.held = True
+            done = call(running)
+            self.assertEqual(len(self.disk.waiting), 1, number)
+            self.crash()
+            self.assertEqual(self.everything(self.store), before, number)
+            self.store = running
+            [(answer, write)] = self.disk.waiting
+            self.disk.waiting.clear()
+            write()
+            # It is on disk, and nobody has heard of it.
+            self.assertEqual(self.everything(running), before, number)
+            self.disk.held = False
+            self.crash()
+            after = self.everything(self.store)
+            self.assertNotEqual(after, before, number)
+            answer.callback(None)
+            self.successResultOf(done)
+            self.assertEqual(self.everything(running), after, number)
+            self.store = running
+        self.assertEqual(self.everything(self.store), [])
+
+    def test_what_cannot_be_stored_changes_nothing(self) -> None:
+        """When the disk refuses a call, everything stays as it was, and the same call is possible afterwards."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "a2")))
+        calls = [
+            lambda: self.store.create_user(new_user("bob", "b")),
+            lambda: self.store.create_key("ann", Key(digest_of("a3"))),
+            lambda: self.store.rotate_key("ann", id_of("a"), 0, digest_of("a4")),
+            lambda: self.store.change_user("ann", UserChange(disabled=True)),
+            lambda: self.store.delete_user("ann"),
+        ]
+        for call in calls:
+            before = self.everything(self.store)
+            self.disk.broken = NotStored("cannot use the database x: disk is full")
+            self.failureResultOf(call(), NotStored)
+            self.assertEqual(self.everything(self.store), before)
+            self.disk.broken = None
+            self.successResultOf(call())
+            self.assertNotEqual(self.everything(self.store), before)
+
+    def test_a_deleted_user_is_not_written_again(self) -> None:
+        """Levels and last uses that change while a user is being deleted are forgotten with the user."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "a2")))
+        self.successResultOf(self.store.change_key("ann", id_of("a2"), KeyChange(bucket=KeyBucket(5, 0.0))))
+        self.create("other")
+        self.disk.held = True
+        deleted = self.store.delete_user("ann")
+        for key in ("a", "a2", "other"):
+            self.take(key)
+        self.clock.advance(1.0)
+        while self.disk.waiting:
+            self.disk.one()
+        self.disk.held = False
+        self.assertEqual(self.successResultOf(deleted).name, "ann")
+        for _ in range(3):
+            self.clock.advance(1.0)
+        self.assertTrue(self.store.state().up, self.store.state().reason)
+        self.restart()
+        self.assertIsNone(self.successResultOf(self.store.user("ann")))
+        self.assertEqual(self.level("other"), 4 * MICROTOKENS)
+
+    def test_all_is_written_to_a_new_database(self) -> None:
+        """When the database is lost, users, keys, states and buckets are written to a new one."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "a2", metadata={"x": 1})))
+        change = KeyChange(state=REVOKED, label="gone", bucket=KeyBucket(5, 0.0, 7))
+        self.successResultOf(self.store.change_key("ann", id_of("a2"), change))
+        self.successResultOf(self.store.change_key("ann", id_of("a"), KeyChange(expires_at=START + HOUR)))
+        before = self.everything(self.store)
+        for name in os.listdir(self.data_dir):
+            if name.startswith(DATABASE_FILE):
+                os.unlink(os.path.join(self.data_dir, name))
+        for _ in range(10):
+            self.clock.advance(1.0)
+        self.assertTrue(self.store.state().up, self.store.state().reason)
+        self.restart()
+        self.assertEqual(self.everything(self.store), before)
+
+
+class LastUseTests(StoreOnClock):
+    """`last_used`."""
+
+    def used(self, key: str) -> int | None:
+        user = self.successResultOf(self.store.find_key(id_of(key)))
+        return user.key(id_of(key)).last_used
+
+    def test_it_is_noted_to_the_minute(self) -> None:
+        """Of used keys the minute is noted, in one write for all, and is there after a crash; others have none."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "b", "c", capacity=1)))
+        self.successResultOf(self.store.change_key("ann", id_of("b"), KeyChange(expires_at=START + HOUR)))
+        self.now_us += 90 * SECOND
+        # A refusal by the bucket is a use too.
+        for key in ("a", "b", "a", "b"):
+            self.take(key)
+        self.assertEqual([self.used(key) for key in "abc"], [None, None, None])
+        minute = self.now_us // (60 * SECOND) * (60 * SECOND)
+        self.clock.pump([NOTE_SECONDS, 1.0])
+        self.assertEqual([self.used(key) for key in "abc"], [minute, minute, None])
+        writes = self.disk.writes
+        self.take("a")
+        self.clock.pump([NOTE_SECONDS, 1.0])
+        self.assertLessEqual(self.disk.writes - writes, 2)
+        self.crash()
+        self.assertEqual([self.used(key) for key in "abc"], [minute, minute, None])
+
+    def test_it_is_noted_at_the_stop(self) -> None:
+        """An orderly stop notes the last uses; a key that must not be used was not used."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "b")))
+        self.successResultOf(self.store.change_key("ann", id_of("b"), KeyChange(state=DISABLED)))
+        for key in ("a", "b"):
+            self.take(key)
+        self.restart()
+        self.assertEqual(self.used("a"), START // (60 * SECOND) * (60 * SECOND))
+        self.assertIsNone(self.used("b"))
+
+    def test_a_change_keeps_what_is_noted(self) -> None:
+        """A change of a key keeps its last use, and a bucket that another key has emptied stays empty."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", "b", capacity=1)))
+        self.take("a")
+        self.clock.advance(NOTE_SECONDS)
+        self.successResultOf(self.store.change_key("ann", id_of("a"), KeyChange(label="x")))
+        self.assertIsNotNone(self.used("a"))
+        self.assertEqual(self.take("b"), Taken(False, b"ann", 1, 0.0, 0))

@@ -1,0 +1,83 @@
+"""A change that an operator asks for over the admin API: who may make it, and what the audit log says of it.
+
+A change is answered when it holds, and its line of the audit log was handed over.  A client that does not wait for that
+interrupts nothing.
+"""
+
+# twisted.web is typed in parts only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.web.server import Request
+
+from twisted_lb.api.audit import Attempt, Auditing
+from twisted_lb.api.operator_token import OperatorTokens
+from twisted_lb.api.responses import Refusal, store_away
+from twisted_lb.interfaces import NotStored, StoreUnavailable
+
+NOT_STORED: Final = "The store could not write it."
+NOT_KNOWN: Final = "Whether this was stored is not known."
+
+
+class Outcome(NamedTuple):
+    """A change that was made: what differs, or nothing where all was like that already, and what is answered."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    result: Any
+    more: Mapping[str, Any] = {}  # for the audit log
+
+
+# Makes the change that the body of the request asks for.  Raises Refusal, and what stores raise.
+Make = Callable[[bytes, Attempt], Awaitable[Outcome]]
+
+
+class RecordedChanges:
+    """Makes changes."""
+
+    def __init__(self, tokens: OperatorTokens, audit: Auditing) -> None:
+        self._tokens = tokens
+        self._audit = audit
+
+    def make(self, request: Request, scope: str, action: str, about: Mapping[str, Any], make: Make) -> Deferred[Any]:
+        """The result of the change; `about` says what it is of, for the audit log.  Fails with Refusal.
+
+        To cancel the Deferred does not cancel the change, of which only a part may have been made.
+        """
+        attempt = self._audit.attempt(request, action, about)
+        request.responseHeaders.setRawHeaders("X-Request-ID", [attempt.request_id])
+        result: Deferred[Any] = Deferred()
+
+        def fire(outcome: Any) -> None:
+            if not result.called:
+                result.callback(outcome)
+
+        Deferred.fromCoroutine(self._make(request, scope, attempt, make)).addBoth(fire)
+        return result
+
+    async def _make(self, request: Request, scope: str, attempt: Attempt, make: Make) -> Any:
+        try:
+            attempt.who = self._tokens.changer(request, scope)
+            if problem := self._audit.problem():
+                raise Refusal(503, f"The audit log cannot be written, so nothing was changed: {problem}.")
+            made = await make(request.content.read() if request.content is not None else b"", attempt)
+        except NotStored:
+            attempt.refused(503, NOT_STORED)
+            raise
+        except StoreUnavailable:
+            attempt.failed(503, NOT_KNOWN)
+            raise store_away(f"{NOT_KNOWN} Look, and try again.") from None
+        except Refusal as error:
+            attempt.refused(error.status, error.detail)
+            members = {**error.members, "request_id": attempt.request_id}
+            raise Refusal(error.status, error.detail, error.fields, members) from None
+        except BaseException:
+            attempt.failed()
+            raise
+        attempt.applied(made.before, made.after, made.more)
+        return made.result

@@ -1,0 +1,113 @@
+"""The bodies in which operators say what to create and change of users and keys; see `bodies`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from twisted_lb.api.bodies import LABEL, BadBody, Capacity, Label, NewUser, PolicyChange, Rate, read_model, read_time
+from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.users import MAX_METADATA_BYTES, NEVER, NO_BUCKET, KeyBucket, KeyChange, UserChange, metadata_text
+
+TIME = "a time such as 2026-12-31T00:00:00Z"
+
+
+def _metadata(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        metadata_text(value)
+    except ValueError:
+        raise ValueError from None
+    return value
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
+METADATA = f"a JSON object of at most {MAX_METADATA_BYTES} bytes"
+
+
+class UserToCreate(NewUser):
+    """The body of `POST /users`; label and expires_at are those of the user's first key."""
+
+    metadata: Metadata = Field({}, description=METADATA)
+    label: Label = Field("", description=LABEL)
+    expires_at: int | None = Field(None, description=TIME)
+
+    @field_validator("expires_at", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        return read_time(value)
+
+
+class UserPatch(PolicyChange):
+    """The body of `PATCH /users/<name>`."""
+
+    disabled: bool | None = Field(None, description="true or false")
+    metadata: Metadata | None = Field(None, description=METADATA)
+
+    @field_validator("disabled", "metadata", mode="before")
+    @classmethod
+    def _no_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError
+        return value
+
+
+class KeyPatch(BaseModel):
+    """The body of `PATCH /users/<name>/keys/<key_id>`; the policy is that of a bucket of the key's own."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    label: Label | None = Field(None, description=LABEL)
+    expires_at: int | None = Field(None, description=f"{TIME}, or null")
+    capacity: Capacity | None = Field(None, description=f"a whole number from 1 to {MAX_CAPACITY}, or null")
+    rate_per_sec: Rate | None = Field(None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, or null")
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _no_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError
+        return value
+
+    @field_validator("expires_at", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        return None if value is None else read_time(value)
+
+
+class Level(BaseModel):
+    """The body of `PUT /users/<name>/level`."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    current_capacity: int = Field(
+        ge=-MAX_CAPACITY, le=MAX_CAPACITY, description=f"a whole number from -{MAX_CAPACITY} to {MAX_CAPACITY}"
+    )
+
+
+def read_user_patch(body: bytes) -> UserChange:
+    """What to change of a user.  Raises BadBody."""
+    patch = read_model(UserPatch, body)
+    if not patch.model_fields_set:
+        raise BadBody("There is nothing to change: give capacity, rate_per_sec, disabled or metadata.")
+    return UserChange(patch.capacity, patch.rate_per_sec, disabled=patch.disabled, metadata=patch.metadata)
+
+
+def read_key_patch(body: bytes) -> KeyChange:
+    """What to change of a key.  Raises BadBody."""
+    patch = read_model(KeyPatch, body)
+    given = patch.model_fields_set
+    if not given:
+        raise BadBody("There is nothing to change: give label, expires_at, or capacity and rate_per_sec.")
+    bucket = None
+    if {"capacity", "rate_per_sec"} & given:
+        if patch.capacity is not None and patch.rate_per_sec is not None:
+            bucket = KeyBucket(patch.capacity, patch.rate_per_sec)
+        elif {"capacity", "rate_per_sec"} <= given and patch.capacity is patch.rate_per_sec:
+            bucket = NO_BUCKET
+        else:
+            raise BadBody("For a bucket of the key's own, give both capacity and rate_per_sec; for none, both as null.")
+    expires_at = None
+    if "expires_at" in given:
+        expires_at = NEVER if patch.expires_at is None else patch.expires_at
+    return KeyChange(expires_at=expires_at, label=patch.label, bucket=bucket)

@@ -1,0 +1,387 @@
+"""Users and keys on the admin listener: list, create, change and remove them.
+
+A key is shown once, in the response that has created it.  A key in a path is its `key_id`; the name of a user in a path
+is percent-encoded, so that it is one segment whatever it contains.
+"""
+
+# twisted.web is typed in parts only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from urllib.parse import quote, unquote
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request
+
+from twisted_lb.api.audit import Attempt
+from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_nothing, read_rotation
+from twisted_lb.api.operator_token import OperatorTokens, given_token
+from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges
+from twisted_lb.api.representations import shown_key, shown_user
+from twisted_lb.api.responses import Refusal, failure_answer, json_answer
+from twisted_lb.api.user_bodies import Level, UserToCreate, read_key_patch, read_user_patch
+from twisted_lb.api.user_query import page_asked_for
+from twisted_lb.config.admin_tokens import KEYS
+from twisted_lb.credentials import digest
+from twisted_lb.interfaces import MICROTOKENS, IUserStore, NameTaken
+from twisted_lb.key_format import KeyFormat
+from twisted_lb.limits.bucket import MAX_CAPACITY
+from twisted_lb.users import (
+    ACTIVE,
+    DISABLED,
+    MAX_KEYS,
+    REVOKED,
+    Changed,
+    Key,
+    KeyBucket,
+    KeyChange,
+    KeyRevoked,
+    KeyTaken,
+    TooManyKeys,
+    User,
+    UserChange,
+    is_key_id,
+    key_id_of,
+)
+
+# The first segments of the paths that are served here.
+PATHS: Final = (b"users", b"keys")
+FULL: Final = MAX_CAPACITY * MICROTOKENS  # a level that stores reduce to the capacity
+MAX_IDEMPOTENCY_CHARACTERS: Final = 255
+
+_Body = TypeVar("_Body")
+_Key = "/users/<name>/keys/<key_id>"
+
+
+class UserAdministration(NamedTuple):
+    """What this API is about."""
+
+    store: IUserStore
+    form: KeyFormat  # of new keys
+    default_capacity: int  # of users created without a policy
+    default_rate_per_sec: float
+    now_us: Callable[[], int]  # microseconds since 1970
+
+
+class UsersApi:
+    """See the module."""
+
+    app = Klein()
+
+    def __init__(self, users: UserAdministration, tokens: OperatorTokens, changes: RecordedChanges) -> None:
+        self._users = users
+        self._store = users.store
+        self._tokens = tokens
+        self._changes = changes
+
+    # Reading
+
+    @app.route("/users", methods=["GET"])
+    async def _list(self, request: Request) -> bytes:
+        self._tokens.check_reader(request)
+        page = await self._store.user_page(*page_asked_for(request.args))
+        now_us = self._users.now_us()
+        shown = [shown_user(user, now_us) for user in page.users]
+        return json_answer(request, {"users": shown, "next": page.more_after})
+
+    @app.route("/users/<name>", methods=["GET"])
+    async def _user(self, request: Request, name: str) -> bytes:
+        self._tokens.check_reader(request)
+        return self._user_answer(request, await self._found(_name_in(name)))
+
+    @app.route("/users/<name>/keys", methods=["GET"])
+    async def _keys(self, request: Request, name: str) -> bytes:
+        self._tokens.check_reader(request)
+        user = await self._found(_name_in(name))
+        now_us = self._users.now_us()
+        return json_answer(request, {"name": user.name, "keys": [shown_key(key, now_us) for key in user.keys]})
+
+    @app.route(_Key, methods=["GET"])
+    async def _key(self, request: Request, name: str, key_id: str) -> bytes:
+        self._tokens.check_reader(request)
+        return self._key_answer(request, await self._found(_name_in(name)), key_id)
+
+    @app.route("/keys/<key_id>", methods=["GET"])
+    async def _find_key(self, request: Request, key_id: str) -> bytes:
+        self._tokens.check_reader(request)
+        user = await self._store.find_key(key_id) if is_key_id(key_id) else None
+        if user is None:
+            raise Refusal(404, f"There is no key {key_id!r}.")
+        return self._key_answer(request, user, key_id)
+
+    # Users
+
+    @app.route("/users", methods=["POST"])
+    def _create(self, request: Request) -> Deferred[bytes]:
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            wanted = _read(lambda content: read_model(UserToCreate, content), body)
+            attempt.about(user=wanted.name)
+            key = self._users.form.new_key()
+            user = User(
+                wanted.name,
+                self._users.default_capacity if wanted.capacity is None else wanted.capacity,
+                self._users.default_rate_per_sec if wanted.rate_per_sec is None else wanted.rate_per_sec,
+                metadata=wanted.metadata,
+                keys=(Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at),),
+            )
+            try:
+                await self._store.create_user(user)
+            except NameTaken:
+                raise Refusal(409, f"The name {user.name} is taken.") from None
+            shown = self._shown(await self._found(user.name))
+            return Outcome({}, shown, {**shown, "api_key": key})
+
+        def show(shown: Any) -> bytes:
+            request.responseHeaders.setRawHeaders("Location", [f"/users/{quote(shown['name'], safe='')}"])
+            return json_answer(request, shown, 201)
+
+        return self._changes.make(request, KEYS, "create_user", {"user": None}, make).addCallback(show)
+
+    @app.route("/users/<name>", methods=["PATCH"])
+    def _change(self, request: Request, name: str) -> Deferred[bytes]:
+        return self._change_user(request, "change_user", name, read_user_patch)
+
+    @app.route("/users/<name>/<any(disable,enable):order>", methods=["POST"])
+    def _order(self, request: Request, name: str, order: str) -> Deferred[bytes]:
+        def read(body: bytes) -> UserChange:
+            read_nothing(body)
+            return UserChange(disabled=order == "disable")
+
+        return self._change_user(request, f"{order}_user", name, read)
+
+    @app.route("/users/<name>/level", methods=["PUT"])
+    def _set_level(self, request: Request, name: str) -> Deferred[bytes]:
+        def read(body: bytes) -> UserChange:
+            level = read_model(Level, body).current_capacity * MICROTOKENS if body else FULL
+            return UserChange(level=level)
+
+        return self._change_user(request, "set_level", name, read)
+
+    @app.route("/users/<name>", methods=["DELETE"])
+    def _delete(self, request: Request, name: str) -> Deferred[bytes]:
+        name = _name_in(name)
+
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            _read(read_nothing, body)
+            user = await self._store.delete_user(name)
+            if user is None:
+                _unknown_user(name)
+            return Outcome(self._shown(user), {}, b"")
+
+        return self._changes.make(request, KEYS, "delete_user", {"user": name}, make).addCallback(
+            lambda _: _no_content(request)
+        )
+
+    def _change_user(
+        self, request: Request, action: str, name: str, read: Callable[[bytes], UserChange]
+    ) -> Deferred[bytes]:
+        name = _name_in(name)
+
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            changed = await self._store.change_user(name, _read(read, body))
+            if changed is None:
+                _unknown_user(name)
+            return self._outcome(changed)
+
+        return self._changes.make(request, KEYS, action, {"user": name}, make).addCallback(
+            lambda user: self._user_answer(request, user)
+        )
+
+    # Keys
+
+    @app.route("/users/<name>/keys", methods=["POST"])
+    def _create_key(self, request: Request, name: str) -> Deferred[bytes]:
+        name = _name_in(name)
+
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            wanted = _read(lambda content: read_new_key(content or b"{}"), body)
+            user = await self._found(name)
+            key = self._new_key(request, "create", user.keys[0].digest)
+            bucket = None
+            if wanted.capacity is not None and wanted.rate_per_sec is not None:
+                bucket = KeyBucket(wanted.capacity, wanted.rate_per_sec)
+            new = Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at, bucket=bucket)
+            attempt.about(key_id=new.key_id)
+            changed = await _stored(self._store.create_key(name, new), name, new.key_id)
+            return self._with_key(changed, new.key_id, {"api_key": key})
+
+        return self._change_keys(request, "create_key", name, None, make, 201)
+
+    @app.route(f"{_Key}/rotate", methods=["POST"])
+    def _rotate_key(self, request: Request, name: str, key_id: str) -> Deferred[bytes]:
+        name = _name_in(name)
+
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            wanted = _read(read_rotation, body)
+            old = (await self._found(name)).key(key_id)
+            if old is None:
+                _unknown_key(name, key_id)
+            key = self._new_key(request, "rotate", old.digest)
+            new_digest = digest(key.encode())
+            attempt.about(new_key_id=key_id_of(new_digest))
+            rotated = self._store.rotate_key(name, key_id, wanted.grace, new_digest)
+            changed = await _stored(rotated, name, key_id)
+            return self._with_key(changed, key_id_of(new_digest), {"replaces": key_id, "api_key": key})
+
+        return self._change_keys(request, "rotate_key", name, key_id, make, 201)
+
+    @app.route(_Key, methods=["PATCH"])
+    def _change_one_key(self, request: Request, name: str, key_id: str) -> Deferred[bytes]:
+        return self._change_key(request, "change_key", name, key_id, read_key_patch)
+
+    @app.route(f"{_Key}/<any(disable,enable,expire,revoke):order>", methods=["POST"])
+    def _order_key(self, request: Request, name: str, key_id: str, order: str) -> Deferred[bytes]:
+        def read(body: bytes) -> KeyChange:
+            read_nothing(body)
+            if order == "expire":
+                return KeyChange(expires_at=self._users.now_us())
+            return KeyChange({"disable": DISABLED, "enable": ACTIVE, "revoke": REVOKED}[order])
+
+        return self._change_key(request, f"{order}_key", name, key_id, read)
+
+    @app.route(_Key, methods=["DELETE"])
+    def _delete_key(self, request: Request, name: str, key_id: str) -> Deferred[bytes]:
+        def read(body: bytes) -> KeyChange:
+            read_nothing(body)
+            return KeyChange(REVOKED)
+
+        return self._change_key(request, "revoke_key", name, key_id, read, 204)
+
+    def _change_key(
+        self,
+        request: Request,
+        action: str,
+        name: str,
+        key_id: str,
+        read: Callable[[bytes], KeyChange],
+        status: int = 200,
+    ) -> Deferred[bytes]:
+        name = _name_in(name)
+
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            change = _read(read, body)
+            if not is_key_id(key_id):
+                _unknown_key(name, key_id)
+            return self._with_key(await _stored(self._store.change_key(name, key_id, change), name, key_id), key_id)
+
+        return self._change_keys(request, action, name, key_id, make, status)
+
+    def _change_keys(
+        self, request: Request, action: str, name: str, key_id: str | None, make: Make, status: int
+    ) -> Deferred[bytes]:
+        def show(shown: Any) -> bytes:
+            if status == 204:
+                return _no_content(request)
+            if status == 201:
+                path = f"/users/{quote(shown['user'], safe='')}/keys/{shown['key_id']}"
+                request.responseHeaders.setRawHeaders("Location", [path])
+            return json_answer(request, shown, status)
+
+        about = {"user": name, "key_id": key_id}
+        return self._changes.make(request, KEYS, action, about, make).addCallback(show)
+
+    def _new_key(self, request: Request, *about: str) -> str:
+        """A new key; a request that is repeated with its Idempotency-Key and token gets the same one.
+
+        What it is about includes a digest, which is not shown: the token and the field do not suffice to find the key.
+        """
+        values = request.requestHeaders.getRawHeaders(b"idempotency-key", [])
+        if not values:
+            return self._users.form.new_key()
+        text = values[0].decode("latin-1")
+        if len(values) > 1 or not 1 <= len(text) <= MAX_IDEMPOTENCY_CHARACTERS or not text.isascii():
+            expected = f"one text of 1 to {MAX_IDEMPOTENCY_CHARACTERS} ASCII characters"
+            raise Refusal(400, f"Idempotency-Key is not valid; expected {expected}.")
+        return self._users.form.derived_key(given_token(request) or b"", "\0".join((*about, text)).encode())
+
+    @app.handle_errors(Exception)
+    def _failed(self, request: IRequest, failure: Failure) -> bytes:
+        return failure_answer(request, failure)
+
+    # What is shown
+
+    async def _found(self, name: str) -> User:
+        user = await self._store.user(name)
+        if user is None:
+            _unknown_user(name)
+        return user
+
+    def _shown(self, user: User) -> dict[str, object]:
+        return shown_user(user, self._users.now_us())
+
+    def _user_answer(self, request: Request, user: User) -> bytes:
+        return json_answer(request, self._shown(user))
+
+    def _key_answer(self, request: Request, user: User, key_id: str) -> bytes:
+        return json_answer(request, self._shown_key(user, key_id))
+
+    def _shown_key(self, user: User, key_id: str) -> dict[str, object]:
+        key = user.key(key_id)
+        if key is None:
+            _unknown_key(user.name, key_id)
+        return {**shown_key(key, self._users.now_us()), "user": user.name}
+
+    def _outcome(self, changed: Changed) -> Outcome:
+        return Outcome(*_differences(self._shown(changed.before), self._shown(changed.after)), changed.after)
+
+    def _with_key(self, changed: Changed, key_id: str, more: Mapping[str, object] = {}) -> Outcome:
+        """The outcome; the key is answered."""
+        return self._outcome(changed)._replace(result={**self._shown_key(changed.after, key_id), **more})
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The members of both that differ; of the keys only those that differ."""
+    names = [name for name in after if before[name] != after[name]]
+    old, new = {name: before[name] for name in names}, {name: after[name] for name in names}
+    if "keys" in new:
+        old["keys"] = [key for key in before["keys"] if key not in after["keys"]]
+        new["keys"] = [key for key in after["keys"] if key not in before["keys"]]
+    return old, new
+
+
+def _read(read: Callable[[bytes], _Body], body: bytes) -> _Body:
+    try:
+        return read(body)
+    except BadBody as error:
+        raise Refusal(400, str(error)) from None
+
+
+async def _stored(changed: Deferred[Changed | None], name: str, key_id: str) -> Changed:
+    try:
+        found = await changed
+    except KeyRevoked:
+        raise Refusal(409, f"The key {key_id} is revoked, which cannot be undone.") from None
+    except TooManyKeys:
+        raise Refusal(409, f"{name} has {MAX_KEYS} keys already; revoke one of them first.") from None
+    except KeyTaken:
+        raise Refusal(409, "This key exists already.") from None
+    if found is None:
+        raise Refusal(404, f"There is no user {name!r}, or the user has no key {key_id!r}.")
+    return found
+
+
+def _name_in(segment: str) -> str:
+    """The name in a segment of the path.  Raises Refusal."""
+    name = unquote(segment)
+    if "\0" in name:
+        _unknown_user(name)
+    return name
+
+
+def _unknown_user(name: str) -> NoReturn:
+    raise Refusal(404, f"There is no user {name!r}.")
+
+
+def _unknown_key(name: str, key_id: str) -> NoReturn:
+    raise Refusal(404, f"The user {name} has no key {key_id!r}.")
+
+
+def _no_content(request: Request) -> bytes:
+    request.setResponseCode(204, b"No Content")
+    return b""

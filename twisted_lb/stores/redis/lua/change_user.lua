@@ -1,0 +1,27 @@
+-- Change a user; empty arguments are left as they are.
+--   ARGV   how many forms of the name; the forms; capacity, rate, level, state, metadata
+-- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
+-- user.
+
+local owner, user, at = named_user()
+if not user then
+  return user == false and {} or false
+end
+local place = place_of(owner)
+if ARGV[at] ~= '' or ARGV[at + 1] ~= '' or ARGV[at + 2] ~= '' then
+  local capacity = tonumber(ARGV[at]) or tonumber(user[3])
+  local rate = ARGV[at + 1] ~= '' and ARGV[at + 1] or user[4]
+  local level = min(tonumber(ARGV[at + 2]) or user[5], capacity * MICROTOKENS)
+  local stamp = max(number(call('HGET', place, 'stamp'), 0, LAST_STAMP), now)
+  call('HSET', place, 'capacity', whole(capacity), 'rate', rate, 'level', whole(level), 'stamp', whole(stamp))
+end
+if ARGV[at + 4] ~= '' then
+  call('HSET', place, 'metadata', ARGV[at + 4])
+end
+if ARGV[at + 3] ~= '' and ARGV[at + 3] ~= user[6] then
+  write_key(owner, ARGV[at + 3], user[9])
+  for i = 9, #user do
+    tell(user[i][1])
+  end
+end
+return {user, user_at(owner)}

@@ -1,0 +1,203 @@
+-- Users and their keys; this text comes after bucket.lua in the scripts about them.
+--
+-- The hash of a user's first key is the user's record, whatever becomes of that key.  Beside what bucket.lua reads it has:
+--   metadata (JSON), created (microseconds), and what each key has
+-- A key has, beside `owner` and `state`:
+--   label, created, last_used (microseconds), key_capacity and key_rate (of its own bucket)
+-- Absent fields have defaults: a store of an earlier version is complete as it is.
+--   tokenlb:keys_of:{<digest of the first key>}  a set: the digests of the further keys, where there are any
+--   tokenlb:first_keys, tokenlb:further_keys     sorted sets, scores 0: all digests, to find a key by its key_id
+--   tokenlb:changed_keys                         a sorted set: digest -> when its state was changed last, see announce.lua
+-- Whatever a script writes is read first: a key in Redis with a wrong type fails the script before its first write.
+
+local KEY_FIELDS = {'state', 'label', 'created', 'last_used', 'key_capacity', 'key_rate', 'owner', 'metadata'}
+local DIGITS = 16 -- of a digest in a key_id
+
+local function place_of(digest)
+  return 'tokenlb:{' .. digest .. '}'
+end
+
+local function bucket_of(digest)
+  return 'tokenlb:key_bucket:{' .. digest .. '}'
+end
+
+local function in_flight_of(digest)
+  return 'tokenlb:in_flight:{' .. digest .. '}'
+end
+
+local function keys_of(owner)
+  return 'tokenlb:keys_of:{' .. owner .. '}'
+end
+
+-- A key: {digest, state, expires, label, created, last used, capacity of its own bucket (0: none), rate, level}; and the
+-- state of the user.  nil where the fields are not those of a key.
+local function key_from(digest, fields)
+  local user, state, expires, own = states(fields[1])
+  if not user then
+    return nil
+  end
+  local capacity, rate, level = 0, '0', 0
+  if own then
+    capacity, rate = own_policy(fields[5], fields[6])
+    if not capacity then
+      return nil
+    end
+    level = refilled_shared(bucket_of(digest), capacity * MICROTOKENS, tonumber(rate))
+  end
+  local created, used = number(fields[3], 0, LAST_STAMP), number(fields[4], 0, LAST_STAMP)
+  return {digest, state, expires, fields[2] or '', created or 0, used or 0, capacity, rate, level}, user
+end
+
+-- A user: {digest of the first key, name, capacity, rate as text, level, state, metadata, created, keys...}.
+-- nil where there is no user, false where what is there is none.
+local function user_at(owner)
+  local name, capacity, rate, level = refilled(place_of(owner))
+  if not name then
+    -- A further key has a hash of its own, and is no user.
+    return name
+  end
+  local fields = call('HMGET', place_of(owner), unpack(KEY_FIELDS))
+  local key, state = key_from(owner, fields)
+  if not key then
+    return false
+  end
+  local user = {owner, name, whole(capacity), rate, level, state, fields[8] or '', key[5], key}
+  for _, digest in ipairs(read('SMEMBERS', keys_of(owner)) or {}) do
+    fields = read('HMGET', place_of(digest), unpack(KEY_FIELDS))
+    key = fields and fields[7] == owner and key_from(digest, fields)
+    if key then
+      user[#user + 1] = key
+    end
+  end
+  return user
+end
+
+-- The digest of the first key of the user with one of these names: arguments from `first` on, so many.
+local function owner_of_name(first, count)
+  for i = first, first + count - 1 do
+    local found = call('ZRANGEBYLEX', 'tokenlb:names', '[' .. ARGV[i] .. '\0', '(' .. ARGV[i] .. '\1', 'LIMIT', 0, 1)
+    if found[1] then
+      return found[1]:sub(-64)
+    end
+  end
+  return nil
+end
+
+-- The name of the user is that of the arguments from 2 on, of which the first says how many there are.
+-- The digest of the first key, the user, and the place of the next argument.
+local function named_user()
+  local count = tonumber(ARGV[1])
+  local owner = owner_of_name(2, count)
+  local user = owner and user_at(owner)
+  return owner, user, 2 + count
+end
+
+local function key_in(user, key_id)
+  for i = 9, #user do
+    if user[i][1]:sub(1, DIGITS) == key_id then
+      return user[i]
+    end
+  end
+  return nil
+end
+
+-- The digest of a key by the digits of its key_id.
+local function digest_of_id(key_id)
+  for _, index in ipairs({'tokenlb:first_keys', 'tokenlb:further_keys'}) do
+    -- 'g' comes after all hexadecimal digits.
+    local found = call('ZRANGEBYLEX', index, '[' .. key_id, '(' .. key_id .. 'g', 'LIMIT', 0, 1)
+    if found[1] then
+      return found[1]
+    end
+  end
+  return nil
+end
+
+-- Whether a digest, or a key_id, is in use.
+local function key_taken(digest)
+  return call('EXISTS', place_of(digest)) == 1 or digest_of_id(digest:sub(1, DIGITS)) ~= nil
+end
+
+-- The fields of a key, as `key_from` reads them; `user` is the state of the user ('active' for further keys).
+-- `key` is as `key_from` returns it.  Its fields in Redis are replaced.
+local function write_key(digest, user, key, owner)
+  local place = place_of(digest)
+  local special = user ~= 'active' or key[2] ~= 'active' or key[3] > 0 or key[7] > 0
+  local fields = {}
+  local function set(name, value, wanted)
+    if wanted then
+      fields[#fields + 1], fields[#fields + 2] = name, value
+    else
+      call('HDEL', place, name)
+    end
+  end
+  set('owner', owner, owner)
+  local kind = key[7] > 0 and 'own' or 'shared'
+  set('state', user .. ' ' .. key[2] .. ' ' .. whole(key[3]) .. ' ' .. kind, special)
+  set('label', key[4], key[4] ~= '')
+  set('created', whole(key[5]), key[5] > 0)
+  set('last_used', whole(key[6]), key[6] > 0)
+  set('key_capacity', whole(key[7]), key[7] > 0)
+  set('key_rate', key[8], key[7] > 0)
+  if #fields > 0 then
+    call('HSET', place, unpack(fields))
+  end
+  call('DEL', bucket_of(digest))
+  if key[7] > 0 and key[9] < key[7] * MICROTOKENS then
+    call('HSET', bucket_of(digest), 'level', whole(key[9]), 'stamp', now_text)
+  end
+end
+
+-- Whether a key may be used may have changed: all instances hear of it.
+local function tell(digest)
+  if not read('ZCARD', 'tokenlb:changed_keys') then
+    -- Not ours, and nothing is lost with it.
+    call('DEL', 'tokenlb:changed_keys')
+  end
+  call('ZADD', 'tokenlb:changed_keys', now_text, digest)
+end
+
+-- A key from nine arguments, in the order of `key_from`; empty ones have defaults.
+local function key_argument(first)
+  local capacity = tonumber(ARGV[first + 6])
+  local level = tonumber(ARGV[first + 8]) or capacity * MICROTOKENS
+  return {
+    ARGV[first], ARGV[first + 1], tonumber(ARGV[first + 2]), ARGV[first + 3], tonumber(ARGV[first + 4]) or now,
+    tonumber(ARGV[first + 5]), capacity, ARGV[first + 7], min(level, capacity * MICROTOKENS),
+  }
+end
+
+-- Remove a further key.
+local function forget_key(owner, digest)
+  tell(digest)
+  call('DEL', place_of(digest), bucket_of(digest), in_flight_of(digest))
+  call('SREM', keys_of(owner), digest)
+  call('ZREM', 'tokenlb:further_keys', digest)
+end
+
+-- Make room for one more key: whether there is.  The oldest one that is revoked or expired goes.
+local function room_for_key(user, most)
+  call('SCARD', keys_of(user[1]))
+  if #user - 8 < most then
+    return true
+  end
+  local oldest = nil
+  for i = 10, #user do
+    local key = user[i]
+    local ended = key[2] == 'revoked' or key[3] > 0 and key[3] <= now
+    if ended and (not oldest or key[5] < oldest[5]) then
+      oldest = key
+    end
+  end
+  if oldest then
+    forget_key(user[1], oldest[1])
+  end
+  return oldest ~= nil
+end
+
+-- Add a further key.
+local function add_key(owner, key)
+  write_key(key[1], 'active', key, owner)
+  call('SADD', keys_of(owner), key[1])
+  call('ZADD', 'tokenlb:further_keys', 0, key[1])
+end

@@ -1,0 +1,45 @@
+"""Decisions about keys of which there is more to say than the bucket of their user, by outcomes of take_tokens.lua."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted_lb.interfaces import KEY, OWN, LimitLevel, Taken
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, special_key
+
+OF_OWN: Final = 93  # the key's own bucket refuses
+SPECIAL: Final = 100  # is added for a special key (see `recent_keys`)
+
+
+def refused_key(digest: str, name: bytes, outcome: int, fallback: Fallback) -> Taken:
+    """The decision about a key that must not be used."""
+    fallback.forget(digest)
+    return Taken(False, name, 0, 0.0, 0, REFUSAL_OF[outcome])
+
+
+def special_taken(
+    digest: str,
+    found: list[Any],
+    answer: tuple[int, float, int, int],
+    more: tuple[LimitLevel, ...],
+    fallback: Fallback,
+) -> Taken | None:
+    """The decision of the buckets of a special key and its user; None: another limit refuses.
+
+    `answer` is the capacity, the rate, the outcome without SPECIAL, and the level; `more` are the shared buckets.
+    """
+    capacity, rate_per_sec, outcome, level = answer
+    name, special = special_key(found, fallback.now())
+    own = special.own
+    if outcome == OF_OWN:
+        return Taken(False, name, own.capacity, own.rate_per_sec, level, OWN)
+    if outcome not in (0, 1):
+        return None
+    described = Taken(outcome == 1, name, capacity, rate_per_sec, level)
+    fallback.seen_special(digest, special, described)
+    if not outcome:
+        return described
+    if own.capacity:
+        more = (LimitLevel(own.capacity, own.rate_per_sec, special.level, OWN), *more)
+    return Taken(True, name, capacity, rate_per_sec, level, KEY, more)

@@ -1,0 +1,267 @@
+"""The users and keys of the embedded store, in memory.
+
+Of a key that may be used, does not expire and has no bucket of its own, a request needs nothing but the bucket of its
+user: `usable` has it by the digest, so that this is one look-up.  All other keys are found by their key_id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from twisted_lb.interfaces import MICROTOKENS, Account, Profile
+from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
+from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.stores.sqlite.schema import KeyRow, Row
+from twisted_lb.user_names import normalized
+from twisted_lb.users import (
+    ACTIVE,
+    DISABLED,
+    KEY_DISABLED,
+    KEY_EXPIRED,
+    REVOKED,
+    USER_DISABLED,
+    Key,
+    KeyBucket,
+    User,
+    key_id_of,
+)
+
+MINUTE_US: Final = 60_000_000
+
+
+class HeldUser(Bucket):
+    """A user's bucket, with the user."""
+
+    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys")
+
+    def __init__(self, row: Row, now_us: int) -> None:
+        # A time stamp in the future is from before the clock was set back: the bucket must not pause until then.
+        super().__init__(row.capacity, row.rate_per_sec, row.level, min(row.stamp_us, now_us))
+        self.digest = row.digest
+        self.name = row.name
+        self.name_bytes = row.name.encode()
+        self.disabled = bool(row.disabled)
+        self.metadata = row.metadata
+        self.created_us = row.created_us
+        self.keys: list[HeldKey] = []  # the first one first
+
+    def profile(self, now_us: int) -> Profile:
+        return Profile(Account(self.name, self.capacity, self.rate_per_sec), self.level_at(now_us))
+
+    def in_use(self, now_us: int) -> bool:
+        """Whether tokens were taken recently; see IAccountStore.in_use."""
+        return self.stamp_us > NEVER_USED_US and now_us - self.stamp_us <= IN_USE_SECONDS * 1_000_000
+
+    def row(self) -> Row:
+        """As it is stored."""
+        return Row(
+            self.digest,
+            self.name,
+            self.capacity,
+            self.rate_per_sec,
+            self.level,
+            self.stamp_us,
+            int(self.disabled),
+            self.metadata,
+            self.created_us,
+        )
+
+    def key_rows(self) -> list[KeyRow]:
+        """The keys of which there is something to say."""
+        plain = KeyRow(self.digest, self.digest, created_us=self.created_us)
+        return [row for row in [key.row() for key in self.keys] if row != plain]
+
+    def shown(self, now_us: int) -> User:
+        """As operators see it."""
+        return User(
+            self.name,
+            self.capacity,
+            self.rate_per_sec,
+            self.level_at(now_us),
+            self.disabled,
+            json.loads(self.metadata) if self.metadata else {},
+            self.created_us or None,
+            tuple([key.shown(now_us) for key in self.keys]),
+        )
+
+
+class HeldKey:
+    """A key."""
+
+    __slots__ = ("digest", "user", "state", "expires_us", "label", "created_us", "used_us", "own")
+
+    def __init__(self, row: KeyRow, user: HeldUser, now_us: int) -> None:
+        self.digest = row.digest
+        self.user = user
+        self.used_us = row.used_us
+        self.created_us = row.created_us
+        self.state = row.state
+        self.expires_us = row.expires_us
+        self.label = row.label
+        self.own: Bucket | None = None
+        if row.capacity:
+            self.own = Bucket(row.capacity, row.rate_per_sec, row.level, min(row.stamp_us, now_us))
+
+    def set_bucket(self, bucket: KeyBucket, now_us: int) -> None:
+        """Give it this bucket of its own, or none; the level is kept unless there is one in `bucket`."""
+        capacity, rate_per_sec, level = bucket
+        own = self.own
+        if not capacity:
+            self.own = None
+        elif own is None:
+            self.own = Bucket(capacity, rate_per_sec, new_level(capacity, level), now_us)
+        else:
+            own.change(capacity, rate_per_sec, now_us)
+            if level is not None:
+                own.level = new_level(capacity, level)
+
+    def refusal(self, now_us: int) -> str:
+        """Why it must not be used, or ""; a revoked key is unknown."""
+        if self.user.disabled:
+            return USER_DISABLED
+        if self.state == DISABLED:
+            return KEY_DISABLED
+        return KEY_EXPIRED if self.expires_us and self.expires_us <= now_us else ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether a request needs nothing but the user's bucket."""
+        return self.state == ACTIVE and not self.expires_us and self.own is None and not self.user.disabled
+
+    def row(self) -> KeyRow:
+        """As it is stored."""
+        own = self.own
+        return KeyRow(
+            self.digest,
+            self.user.digest,
+            self.state,
+            self.expires_us,
+            self.label,
+            self.created_us,
+            self.used_us,
+            own.capacity if own is not None else 0,
+            own.rate_per_sec if own is not None else 0.0,
+            own.level if own is not None else 0,
+            own.stamp_us if own is not None else 0,
+        )
+
+    def shown(self, now_us: int) -> Key:
+        """As operators see it."""
+        own = self.own
+        return Key(
+            self.digest,
+            self.state,
+            self.expires_us or None,
+            self.label,
+            self.created_us or None,
+            self.used_us or None,
+            KeyBucket(own.capacity, own.rate_per_sec, own.level_at(now_us)) if own is not None else None,
+        )
+
+
+class HeldUsers:
+    """All users and keys."""
+
+    __slots__ = ("usable", "users", "names", "_keys")
+
+    def __init__(self) -> None:
+        self.usable: dict[str, HeldUser] = {}  # by the digests of plain keys
+        self.users: dict[str, HeldUser] = {}  # by the digests of their first keys
+        # By their normalized names; None: a name that is taken by a user who is being stored.
+        self.names: dict[str, HeldUser | None] = {}
+        self._keys: dict[str, HeldKey] = {}  # by their key_id
+
+    def add(self, row: Row, keys: Sequence[KeyRow], now_us: int) -> None:
+        """Add a user; a first key of which there is nothing to say need not be among the keys."""
+        user = HeldUser(row, now_us)
+        self.users[user.digest] = user
+        # An earlier version may not have normalized it.
+        self.names[normalized(user.name)] = user
+        first = [key for key in keys if key.digest == row.digest]
+        further = [key for key in keys if key.digest != row.digest]
+        for key in (*(first or [KeyRow(row.digest, row.digest, created_us=row.created_us)]), *further):
+            self.add_key(user, key, now_us)
+
+    def add_key(self, user: HeldUser, row: KeyRow, now_us: int) -> None:
+        """Add a key to a user."""
+        key = HeldKey(row, user, now_us)
+        user.keys.append(key)
+        user.keys[1:] = sorted(user.keys[1:], key=_order)
+        self._keys[key_id_of(key.digest)] = key
+        self.key_changed(key)
+
+    def key_changed(self, key: HeldKey) -> None:
+        """Its state, or that of its user, may be another one."""
+        if key.plain:
+            self.usable[key.digest] = key.user
+        else:
+            self.usable.pop(key.digest, None)
+
+    def remove_key(self, key: HeldKey) -> None:
+        """Remove a key."""
+        key.user.keys.remove(key)
+        self.usable.pop(key.digest, None)
+        del self._keys[key_id_of(key.digest)]
+
+    def remove(self, user: HeldUser) -> None:
+        """Remove a user with all keys."""
+        for key in list(user.keys):
+            self.remove_key(key)
+        del self.users[user.digest]
+        del self.names[normalized(user.name)]
+
+    def key(self, digest: str) -> HeldKey | None:
+        """The key with this digest, whatever its state."""
+        key = self._keys.get(key_id_of(digest))
+        return key if key is not None and key.digest == digest else None
+
+    def known(self, digest: str) -> HeldKey | None:
+        """The same, unless it is revoked."""
+        key = self.key(digest)
+        return key if key is not None and key.state != REVOKED else None
+
+    def key_of_id(self, key_id: str) -> HeldKey | None:
+        """The key with this key_id."""
+        return self._keys.get(key_id)
+
+    def named(self, name: str) -> HeldUser | None:
+        """The user of this name."""
+        return self.names.get(normalized(name))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.usable.clear()
+        self.users.clear()
+        self.names.clear()
+        self._keys.clear()
+
+
+def _order(key: HeldKey) -> tuple[int, str]:
+    return key.created_us, key.digest
+
+
+def new_level(capacity: int, level: int | None) -> int:
+    """The level of a new bucket, in microtokens: full, unless another one is given."""
+    full = capacity * MICROTOKENS
+    return full if level is None else min(level, full)
+
+
+def row_of_key(key: Key, owner: str, now_us: int) -> KeyRow:
+    """A new key, as it is stored."""
+    row = KeyRow(
+        key.digest,
+        owner,
+        key.state,
+        key.expires_at or 0,
+        key.label,
+        now_us if key.created_at is None else key.created_at,
+        key.last_used or 0,
+    )
+    if key.bucket is None:
+        return row
+    capacity, rate_per_sec, level = key.bucket
+    return row._replace(
+        capacity=capacity, rate_per_sec=float(rate_per_sec), level=new_level(capacity, level), stamp_us=now_us
+    )

@@ -1,0 +1,130 @@
+"""The tables of the embedded store.
+
+A user is a row of `account`, named by the digest of the user's first key.  A key is a row of `api_key`; a first key of
+which there is nothing to say has none, as in a database of format 1, which has no such table.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final, NamedTuple
+
+from twisted_lb.limits.bucket import check_policy
+from twisted_lb.users import ACTIVE, DISABLED, REVOKED
+
+# Stored in the file (PRAGMA user_version); files with other numbers are rejected.
+SCHEMA_VERSION: Final = 2
+READABLE: Final = (1, SCHEMA_VERSION)
+
+_ACCOUNT: Final = """
+CREATE TABLE account (
+    digest TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    capacity INTEGER NOT NULL,
+    rate_per_sec REAL NOT NULL,
+    level INTEGER NOT NULL,
+    stamp_us INTEGER NOT NULL,
+    disabled INTEGER NOT NULL DEFAULT 0,
+    metadata TEXT NOT NULL DEFAULT '',
+    created_us INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+# A capacity of 0: the key has no bucket of its own.
+_API_KEY: Final = """
+CREATE TABLE api_key (
+    digest TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    state TEXT NOT NULL,
+    expires_us INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    used_us INTEGER NOT NULL,
+    capacity INTEGER NOT NULL,
+    rate_per_sec REAL NOT NULL,
+    level INTEGER NOT NULL,
+    stamp_us INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+SELECT: Final = "SELECT * FROM account"
+SELECT_KEYS: Final = "SELECT * FROM api_key"
+INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_KEY: Final = "INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class Row(NamedTuple):
+    """A user as stored: capacity in tokens, rate in tokens per second, level in microtokens at stamp_us."""
+
+    digest: str  # of the first key
+    name: str
+    capacity: int
+    rate_per_sec: float
+    level: int
+    stamp_us: int
+    disabled: int = 0
+    metadata: str = ""  # JSON; empty: none
+    created_us: int = 0  # 0: not known
+
+
+class KeyRow(NamedTuple):
+    """A key as stored, with its own bucket."""
+
+    digest: str
+    owner: str  # the digest of the user's first key
+    state: str = ACTIVE
+    expires_us: int = 0  # 0: it does not expire
+    label: str = ""
+    created_us: int = 0  # 0: not known
+    used_us: int = 0  # 0: not known
+    capacity: int = 0  # 0: no bucket of its own
+    rate_per_sec: float = 0.0
+    level: int = 0
+    stamp_us: int = 0
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Create the tables, within a transaction."""
+    connection.execute(_ACCOUNT)
+    connection.execute(_API_KEY)
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Make a database of format 1 one of this format, in one transaction: it is done completely, or begun anew."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for column in ("disabled INTEGER NOT NULL DEFAULT 0", "metadata TEXT NOT NULL DEFAULT ''"):
+            connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
+        connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
+        connection.execute(_API_KEY)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def makes_sense(row: Row) -> bool:
+    """Whether this program can have written the row: SQLite columns accept values of any type."""
+    texts, numbers = (row.digest, row.name, row.metadata), (row.level, row.stamp_us, row.created_us)
+    if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
+        return False
+    return row.disabled in (0, 1) and _is_policy(row.capacity, row.rate_per_sec)
+
+
+def key_makes_sense(row: KeyRow) -> bool:
+    """The same for a key."""
+    numbers = (row.expires_us, row.created_us, row.used_us, row.level, row.stamp_us)
+    if not all(type(text) is str for text in (row.digest, row.owner, row.label)):
+        return False
+    if not all(type(number) is int for number in numbers) or row.state not in (ACTIVE, DISABLED, REVOKED):
+        return False
+    return row.capacity == 0 or _is_policy(row.capacity, row.rate_per_sec)
+
+
+def _is_policy(capacity: object, rate_per_sec: object) -> bool:
+    try:
+        check_policy(capacity, rate_per_sec)
+    except (ValueError, TypeError):
+        return False
+    return True
