@@ -241,6 +241,7 @@ class LiveTests(OperatorCase):
             ((SET, "models", "a"), {"weight": -1}, 400, "weight: expected a whole number from 0 (drain) to 1000, not"),
             ((SET, "models", "a"), {"weight": "1"}, 400, "weight: expected a whole number"),
             ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?"),
+            ((SET, "models", "a"), {"": 1}, 400, "unknown key; expected one of name, url"),
             ((SET, "models", "a"), {"url": "http://b"}, 400, "url: expected none: add another server"),
             ((SET, "site"), {"maintenance": "x"}, 400, "pools.site.maintenance: expected a time from 1s to 24h"),
             ((ADD, "models"), {"url": "https://t", "tls": {"ca_file": "/none"}}, 400, "pools.models.servers[2].tls.ca"),

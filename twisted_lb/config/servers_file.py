@@ -133,7 +133,7 @@ def server_problems(keys: Mapping[str, object]) -> list[str]:
         FileModel.model_validate({"servers": [keys]})
     except ValidationError as error:
         problems = map(_problem, error.errors())
-        return [f"{_dotted(problem.path[2:])}: {problem.text}" for problem in problems]
+        return [f"{_dotted(problem.path[2:])}: {problem.text}".removeprefix(": ") for problem in problems]
     return []
 
 
