@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
@@ -278,6 +279,21 @@ class LiveTests(OperatorCase):
         self.assertEqual(self.refusal(ADD, "models", name="${HOME}", url="http://a")[0], 400)
 
 
+    def test_references_in_changes(self) -> None:
+        """What is said of a change does not show the values of references in paths, which may be tokens."""
+        self.patch(os, "environ", {**os.environ, "CHECK_TOKEN": "s3cr3t"})
+        check = "health_check: {path: '/?token=${CHECK_TOKEN}', interval: 7s}"
+        self.path.write_text(TEXT.replace("weight: 3", check))
+        self.start()
+        changed = self.change(SET, "models", "a", health_check={"path": "/plain"})
+        self.assertEqual(changed.before["health_check"]["path"], "hidden: it has a reference")
+        self.assertEqual(changed.after["health_check"]["path"], "/plain")
+        self.start()
+        changed = self.change(REMOVE, "models", "a")
+        self.assertEqual((changed.before["health_check"]["interval"], changed.after), (7.0, {}))
+        self.assertNotIn("s3cr3t", str((changed, self.changes.live_changes())))
+
+
 class OnlyTests(SynchronousTestCase):
     def test_steps(self) -> None:
         """Many servers, pools or routes are compared in steps, between which clients are served."""
@@ -454,6 +470,20 @@ class FileTests(OperatorCase):
         before = sorted(self.path.parent.iterdir())
         self.assertIn("No space left on device", self.refusal(SET, "models", "a", weight=1)[1])
         self.assertEqual((self.path.read_text(), sorted(self.path.parent.iterdir())), (TEXT, before))
+
+    def test_directory_that_cannot_be_synced(self) -> None:
+        """Some file systems cannot sync a directory: the text is in the file, so it is used."""
+        sync = os.fsync
+
+        def files_only(descriptor: int) -> None:
+            if S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(22, "Invalid argument")
+            sync(descriptor)
+
+        self.patch(os, "fsync", files_only)
+        self.change(SET, "models", "a", weight=1)
+        self.assertEqual(self.path.read_text(), TEXT.replace("weight: 3", "weight: 1"))
+        self.assertEqual(self.servers()[0][1], 1)
 
     def test_link(self) -> None:
         """A symbolic link stays one, and line ends stay what they are."""

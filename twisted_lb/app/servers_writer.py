@@ -94,9 +94,14 @@ def _rename(temporary: str, path: str, seen: Look) -> None:
 
 
 def _sync(directory: str) -> None:
-    """The rename is on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    """The rename is on the disk, if its file system can say so: the file has the new text in any case."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError:
+        pass
     finally:
         os.close(descriptor)
