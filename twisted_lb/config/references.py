@@ -51,7 +51,7 @@ class References:
 
     @property
     def values(self) -> frozenset[str]:
-        """What references were replaced by."""
+        """What references stood for."""
         return frozenset(self._secrets)
 
     def concerns(self, path: Path) -> bool:
