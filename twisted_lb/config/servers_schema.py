@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import core_schema
 
 from twisted_lb.config.cors import Cors
@@ -63,6 +63,9 @@ _PATH = r"^/[!\"$-~]{0,1023}$"
 # Final statuses only (RFC 9110 section 15.2).
 _STATUS = re.compile(r"(?P<low>[2-5][0-9]{2})(?: ?- ?(?P<high>[2-5][0-9]{2}))?")
 _STATUSES = "a status such as 200, a range such as '200-399', or a list of them, from 200 to 599"
+
+
+_URL_SCHEMA = {"type": "string", "pattern": r"^(srv\+)?https?://[!-~]+$"}
 
 
 def _checked_url(url: str) -> str:
@@ -187,7 +190,7 @@ class _FalseIs(NamedTuple):
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [*handler(schema)["anyOf"], {"const": False}]}
+        return {"anyOf": [*handler(schema)["anyOf"], {"type": "boolean", "const": False}]}
 
 
 def _switched(section: type[Section]) -> Any:
@@ -197,6 +200,7 @@ def _switched(section: type[Section]) -> Any:
 # The versions of the PROXY protocol.
 _PROXY_VERSIONS = {"v1": 1, "v2": 2, False: 0}
 _SEND_PROXY = "v1, v2, or false for none"
+_SEND_PROXY_SCHEMA = {"anyOf": [{"type": "string", "enum": ["v1", "v2"]}, {"type": "boolean", "const": False}]}
 
 
 def _proxy_version(value: object) -> object:
@@ -205,7 +209,7 @@ def _proxy_version(value: object) -> object:
     return _PROXY_VERSIONS[value]
 
 
-SendProxy = Annotated[int | None, Reading(_proxy_version, {"enum": list(_PROXY_VERSIONS)})]
+SendProxy = Annotated[int | None, Reading(_proxy_version, _SEND_PROXY_SCHEMA)]
 _ADMIN_STATE = f"{', '.join(ADMIN_STATES[:-1])} or {ADMIN_STATES[-1]}"
 HealthCheckOrFalse = Annotated[HealthCheckModel | None, _FalseIs(NO_CHECK)]
 
@@ -218,7 +222,9 @@ class ServerModel(Section):
         pattern=NAME,
         description=f"{NAME_FORM}, such as server1",
     )
-    url: Annotated[str, AfterValidator(_checked_url)] = Field(description=f"a text of the form {URL_FORM}")
+    url: Annotated[str, AfterValidator(_checked_url), WithJsonSchema(_URL_SCHEMA)] = Field(
+        description=f"a text of the form {URL_FORM}"
+    )
     weight: int = Field(1, ge=0, le=MAX_WEIGHT, description=f"a whole number from 0 (drain) to {MAX_WEIGHT}")
     maxconn: int = Field(
         ServerSpec.maxconn,
