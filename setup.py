@@ -91,8 +91,10 @@ setup(
         "twisted_lb.stores.redis": ["lua/*.lua"],
         "twisted_lb": ["py.typed"],
     },
+    entry_points={"console_scripts": ["tokenlb = twisted_lb.cli.main:run"]},
     install_requires=[
         "Twisted[tls]>=25.5",
+        "click>=8.2",
         "cryptography>=42",
         "hiredis>=3.0",
         "idna>=3.7",
@@ -101,6 +103,7 @@ setup(
         "pydantic>=2.7",
         "python-dotenv>=1.0",
         "PyYAML>=6.0.1",
+        "rich>=13.7",
         "Werkzeug>=3.0",
         "txredisapi>=1.6",
         "zope.interface>=6.1",

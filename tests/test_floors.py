@@ -75,6 +75,7 @@ FLOORS = {
     "discovery.answers": POLICY,
     "discovery.expansion": POLICY,
     "tap": APP,
+    "cli": APP,
     "web": APP,
 }
 # On these floors the parts may not import each other.

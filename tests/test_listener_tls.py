@@ -158,7 +158,7 @@ class StartTests(SynchronousTestCase):
         (self.directory / "ca.crt").write_bytes(self.authority.pem)
         servers = str(self.base / "servers.yaml")
         options = {"servers_file": servers, "data_dir": str(self.base / "data"), "tls_cert_dir": str(self.directory)}
-        options["tls_listen"] = "tcp:443"
+        options.update(tls_listen="tcp:443", self_service_create="off")
         startup = read_startup(options, os.devnull, False, {})
         lines = description(startup).splitlines()
         first, second = [line for line in lines if line.startswith("tls ")]

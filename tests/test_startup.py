@@ -134,7 +134,7 @@ class ReadPlanTests(SynchronousTestCase):
 
     def test_notices(self) -> None:
         """A name that is no setting is no problem, and is told with the plan."""
-        Path(".env").write_text("LOG_LEVEL=debug")
+        Path(".env").write_text("LOG_LEVEL=debug\nSELF_SERVICE_CREATE=off")
         (notice,) = self.read().notices
         self.assertIn("LOG_LEVEL (.env line 1): this is not a setting", notice)
 

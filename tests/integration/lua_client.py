@@ -19,6 +19,7 @@ from twisted_lb.stores.redis.shared_part import Limited
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
 TIME_LINE = b"local time = call('TIME')\n"
+EXPIRY = b"call('PEXPIRE', bucket[KEY], "
 SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin")
 # Those that come after the library of the same name.
 USER_SCRIPTS = ("create_user", "read_user", "change_user", "delete_user", "create_key", "change_key", "rotate_key")
@@ -37,7 +38,15 @@ class Answer(NamedTuple):
 class LuaClient:
     """A connection to a Redis on loopback."""
 
-    def __init__(self, port: int, limits: Limits = Limits(), instance: bytes = b"me", silence: float = 10.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        limits: Limits = Limits(),
+        instance: bytes = b"me",
+        silence: float = 10.0,
+        expiring: bool = True,
+    ) -> None:
+        """Unless `expiring`, shared buckets stay: Redis lets them expire by its own clock, not by that of the calls."""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._reader = hiredis.Reader()
         self._frame = BatchFrame(limits, silence, b"process%d" % id(self))
@@ -50,11 +59,14 @@ class LuaClient:
         self.number = 0  # of the last call
         self.global_bucket = -1  # the level of the global bucket after the last batch, where there is one
         self._hashes = {}
+        assert script_text("take_tokens").count(EXPIRY) == 1
         for name in (*SCRIPTS, *USER_SCRIPTS):
             text = script_text(name, "users" if name in USER_SCRIPTS else "")
             # In production the time comes from Redis alone: only a changed text can be told another one.
             assert text.count(TIME_LINE) == 1 and text.count(b"'TIME'") == 1
             text = text.replace(TIME_LINE, b"local time = {ARGV[#ARGV - 1], ARGV[#ARGV]}\n")
+            if not expiring:
+                text = text.replace(EXPIRY, b"call('PERSIST', bucket[KEY]) --")
             self._hashes[name] = self.command(b"SCRIPT", b"LOAD", text)
 
     def run(self, name: str, now_us: int, keys: Sequence[bytes], *arguments: bytes) -> Any:

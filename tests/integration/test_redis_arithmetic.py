@@ -62,7 +62,7 @@ class ArithmeticTests(SynchronousTestCase):
         self.addCleanup(server.close)
         server.start()
         self.port = server.port
-        self.lua = LuaClient(server.port, LIMITS)
+        self.lua = LuaClient(server.port, LIMITS, expiring=False)
         self.addCleanup(self.lua.close)
         self.now_us = START
         self.embedded = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred, LIMITS)

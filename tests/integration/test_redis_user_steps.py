@@ -79,7 +79,7 @@ class StepTests(SynchronousTestCase):
         server = RedisServer()
         self.addCleanup(server.close)
         server.start()
-        self.lua = LuaClient(server.port)
+        self.lua = LuaClient(server.port, expiring=False)
         self.addCleanup(self.lua.close)
         self.now_us = START
         self.redis = RedisUsers(None)  # type: ignore[arg-type]

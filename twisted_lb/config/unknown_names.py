@@ -20,6 +20,8 @@ MOST_NOTICES = 20
 _NOT_FOR_US = ("COMPOSE_", "DOCKER_")
 # Common prefixes of a program's settings.
 _OUR_NAMES = ("TOKENLB_", "TWISTED_LB_")
+# The command `tokenlb` reads these from the environment.
+_OF_THE_COMMAND = ("TOKENLB_URL", "TOKENLB_TOKEN")
 # Prefixes that several settings share, and that are specific enough.
 _BEGINNINGS = ("REDIS_", "ADMIN_", "UPSTREAM_", "RATE_LIMIT_", "KEEPALIVE_")
 # Settings of other gateways, which people expect here.
@@ -59,7 +61,7 @@ def notices(from_file: Mapping[str, Given], environment: Iterable[str], settings
 
 
 def _looks_like_ours(name: str, settings: Sequence[str]) -> bool:
-    if _OF_KUBERNETES.fullmatch(name):
+    if name in _OF_THE_COMMAND or _OF_KUBERNETES.fullmatch(name):
         return False
     if name in _EXPECTED or name.startswith((*_OUR_NAMES, *_BEGINNINGS)):
         return True

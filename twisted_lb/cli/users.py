@@ -1,0 +1,196 @@
+"""`tokenlb users`: users, whatever keys they have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import click
+
+from twisted_lb.cli.client import AdminClient, path_to
+from twisted_lb.cli.display import show_json, show_notice, show_table, show_values
+from twisted_lb.cli.options import Group, as_json, check_confirmable, confirm, pass_client, yes_option
+from twisted_lb.cli.parameters import NEVER, json_object, label_text, moment_ago, moment_ahead, text
+
+PAGE: Final = 200
+# In the order that a person wants; what else is in an answer comes after them.
+_SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "created_at", "metadata")
+_OF_KEY: Final = ("key_id", "label", "state", "expires_at", "created_at", "last_used")
+_BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
+ONCE: Final = "The API key is shown only now: it is not stored."
+
+name_argument = click.argument("name", type=text)
+capacity_option = click.option("--capacity", type=int, metavar="TOKENS", help="Capacity of the bucket.")
+rate_option = click.option(
+    "--rate", "--rate-per-sec", "rate_per_sec", type=float, metavar="TOKENS", help="Tokens a second that refill it."
+)
+label_option = click.option("--label", type=label_text, metavar="TEXT", help="What the key is for.")
+expires_option = click.option(
+    "--expires",
+    type=moment_ahead,
+    metavar="TIME",
+    help="When the key expires: a time, a duration from now such as 30d, or never.",
+)
+
+
+def given_body(expires: str | None = None, **members: object) -> dict[str, Any]:
+    """The members that are given; `expires` as the API has it."""
+    body = {name: value for name, value in members.items() if value is not None}
+    if expires is not None:
+        body["expires_at"] = None if expires == NEVER else expires
+    return body
+
+
+def show_user(user: dict[str, Any]) -> None:
+    """A user with all keys, and the new key if there is one."""
+    if as_json():
+        show_json(user)
+        return
+    show_values({name: user[name] for name in (*_SHOWN, "api_key") if name in user})
+    if "api_key" in user:
+        show_notice(ONCE)
+    click.echo()
+    show_keys(user["keys"])
+
+
+def show_keys(keys: list[dict[str, Any]]) -> None:
+    """A table of keys; those with a bucket of their own bring its columns."""
+    bucket = [column for column in _BUCKET if any(column in one for one in keys)]
+    columns = (*_OF_KEY, *bucket)
+    show_table(columns, ([one.get(column) for column in columns] for one in keys))
+
+
+@click.group(cls=Group)
+def users() -> None:
+    """Users, each with a bucket, and one or more keys."""
+
+
+@users.command("list")
+@click.option("--name", type=text, metavar="TEXT", help="Those with this in the name.")
+@click.option("--key-id", type=text, metavar="TEXT", help="Those with a key whose key_id begins so.")
+@click.option("--label", type=text, metavar="TEXT", help="Those with a key with this in its label.")
+@click.option("--state", type=click.Choice(["active", "disabled", "revoked"]), help="Those with a key in this state.")
+@click.option("--disabled/--enabled", default=None, help="Those who are disabled, or are not.")
+@click.option("--used-since", type=moment_ago, metavar="TIME", help="Those with a key used since, or in the last 30d.")
+@click.option("--unused-since", type=moment_ago, metavar="TIME", help="Those with a key not used since.")
+@click.option("--limit", type=click.IntRange(1), metavar="COUNT", help="Show so many at most [all].")
+@click.option("--after", type=text, metavar="NAME", help="Begin after this name.")
+@pass_client
+def list_users(
+    client: AdminClient, /, limit: int | None, after: str | None, disabled: bool | None, **wanted: str | None
+) -> None:
+    """List users, sorted by name."""
+    query = {**wanted, "disabled": None if disabled is None else str(disabled).lower()}
+    found: list[dict[str, Any]] = []
+    more: str | None = after
+    for page, more in _pages(client, query, after, limit):
+        found += page
+    if as_json():
+        show_json({"users": found, "next": more})
+        return
+    columns = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "keys", "last_used")
+    show_table(columns, (_row(user, columns) for user in found))
+    if more is not None:
+        show_notice(f"There may be more: --after {more}")
+
+
+def _row(user: dict[str, Any], columns: tuple[str, ...]) -> list[object]:
+    # Times in UTC with a minute's precision are sorted as texts.
+    last_used = max((key["last_used"] for key in user["keys"] if key["last_used"]), default=None)
+    return [{**user, "keys": len(user["keys"]), "last_used": last_used}[column] for column in columns]
+
+
+def _pages(
+    client: AdminClient, query: dict[str, Any], after: str | None, limit: int | None
+) -> Iterator[tuple[list[dict[str, Any]], str | None]]:
+    """The pages, each with the name to go on after; a page may have no users and yet be followed by more."""
+    left = limit
+    while True:
+        count = PAGE if left is None else min(PAGE, left)
+        answer = client.get("/users", {**query, "after": after, "limit": count})
+        yield answer["users"], answer["next"]
+        after = answer["next"]
+        left = None if left is None else left - len(answer["users"])
+        if after is None or left == 0:
+            return
+
+
+@users.command()
+@name_argument
+@pass_client
+def show(client: AdminClient, name: str) -> None:
+    """Show a user, with all keys."""
+    show_user(client.get(path_to("users", name)))
+
+
+@users.command()
+@name_argument
+@capacity_option
+@rate_option
+@click.option("--metadata", type=json_object, metavar="JSON", help='What you want to keep, such as {"plan": "gold"}.')
+@label_option
+@expires_option
+@pass_client
+def create(client: AdminClient, /, **members: Any) -> None:
+    """Create a user with a first key."""
+    show_user(client.call("POST", "/users", given_body(**members)))
+
+
+@users.command("set")
+@name_argument
+@capacity_option
+@rate_option
+@click.option("--metadata", type=json_object, metavar="JSON", help="In place of all that is there.")
+@click.option("--level", metavar="TOKENS|full", help="Tokens in the bucket now; full: as many as its capacity.")
+@pass_client
+def set_user(client: AdminClient, /, name: str, level: str | None, **members: Any) -> None:
+    """Change a user.
+
+    What is not given stays.
+    """
+    body = given_body(**members)
+    level_body = _level(level)
+    if not body and level is None:
+        raise click.UsageError("There is nothing to change: give --capacity, --rate, --metadata or --level.")
+    answer = client.call("PATCH", path_to("users", name), body) if body else None
+    if level is not None:
+        answer = client.call("PUT", path_to("users", name, "level"), level_body)
+    show_user(answer or {})
+
+
+def _level(given: str | None) -> dict[str, Any] | None:
+    if given is None or given == "full":
+        return None
+    try:
+        return {"current_capacity": float(given) if "." in given else int(given)}
+    except ValueError:
+        raise click.BadParameter("neither a number of tokens nor full", param_hint="--level") from None
+
+
+@users.command()
+@name_argument
+@pass_client
+def disable(client: AdminClient, name: str) -> None:
+    """Disable a user: none of the keys works until it is enabled."""
+    show_user(client.call("POST", path_to("users", name, "disable")))
+
+
+@users.command()
+@name_argument
+@pass_client
+def enable(client: AdminClient, name: str) -> None:
+    """Enable a user."""
+    show_user(client.call("POST", path_to("users", name, "enable")))
+
+
+@users.command()
+@name_argument
+@yes_option
+@pass_client
+def delete(client: AdminClient, name: str, yes: bool) -> None:
+    """Delete a user with all keys."""
+    check_confirmable(yes)
+    confirm(f"Delete the user {name} with all keys?", yes)
+    client.call("DELETE", path_to("users", name))
+    if as_json():
+        show_json({"deleted": name})
