@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -11,9 +12,11 @@ from tests.api.caller import Answer, read_answer
 from tests.api.operator import Client, head_of
 from tests.test_operator_changes import TEXT, OperatorCase
 from twisted_lb.api.admin import admin_factory
+from twisted_lb.api.pool_summary import shown_routes
 from twisted_lb.api.pools import MAX_BODY_BYTES
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.config.admin_tokens import admin_tokens
+from twisted_lb.config.settings import Misconfigured
 
 TOKEN = b"Authorization: Bearer s3cret"
 
@@ -118,6 +121,21 @@ class ReadingTests(AdminCase):
         v1, rest = self.call("GET", "/routes").json
         self.assertEqual((v1["name"], v1["pools"], v1["state"], v1["requests"]), ("/v1/", ["models"], "up", 7))
         self.assertEqual((rest["state"], rest["reason"][:10]), ("maintenance", "pool site:"))
+
+    def test_many_routes(self) -> None:
+        """The servers of a pool are summed up once, however many routes lead to it."""
+        looked = []
+
+        class Counted(list[dict[str, Any]]):
+            def __iter__(self) -> Any:
+                looked.append(len(self))
+                return super().__iter__()
+
+        one = {"latency_ms": None, "requests": 2, "in_flight": 0, "tunnels": 0, "failures": 0, "retries": 0}
+        routes = [{"name": str(number), "pools": ["p"], "maintenance": 0.0} for number in range(9)]
+        shown = shown_routes([*routes, {**routes[0], "pools": []}], {"p": ("up", "")}, {"p": Counted([one, one])})
+        self.assertEqual([one.get("requests") for one in shown], [4] * 9 + [None])
+        self.assertEqual(looked, [2])
 
     def test_states(self) -> None:
         """A pool without a server that is up is down; one in maintenance is that."""
@@ -295,6 +313,17 @@ class ChangingTests(AdminCase):
         self.assertEqual(self.servers()[0][2], "drain")
         self.assertEqual(self.audit.entries[-1]["result"], "applied")
         self.assertEqual(self.call("POST", "/pools/models/servers/a/undrain").json["state"], "up")
+
+    def test_failure_without_client(self) -> None:
+        """An error of the program is in the log also when the client has left; a refusal is in the audit log only."""
+        for error in (KeyError("broken"), Misconfigured(["no"])):
+            applied: Deferred[str] = Deferred()
+            self.patch(self.file, "_swap", lambda spec, text, applied=applied: applied)
+            self.send("POST", "/pools/models/servers/a/drain", b"", TOKEN).leave()
+            applied.errback(error)
+        self.assertEqual([one["result"] for one in self.audit.entries], ["failed", "refused"])
+        gc.collect()
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     def test_failure(self) -> None:
         """An error of the program is 500, audited, and the next change works."""

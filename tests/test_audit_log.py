@@ -87,6 +87,31 @@ class AuditLogTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual([line.partition("number")[2] for line in self.lines()], ['":2}', '":3}'])
 
+    def test_not_written_for_now(self) -> None:
+        """While lines cannot be written they are in the program's log soon, each once."""
+        log = self.log_to("x")
+        writer = self.writer(log, FakeDestination())
+        for number in range(2):
+            log.record({"number": number})
+        log.look()
+        self.assertEqual(self.lines(), [])
+        writer.problem, writer.written = "No space left on device", 1
+        for _ in range(2):
+            log.look()
+        log.record({"number": 2})
+        log.look()
+        self.assertEqual([line.partition("number")[2] for line in self.lines()], ['":1}', '":2}'])
+        self.assertIn("was not written (No space left on device): {", self.lines()[0])
+        writer.written, writer.problem = 3, ""
+        log.record({"number": 3})
+        log.look()
+        self.assertEqual(len(self.lines()), 2)
+        stopped = log.stopService()
+        assert stopped is not None
+        self.clock.advance(10)
+        self.successResultOf(stopped)
+        self.assertEqual([line.partition("number")[2] for line in self.lines()], ['":1}', '":2}', '":3}'])
+
     def test_problem(self) -> None:
         """A problem of the writer is one of the log."""
         log = self.log_to("x")

@@ -19,6 +19,7 @@ from twisted_lb.app.gateway import Gateway
 from twisted_lb.config.admin_tokens import admin_tokens
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.interfaces import Limits, Policy, StoreUnavailable
+from twisted_lb.wire.head import HeadLimits, read_request_head
 
 TEXT = """
 pools:
@@ -188,6 +189,17 @@ class ExplainTests(SynchronousTestCase):
         routes = "".join(f"- {{path: /{number}/, pool: p}}\n" for number in range(2 * MOST_OTHERS))
         found = self.explained("pools: {p: {servers: [{url: 'http://a'}]}}\nroutes:\n" + routes, path="/150/")
         self.assertEqual((found["route"]["name"], len(found["others"])), ("/150/", MOST_OTHERS))
+
+    def test_other_routes(self) -> None:
+        """After a reload the routes that are in use decide."""
+        text = "pools:\n  a: {servers: [{url: http://a}]}\n  b: {servers: [{url: http://b}]}\nroutes:\n"
+        gateway = Gateway(Clock(), read_gateway(text + "- {path: /x/, pool: a}\n- {pool: b}\n", "x.yaml"))
+        explainer = Explainer(gateway, LIMITS)
+        head = read_request_head(b"GET /x/1 HTTP/1.1\r\nHost: a\r\n\r\n", 0, HeadLimits())
+        assert head is not None
+        found = [explainer.explain(head, "")["pool"] for _ in range(2)]
+        gateway.change(read_gateway(text + "- {path: /y/, pool: a}\n- {pool: b}\n", "x.yaml"))
+        self.assertEqual([*found, explainer.explain(head, "")["pool"]], ["a", "a", "b"])
 
     def test_refused(self) -> None:
         """A query that is no request is refused with what is wrong."""

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from tests.stores.certificates import Authority
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
 from twisted_lb.app.edit_effects import only
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.app.operator_changes import OperatorChanges
 from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
+from twisted_lb.app.servers_reader import NotRead
 from twisted_lb.app.servers_writer import write_text
 from twisted_lb.backend import Backend
 from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.servers_file import read_gateway
+from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.interfaces import IBalancer
 from twisted_lb.steps import STEP, finish
 
@@ -162,6 +166,32 @@ class LiveTests(OperatorCase):
         [a] = self.changes.live_changes()
         self.assertEqual((a["before"], a["after"]), ({"weight": 3}, {"weight": 8}))
 
+    def test_every_key(self) -> None:
+        """A change of any key is shown, together with those before it, and ends when each key is as in the file."""
+        self.change(ADD, "models", name="c", url="https://c.example", tls={"verify": False})
+        others: dict[str, Any] = {
+            "weight": 9,
+            "maxconn": 9,
+            "backup": True,
+            "slowstart": 9,
+            "send_proxy": "v1",
+            "health_check": {"path": "/other"},
+            "admin_state": "drain",
+            "expand": False,
+        }
+        self.assertEqual({"name", "url", "tls", *others}, set(ServerModel.model_fields))
+        for number, (key, value) in enumerate(others.items(), 1):
+            changed = self.change(SET, "models", "a", **{key: value})
+            self.assertEqual((set(changed.before), set(changed.after)), ({key}, {key}))
+            [_, a] = self.changes.live_changes()
+            self.assertEqual((set(a["before"]), set(a["after"])), (set(others) & {*list(others)[:number]},) * 2)
+        for key, value in {**dict.fromkeys(others), "weight": 3}.items():
+            self.change(SET, "models", "a", **{key: value})
+        self.assertEqual([one["server"] for one in self.changes.live_changes()], ["c"])
+        Authority(self.path.parent, "ca")
+        changed = self.change(SET, "models", "c", tls={"verify": False, "ca_file": "ca.pem"})
+        self.assertEqual(changed.after["tls"]["ca_file"], str(self.path.absolute().with_name("ca.pem")))
+
     def test_reload(self) -> None:
         """Another file drops the changes, and the log says which; a file that was only touched does not."""
         self.change(SET, "models", "a", weight=1)
@@ -212,6 +242,7 @@ class LiveTests(OperatorCase):
             ((SET, "models", "a"), {"weight": -1}, 400, "weight: expected a whole number from 0 (drain) to 1000, not"),
             ((SET, "models", "a"), {"weight": "1"}, 400, "weight: expected a whole number"),
             ((SET, "models", "a"), {"wieght": None}, 400, "wieght: unknown key; did you mean 'weight'?"),
+            ((SET, "models", "a"), {"": 1}, 400, "unknown key; expected one of name, url"),
             ((SET, "models", "a"), {"url": "http://b"}, 400, "url: expected none: add another server"),
             ((SET, "site"), {"maintenance": "x"}, 400, "pools.site.maintenance: expected a time from 1s to 24h"),
             ((ADD, "models"), {"url": "https://t", "tls": {"ca_file": "/none"}}, 400, "pools.models.servers[2].tls.ca"),
@@ -220,11 +251,47 @@ class LiveTests(OperatorCase):
             self.assertEqual((found[0], found[1][: len(detail)]), (status, detail))
             self.assertRegex(found[1], r"[^.?][.?]$")
 
+    def test_values_of_references(self) -> None:
+        """What references stand for is neither among the live changes nor in what a change has changed."""
+        secret = self.path.with_suffix(".secret")
+        secret.write_text("s3cret")
+        check = f"health_check: {{path: '/${{file:{secret.name}}}'}}"
+        self.path.write_text(TEXT.replace("weight: 3", check))
+        self.looks()
+        changed = self.change(SET, "models", "a", health_check={"path": "/x"})
+        self.assertEqual(changed.before["health_check"]["path"], "(made of a reference)")
+        self.assertEqual(changed.after["health_check"]["path"], "/x")
+        self.change(SET, "models", "a", health_check=None)
+        self.path.write_text(self.path.read_text() + "\n")
+        self.looks()
+        self.assertNotIn("s3cret", repr([self.change(REMOVE, "models", "a"), self.changes.live_changes()]))
+
+    def test_not_read(self) -> None:
+        """A process that cannot read the file is not the fault of the change."""
+        self.patch(self.file, "edited", lambda edit: fail(NotRead(["servers.yaml: the process was killed"])))
+        refused = self.refusal(SET, "models", "a", weight=1)
+        self.assertEqual(refused, (503, "Nothing was changed: servers.yaml: the process was killed."))
+
     def test_references_in_bodies(self) -> None:
         """A text of a change stands for itself: it cannot show the environment."""
         for url in ("http://${PATH}", "http://$${PATH}"):
             self.assertEqual(self.refusal(ADD, "models", url=url)[0], 400)
         self.assertEqual(self.refusal(ADD, "models", name="${HOME}", url="http://a")[0], 400)
+
+
+    def test_references_in_changes(self) -> None:
+        """What is said of a change does not show the values of references in paths, which may be tokens."""
+        self.patch(os, "environ", {**os.environ, "CHECK_TOKEN": "s3cr3t"})
+        check = "health_check: {path: '/?token=${CHECK_TOKEN}', interval: 7s}"
+        self.path.write_text(TEXT.replace("weight: 3", check))
+        self.start()
+        changed = self.change(SET, "models", "a", health_check={"path": "/plain"})
+        self.assertEqual(changed.before["health_check"]["path"], "hidden: it has a reference")
+        self.assertEqual(changed.after["health_check"]["path"], "/plain")
+        self.start()
+        changed = self.change(REMOVE, "models", "a")
+        self.assertEqual((changed.before["health_check"]["interval"], changed.after), (7.0, {}))
+        self.assertNotIn("s3cr3t", str((changed, self.changes.live_changes())))
 
 
 class OnlyTests(SynchronousTestCase):
@@ -260,6 +327,34 @@ routes: [{path: /v1/, pool: one}, {pool: two}]
         for pool in ("one", "two"):
             for change in ((SET, pool, "a"), (REMOVE, pool, "a")):
                 self.assertEqual(self.refusal(*change, weight=2)[0], 409)
+
+
+class ListTests(OperatorCase):
+    text = "pools:\n  models:\n    # no servers\n    discover: {file: none.json}\n"
+    writing = True
+
+    def test_only_server(self) -> None:
+        """A pool with a list needs no servers in the file, so what was added is removed again."""
+        for _ in range(2):
+            self.change(ADD, "models", name="n", url="http://127.0.0.1:9")
+            self.change(REMOVE, "models", "n")
+            self.assertEqual((self.servers(), self.path.read_text()), ([], self.text))
+
+    def test_in_the_list(self) -> None:
+        """The server may be in the list, which is not changed."""
+        status, detail = self.refusal(REMOVE, "models", "x")
+        self.assertEqual(status, 404)
+        self.assertIn("no server 'x' in the servers file; those of its list are changed in /", detail)
+
+
+class AnchorTests(OperatorCase):
+    text = "servers:\n- {name: a, url: http://a, weight: &w 2}\n- {name: b, url: http://b, weight: *w}\n"
+
+    def test_needed_elsewhere(self) -> None:
+        """What the file would be no YAML without is not the fault of the change."""
+        for action, keys in ((SET, {"weight": 7}), (REMOVE, {})):
+            status, detail = self.refusal(action, "default", "a", **keys)
+            self.assertEqual((status, detail[:44]), (409, "This cannot be changed in the servers file: "))
 
 
 class OnePoolTests(OperatorCase):
@@ -314,6 +409,19 @@ class FileTests(OperatorCase):
         self.assertEqual(self.servers(), [("a", 1, "ready"), ("b", 1, "drain")])
         self.assertEqual([one.name for one in self.path.parent.glob(".*") if self.path.name in one.name], [])
 
+    def test_line_ends(self) -> None:
+        """Every line that does not change keeps its line end; others have that of the first line."""
+        for ends in (("\r\n",), ("\r",), ("\n", "\r\n", "\n"), ("\r\n", "\n", "\r")):
+            lines = TEXT.splitlines()
+            content = "".join(line + ends[number % len(ends)] for number, line in enumerate(lines)).encode()
+            self.path.write_bytes(content)
+            self.looks()
+            self.change(SET, "models", "a", weight=9)
+            place = lines.index(next(line for line in lines if "weight: 3" in line))
+            end = ends[place % len(ends)].encode()
+            old, new = lines[place].encode() + end, lines[place].replace("3}", "9}").encode() + ends[0].encode()
+            self.assertEqual(self.path.read_bytes(), content.replace(old, new))
+
     def test_changed_by_hand(self) -> None:
         """A file that somebody has changed is not overwritten."""
         other = TEXT.replace("# What", "# Whatever")
@@ -362,6 +470,20 @@ class FileTests(OperatorCase):
         before = sorted(self.path.parent.iterdir())
         self.assertIn("No space left on device", self.refusal(SET, "models", "a", weight=1)[1])
         self.assertEqual((self.path.read_text(), sorted(self.path.parent.iterdir())), (TEXT, before))
+
+    def test_directory_that_cannot_be_synced(self) -> None:
+        """Some file systems cannot sync a directory: the text is in the file, so it is used."""
+        sync = os.fsync
+
+        def files_only(descriptor: int) -> None:
+            if S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(22, "Invalid argument")
+            sync(descriptor)
+
+        self.patch(os, "fsync", files_only)
+        self.change(SET, "models", "a", weight=1)
+        self.assertEqual(self.path.read_text(), TEXT.replace("weight: 3", "weight: 1"))
+        self.assertEqual(self.servers()[0][1], 1)
 
     def test_link(self) -> None:
         """A symbolic link stays one, and line ends stay what they are."""

@@ -19,7 +19,7 @@ from twisted_lb.credentials import KeyPlaces, digest
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.limits.rejection import MISTYPED
 from twisted_lb.stores.sqlite.store import EmbeddedStore
-from twisted_lb.users import DISABLED, MAX_KEYS, Key, KeyChange, UserChange, key_id_of
+from twisted_lb.users import ACTIVE, DISABLED, MAX_KEYS, Key, KeyChange, UserChange, key_id_of
 
 JSON = b"Content-Type: application/json"
 NOW = "2027-01-15T08:00:00Z"  # START
@@ -162,6 +162,20 @@ class OwnKeyTests(OnStore):
         new = self.done("POST", f"/user/keys/{id_of(key)}/rotate", key, {"grace": 0})["api_key"]
         self.assertEqual(self.refused(401, "GET", "/user/tokens/profile", key), "No user has this API key.")
         self.assertEqual(self.done("GET", "/user/tokens/profile", new)["name"], "ann")
+
+    def test_rotate_what_an_operator_has_limited(self) -> None:
+        """A rotation does not enable a key that is disabled, nor, without self-service, prolong one that expires."""
+        key = self.create()
+        other = self.done("POST", "/user/keys", key, {})["api_key"]
+        rotate = f"/user/keys/{id_of(other)}/rotate"
+        self.successResultOf(self.store.change_key("ann", id_of(other), KeyChange(DISABLED)))
+        self.assertIn("is disabled", self.refused(409, "POST", rotate, key, {"grace": 0}))
+        self.successResultOf(self.store.change_key("ann", id_of(other), KeyChange(ACTIVE, START + SECOND)))
+        self.serve(SelfService(change=False))
+        for one in (key, other):
+            self.assertIn("changed by an operator", self.refused(403, "POST", rotate, one, {"grace": 0}))
+        self.serve()
+        self.done("POST", rotate, other, {"grace": 0})
 
     def test_a_revocation(self) -> None:
         """A revoked key is unknown, stays in the list, and cannot be rotated; to revoke it again is no error."""

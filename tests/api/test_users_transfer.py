@@ -6,6 +6,8 @@ import json
 import tempfile
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from tests.api.operator import Client, head_of
 from tests.api.users_case import ADMIN, UsersCase
 from tests.stores.contract import digest_of, new_path
@@ -129,6 +131,25 @@ class ExportTests(TransferCase):
         client.leave()
         self.clock.pump([0] * 10)
         self.assertEqual(len(calls), 1)
+
+    def test_client_leaves_while_the_store_reads(self) -> None:
+        """So does one that leaves while the store is asked."""
+        for number in range(3 * PAGE):
+            self.successResultOf(self.store.create_user(new_user(f"user{number:03}", str(number))))
+        page, pages = self.store.user_page, [1]
+        slow: Deferred[Any] = Deferred()
+
+        def user_page(*asked: Any) -> Any:
+            return page(*asked) if pages and pages.pop() else slow
+
+        self.patch(self.store, "user_page", user_page)
+        client = Client(self.factory)
+        client.send(head_of("GET", "/export/users", ADMIN))
+        self.clock.pump([0] * 3)
+        self.assertEqual(pages, [])
+        client.leave()
+        self.clock.pump([0] * 3)
+        slow.callback(None)
 
     def test_interrupted(self) -> None:
         """An export that cannot go on is cut, so that nobody takes it for a whole one; before its begin it is 503."""

@@ -8,7 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.pool import ServerSpec
+from twisted_lb.config.server_list import read_list
 from twisted_lb.config.servers_file import read_gateway
+from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.discovery.expansion import expanded
 
 WEB = "servers: [{name: web, url: 'http://web.test:8000', weight: 3, maxconn: 5}]\n"
@@ -149,6 +151,24 @@ class ListTests(SynchronousTestCase):
         self.assertEqual((y.health_check.path, y.health_check.interval), ("/y", 1.0))
         self.assertEqual((y.health_check.status, y.tls), (((200, 200),), None))
         self.assertEqual((z.health_check, z.send_proxy), (None, 0))
+
+    def test_every_key(self) -> None:
+        """An entry means what it would mean among the servers of the pool."""
+        server: dict[str, object] = {
+            "name": "x",
+            "url": "http://x.test:81",
+            "weight": 7,
+            "maxconn": 8,
+            "backup": True,
+            "slowstart": "9s",
+            "send_proxy": "v1",
+            "health_check": {"path": "/x"},
+            "admin_state": "drain",
+            "expand": False,
+        }
+        self.assertEqual({*server, "tls"}, set(ServerModel.model_fields))
+        answers = {"file /etc/tokenlb/list.json": read_list(json.dumps([server]), "list.json")}
+        self.assertEqual(expanded(pool(LISTED), answers).spec.servers, pool(f"servers: [{json.dumps(server)}]").servers)
 
     def test_server_name(self) -> None:
         """One name can be given for all, since lists mostly have addresses."""

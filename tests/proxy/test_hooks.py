@@ -11,7 +11,9 @@ from tests.proxy.reading import Response
 from tests.proxy.scripted import KEY, OrderedServices, ServerSide
 from tests.proxy.world import Client, World, request, response
 from twisted_lb.backend import Backend
+from twisted_lb.config.cors import Cors
 from twisted_lb.config.pool import Queue
+from twisted_lb.cors import CorsPolicy
 from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.interfaces import HookResponse, IHookRequest, IHookResponse
 from twisted_lb.limits.pricing import NO_PRICING
@@ -180,6 +182,15 @@ class PhaseTests(HookCase):
         self.assertIsNone(self.world.factory.limits.context.records)
         self.assertEqual((len(old.said), len(new.said)), (4, 4))
 
+    def test_reload_without_hooks(self) -> None:
+        """A request that has begun keeps its hooks to the end, also when no route has hooks any more."""
+        hooks = Noting()
+        self.start(hooks)
+        _, upstream = self.asked()
+        self.world.use(Route(self.world.server_pool, NO_PRICING))
+        upstream.send(response())
+        self.assertEqual(hooks.said[-1], "finished 200 complete 1")
+
 
 class ChangeTests(HookCase):
     def exchanged(
@@ -322,6 +333,16 @@ class OwnResponseTests(HookCase):
                 client.send(request())
                 answer = client.response()
                 self.assertEqual((answer.status, answer.fields.get("content-length")), (status, length and [length]))
+
+    def test_cors(self) -> None:
+        """With `cors`, the fields of CORS are those of servers.yaml, each once, as in a response of a server."""
+        fields = [(b"Access-Control-Allow-Origin", b"*"), (b"Vary", b"Accept"), (b"X-A", b"1")]
+        self.start(Noting(HookResponse(403, fields, b"no")))
+        self.world.use(self.world.route, CorsPolicy(Cors(allowed_origins=("https://a.test",))))
+        for origin, allowed in ((b"https://a.test", ["https://a.test"]), (b"https://b.test", None)):
+            answer = self.answered(request("GET", "/", b"Origin: " + origin))
+            self.assertEqual(answer.fields.get("access-control-allow-origin"), allowed)
+            self.assertEqual((answer.fields["vary"], answer.field("x-a")), (["Accept, Origin"], "1"))
 
     def test_before_the_content(self) -> None:
         """It does not wait for the content of the request, after which the connection ends."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.proxy.scripted import KEY, OrderedServices, ScriptedServer, ServerSide
 from tests.proxy.world import Client, World, request, response
+from twisted_lb import BUILD
 from twisted_lb.backend import Backend
+from twisted_lb.build_info import COMPILED_BUILD
 from twisted_lb.config.pool import Retries
 from twisted_lb.hooks.hooks import Hooks
 from twisted_lb.interfaces import HookResponse, IHookRequest
@@ -23,6 +25,7 @@ from twisted_lb.proxy.mirrored_request import (
     RESPONSE_TIMEOUTS,
 )
 from twisted_lb.proxy.route import Mirror, Route
+from twisted_lb.proxy.server_connection import ServerConnection
 
 
 class MirrorCase(SynchronousTestCase):
@@ -244,6 +247,20 @@ class ContentTests(MirrorCase):
             self.assertEqual(sent, copied)
             self.assertTrue(sent.endswith(b"0\r\nX-T: 1\r\nX-K: REDACTED\r\n\r\n"), sent)
 
+    def test_rules_for_trailers(self) -> None:
+        """The trailers are as the rules of the mirror and its pool want them, and not those of the server's pool."""
+        own, others = HeaderRules([b"X-A"], [], True), HeaderRules([b"X-B"], [], True)
+        head = request("POST", "/", b"Transfer-Encoding: chunked")
+        end = b"0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"
+        for pieces in ([head + end], [head, end]):
+            self.start(route={"request_rules": [own]}, copy={"request_rules": [others]})
+            client = self.world.client()
+            for piece in pieces:
+                client.send(piece)
+                self.world.settle()
+            self.assertTrue(self.world.server.last.received.endswith(b"\r\n0\r\nX-B: 2\r\n\r\n"))
+            self.assertTrue(self.mirror.last.received.endswith(b"\r\n0\r\nX-A: 1\r\n\r\n"))
+
     def test_expectation(self) -> None:
         """The mirror is not asked whether it wants the content; it gets it when the server has asked for it."""
         self.start()
@@ -439,6 +456,27 @@ class FaultTests(MirrorCase):
         for connection in self.mirror.connections:
             connection.send(response())
         self.assert_over(abandoned=3, mirrored=MAX_COPIES)
+
+    def test_the_request_fails(self) -> None:
+        """When the request fails here while it is sent, there is no copy of it."""
+        if BUILD == COMPILED_BUILD:
+            raise SkipTest("Methods of compiled classes cannot be replaced.")
+        self.start()
+        begin, calls = ServerConnection.begin, []
+
+        def failing(*arguments: Any) -> None:
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            begin(*arguments)
+
+        self.patch(ServerConnection, "begin", failing)
+        client = self.world.client()
+        client.send(request("POST", "/", b"Content-Length: 5") + b"he")
+        self.world.settle()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(client.response().status, 500)
+        self.assert_over()
 
     def test_balancer_fails(self) -> None:
         """A balancer that raises, or yields without end, or what is no server of the pool."""

@@ -170,10 +170,14 @@ class SharedContract(StoreCase):
         yield self.begin_with(Limits(global_bucket=Policy(90, 0.0)))
         yield self.create("k", "ann", 10)
         one, two = self.rule("one", 4).bucket(), self.rule("two", 9).bucket()
-        yield self.take("k", 3, limits=(one,))
+        of_a, of_b = (self.rule("each", 5).bucket(subject) for subject in ("a", "b"))
+        yield self.take("k", 3, limits=(one, of_a))
         everyone = SharedBucket(LimitRule("global", GLOBAL, 90, 0.0), "global")
+        # Who asks knows the keys and the policies of the buckets, and not their rules.
+        asked = [SharedBucket(LimitRule(of.key, "", of.rule.capacity, 0.0), of.key) for of in (two, one, of_a, of_b)]
         for _ in range(2):
-            self.assertEqual((yield self.store.levels([two, one, everyone])), [9 * M, M, 87 * M])
+            levels = [9 * M, M, 2 * M, 5 * M, 87 * M]
+            self.assertEqual((yield self.store.levels([*asked, everyone])), levels)
         self.assertEqual((yield self.store.levels([])), [])
 
     @inlineCallbacks

@@ -137,14 +137,17 @@ class _AdminApi:
         except StoreUnavailable:
             # No worker responds.
             by_pool = {}
+        places: dict[tuple[str, str], int] = {}
+        for name, pool in by_pool.items():
+            for place, server in enumerate(pool["order"] or [], 1):
+                places.setdefault((name, server), place)
         found = []
         for one in (await report_of(self._running)).servers:
             if one["pool"] in asked["pools"]:
-                pool = by_pool.get(one["pool"], {"order": [], "why_not": {}})
-                order, removed = pool["order"] or [], one["reason"] == REMOVED
-                place = order.index(one["name"]) + 1 if one["name"] in order and not removed else None
+                pool, removed = by_pool.get(one["pool"], {"why_not": {}}), one["reason"] == REMOVED
+                choice = None if removed else places.get((one["pool"], one["name"]))
                 why_not = REMOVED if removed else pool["why_not"].get(one["name"])
-                found.append({**one, "choice": place, "why_not": why_not})
+                found.append({**one, "choice": choice, "why_not": why_not})
         return found
 
     async def _levels(self, limits: list[dict[str, Any]], digest: str) -> dict[str, Any] | None:

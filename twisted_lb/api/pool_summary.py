@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted_lb.listed import listed
 from twisted_lb.pool.pool import REMOVED
@@ -15,6 +15,14 @@ SHOWN_SERVERS: Final = 5  # in a reason
 
 # As GET /servers shows one.
 Server = Mapping[str, Any]
+
+
+class Totals(NamedTuple):
+    """Sums over the servers of a pool, of which several can be added: many routes lead to pools with many servers."""
+
+    sums: tuple[int, ...]  # as SUMS
+    latency: float  # the sum of the latencies of the servers that have one, each by its requests
+    measured: int  # those requests
 
 
 def shown_pool(pool: Mapping[str, Any], servers: Sequence[Server], live: bool) -> dict[str, Any]:
@@ -36,21 +44,21 @@ def shown_pool(pool: Mapping[str, Any], servers: Sequence[Server], live: bool) -
 def pool_state(pool: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, str]:
     """The state of a pool, and the reason."""
     states = _states(servers)
-    total = sum(states.values())
+    known = sum(states.values())
     if pool["maintenance"]:
         return "maintenance", f"requests are answered 503 with Retry-After: {pool['maintenance']:g}"
     if not states["up"]:
-        return "down", "no server is up" if total else "there is no server"
+        return "down", "no server is up" if known else "there is no server"
     if states["down"]:
         names = [one["name"] for one in servers if one["state"] == "down"]
-        return "degraded", f"{states['up']} of {total} servers are up; down: {listed(names, SHOWN_SERVERS)}"
-    return "up", f"{states['up']} of {total} servers are up"
+        return "degraded", f"{states['up']} of {known} servers are up; down: {listed(names, SHOWN_SERVERS)}"
+    return "up", f"{states['up']} of {known} servers are up"
 
 
 def shown_route(
-    route: Mapping[str, Any], states: Mapping[str, tuple[str, str]], servers: Mapping[str, Sequence[Server]]
+    route: Mapping[str, Any], states: Mapping[str, tuple[str, str]], totals: Mapping[str, Totals]
 ) -> dict[str, Any]:
-    """A route of `Changing.routes`, with the state and the counts of its pools."""
+    """A route of `Changing.routes`, with the states and the totals of its pools, by their names."""
     pools = route["pools"]
     if route["maintenance"]:
         state, reason = "maintenance", f"requests are answered 503 with Retry-After: {route['maintenance']:g}"
@@ -58,7 +66,7 @@ def shown_route(
         state, reason = "up", "it answers itself"
     else:
         state, reason = _state_of_pools({name: states[name] for name in pools})
-    counted = counts([server for name in pools for server in servers[name]]) if pools else {}
+    counted = _counts([totals[name] for name in pools]) if pools else {}
     return {**route, "state": state, "reason": reason, "maintenance": route["maintenance"] or None, **counted}
 
 
@@ -68,12 +76,23 @@ def _state_of_pools(states: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
     return kinds.pop() if len(kinds) == 1 else "degraded", reason
 
 
+def total(servers: Sequence[Server]) -> Totals:
+    """The sums of some servers."""
+    measured = [(one["latency_ms"], max(one["requests"], 1)) for one in servers if one["latency_ms"] is not None]
+    sums = tuple([sum(one[name] for one in servers) for name in SUMS])
+    return Totals(sums, sum(latency * number for latency, number in measured), sum(number for _, number in measured))
+
+
 def counts(servers: Sequence[Server]) -> dict[str, Any]:
     """Sums, and the mean latency of the servers by their requests."""
-    measured = [(one["latency_ms"], max(one["requests"], 1)) for one in servers if one["latency_ms"] is not None]
-    requests = sum(number for _, number in measured)
-    latency = round(sum(latency * number for latency, number in measured) / requests, 3) if measured else None
-    return {**{name: sum(one[name] for one in servers) for name in SUMS}, "latency_ms": latency}
+    return _counts([total(servers)])
+
+
+def _counts(totals: Sequence[Totals]) -> dict[str, Any]:
+    requests = sum(one.measured for one in totals)
+    latency = round(sum(one.latency for one in totals) / requests, 3) if requests else None
+    sums = map(sum, zip(*[one.sums for one in totals]))
+    return {**dict(zip(SUMS, sums)), "latency_ms": latency}
 
 
 def _states(servers: Sequence[Server]) -> Counter[str]:

@@ -23,7 +23,7 @@ from twisted_lb.api.audit import Attempt
 from twisted_lb.api.bodies import BadBody, read_nothing, read_object
 from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Changing
 from twisted_lb.api.operator_token import OperatorTokens
-from twisted_lb.api.pool_summary import counts, pool_state, shown_pool, shown_route
+from twisted_lb.api.pool_summary import counts, pool_state, shown_pool, shown_route, total
 from twisted_lb.api.recorded_change import Outcome, RecordedChanges
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
 from twisted_lb.api.status import Running, report_of
@@ -85,7 +85,8 @@ class PoolsApi:
         self._tokens.check_reader(request)
         servers = await self._servers_by_pool()
         states = {pool["name"]: pool_state(pool, servers[pool["name"]]) for pool in self._changing.pools()}
-        return json_answer(request, [shown_route(route, states, servers) for route in self._changing.routes()])
+        totals = {name: total(servers[name]) for name in states}
+        return json_answer(request, [shown_route(route, states, totals) for route in self._changing.routes()])
 
     # Changing
 

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from twisted_lb.api.audit import Attempt, Auditing
 from twisted_lb.api.operator_token import OperatorTokens
-from twisted_lb.api.responses import Refusal, store_away
+from twisted_lb.api.responses import Refusal, log, store_away
 from twisted_lb.interfaces import NotStored, StoreUnavailable
 
 NOT_STORED: Final = "The store could not write it."
@@ -56,6 +57,9 @@ class RecordedChanges:
         def fire(outcome: Any) -> None:
             if not result.called:
                 result.callback(outcome)
+            elif isinstance(outcome, Failure) and not outcome.check(Refusal, NotStored, StoreUnavailable):
+                # The client has left, so there is no response that would log it.
+                log.failure("left", "A change over the admin API failed", outcome)
 
         Deferred.fromCoroutine(self._make(request, scope, attempt, make)).addBoth(fire)
         return result

@@ -23,6 +23,7 @@ from twisted_lb.credentials import digest
 from twisted_lb.interfaces import IUserStore
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.users import (
+    DISABLED,
     MAX_KEYS,
     REVOKED,
     Changed,
@@ -77,13 +78,19 @@ class UserKeys:
     async def rotate(self, request: Request, user: User, key_id: str) -> bytes:
         """A new key in its place; both work during the grace."""
         wanted = body_of(request, read_rotation)
-        _check(user, key_id)
+        old = _key_of(user, key_id)
+        if old.state == DISABLED:
+            # The new key would not be.
+            raise Refusal(409, "This key is disabled, and only an operator can enable it.")
+        if old.expires_at is not None:
+            # The new key does not expire, as if it were added.
+            self._self_service.check_change()
         key = self._form.new_key()
         rotated = self._users.rotate_key(user.name, key_id, wanted.grace, digest(key.encode()))
         return self._new_key(request, key, await _stored(rotated))
 
     async def _change(self, user: User, key_id: str, change: KeyChange) -> Changed:
-        _check(user, key_id)
+        _key_of(user, key_id)
         return await _stored(self._users.change_key(user.name, key_id, change))
 
     def _changed(self, request: Request, key_id: str, changed: Changed) -> bytes:
@@ -99,9 +106,12 @@ class UserKeys:
         return json_answer(request, shown_key(new, self._now_us()) | {"api_key": key})
 
 
-def _check(user: User, key_id: str) -> None:
-    if not is_key_id(key_id) or user.key(key_id) is None:
+def _key_of(user: User, key_id: str) -> Key:
+    """The user's key.  Raises Refusal."""
+    key = user.key(key_id) if is_key_id(key_id) else None
+    if key is None:
         _unknown()
+    return key
 
 
 async def _stored(stored: Deferred[Changed | None]) -> Changed:

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, Final
 
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -78,7 +78,7 @@ class TransferApi:
                 if page.more_after is None:
                     break
                 page = await self._store.user_page(page.more_after, PAGE, UserFilter())
-        except ClientLeft:
+        except (ClientLeft, CancelledError):
             """Nobody is told."""
         except Exception:
             log.failure("export", "The export of users was interrupted")

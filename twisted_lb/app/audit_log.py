@@ -1,9 +1,9 @@
 """The audit log: one line of JSON for each change that an operator has made over the admin API, or tried to make.
 
 With AUDIT_LOG, lines are written as those of the access log, in a thread, and the file is opened again on SIGUSR1;
-otherwise they are events of the program's log, with the field `audit`.  A line that cannot be written is in the
-program's log instead, as a whole: no line is dropped.  While lines cannot be written, `problem` is set, and no changes
-are accepted.
+otherwise they are events of the program's log, with the field `audit`.  A line that cannot be written, or not for the
+time being, is in the program's log as a whole: no line is lost.  While lines cannot be written, `problem` is set, and
+no changes are accepted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from twisted.application.service import Service
@@ -23,8 +24,10 @@ from twisted_lb.access_log.destinations import read_destination
 from twisted_lb.access_log.writer import Writer, described
 from twisted_lb.app.access_log import when_ended
 from twisted_lb.app.services import CannotStart
+from twisted_lb.repeated import Repeated
 
-NOT_WRITTEN = "A line of the audit log was not written: {line}"
+LOOK_SECONDS = 1.0
+NOT_WRITTEN = "A line of the audit log was not written{why}: {line}"
 
 _log = Logger()
 
@@ -40,6 +43,8 @@ class AuditLog(Service):
         self._writer = Writer(read_destination(place)) if place else None
         self._unwritten: deque[str] = deque()  # lines that the writer has not written yet, as far as was looked
         self._put = 0  # lines that it was given
+        self._told = 0  # the first of these that are not in the program's log because they could not be written
+        self._looks = Repeated(reactor, self.look, "the watch of the audit log")
 
     def startService(self) -> None:
         """Open the file.  Raises CannotStart."""
@@ -50,19 +55,31 @@ class AuditLog(Service):
             self._writer.start()
         except OSError as error:
             raise CannotStart(f"AUDIT_LOG: {self._place!r}: it cannot be opened: {described(error)}") from None
+        self._looks.start(LOOK_SECONDS)
 
     def stopService(self) -> Deferred[None] | None:
         """Write what waits; fires when that is done, or has taken too long."""
         super().stopService()
+        self._looks.stop()
         if self._writer is None:
             return None
         self._writer.stop()
         return when_ended(self._reactor, self._writer).addCallback(self._ended)
 
     def _ended(self, _: None) -> None:
+        self._tell_unwritten()
+
+    def look(self) -> None:
+        """Write what cannot be written to the program's log: the program may be killed before it can."""
+        if self.problem:
+            self._tell_unwritten()
+
+    def _tell_unwritten(self) -> None:
         self._forget_written()
-        for line in self._unwritten:
-            _log.error(NOT_WRITTEN, line=line)
+        first = self._put - len(self._unwritten)
+        for line in islice(self._unwritten, max(0, self._told - first), None):
+            _log.error(NOT_WRITTEN, line=line, why=f" ({self.problem})" if self.problem else "")
+        self._told = self._put
 
     @property
     def problem(self) -> str:
@@ -82,7 +99,7 @@ class AuditLog(Service):
             self._put += 1
             self._unwritten.append(line)
         else:
-            _log.error(NOT_WRITTEN, line=line)
+            _log.error(NOT_WRITTEN, line=line, why="")
 
     def _forget_written(self) -> None:
         assert self._writer is not None

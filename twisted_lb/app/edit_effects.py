@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from itertools import zip_longest
 from typing import Any, Final
 
 from twisted_lb.api.changes import Changed
 from twisted_lb.config.edits import Edit
 from twisted_lb.config.gateway import GatewaySpec
-from twisted_lb.config.pool import PoolSpec, ServerSpec
+from twisted_lb.config.pool import PoolSpec, ServerSpec, ServerTls
 from twisted_lb.steps import STEP, Steps, chunks
 
-PLAIN: Final = ("url", "weight", "maxconn", "backup", "slowstart", "send_proxy", "admin_state")
+# Fields of a server that are not keys of the file, or are shown in another form.
+DERIVED: Final = ("name", "host", "port", "authority", "health_check", "tls")
+NOT_SHOWN: Final = "(made of a reference)"
+PLAIN: Final = tuple(field.name for field in fields(ServerSpec) if field.name not in DERIVED)
 
 
 def pool_named(spec: GatewaySpec, name: str) -> PoolSpec | None:
@@ -80,22 +83,38 @@ def difference(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Changed:
 def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
     found = target(edit, spec)
     if isinstance(found, ServerSpec):
-        return _keys(found)
+        return _keys(found, spec.hidden)
     return {} if found is None else {"maintenance": found}
 
 
-def _keys(server: ServerSpec) -> dict[str, Any]:
-    """The keys of a server, as plain values."""
-    check, tls = server.health_check, server.tls
+def _keys(server: ServerSpec, hidden: Collection[str]) -> dict[str, Any]:
+    """The keys of a server, as plain values, without those of references, but in its URL, which is shown anyway."""
+    check = server.health_check
     return {
         **{key: getattr(server, key) for key in PLAIN},
-        "health_check": asdict(check) if check is not None else False,
-        "tls": {"server_name": tls.server_name, "verify": tls.files.verify} if tls is not None else False,
+        "health_check": _without(hidden, asdict(check)) if check is not None else False,
+        "tls": _without(hidden, _shown_tls(server.tls)) if server.tls is not None else False,
     }
+
+
+def _without(hidden: Collection[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: NOT_SHOWN if isinstance(value, str) and any(one in value for one in hidden) else value
+        for key, value in keys.items()
+    }
+
+
+def _shown_tls(tls: ServerTls) -> dict[str, Any]:
+    # Not the contents of the files.
+    shown = {field.name: getattr(tls.files, field.name) for field in fields(tls.files) if field.compare}
+    del shown["digest"]
+    return {"server_name": tls.server_name, **shown}
 
 
 def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) -> dict[tuple[str, str], Changed]:
     """The live changes with one more; those of the same server are one, from what the file says to what is now."""
+    if not new.before and not new.after:
+        return live
     place = edit.pool, edit.server
     others = {one: changed for one, changed in live.items() if one != place}
     old = live.get(place, Changed(edit.server, {}, {}))

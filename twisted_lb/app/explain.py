@@ -38,6 +38,8 @@ class Explainer:
         """`limits` are those that all routes have."""
         self._gateway = gateway
         self._limits = limits
+        self._table = RouteTable(())
+        self._routes: Sequence[RouteSpec] = ()  # those in the table
 
     def explain(self, head: RequestHead, client: str, digest: str = "") -> dict[str, Any]:
         """What becomes of a request from this address, "" for any, as far as routes decide; `servers` are the caller's.
@@ -48,7 +50,10 @@ class Explainer:
         """
         routes = self._gateway.spec.routes
         path = path_of(head.target)
-        table = RouteTable([(match_of(one), place) for place, one in enumerate(routes)])
+        if self._routes is not routes:
+            self._table = RouteTable([(match_of(one), place) for place, one in enumerate(routes)])
+            self._routes = routes
+        table = self._table
         found, fault = certain_route(table, head) if table.only is None else (table.only, "")
         outcome = _ended(400, f"{BAD_REQUEST}: {fault}") if fault else self._outcome(routes, found, head, path, client)
         route = None if found is None else routes[found]

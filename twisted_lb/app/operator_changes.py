@@ -19,7 +19,7 @@ from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
 from twisted_lb.app.edit_effects import difference, only, pool_named, target, with_change
 from twisted_lb.app.explain import shown_route
 from twisted_lb.app.reload import ServersFile
-from twisted_lb.app.servers_reader import Read
+from twisted_lb.app.servers_reader import NotRead, Read
 from twisted_lb.app.servers_writer import ChangedMeanwhile, NotWritten
 from twisted_lb.config.edits import Edit, NotEditable
 from twisted_lb.config.gateway import GatewaySpec
@@ -91,6 +91,8 @@ class OperatorChanges:
                 read = await self._file.edited(edit._replace(keys={"maintenance": False}))
         except NotEditable as error:
             raise ChangeRefused(409, f"This cannot be changed in the servers file: {error}.") from None
+        except NotRead as error:
+            raise ChangeRefused(503, f"Nothing was changed: {_sentence(error.problems)}") from None
         except Misconfigured as error:
             raise ChangeRefused(400, _without_places(error)) from None
         if not await run_in_turns(self._reactor, only(edit, before, read.spec)):
@@ -148,9 +150,12 @@ def planned(spec: GatewaySpec, change: Change) -> Edit:
         whole, at, _ = change.server.partition("@")
         if at and whole in names:
             raise ChangeRefused(409, f"{change.server} is one of the servers that {whole} stands for: change {whole}.")
-        raise ChangeRefused(404, f"The pool {pool.name} has no server {change.server!r}.")
+        where = f" in the servers file; those of its list are changed in {pool.discover.file}"
+        raise ChangeRefused(
+            404, f"The pool {pool.name} has no server {change.server!r}{where if pool.discover.file else ''}."
+        )
     if change.action == REMOVE:
-        if len(names) == 1:
+        if len(names) == 1 and not pool.discover.file:
             instead = "disable it, or put the pool into maintenance"
             raise ChangeRefused(409, f"It is the only server of the pool {pool.name}, which needs one: {instead}.")
         return Edit(pool.name, change.server, None)

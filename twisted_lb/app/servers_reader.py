@@ -32,7 +32,7 @@ from twisted_lb.config.edits import Edit, NotEditable
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
 from twisted_lb.config.pool import PoolSpec, ServerSpec
 from twisted_lb.config.server_tls import ReadFile, read_file
-from twisted_lb.config.servers_file import Lines, edited_text, read_with_lines
+from twisted_lb.config.servers_file import InvalidYaml, Lines, edited_text, read_with_lines
 from twisted_lb.config.settings import Misconfigured
 from twisted_lb.steps import Steps, chunks, run_in_turns
 
@@ -54,6 +54,10 @@ class Read(NamedTuple):
     spec: GatewaySpec
     lines: Lines
     text: str
+
+
+class NotRead(Misconfigured):
+    """The process that reads a text has ended without a result: nothing is known of the text."""
 
 
 class Reading:
@@ -107,7 +111,13 @@ def _read_here(text: str, file_name: str, files: Mapping[str, bytes] | None, edi
     read = _reader(files)
     if edit is not None:
         text = edited_text(text, edit, file_name, read)
-    return Read(*read_with_lines(text, file_name, read), text)
+    try:
+        return Read(*read_with_lines(text, file_name, read), text)
+    except InvalidYaml:
+        if edit is None:
+            raise
+        # The change as such may be valid.
+        raise NotEditable("it would not be valid YAML then; an anchor may be needed elsewhere") from None
 
 
 def _reader(files: Mapping[str, bytes] | None) -> ReadFile:
@@ -152,7 +162,7 @@ class _Child(ProcessProtocol):
         how = f"was ended by signal {signal}" if signal is not None else f"ended with exit status {status}"
         words = b"".join(self._complaints).decode("utf-8", "replace").strip().rpartition("\n")[2]
         what = f"{self._file_name}: the process that reads it {how}"
-        self.ended.errback(Misconfigured([f"{what}: {words}" if words else what]))
+        self.ended.errback(NotRead([f"{what}: {words}" if words else what]))
 
 
 def _packed(value: object) -> bytes:

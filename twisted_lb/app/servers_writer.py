@@ -41,8 +41,8 @@ def _replace(path: str, before: str, after: str) -> None:
     seen = look_at(path)
     with open(path, "rb") as file:
         content = file.read()
-    line_end = b"\r\n" if b"\r\n" in content else b"\n"
-    if content.replace(b"\r\n", b"\n") != before.encode():
+    new_content = _with_its_line_ends(content, before.encode(), after.encode())
+    if new_content is None:
         raise ChangedMeanwhile(path)
     if not os.access(path, os.W_OK):
         raise NotWritten(f"{path} cannot be written: it is read-only")
@@ -50,7 +50,7 @@ def _replace(path: str, before: str, after: str) -> None:
     try:
         with open(descriptor, "wb") as file:
             _own_alike(file.fileno(), os.stat(path))
-            file.write(after.encode().replace(b"\n", line_end))
+            file.write(new_content)
             file.flush()
             os.fsync(file.fileno())
         _rename(temporary, path, seen)
@@ -58,6 +58,26 @@ def _replace(path: str, before: str, after: str) -> None:
         os.unlink(temporary)
         raise
     _sync(os.path.dirname(path))
+
+
+def _with_its_line_ends(content: bytes, before: bytes, after: bytes) -> bytes | None:
+    """The content of the file with the changes from `before` to `after`, whose line ends are all LF.
+
+    None: the content is not that of `before`.
+    """
+    lines = content.splitlines(keepends=True)
+    if b"".join(line.rstrip(b"\r\n") + b"\n" * line.endswith((b"\r", b"\n")) for line in lines) != before:
+        return None
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    first = 0
+    while first < min(len(old), len(new)) and old[first] == new[first]:
+        first += 1
+    same = 0
+    while same < min(len(old), len(new)) - first and old[-1 - same] == new[-1 - same]:
+        same += 1
+    usual = lines[0][len(lines[0].rstrip(b"\r\n")) :] if lines else b""
+    changed = b"".join(new[first : len(new) - same]).replace(b"\n", usual or b"\n")
+    return b"".join(lines[:first]) + changed + b"".join(lines[len(lines) - same :])
 
 
 def _own_alike(descriptor: int, status: os.stat_result) -> None:
@@ -74,9 +94,14 @@ def _rename(temporary: str, path: str, seen: Look) -> None:
 
 
 def _sync(directory: str) -> None:
-    """The rename is on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    """The rename is on the disk, if its file system can say so: the file has the new text in any case."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError:
+        pass
     finally:
         os.close(descriptor)

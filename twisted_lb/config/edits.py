@@ -1,7 +1,8 @@
 """Changes of one key or one server in the text of servers.yaml: everything else stays as it is, comments included.
 
 1. The text is parsed to a tree of nodes with their places in it.
-2. The places that change are cut out, or written to.  New parts are in flow style, `{name: a, url: "http://b"}`.
+2. The places that change are cut out, or written to.  New parts are in flow style, `{name: a, url: "http://b"}`, or in
+   JSON where the keys beside them are in double quotes, so that a file in JSON stays one.
 3. The caller reads the new text as any other, and compares: what YAML means by a text (aliases, merge keys) may be more
    than what its author sees.
 
@@ -67,6 +68,9 @@ def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
     for index, server in enumerate(servers.value):
         if isinstance(server, yaml.MappingNode) and _name(server, replaced) == edit.server:
             if edit.keys is None:
+                if len(servers.value) == 1:
+                    # A list must not be empty; the pool has others.
+                    return _with_keys(text, pool, {"servers": None})
                 return _without_item(text, servers, index)
             return _with_keys(text, server, edit.keys)
     raise NotEditable(f"the server {edit.server} is not in its list of servers")
@@ -113,6 +117,7 @@ def _with_keys(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) ->
     changes: list[tuple[int, int, str]] = []
     added: dict[str, Any] = {}
     names = [one.value for one, _ in mapping.value]
+    quoted = _has_quoted_keys(mapping)
     for key, value in keys.items():
         if key not in names:
             if value is not None:
@@ -124,7 +129,7 @@ def _with_keys(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) ->
         else:
             name, node = mapping.value[index]
             start = name.end_mark.index
-            changes.append((start, _end(text, node, start), f": {rendered(value)}"))
+            changes.append((start, _end(text, node, start), f": {rendered(value, quoted)}"))
     if added:
         changes.append(_addition(text, mapping, added))
     for start, end, new in sorted(changes, reverse=True):
@@ -136,8 +141,8 @@ def _addition(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) -> 
     """Where these keys are written: before the servers of a pool, and after the last key of a server."""
     if not mapping.value:
         raise NotEditable("a mapping is empty")
-    quoted = mapping.value[0][0].style == '"'
-    pairs = [f"{json.dumps(key) if quoted else key}: {rendered(value)}" for key, value in keys.items()]
+    quoted = _has_quoted_keys(mapping)
+    pairs = [f"{json.dumps(key) if quoted else key}: {rendered(value, quoted)}" for key, value in keys.items()]
     names = [one.value for one, _ in mapping.value]
     indent = "\n" + " " * mapping.value[0][0].start_mark.column
     if "servers" in names:
@@ -152,6 +157,11 @@ def _addition(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) -> 
     return end, end, "".join(indent + pair for pair in pairs)
 
 
+def _has_quoted_keys(node: yaml.Node) -> bool:
+    """As in JSON."""
+    return isinstance(node, yaml.MappingNode) and bool(node.value) and node.value[0][0].style == '"'
+
+
 def _pair_to_cut(text: str, mapping: yaml.MappingNode, index: int) -> tuple[int, int]:
     """What has to go for a pair to go."""
     pairs = [(key.start_mark.index, _end(text, value, key.end_mark.index)) for key, value in mapping.value]
@@ -159,8 +169,13 @@ def _pair_to_cut(text: str, mapping: yaml.MappingNode, index: int) -> tuple[int,
         return _flow_cut(pairs, index)
     start, end = pairs[index]
     line = text.rfind("\n", 0, start) + 1
-    if text[line:start].strip() or len(pairs) == 1:
-        raise NotEditable(f"the key {mapping.value[index][0].value} is the first one of its mapping")
+    if len(pairs) == 1:
+        raise NotEditable(f"the key {mapping.value[index][0].value} is the only one of its mapping")
+    if text[line:start].strip():
+        # In the line of the dash: the next key takes its place.
+        if index or text[end : pairs[1][0]].strip():
+            raise NotEditable(f"the key {mapping.value[index][0].value} does not stand in a line of its own")
+        return start, pairs[1][0]
     return line, min(_line_end(text, end) + 1, len(text))
 
 
@@ -171,10 +186,14 @@ def _with_item(text: str, items: yaml.SequenceNode, keys: Mapping[str, Any]) -> 
     """The text with a mapping of these keys after the last item."""
     last = items.value[-1]
     end = _end(text, last, _item_start(text, items, len(items.value) - 1))
+    new = rendered(keys, _has_quoted_keys(last))
     if items.flow_style:
-        return f"{text[:end]}, {rendered(keys)}{text[end:]}"
+        return f"{text[:end]}, {new}{text[end:]}"
     end = _line_end(text, end)
-    return f"{text[:end]}\n{' ' * items.start_mark.column}- {rendered(keys)}{text[end:]}"
+    # Not the column of the list, which may begin with an anchor or a tag in another line.
+    dash = _dash(text, last.start_mark.index)
+    column = dash - text.rfind("\n", 0, dash) - 1
+    return f"{text[:end]}\n{' ' * column}- {new}{text[end:]}"
 
 
 def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
@@ -187,7 +206,7 @@ def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
         start, end = _flow_cut(places, index)
         return text[:start] + text[end:]
     start, end = places[index]
-    line = text.rfind("\n", 0, text.rindex("-", 0, start)) + 1
+    line = text.rfind("\n", 0, _dash(text, start)) + 1
     return text[:line] + text[_line_end(text, end) + 1 :]
 
 
@@ -197,6 +216,18 @@ def _item_start(text: str, items: yaml.SequenceNode, index: int) -> int:
     if not items.start_mark.index <= start < items.end_mark.index:
         raise NotEditable("a server in the list is an alias")
     return start
+
+
+def _dash(text: str, start: int) -> int:
+    """The place of the dash of an item of a block list, perhaps in a line before it, with comments between them."""
+    line = text.rfind("\n", 0, start) + 1
+    before = text[line:start].lstrip(" ")
+    while not before.startswith("-"):
+        if not line or before.strip() and not before.startswith("#"):
+            raise NotEditable("an item of a list stands where it is not expected")
+        end, line = line - 1, text.rfind("\n", 0, line - 1) + 1
+        before = text[line:end].lstrip(" ")
+    return text.index("-", line)
 
 
 def _flow_cut(places: list[tuple[int, int]], index: int) -> tuple[int, int]:
@@ -232,14 +263,14 @@ def _line_end(text: str, place: int) -> int:
     return len(text) if end < 0 else end
 
 
-def rendered(value: Any) -> str:
-    """A value as YAML on one line."""
+def rendered(value: Any, quoted: bool = False) -> str:
+    """A value as YAML on one line; `quoted`: as JSON, too."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{rendered(key)}: {rendered(one)}' for key, one in value.items())}}}"
+        return f"{{{', '.join(f'{rendered(key, quoted)}: {rendered(one, quoted)}' for key, one in value.items())}}}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(rendered, value))}]"
+        return f"[{', '.join([rendered(one, quoted) for one in value])}]"
     if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value not in _OTHER_TYPES:
+        if not quoted and _PLAIN.fullmatch(value) and value not in _OTHER_TYPES:
             return value
         return json.dumps(value.replace("${", "$${"))
     return json.dumps(value)

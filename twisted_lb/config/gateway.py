@@ -73,6 +73,7 @@ class GatewaySpec:
     routes: tuple[RouteSpec, ...]
     cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # files, and what they held
+    hidden: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what references stood for
 
     @property
     def has_routes(self) -> bool:

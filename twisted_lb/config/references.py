@@ -49,6 +49,11 @@ class References:
                 return f"{text}, not the value of {written}" if place == path else text
         return text
 
+    @property
+    def values(self) -> frozenset[str]:
+        """What references stood for."""
+        return frozenset(self._secrets)
+
     def concerns(self, path: Path) -> bool:
         """Whether there is a reference at `path`, or in what it contains, that could not be replaced."""
         return any(place[: len(path)] == path for place, _ in self.problems)

@@ -57,6 +57,10 @@ _WHY_NOT_NULL = "every sandboxed page has the origin null"
 _WHY_NOT_ANY = "with credentials browsers do not treat '*' as a wildcard"
 
 
+class InvalidYaml(Misconfigured):
+    """The text is not YAML."""
+
+
 def read_gateway(text: str, file_name: str, read: ReadFile = read_file) -> GatewaySpec:
     """The pools and routes that `text` describes.  Raises Misconfigured with every problem of the file.
 
@@ -70,7 +74,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
     try:
         document = read_yaml(text)
     except NotYaml as error:
-        raise Misconfigured([f"{file_name}:{error.line}: invalid YAML: {error}"]) from None
+        raise InvalidYaml([f"{file_name}:{error.line}: invalid YAML: {error}"]) from None
     directory = os.path.dirname(os.path.abspath(file_name))
     references = References(os.environ, directory, _secrets(read))
     data = references.replaced(document.data)
@@ -101,7 +105,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         problems.sort(key=lambda problem: document.line(problem.path))
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
-    spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files)
+    spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files, references.values)
     lines = {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
     for index, route in enumerate(routes):
         if route.hooks is not None:
@@ -129,7 +133,7 @@ def server_problems(keys: Mapping[str, object]) -> list[str]:
         FileModel.model_validate({"servers": [keys]})
     except ValidationError as error:
         problems = map(_problem, error.errors())
-        return [f"{_dotted(problem.path[2:])}: {problem.text}" for problem in problems]
+        return [f"{_dotted(problem.path[2:])}: {problem.text}".removeprefix(": ") for problem in problems]
     return []
 
 

@@ -25,8 +25,8 @@ from twisted_lb.steps import STEP, Steps, finish
 
 MAX_WEIGHT: Final = 1000  # as in servers.yaml; the weight of an SRV record can be 65535
 
-# The keys of an entry that are values of a server as they are.
-_PLAIN_KEYS: Final = ("weight", "maxconn", "backup", "slowstart", "send_proxy", "expand")
+# The keys of an entry that are not values of a server as they are.
+_DERIVED_KEYS: Final = frozenset(("name", "url", "health_check"))
 
 
 class Expansion(NamedTuple):
@@ -134,7 +134,7 @@ def listed_server(entry: Mapping[str, Any], template: ServerSpec) -> ServerSpec:
         tls = template.tls
         if tls.server_name == LISTED_HOST:
             tls = replace(tls, server_name=domain_of(host).rstrip("."))
-    given = {key: entry[key] for key in _PLAIN_KEYS if key in entry}
+    given = {key: value for key, value in entry.items() if key not in _DERIVED_KEYS}
     return replace(
         template, name=entry["name"], url=url, host=host, port=port, health_check=check, tls=tls, **given
     )

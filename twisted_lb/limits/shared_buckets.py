@@ -37,6 +37,14 @@ class SharedBuckets:
         """The level in microtokens at `now_us`.  Changes nothing."""
         return self._bucket(shared, now_us).level_at(now_us)
 
+    def level_of(self, shared: SharedBucket, now_us: int) -> int:
+        """The same, found by the key of the bucket alone: its rule may be another one, with the same policy."""
+        rule = shared.rule
+        for buckets in self._rules.values():
+            if shared.key in buckets:
+                return Bucket(rule.capacity, rule.rate_per_sec, *buckets[shared.key]).level_at(now_us)
+        return rule.capacity * MICROTOKENS
+
     def refusing(self, limits: tuple[SharedBucket, ...], cost: int, now_us: int) -> tuple[SharedBucket, int] | None:
         """The first bucket that has less than `cost` tokens, and its level; None: all have them.  Changes nothing."""
         for shared in limits:

@@ -183,9 +183,6 @@ class Admission(RequestView):
         for one in rules:
             fields = one.without_removed(fields)
         fields += location
-        context = self._context
-        if context.cors is not None:
-            fields += context.cors.fields(self._head.fields)
         self._end()
         tokens.settle_as_taken()
         if self._record is not None:
@@ -200,6 +197,10 @@ class Admission(RequestView):
         head.fields = answer.fields
         for one in rules:
             head.fields = one.apply(head.fields, self)
+        cors = self._context.cors
+        if cors is not None:
+            # As in the response of a server, its own lines are replaced.
+            fields += cors.on_answer(self._head, head)
         head.size = 0
         head.keep_alive = True
         client = self._client

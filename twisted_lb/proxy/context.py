@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from twisted_lb.config.settings import ProxySettings
 from twisted_lb.cors import CorsPolicy
@@ -20,6 +21,8 @@ from twisted_lb.proxy.tunnel import OpenTunnels
 from twisted_lb.request_record import CLIENT_CLOSED_REQUEST, CLIENT_LEFT, RequestRecord, RequestRecords
 from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.query import mask_parameter
+
+_NO_SUBSCRIBERS: Final = RequestRecords()
 
 
 class ProxyContext:
@@ -94,7 +97,10 @@ class ProxyContext:
         """A request is over: tell those who want to know.  See RequestRecords."""
         records = self.records
         if records is None:
-            return
+            if record.finished is None:
+                return
+            # No route has hooks any more, but that of this request had.
+            records = _NO_SUBSCRIBERS
         record.ended_at = self.seconds()
         anonymous = not record.user
         if not record.status and record.reason == CLIENT_LEFT:

@@ -183,7 +183,7 @@ class ExtendedExchange(Exchange):
         kept = self._content
         content = b"" if kept is None else kept.so_far
         Exchange.connected(self, server)
-        if self._attempts:
+        if self._attempts and not self._over:
             self._begin_copy(mirror.route, content)
 
     def _begin_copy(self, route: Route, content: bytes) -> None:
@@ -195,7 +195,7 @@ class ExtendedExchange(Exchange):
             return
         if not kept.whole:
             self._copy = copy
-        copy.start(content, kept.whole, self._trailers_to_send(kept.trailers), self._route.pool.name)
+        copy.start(content, kept.whole, self._trailers_of_copy(kept.trailers), self._route.pool.name)
 
     def head_of_copy(
         self, authority: bytes, rules: tuple[HeaderRules, ...], own_fields: bytes, values: RequestValues
@@ -206,12 +206,20 @@ class ExtendedExchange(Exchange):
             head = head.replace(self._key, REDACTED)
         return self._with_rules(head, rules, values)
 
+    def _trailers_of_copy(self, trailers: list[bytes]) -> list[bytes]:
+        """The trailers that the rules of the mirror and its pool leave for it, as in `head_of_copy`, and then hooks."""
+        mirror = self._route.mirror
+        assert mirror is not None
+        for rules in mirror.route.request_rules:
+            trailers = rules.kept_trailers(trailers)
+        return trailers if self._changes is None else self._changes.kept_trailers(trailers)
+
     def content_received(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """See Exchange."""
         Exchange.content_received(self, content, whole, trailers)
         copy = self._copy
         if copy is not None:
-            copy.send(content, whole, self._trailers_to_send(self._without_key(trailers)) if trailers else trailers)
+            copy.send(content, whole, self._trailers_of_copy(self._without_key(trailers)) if trailers else trailers)
             if whole:
                 self._copy = None
 

@@ -78,7 +78,7 @@ class OtherLimits:
             if shared.key == GLOBAL and self._global_bucket is not None:
                 levels.append(self._global_bucket.level_at(now_us))
             else:
-                levels.append(self._shared.level(shared, now_us))
+                levels.append(self._shared.level_of(shared, now_us))
         return levels
 
     def settle_shared(self, tokens: int, limits: tuple[SharedBucket, ...], now_us: int) -> None:

@@ -8,17 +8,26 @@
 --            9  the process that calls    10  the number of the call; no number is used twice by a process
 --           11  how many KEYS have a request less in flight    12  how many are charged
 --           13  how many extras there are                      14  microtokens to charge to everyone's bucket
+--           15  how many shared buckets are named: those of routes, pools and networks
 --           then the microtokens to charge to each (below zero: to give back)
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
 --             -1, as the only extra: the charges are those of users, and not of the keys' own buckets
+--           then, if there are shared buckets (see shared_part.py):
+--             how many of them are charged, and how many takings need tokens of them
+--             three elements for each bucket: its key without `tokenlb:`, capacity and rate
+--             two for each charge: the number of the bucket (from 1), microtokens (below zero: to give back)
+--             for each taking: its position, or 0 if it has no key; its cost in tokens if it has none; how many buckets
+--             it needs tokens of, and their numbers
 --   A taking without an extra costs one token and has no network.
--- Reply, five elements for each taking, then five for each token taken from a network's bucket; then, where there
--- is one, the level of everyone's bucket; at last the keys that were not what they should be:
+-- Reply, five elements for each taking with a key, then five for each one without; then, for each taking that needs
+-- tokens of shared buckets, their levels; then, where there is one, the level of everyone's bucket; at last the keys
+-- that were not what they should be:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
 --   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 everyone's bucket,
---   4 the network's bucket; 5 what is there is not an account; 90 to 92 see `refusal`; 93 the key's own bucket.  Name,
---   capacity and rate are those of the account where there is one, the level is that of the bucket that refused.
+--   4 the network's bucket, 6 and above the shared bucket of this place (6 is the first); 5 what is there is not an
+--   account; 90 to 92 see `refusal`; 93 the key's own bucket.  Name, capacity and rate are those of the account where
+--   there is one, the level is that of the bucket that refused.
 --   A revoked key is answered like an unknown one.
 --   For a key that is not the only one of its user, expires or has a bucket of its own, 100 is added unless the network's
 --   bucket refuses or the key must not be used, and the name is a list: name, digest of the user's first key, microseconds
