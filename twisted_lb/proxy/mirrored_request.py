@@ -41,7 +41,7 @@ MAX_WAITING_BYTES: Final = 256 * 1024
 # Of the content of one response, that are read.
 MAX_DROPPED_BYTES: Final = 1024 * 1024
 # So many times the timeout of the route, from the end of the request to that of the response.
-RESPONSE_TIMEOUTS: Final = 10
+RESPONSE_TIMEOUTS: Final = 10.0
 
 # How a copy has ended.
 MIRRORED: Final = "mirrored"  # the server has had all of it, and has responded
