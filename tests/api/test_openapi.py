@@ -11,6 +11,7 @@ from typing import Any
 from klein import Klein
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.api.users_case import UsersCase
 from twisted_lb.api.admin import _AdminApi, _HealthApi
 from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_policy_change, read_rotation
 from twisted_lb.api.openapi import document, openapi_text, operations
@@ -71,6 +72,18 @@ class DocumentTests(SynchronousTestCase):
         """Each operation has one sentence."""
         for one in operations(document()["paths"]).values():
             self.assertRegex(one["summary"], r"\A[A-Z][^.]+\.\Z")
+
+
+class AccessTests(UsersCase):
+    """Who is shown the document."""
+
+    def test_scopes(self) -> None:
+        """It is shown to those who may read, as /servers is."""
+        answer = self.call("GET", "/openapi.json", None, b"Authorization: Bearer reader")
+        self.assertEqual((answer.status, answer.field("content-type")), (200, "application/json"))
+        self.assertEqual(answer.body.decode(), openapi_text())
+        self.refused(403, "GET", "/openapi.json", None, b"Authorization: Bearer keeper")
+        self.refused(401, "GET", "/openapi.json", None, b"X: y")
 
 
 # Readers by the schema of what they read, and bodies that both must judge alike: True where they are valid.  None: the
