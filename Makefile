@@ -8,7 +8,7 @@ UNIT_TESTS = $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(patsu
 TEST_PROCESSES := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compiled check bench compiled pure wheel clean
+.PHONY: help run test test-compiled check bench openapi compiled pure wheel clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: $(VENV)/installed-dev  ## Check style, types and the direction of imports
 
 bench: $(VENV)/installed-dev  ## Measure against nginx and others (needs nginx, redis-server, a C compiler)
 	$(VENV)/bin/python bench/run.py
+
+openapi: $(VENV)/installed-dev  ## Write docs/openapi.json, the description of the APIs
+	$(VENV)/bin/python tools/write_openapi.py
 
 compiled: $(VENV)/installed-dev  ## Compile the data path of this checkout with mypyc (needs a C compiler)
 	$(VENV)/bin/python tools/compile_data_path.py

@@ -86,7 +86,11 @@ setup(
     # The package_dir makes an editable install put this directory on the path, where Twisted looks for plugins.
     package_dir={"": "."},
     packages=[*find_packages(include=["twisted_lb", "twisted_lb.*"]), "twisted.plugins"],
-    package_data={"twisted_lb.stores.redis": ["lua/*.lua"], "twisted_lb": ["py.typed"]},
+    package_data={
+        "twisted_lb.api": ["openapi_examples.json"],
+        "twisted_lb.stores.redis": ["lua/*.lua"],
+        "twisted_lb": ["py.typed"],
+    },
     entry_points={"console_scripts": ["tokenlb = twisted_lb.cli.main:run"]},
     install_requires=[
         "Twisted[tls]>=25.5",
@@ -119,7 +123,9 @@ setup(
             "aiohttp>=3.9",
             "gunicorn>=22.0",
             "httpx>=0.27",
+            "jsonschema>=4.21",
             "requests>=2.31",
+            "schemathesis>=4.0",
             "treq>=24.9",
             "uvicorn>=0.30",
             "websockets>=13.1",

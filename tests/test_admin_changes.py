@@ -12,6 +12,7 @@ from tests.api.caller import Answer, read_answer
 from tests.api.operator import Client, head_of
 from tests.test_operator_changes import TEXT, OperatorCase
 from twisted_lb.api.admin import admin_factory
+from twisted_lb.api.pool_summary import shown_route, total
 from twisted_lb.api.pools import MAX_BODY_BYTES
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.config.admin_tokens import admin_tokens
@@ -120,6 +121,23 @@ class ReadingTests(AdminCase):
         v1, rest = self.call("GET", "/routes").json
         self.assertEqual((v1["name"], v1["pools"], v1["state"], v1["requests"]), ("/v1/", ["models"], "up", 7))
         self.assertEqual((rest["state"], rest["reason"][:10]), ("maintenance", "pool site:"))
+
+    def test_many_routes(self) -> None:
+        """The servers of a pool are summed up once, however many routes lead to it."""
+        looked = []
+
+        class Counted(list[dict[str, Any]]):
+            def __iter__(self) -> Any:
+                looked.append(len(self))
+                return super().__iter__()
+
+        one = {"latency_ms": None, "requests": 2, "in_flight": 0, "tunnels": 0, "failures": 0, "retries": 0}
+        routes = [{"name": str(number), "pools": ["p"], "maintenance": 0.0} for number in range(9)]
+        totals = {"p": total(Counted([one, one]))}
+        once = len(looked)
+        shown = [shown_route(route, {"p": ("up", "")}, totals) for route in [*routes, {**routes[0], "pools": []}]]
+        self.assertEqual([one.get("requests") for one in shown], [4] * 9 + [None])
+        self.assertEqual(len(looked), once)
 
     def test_states(self) -> None:
         """A pool without a server that is up is down; one in maintenance is that."""

@@ -6,7 +6,11 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from twisted_lb.users import MAX_TIME_US
+
 MAX_DURATION_US: Final = 366 * 86_400 * 1_000_000
+
+TIME: Final = "a time before 2255, such as 2026-12-31T00:00:00Z"  # what is read, for error messages
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # half of the time, where all is UTC
@@ -24,12 +28,12 @@ def rfc3339(time_us: int) -> str:
 
 
 def read_rfc3339(text: str) -> int:
-    """Microseconds since 1970.  Raises ValueError for another format, and for times before 1970."""
+    """Microseconds since 1970.  Raises ValueError for another format, and for times that stores do not have."""
     if _TIME.fullmatch(text) is None:
         raise ValueError(f"not a time of RFC 3339: {text!r}")
     time_us = (datetime.fromisoformat(text.upper()) - _EPOCH) // timedelta(microseconds=1)
-    if time_us < 0:
-        raise ValueError(f"before 1970: {text!r}")
+    if not 0 <= time_us <= MAX_TIME_US:
+        raise ValueError(f"before 1970 or after {rfc3339(MAX_TIME_US)}: {text!r}")
     return time_us
 
 

@@ -28,6 +28,7 @@ from twisted_lb.api.explained_limits import with_levels
 from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
+from twisted_lb.api.openapi import openapi_text
 from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.pools import MAX_BODY_BYTES, PoolsApi
@@ -105,6 +106,11 @@ class _AdminApi:
     async def _metrics(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
         return answer(request, 200, CONTENT_TYPE, metrics_text(await report_of(self._running)))
+
+    @app.route("/openapi.json", methods=["GET"])
+    async def _openapi(self, request: Request) -> bytes:
+        self._tokens.check_reader(request)
+        return answer(request, 200, "application/json", openapi_text().encode())
 
     @app.route("/explain", methods=["GET"])
     async def _explain(self, request: Request) -> bytes:

@@ -8,12 +8,23 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import core_schema
 
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
-from twisted_lb.timestamps import read_duration, read_rfc3339
+from twisted_lb.timestamps import MAX_DURATION_US, TIME, read_duration, read_rfc3339
 from twisted_lb.user_names import MAX_NAME_CHARACTERS, user_name
 from twisted_lb.users import MAX_LABEL_CHARACTERS, check_label
 
@@ -36,31 +47,70 @@ def _fast_enough(rate: float) -> float:
     return rate
 
 
-Name = Annotated[str, AfterValidator(user_name)]
-Capacity = Annotated[int, Field(ge=1, le=MAX_CAPACITY)]
-Rate = Annotated[float, Field(ge=0, le=MAX_RATE_PER_SEC, allow_inf_nan=False), AfterValidator(_fast_enough)]
+def whole(value: object) -> object:
+    """JSON has one type of number, so 5.0 is accepted as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-class PolicyChange(BaseModel):
-    """The body of `POST /user/tokens/change`; absent members are None."""
+class _NotNull:
+    """Of a member that may be absent, which is None: null is not the same, and not valid."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(_given, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        described = handler(schema)
+        [given] = [one for one in described["anyOf"] if one != {"type": "null"}]
+        return dict(given)
+
+
+def _given(value: object) -> object:
+    if value is None:
+        raise ValueError
+    return value
+
+
+NOT_NULL: Final = _NotNull()
+
+# The schemas are for the description of the API.  A rule that has no place in them is in the description of the member.
+Name = Annotated[
+    str,
+    AfterValidator(user_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS}),
+]
+Capacity = Annotated[int, Field(ge=1, le=MAX_CAPACITY), BeforeValidator(whole)]
+Rate = Annotated[
+    float,
+    Field(ge=0, le=MAX_RATE_PER_SEC, allow_inf_nan=False),
+    AfterValidator(_fast_enough),
+    WithJsonSchema(
+        {"type": "number", "maximum": MAX_RATE_PER_SEC, "anyOf": [{"const": 0}, {"minimum": MIN_RATE_PER_SEC}]}
+    ),
+]
+
+
+class Policy(BaseModel):
+    """The policy of a bucket; absent members are None."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    capacity: Capacity | None = Field(None, description=f"a whole number from 1 to {MAX_CAPACITY}")
-    rate_per_sec: Rate | None = Field(
+    capacity: Annotated[Capacity | None, NOT_NULL] = Field(
+        None, description=f"a whole number from 1 to {MAX_CAPACITY}"
+    )
+    rate_per_sec: Annotated[Rate | None, NOT_NULL] = Field(
         None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, and not between 0 and 0.000000001"
     )
 
-    @field_validator("capacity", "rate_per_sec", mode="before")
-    @classmethod
-    def _given(cls, value: object) -> object:
-        """JSON has one type of number, so 5.0 is accepted as 5; and null is not the same as an absent member."""
-        if value is None:
-            raise ValueError
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+class PolicyChange(Policy):
+    """The body of `POST /user/tokens/change`."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
 
-class NewUser(PolicyChange):
+class NewUser(Policy):
     """The body of `POST /user/create`."""
 
     name: Name = Field(
@@ -75,25 +125,29 @@ def read_time(value: object) -> int:
     return read_rfc3339(value)
 
 
+Time = Annotated[int, BeforeValidator(read_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
 def _label(text: str) -> str:
     check_label(text)
     return text
 
 
-Label = Annotated[str, AfterValidator(_label)]
+Label = Annotated[
+    str, AfterValidator(_label), WithJsonSchema({"type": "string", "maxLength": MAX_LABEL_CHARACTERS})
+]
 LABEL = f"one line of at most {MAX_LABEL_CHARACTERS} characters"
 
 
-class NewKey(PolicyChange):
+class NewKey(Policy):
     """The body of `POST /user/keys`: the policy is that of a bucket of the key's own."""
 
-    label: Label = Field("", description=LABEL)
-    expires_at: int | None = Field(None, description="a time such as 2026-12-31T00:00:00Z")
+    model_config = ConfigDict(
+        json_schema_extra={"dependentRequired": {"capacity": ["rate_per_sec"], "rate_per_sec": ["capacity"]}}
+    )
 
-    @field_validator("expires_at", mode="before")
-    @classmethod
-    def _time(cls, value: object) -> object:
-        return read_time(value)
+    label: Label = Field("", description=LABEL)
+    expires_at: Annotated[Time | None, NOT_NULL] = Field(None, description=TIME)
 
 
 class KeyLabel(BaseModel):
@@ -104,20 +158,33 @@ class KeyLabel(BaseModel):
     label: Label = Field(description=LABEL)
 
 
+def _duration(value: object) -> int:
+    """In microseconds.  Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError
+    return read_duration(value if isinstance(value, str) else f"{value:.6f}")
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": MAX_DURATION_US // 1_000_000},
+                {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,6})? ?(ms|s|m|h|d)?$"},
+            ]
+        }
+    ),
+]
+
+
 class Rotation(BaseModel):
     """The body of `POST /user/keys/<key_id>/rotate`."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    grace: int = Field(description='seconds, or a duration such as "1h" or "7d", of at most a year')
-
-    @field_validator("grace", mode="before")
-    @classmethod
-    def _duration(cls, value: object) -> object:
-        """In microseconds."""
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError
-        return read_duration(value if isinstance(value, str) else f"{value:.6f}")
+    grace: Duration = Field(description='seconds, or a duration such as "1h" or "7d", of at most a year')
 
 
 def read_new_key(body: bytes) -> NewKey:

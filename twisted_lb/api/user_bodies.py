@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from twisted_lb.api.bodies import LABEL, BadBody, Capacity, Label, NewUser, PolicyChange, Rate, read_model, read_time
+from twisted_lb.api.bodies import (
+    LABEL,
+    NOT_NULL,
+    BadBody,
+    Capacity,
+    Label,
+    NewUser,
+    Policy,
+    Rate,
+    Time,
+    read_model,
+    whole,
+)
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.timestamps import TIME
 from twisted_lb.users import MAX_METADATA_BYTES, NEVER, NO_BUCKET, KeyBucket, KeyChange, UserChange, metadata_text
-
-TIME = "a time such as 2026-12-31T00:00:00Z"
 
 
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
@@ -30,49 +41,38 @@ class UserToCreate(NewUser):
 
     metadata: Metadata = Field({}, description=METADATA)
     label: Label = Field("", description=LABEL)
-    expires_at: int | None = Field(None, description=TIME)
-
-    @field_validator("expires_at", mode="before")
-    @classmethod
-    def _time(cls, value: object) -> object:
-        return read_time(value)
+    expires_at: Annotated[Time | None, NOT_NULL] = Field(None, description=TIME)
 
 
-class UserPatch(PolicyChange):
+class UserPatch(Policy):
     """The body of `PATCH /users/<name>`."""
 
-    disabled: bool | None = Field(None, description="true or false")
-    metadata: Metadata | None = Field(None, description=METADATA)
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    @field_validator("disabled", "metadata", mode="before")
-    @classmethod
-    def _no_null(cls, value: object) -> object:
-        if value is None:
-            raise ValueError
-        return value
+    disabled: Annotated[bool | None, NOT_NULL] = Field(None, description="true or false")
+    metadata: Annotated[Metadata | None, NOT_NULL] = Field(None, description=METADATA)
+
+
+# What `read_key_patch` checks: both of the policy, or both null.
+_OWN_BUCKET: dict[str, Any] = {
+    "minProperties": 1,
+    "dependentRequired": {"capacity": ["rate_per_sec"], "rate_per_sec": ["capacity"]},
+    "anyOf": [
+        {"properties": {"capacity": {"type": "null"}, "rate_per_sec": {"type": "null"}}},
+        {"properties": {"capacity": {"type": "integer"}, "rate_per_sec": {"type": "number"}}},
+    ],
+}
 
 
 class KeyPatch(BaseModel):
     """The body of `PATCH /users/<name>/keys/<key_id>`; the policy is that of a bucket of the key's own."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, json_schema_extra=_OWN_BUCKET)
 
-    label: Label | None = Field(None, description=LABEL)
-    expires_at: int | None = Field(None, description=f"{TIME}, or null")
+    label: Annotated[Label | None, NOT_NULL] = Field(None, description=LABEL)
+    expires_at: Time | None = Field(None, description=f"{TIME}, or null")
     capacity: Capacity | None = Field(None, description=f"a whole number from 1 to {MAX_CAPACITY}, or null")
     rate_per_sec: Rate | None = Field(None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, or null")
-
-    @field_validator("label", mode="before")
-    @classmethod
-    def _no_null(cls, value: object) -> object:
-        if value is None:
-            raise ValueError
-        return value
-
-    @field_validator("expires_at", mode="before")
-    @classmethod
-    def _time(cls, value: object) -> object:
-        return None if value is None else read_time(value)
 
 
 class Level(BaseModel):
@@ -80,7 +80,7 @@ class Level(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    current_capacity: int = Field(
+    current_capacity: Annotated[int, BeforeValidator(whole)] = Field(
         ge=-MAX_CAPACITY, le=MAX_CAPACITY, description=f"a whole number from -{MAX_CAPACITY} to {MAX_CAPACITY}"
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted_lb.api.responses import Refusal
-from twisted_lb.timestamps import read_rfc3339
+from twisted_lb.timestamps import TIME, read_rfc3339
 from twisted_lb.user_names import MAX_NAME_CHARACTERS
 from twisted_lb.users import ACTIVE, DISABLED, MAX_LABEL_CHARACTERS, REVOKED, UserFilter
 
@@ -87,6 +87,6 @@ _FILTERS: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "label": (f"a part of a label, of up to {MAX_LABEL_CHARACTERS} characters", _text(MAX_LABEL_CHARACTERS)),
     "state": ("active, disabled or revoked", _one_of(**{one: one for one in (ACTIVE, DISABLED, REVOKED)})),
     "disabled": ("true or false", _one_of(true=True, false=False)),
-    "used_since": ("a time such as 2026-12-31T00:00:00Z", read_rfc3339),
-    "unused_since": ("a time such as 2026-12-31T00:00:00Z", read_rfc3339),
+    "used_since": (TIME, read_rfc3339),
+    "unused_since": (TIME, read_rfc3339),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
-from twisted_lb.config.readers import Reader, duration
+from twisted_lb.config.readers import LONGEST_SECONDS, Reader, duration
 from twisted_lb.config.server_url import shortened
 
 MAINTENANCE_SECONDS = 60.0  # of Retry-After, by default
@@ -36,9 +38,26 @@ def share(default: float) -> Any:
     return Field(default, ge=0, le=1, description="a number from 0 to 1")
 
 
-def seconds(lowest: float) -> BeforeValidator:
+class Reading(NamedTuple):
+    """How a value is read, as by a BeforeValidator, and the JSON Schema of what is read."""
+
+    read: Callable[[object], object]
+    schema: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return dict(self.schema)
+
+
+def seconds(lowest: float) -> Reading:
     """A time as in .env, or a number of seconds."""
-    return BeforeValidator(lambda value: _duration_of(value, lowest))
+    number = {"type": "number", "minimum": lowest, "maximum": LONGEST_SECONDS}
+    text = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h)?$"}
+    return Reading(lambda value: _duration_of(value, lowest), {"anyOf": [number, text]})
 
 
 def _duration_of(value: object, lowest: float) -> float:

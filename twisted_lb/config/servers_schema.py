@@ -6,9 +6,10 @@ The descriptions are used in error messages, after "expected".  Absent keys have
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import core_schema
 
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
@@ -41,6 +42,7 @@ from twisted_lb.config.sections import (
     HooksNamed,
     Maintenance,
     Named,
+    Reading,
     Section,
     keys_of,
     named,
@@ -63,6 +65,9 @@ _STATUS = re.compile(r"(?P<low>[2-5][0-9]{2})(?: ?- ?(?P<high>[2-5][0-9]{2}))?")
 _STATUSES = "a status such as 200, a range such as '200-399', or a list of them, from 200 to 599"
 
 
+_URL_SCHEMA = {"type": "string", "pattern": r"^(srv\+)?https?://[!-~]+$"}
+
+
 def _checked_url(url: str) -> str:
     location(url)
     return url
@@ -82,6 +87,15 @@ def _statuses(value: object) -> object:
     return tuple(ranges)
 
 
+_ONE_STATUS: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 200, "maximum": 599},
+        {"type": "string", "pattern": "^[2-5][0-9]{2}( ?- ?[2-5][0-9]{2})?$"},
+    ]
+}
+_STATUSES_SCHEMA = {"anyOf": [*_ONE_STATUS["anyOf"], {"type": "array", "minItems": 1, "items": _ONE_STATUS}]}
+
+
 class HealthCheckModel(Section):
     """health_check: for all servers, or for one."""
 
@@ -94,7 +108,7 @@ class HealthCheckModel(Section):
     timeout: Annotated[float, seconds(0.01)] = HealthCheck.timeout
     passes: int = whole(1, 1000, HealthCheck.passes)
     fails: int = whole(1, 1000, HealthCheck.fails)
-    status: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_statuses)] = HealthCheck.status
+    status: Annotated[tuple[tuple[int, int], ...], Reading(_statuses, _STATUSES_SCHEMA)] = HealthCheck.status
 
 
 class EjectionModel(Section):
@@ -163,11 +177,20 @@ NO_CHECK = HealthCheckModel()
 NO_EJECTION = EjectionModel(consecutive_failures=0, failure_share=0)
 
 
-def _false_is(nothing: Section) -> BeforeValidator:
-    def read(value: object) -> object:
-        return nothing if value is False else value
+class _FalseIs(NamedTuple):
+    """Read false as this section."""
 
-    return BeforeValidator(read)
+    nothing: Section
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: self.nothing if value is False else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [*handler(schema)["anyOf"], {"type": "boolean", "const": False}]}
 
 
 def _switched(section: type[Section]) -> Any:
@@ -177,6 +200,7 @@ def _switched(section: type[Section]) -> Any:
 # The versions of the PROXY protocol.
 _PROXY_VERSIONS = {"v1": 1, "v2": 2, False: 0}
 _SEND_PROXY = "v1, v2, or false for none"
+_SEND_PROXY_SCHEMA = {"anyOf": [{"type": "string", "enum": ["v1", "v2"]}, {"type": "boolean", "const": False}]}
 
 
 def _proxy_version(value: object) -> object:
@@ -185,9 +209,9 @@ def _proxy_version(value: object) -> object:
     return _PROXY_VERSIONS[value]
 
 
-SendProxy = Annotated[int | None, BeforeValidator(_proxy_version)]
+SendProxy = Annotated[int | None, Reading(_proxy_version, _SEND_PROXY_SCHEMA)]
 _ADMIN_STATE = f"{', '.join(ADMIN_STATES[:-1])} or {ADMIN_STATES[-1]}"
-HealthCheckOrFalse = Annotated[HealthCheckModel | None, _false_is(NO_CHECK)]
+HealthCheckOrFalse = Annotated[HealthCheckModel | None, _FalseIs(NO_CHECK)]
 
 
 class ServerModel(Section):
@@ -198,7 +222,9 @@ class ServerModel(Section):
         pattern=NAME,
         description=f"{NAME_FORM}, such as server1",
     )
-    url: Annotated[str, AfterValidator(_checked_url)] = Field(description=f"a text of the form {URL_FORM}")
+    url: Annotated[str, AfterValidator(_checked_url), WithJsonSchema(_URL_SCHEMA)] = Field(
+        description=f"a text of the form {URL_FORM}"
+    )
     weight: int = Field(1, ge=0, le=MAX_WEIGHT, description=f"a whole number from 0 (drain) to {MAX_WEIGHT}")
     maxconn: int = Field(
         ServerSpec.maxconn,
@@ -234,7 +260,7 @@ class PoolKeys(Section):
     hooks: HooksNamed | None = Field(default=None, description=HOOKS_FORM)
     send_proxy: SendProxy = Field(default=None, description=_SEND_PROXY)
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
-    ejection: Annotated[EjectionModel | None, _false_is(NO_EJECTION)] = _switched(EjectionModel)
+    ejection: Annotated[EjectionModel | None, _FalseIs(NO_EJECTION)] = _switched(EjectionModel)
     panic_threshold: float = share(PoolSpec.panic_threshold)
     retries: RetriesModel = Field(default=RetriesModel(), description=keys_of(RetriesModel))
     queue: QueueModel = Field(default=QueueModel(), description=keys_of(QueueModel))
