@@ -40,7 +40,8 @@ def free_port() -> int:
             continue
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                # At all addresses: some servers of a test are at 127.0.0.2 as well.
+                probe.bind(("", port))
             except OSError:
                 continue
         _given.add(port)

@@ -213,7 +213,14 @@ def test_quiet_ends(servers: Servers, new_balancer: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(SECONDS)
         environment["TOKENLB_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        waiting = subprocess.Popen([TOKENLB, "status"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        waiting = subprocess.Popen(
+            [TOKENLB, "status"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A shell has its background jobs ignore it, and what they start inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         connection, _ = silent.accept()
         with connection:
             assert connection.recv(1)

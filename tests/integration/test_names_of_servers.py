@@ -45,8 +45,9 @@ class Here:
         self.connections = 0
         self._host = host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listening = socket.create_server((host, port), family=family)
-        self.port: int = self._listening.getsockname()[1]
+        # A port of the kernel's choice may be in use at the other addresses, where some servers have the same.
+        self.port = port or free_port()
+        self._listening = socket.create_server((host, self.port), family=family)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
