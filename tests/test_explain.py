@@ -57,6 +57,8 @@ class Running:
         self.away = False
         self.asked: list[tuple[str, list[list[Any]]]] = []
         self.users: list[str] = []
+        self.own: dict[str, Any] | None = None  # the bucket of the key
+        self.refused = ""
 
     def report(self) -> Report:
         pools = self._gateway.pools.items()
@@ -71,18 +73,25 @@ class Running:
         if self.away:
             raise StoreUnavailable("away")
         self.asked.append((digest, buckets))
-        account = {"user": "Ann", "capacity": 5, "rate_per_sec": 1.0, "level": 2.5} if digest == DIGEST else None
-        return {"levels": {key: 1_500_000 + at for at, (key, _, _) in enumerate(buckets)}, "key": account}
+        account = {"user": "Ann", "capacity": 5, "rate_per_sec": 1.0, "level": 2.5, "own": self.own}
+        known = digest == DIGEST and not self.refused
+        return {
+            "levels": {key: 1_500_000 + at for at, (key, _, _) in enumerate(buckets)},
+            "key": account if known else None,
+            "refused": self.refused,
+        }
 
 
 class ExplainTests(SynchronousTestCase):
     away = False  # the store
+    own: dict[str, Any] | None = None
+    refused = ""
 
     def call(self, query: list[tuple[str, str]] | str, text: str = TEXT, token: str = "", field: bytes = b"") -> Answer:
         gateway = Gateway(Clock(), read_gateway(text, "x.yaml"))
         running: Any = Running(gateway)
         self.running = running
-        running.away = self.away
+        running.away, running.own, running.refused = self.away, self.own, self.refused
         client = Client(admin_factory(Clock(), running, admin_tokens(token), explaining=Explainer(gateway, LIMITS)))
         target = "/explain?" + (query if isinstance(query, str) else urlencode(query))
         client.send(head_of("GET", target, *([field] if field else []), host=b"localhost:9090"))
@@ -204,8 +213,8 @@ class ExplainTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """A query that is no request is refused with what is wrong."""
         for query, expected in (
-            ("paht=/", "/explain takes method, host, path, client, user and key_digest"),
-            ("path=/&path=/", "/explain takes method, host, path, client, user and key_digest"),
+            ("paht=/", "/explain takes method, host, path, client, user and key_id or key_digest"),
+            ("path=/&path=/", "/explain takes method, host, path, client, user and key_id or key_digest"),
             ("user=%ff", "user is not a name in percent-encoded UTF-8."),
             ("path=%0d%0aX:y", "method, host, path and header are texts of visible ASCII."),
             ("path=/%20HTTP/1.1%0d%0aX:", "method, host, path and header are texts of visible ASCII."),
@@ -261,6 +270,35 @@ class ExplainTests(SynchronousTestCase):
         self.assertEqual(self.limits(path="/user/create"), [])
         self.away = True
         self.assertEqual({level for *_, level in self.limits(key_digest=DIGEST)}, {None})
+
+    def test_bucket_of_its_own(self) -> None:
+        """A key's own bucket comes after that of its user."""
+        self.own = {"capacity": 2, "rate_per_sec": 0.5, "level": -1.0}
+        expected = [("default", "key", None, 5, 1.0, 2.5), ("api-key", "key", None, 2, 0.5, -1.0)]
+        self.assertEqual(self.limits(key_digest=DIGEST)[:2], expected)
+
+    def test_refused_keys(self) -> None:
+        """A request with a key that must not be used, or that no user has, goes to no server and meets no limit."""
+        found = self.explained(LIMITED, key_digest=DIGEST[::-1])
+        self.assertEqual((found["status"], found["reason"], found["pool"]), (401, "unauthorized", None))
+        self.assertEqual((found["limits"], found["servers"]), ([], []))
+        self.assertIsNone(self.explained(LIMITED, key_digest=DIGEST)["status"])
+        self.refused = "key_disabled"
+        found = self.explained(LIMITED, key_digest=DIGEST)
+        self.assertEqual((found["status"], found["reason"]), (403, "key_refused: key_disabled"))
+        self.assertEqual(self.explained(LIMITED, path="/free", key_digest=DIGEST)["status"], 200)
+        found = self.explained(LIMITED, path="/denied", key_digest=DIGEST, client="192.0.2.7")
+        self.assertEqual(found["reason"], "forbidden")
+
+    def test_bad_key_id(self) -> None:
+        """A key_id that is none, or beside a digest, is refused; one that no key has is not found."""
+        for query, status, expected in (
+            ([("key_id", "x")], 400, b"key_id is not"),
+            ([("key_id", "key_0123456789abcdef"), ("key_digest", DIGEST)], 400, b"give one of them"),
+            ([("key_id", "key_0123456789abcdef")], 404, b"There is no key key_0123456789abcdef."),
+        ):
+            answer = self.call(query)
+            self.assertEqual((answer.status, expected in answer.body), (status, True), answer.body)
 
     def test_bad_digest(self) -> None:
         """A key itself is not accepted, nor anything else that is no digest."""

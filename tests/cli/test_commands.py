@@ -228,14 +228,17 @@ class ServerTests(SynchronousTestCase):
 
 
 class ExplainTests(SynchronousTestCase):
-    FOUND = {"compared_as": "/a", "route": None, "pool": None, "status": 404, "reason": "no route", "servers": []}
+    FOUND = {"compared_as": "/a", "route": None, "pool": None, "status": 404, "reason": "no route"}
+    FOUND |= {"servers": [], "limits": []}
 
     def test_question(self) -> None:
         """What is asked about is sent as given, each field by itself."""
         server = Server(response({**self.FOUND, "others": []}))
         arguments = ["explain", "h.test", "/a?b=c", "-H", "A: 1", "-H", "B:2", "--client", "::1", "--user", "é"]
+        arguments += ["--key-id", "key_0123456789abcdef"]
         self.assertEqual(ran(arguments, server).status, 0)
         query = "host=h.test&path=%2Fa%3Fb%3Dc&client=%3A%3A1&header=A%3A+1&header=B%3A2&user=%C3%A9"
+        query += "&key_id=key_0123456789abcdef"
         self.assertEqual(server.asked[0].target, f"/explain?{query}")
 
     def test_order(self) -> None:
@@ -243,9 +246,11 @@ class ExplainTests(SynchronousTestCase):
         names = [("s1", None), ("s2", 2), ("s3", 1)]
         same = {"pool": "p", "state": "up", "why_not": None}
         servers = [{**same, "name": name, "choice": choice} for name, choice in names]
-        answer = {**self.FOUND, "servers": servers, "others": [{"name": "r2", "why_not": "its host is x"}]}
+        limit = {"name": "burst", "per": "key", "of": "route /", "capacity": 3, "rate_per_sec": 1.0, "level": 2.5}
+        others = [{"name": "r2", "why_not": "its host is x"}]
+        answer = {**self.FOUND, "servers": servers, "limits": [limit], "others": others}
         out = ran(["explain", "h", "/"], Server(response(answer))).out
-        order = ["s3", "s2", "s1", "its host is x"]
+        order = ["s3", "s2", "s1", "burst", "2.5", "its host is x"]
         self.assertEqual(sorted(order, key=out.index), order)
 
 

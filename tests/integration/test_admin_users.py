@@ -61,11 +61,17 @@ def test_life_of_a_key(servers: Servers, processes: tuple[str, ...], new_balance
         called(balancer, "POST", f"{one}/enable")
     second = called(balancer, "POST", f"{path}/keys", {"label": "ci", "capacity": 2, "rate_per_sec": 0})
     assert [status(balancer, second["api_key"]) for _ in range(3)] == [200, 200, 429]
+    explained = called(balancer, "GET", f"/explain?key_id={second['key_id']}")
+    levels = [(limit["name"], limit["capacity"], round(limit["level"])) for limit in explained["limits"][:2]]
+    assert levels[1] == ("api-key", 2, 0) and levels[0][:2] == ("default", 1000)
+    assert explained["servers"]
     third = called(balancer, "POST", f"{one}/rotate", {"grace": "1h"}, **{"Idempotency-Key": "x"})
     assert called(balancer, "POST", f"{one}/rotate", {"grace": "1h"}, **{"Idempotency-Key": "x"}) == third
     assert (statuses(key), statuses(third["api_key"])) == ({200}, {200})
     called(balancer, "POST", f"{one}/expire")
     assert (statuses(key), statuses(third["api_key"])) == ({403}, {200})
+    refused = called(balancer, "GET", f"/explain?key_digest={digest(key.encode())}")
+    assert (refused["status"], refused["reason"]) == (403, "key_refused: key_expired")
     called(balancer, "DELETE", one)
     assert statuses(key) == {401}
     assert called(balancer, "PUT", f"{path}/level", {"current_capacity": 0})["current_capacity"] == 0

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from twisted_lb import BUILD
 from twisted_lb.api.audit import Auditing, NoRecording, Recording
 from twisted_lb.api.changes import Changing
-from twisted_lb.api.explained_limits import with_levels
+from twisted_lb.api.explained_limits import refusal_of, with_levels
 from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
@@ -41,7 +41,7 @@ from twisted_lb.api.users import UserAdministration, UsersApi
 from twisted_lb.api.users_transfer import MAX_IMPORT_BYTES, TransferApi
 from twisted_lb.api.users_transfer import PATHS as TRANSFER_PATHS
 from twisted_lb.config.admin_tokens import AdminToken
-from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.interfaces import KEY, IUserStore, StoreUnavailable
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
@@ -84,10 +84,13 @@ class _HealthApi:
 class _AdminApi:
     app = Klein()
 
-    def __init__(self, running: Running, explaining: Explaining | None, tokens: OperatorTokens) -> None:
+    def __init__(
+        self, running: Running, explaining: Explaining | None, tokens: OperatorTokens, users: IUserStore | None
+    ) -> None:
         self._running = running
         self._explaining = explaining
         self._tokens = tokens
+        self._users = users
 
     @app.route("/livez", methods=["GET"])
     def _livez(self, request: Request) -> bytes:
@@ -118,16 +121,30 @@ class _AdminApi:
         head, client = explained_request(request.args)
         if self._explaining is None:
             raise Refusal(404, "This process has no routes.")
-        digest = explained_key(request.args)
-        found = self._explaining.explain(head, client, digest)
-        pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
-        levels = await self._levels(found["limits"], digest)
         user = explained_user(request.args)
-        if levels is not None and levels["key"] is not None:
-            known = levels["key"].pop("user", "")
-            user = user or known
+        digest = await self._digest(*explained_key(request.args))
+        found = self._explaining.explain(head, client, digest)
+        levels = await self._levels(found["limits"], digest)
+        if levels is not None and any(limit["name"] == KEY for limit in found["limits"]):
+            refusal = refusal_of(levels)
+            if refusal is not None:
+                status, reason = refusal
+                found = {**found, "pool": None, "status": status, "reason": reason, "limits": []}
+            else:
+                user = user or levels["key"]["user"]
+        pools = found["route"]["pools"] if found["route"] is not None and found["status"] is None else []
         servers = await self._explained_servers(self._explaining.question(head, client, user, pools)) if pools else []
         return json_answer(request, {**found, "servers": servers, "limits": with_levels(found["limits"], levels)})
+
+    async def _digest(self, key_id: str, digest: str) -> str:
+        """The digest of the key that is named in one of the two ways, "" for none.  Raises Refusal."""
+        if not key_id:
+            return digest
+        user = None if self._users is None else await self._users.find_key(key_id)
+        key = None if user is None else user.key(key_id)
+        if key is None:
+            raise Refusal(404, f"There is no key {key_id}.")
+        return key.digest
 
     async def _explained_servers(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
         """The servers of the pools with their places among the choices, and why not each of them."""
@@ -189,7 +206,7 @@ def admin_factory(
         tokens = OperatorTokens(tokens)
     audit = Auditing(recording)
     changes = RecordedChanges(tokens, audit)
-    others: Any = _AdminApi(running, explaining, tokens).app.resource()
+    others: Any = _AdminApi(running, explaining, tokens, None if users is None else users.store).app.resource()
     apis: dict[bytes, Any] = {}
     if changing is not None:
         apis |= dict.fromkeys(POOL_PATHS, PoolsApi(running, changing, tokens, changes).app.resource())

@@ -1,26 +1,35 @@
-"""The limits in the answer of GET /explain, with their levels."""
+"""What the store knows of a request in the answer of GET /explain: the levels of limits, and a key that is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from twisted_lb.interfaces import KEY, MICROTOKENS
+from twisted_lb.interfaces import KEY, MICROTOKENS, OWN
+from twisted_lb.request_record import KEY_REFUSED, UNAUTHORIZED
 
 
-def with_levels(
-    limits: list[dict[str, Any]], found: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
+def refusal_of(found: Mapping[str, Any]) -> tuple[int, str] | None:
+    """Status and reason, if requests with the key that `Running.levels` was asked about are refused for the key."""
+    if found["refused"]:
+        return 403, f"{KEY_REFUSED}: {found['refused']}"
+    return None if found["key"] is not None else (401, UNAUTHORIZED)
+
+
+def with_levels(limits: list[dict[str, Any]], found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """What is shown to operators; `found` is the answer of `Running.levels`, None while the store is unavailable."""
     levels = {} if found is None else found["levels"]
     account = None if found is None else found["key"]
-    shown = []
+    shown: list[dict[str, Any]] = []
     for limit in limits:
         bucket = limit["bucket"]
         one = {name: value for name, value in limit.items() if name != "bucket"}
         if limit["name"] == KEY and account is not None:
-            one.update(account)
-        elif bucket in levels:
+            own = account["own"]
+            one.update({name: account[name] for name in ("capacity", "rate_per_sec", "level")})
+            shown += [one] if own is None else [one, {**one, "name": OWN, **own}]
+            continue
+        if bucket in levels:
             one["level"] = levels[bucket] / MICROTOKENS
         shown.append(one)
     return shown

@@ -8,13 +8,14 @@ from ipaddress import ip_address
 from typing import Final
 
 from twisted_lb.api.responses import Refusal
+from twisted_lb.users import is_key_id
 from twisted_lb.wire.errors import RequestError
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
-NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"user", b"key_digest")
+NAMES: Final = (b"method", b"host", b"path", b"header", b"client", b"user", b"key_id", b"key_digest")
 TAKES: Final = (
-    "/explain takes method, host, path, client, user and key_digest, each once at most, and header=NAME:VALUE,"
-    " nothing else."
+    "/explain takes method, host, path, client, user and key_id or key_digest, each once at most, and"
+    " header=NAME:VALUE, nothing else."
 )
 _DIGEST: Final = re.compile(r"(?:[0-9a-f]{64})?")
 _WORD: Final = re.compile(rb"[!-~]*")
@@ -54,9 +55,13 @@ def explained_user(args: Mapping[bytes, Sequence[bytes]]) -> str:
         raise Refusal(400, "user is not a name in percent-encoded UTF-8.") from None
 
 
-def explained_key(args: Mapping[bytes, Sequence[bytes]]) -> str:
-    """The digest of the request's key, "" for none.  Raises Refusal."""
-    digest = args.get(b"key_digest", [b""])[0].decode("latin-1")
+def explained_key(args: Mapping[bytes, Sequence[bytes]]) -> tuple[str, str]:
+    """The key_id and the digest of the request's key: at most one of them is not "".  Raises Refusal."""
+    key_id, digest = (args.get(name, [b""])[0].decode("latin-1") for name in (b"key_id", b"key_digest"))
+    if key_id and not is_key_id(key_id):
+        raise Refusal(400, "key_id is not the key_id of a key, such as key_0123456789abcdef.")
     if _DIGEST.fullmatch(digest) is None:
         raise Refusal(400, "key_digest is not the SHA-256 of a key in lower-case hexadecimal.")
-    return digest
+    if key_id and digest:
+        raise Refusal(400, "key_id and key_digest are two ways to name a key; give one of them.")
+    return key_id, digest

@@ -45,6 +45,7 @@ _EXPLAINED: Final = (
     ("path", "Its path, with the query.", text(default="/", pattern="^/[!-~]*$")),
     ("client", "The address of the client.", _ADDRESS),
     ("user", "The name of the user.", text()),
+    ("key_id", "The key_id of the API key, in place of key_digest.", text(pattern="^(key_[0-9a-f]{16})?$")),
     ("key_digest", "The SHA-256 of the API key.", text(pattern="^([0-9a-f]{64})?$")),
     ("header", "A field of the request, as NAME:VALUE.", array(text(pattern="^[A-Za-z-]+:[ -~]*$"))),
 )

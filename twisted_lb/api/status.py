@@ -41,8 +41,9 @@ class Running(Protocol):
         """The levels of buckets, for which nothing is taken; fails with StoreUnavailable.
 
         `buckets` are lists of a key, a capacity and a rate; `digest` is that of an API key, or "".  The answer has
-        `levels`, from the keys of the buckets to microtokens, and `key`: capacity, rate_per_sec and level (in tokens)
-        of the key's own bucket with its `user`, or None.
+        `levels`, from the keys of the buckets to microtokens; `key`: the `user` of the key, capacity, rate_per_sec and
+        level (in tokens) of the user's bucket, and the same of the key's `own`, or None; `key` is None for a key that
+        must not be used, and `refused` the reason, one of users.REFUSALS, "" for an unknown key and all others.
         """
 
 

@@ -48,6 +48,7 @@ from twisted_lb.network.tls_client import TlsContexts, open_tls
 from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.stores.redis.store import RedisStore
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
+from twisted_lb.users import KeyBucket, KeyRefused, User, key_id_of
 
 SHOWN_POOLS = 5  # in a reason
 
@@ -182,18 +183,27 @@ class Serving:
         keys = [key for key, _, _ in buckets]
         shared = [SharedBucket(LimitRule(key, "", *policy), key) for key, *policy in buckets]
         levels = await self._store.levels(shared)
-        profile = await self._store.profile(digest) if digest else None
-        account = None
-        if profile is not None:
-            (name, capacity, rate_per_sec), level = profile
-            account = {"user": name, "capacity": capacity, "rate_per_sec": rate_per_sec, "level": level / MICROTOKENS}
-        return {"levels": dict(zip(keys, levels)), "key": account}
+        account, refused = None, ""
+        try:
+            user = await self._store.user_of_key(digest) if digest else None
+        except KeyRefused as error:
+            user, refused = None, error.reason
+        if user is not None:
+            key = user.key(key_id_of(digest))
+            own = None if key is None or key.bucket is None else _shown_bucket(key.bucket)
+            account = {"user": user.name, **_shown_bucket(user), "own": own}
+        return {"levels": dict(zip(keys, levels)), "key": account, "refused": refused}
 
     @property
     def users(self) -> IUserStore:
         """The users and keys."""
         users: IUserStore = self._store
         return users
+
+
+def _shown_bucket(bucket: User | KeyBucket) -> dict[str, Any]:
+    level = None if bucket.level is None else bucket.level / MICROTOKENS
+    return {"capacity": bucket.capacity, "rate_per_sec": bucket.rate_per_sec, "level": level}
 
 
 def resolving(reactor: Any, settings: Settings) -> tuple[Names, Names]:

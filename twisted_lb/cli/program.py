@@ -44,6 +44,7 @@ def status(client: AdminClient) -> None:
 @click.option("-H", "--header", "headers", type=text, multiple=True, metavar="NAME:VALUE", help="May be repeated.")
 @click.option("--client", "address", type=text, metavar="ADDRESS", help="The client's address [any].")
 @click.option("--user", type=text, metavar="NAME", help="Whose request it is [nobody's].")
+@click.option("--key-id", type=text, metavar="KEY_ID", help="With which key it comes [none].")
 @pass_client
 def explain(
     client: AdminClient, /, host: str, path: str, headers: tuple[str, ...], address: str | None, **more: Any
@@ -62,6 +63,10 @@ def explain(
         columns = ("choice", "pool", "name", "state", "why_not")
         by_choice = sorted(found["servers"], key=lambda one: one["choice"] or len(found["servers"]) + 1)
         show_table(columns, ([one.get(column) for column in columns] for one in by_choice))
+    if found["limits"]:
+        click.echo()
+        of_limit = ("per", "of", "capacity", "rate_per_sec", "level")
+        show_table(("limit", *of_limit), ([one["name"], *map(one.get, of_limit)] for one in found["limits"]))
     if found["others"]:
         click.echo()
         show_table(("other route", "why not"), ([one["name"], one["why_not"]] for one in found["others"]))
