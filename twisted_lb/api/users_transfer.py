@@ -99,7 +99,7 @@ class TransferApi:
                         pending.append(Deferred.fromCoroutine(self._imported(number, line, attempt)))
                     if not pending:
                         break
-                    # At once, in the order of the lines: the client hears of a slow store that it goes on.
+                    # At once, in the order of the lines: a client sees that the import goes on while the store is slow.
                     answers = [await pending.popleft()]
                     while pending and pending[0].called:
                         answers.append(await pending.popleft())

@@ -274,7 +274,7 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
 
 
 def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]:
-    """Limits are counted under the names of their routes and pools, and told by their own."""
+    """Buckets have the names of routes and pools, and refusals name the limit: neither may be ambiguous."""
     yield from _same_limits(("limits",), file.limits, {})
     for name, pool in (file.pools or {}).items():
         yield from _same_limits(("pools", name, "limits"), pool.limits, {})

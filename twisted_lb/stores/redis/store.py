@@ -330,7 +330,7 @@ class RedisStore:
 
 
 def _unavailable(failure: Failure) -> Failure:
-    """Error replies are none of the caller's business."""
+    """For the caller, an error reply of Redis means that the store is unavailable."""
     if failure.check(ErrorReply) is None:
         return failure
     return Failure(StoreUnavailable(failure.getErrorMessage()))

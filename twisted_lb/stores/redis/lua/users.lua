@@ -148,7 +148,7 @@ local function write_key(digest, user, key, owner)
   end
 end
 
--- Whether a key may be used may have changed: all instances hear of it.
+-- Whether a key may be used may have changed: all instances are notified.
 local function tell(digest)
   if not read('ZCARD', 'tokenlb:changed_keys') then
     -- Not ours, and nothing is lost with it.
