@@ -1,4 +1,4 @@
-"""Posted work: work that is deferred until the present events have been delivered (nginx calls it posted events).
+"""Posted work: work that is deferred until the current events have been delivered (nginx calls it posted events).
 
 Some work is expensive for this process and free for its client: a request that is rejected, one of the user API, a body
 in tiny chunks.  A client can send thousands of these in one piece, and handling them at once would delay all other

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-# What can be agreed on by ALPN (RFC 7301), best first.
+# What can be negotiated by ALPN (RFC 7301), best first.
 APPLICATION_PROTOCOLS: Final = ("http/1.1",)
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}

@@ -22,7 +22,7 @@ class Truncated(TlsError):
 
 
 class HandshakeFailed(ConnectError):
-    """There was no agreement; the text is OpenSSL's, or says what the other side has done."""
+    """The handshake has failed; the text is OpenSSL's, or says what the other side has done."""
 
     def __init__(self, text: str) -> None:
         super().__init__(None, text)
