@@ -1,4 +1,4 @@
-"""What is built of a plan, and what is said of it."""
+"""The services that are built from a configuration, and what is logged about it."""
 
 from __future__ import annotations
 

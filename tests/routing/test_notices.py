@@ -1,4 +1,4 @@
-"""What an operator may not have meant."""
+"""Notices of probable mistakes in routes."""
 
 from __future__ import annotations
 
