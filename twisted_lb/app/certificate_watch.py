@@ -53,7 +53,7 @@ class WatchedAuthorities(Protocol):
 
 
 class CertificateWatch(Service):
-    """Keeps the certificates in use the same as their files."""
+    """Keeps the certificates in use up to date with their files."""
 
     def __init__(
         self,

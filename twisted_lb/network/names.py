@@ -92,7 +92,7 @@ def is_address(host: str) -> bool:
 
 
 def _with_missing(found: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
-    """The addresses that were found, and those known before of a family of which none was found."""
+    """The addresses that were found, and the previous ones of a family of which none was found."""
     families = {":" in address for address in found}
     return (*found, *(address for address in before if (":" in address) not in families))
 

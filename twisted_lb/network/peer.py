@@ -18,7 +18,7 @@ from twisted_lb.wire.proxy_protocol import ProxyHeader, proxy_header
 # The fields about a client are made once for its requests, but idle connections must not keep them.
 MAX_FORWARDED: Final = 2048
 
-# As nginx calls a client that has come over a Unix socket.
+# nginx's text for a client of a Unix socket.
 UNIX_ADDRESS: Final = "unix:"
 
 

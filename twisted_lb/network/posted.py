@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
 
-# Of an iteration of the reactor.  It delays everything else by this time and one piece of work at most.
+# In each iteration of the reactor.  It delays everything else by at most this time and one piece of work.
 SHARE_SECONDS: Final = 0.001
 
 _log = BoundedLog(Logger(__name__))

@@ -133,7 +133,7 @@ class _Paused:
             self._poll.unregister(number)
 
     def stop(self) -> None:
-        """Poll none any more."""
+        """Stop polling."""
         for descriptor in list(self._descriptors):
             self.discard(descriptor)
         if self._next is not None:

@@ -12,7 +12,7 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 
 
 class ListenerContext(ssl.SSLContext):
-    """A context that knows what it was made with."""
+    """A context with the authorities that it was made with."""
 
     client_authorities: str = ""  # that verify the certificates of clients, in PEM
 

@@ -11,7 +11,7 @@ _PLACE = re.compile(r" \(_ssl\.c:[0-9]+\)$")
 
 
 class TlsError(ConnectionLost):
-    """The connection cannot go on; the text is OpenSSL's, or says what the other side has done."""
+    """The connection cannot continue; the text is OpenSSL's, or says what the other side has done."""
 
 
 class Truncated(TlsError):

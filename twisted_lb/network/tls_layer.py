@@ -48,7 +48,7 @@ class TlsLayer:
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
-        """For a client, `server_name` is the name or address that the certificate must have, as the context says.
+        """For a client, `server_name` is the name or address that the certificate must have, if `context` verifies it.
 
         `session` is one of an earlier connection to the same server with the same context.
         """
@@ -87,7 +87,7 @@ class TlsLayer:
         return True
 
     def output(self) -> bytes:
-        """What is to be sent, besides what `encrypt` and `close` have returned."""
+        """What is to be sent, in addition to what `encrypt` and `close` have returned."""
         return self._outgoing.read() if self._outgoing.pending else b""
 
     def decrypt(self, data: bytes | memoryview) -> bytes:

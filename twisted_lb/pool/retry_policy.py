@@ -38,7 +38,7 @@ class Blame(Enum):
 
 
 class Step(Enum):
-    """How the request goes on."""
+    """What is done with the request next."""
 
     SAME_SERVER = "the same server, on a new connection"
     NEXT_SERVER = "the next server, within the budget"
@@ -68,7 +68,7 @@ def blame(attempt: Attempt) -> Blame:
 
 
 def next_step(attempt: Attempt) -> Step:
-    """How the request goes on."""
+    """What is done with the request next."""
     again = attempt.unsent or (attempt.silent and attempt.idempotent)
     if attempt.kept_connection and attempt.sendable and again:
         return Step.SAME_SERVER
