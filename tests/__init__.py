@@ -1,4 +1,4 @@
-"""The tests.  They see every line of the log, also those that the program leaves out (tests/test_bounded_log.py)."""
+"""The tests.  They see every line of the log, even those that the program omits (tests/test_bounded_log.py)."""
 
 from twisted_lb import bounded_log
 

@@ -1,4 +1,4 @@
-"""The tokens of operators: the file that they are in, and what becomes of changes of it."""
+"""The tokens of operators: their file, and the effect of changes of it."""
 
 from __future__ import annotations
 

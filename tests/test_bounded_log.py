@@ -1,4 +1,4 @@
-"""Lines that strangers cause: one a second for each cause, and a count of the others."""
+"""Log messages that clients can cause: one per second for each cause, and a count of the others."""
 
 from __future__ import annotations
 

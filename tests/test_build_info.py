@@ -1,4 +1,4 @@
-"""Which build of the data path this is, and that compiled code is that of its sources."""
+"""Which build of the data path this is, and whether compiled code is that of its sources."""
 
 from __future__ import annotations
 

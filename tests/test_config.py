@@ -1,4 +1,4 @@
-"""servers.yaml: what it means, and what is said of one that cannot be used."""
+"""servers.yaml: what it means, and the errors in one that cannot be used."""
 
 from __future__ import annotations
 

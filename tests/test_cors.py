@@ -1,4 +1,4 @@
-"""Which origins are allowed what, and what answers say of it."""
+"""What each origin is allowed, and the CORS fields of responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/costs.md tells the truth: its class can be loaded, keeps the contract, and costs what the page says."""
+"""docs/costs.md is correct: its class can be loaded, passes the contract, and the costs are those on the page."""
 
 from __future__ import annotations
 

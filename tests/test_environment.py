@@ -1,4 +1,4 @@
-"""Reading the settings: what wins, what is accepted, and what is said of the rest."""
+"""Reading the settings: which source takes precedence, what is accepted, and the errors."""
 
 from __future__ import annotations
 

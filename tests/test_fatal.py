@@ -1,4 +1,4 @@
-"""What becomes of exceptions that Python cannot raise."""
+"""The handling of exceptions that Python cannot raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The law of floors, held over every import in the package.
+"""The rule of floors, checked for every import in the package.
 
 ground <- policy <- network <- edges <- doors <- app: a module imports from its own part and from lower
 floors; parts of one floor do not import each other, except within policy and app.  The

@@ -1,4 +1,4 @@
-"""Health, checks and pool in step."""
+"""Health, checks and the pool together."""
 
 from __future__ import annotations
 

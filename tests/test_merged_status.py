@@ -1,4 +1,4 @@
-"""What several workers say of the same servers and the same store."""
+"""Merging what several workers report about the same servers and the same store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health checks, connections and routes of the pools follow the configuration, and what removed pools have ends."""
+"""Health checks, connections and routes of the pools follow the configuration; those of removed pools end."""
 
 from __future__ import annotations
 

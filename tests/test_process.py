@@ -1,4 +1,4 @@
-"""What serves clients in one process, as parts that fit together."""
+"""The parts that serve clients in one process, together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README tells the truth: its example runs, and its tables name what there is."""
+"""The README is correct: its example runs, and its tables name what exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watched servers file, and the swap to another configuration."""
+"""The watched servers file, and the change to another configuration."""
 
 from __future__ import annotations
 

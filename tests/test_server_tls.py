@@ -1,4 +1,4 @@
-"""`tls` in servers.yaml: what it means for each server, which files it may name, and what is said of others."""
+"""`tls` in servers.yaml: its meaning for each server, which files it may name, and the errors."""
 
 from __future__ import annotations
 

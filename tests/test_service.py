@@ -1,4 +1,4 @@
-"""What is built of a plan, and what is said of it."""
+"""The services that are built from a configuration, and what is logged about it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class AnnouncementTests(SynchronousTestCase):
         listening["listen"] = ("unix:/s",)
         said = self.said(startup_of(**listening), FakePort(UNIXAddress("/s")), tls)
         self.assertIn("curl https://localhost:8443/", said)
-        # A proxy in front ends TLS.
+        # A proxy in front terminates TLS.
         said = self.said(startup_of(http_redirect="https", listen=("tcp:80",)), clear)
         self.assertIn("curl http://localhost:80/", said)
 

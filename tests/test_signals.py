@@ -1,4 +1,4 @@
-"""SIGHUP, from the first moment to the last."""
+"""SIGHUP, at any time from the start to the end."""
 
 from __future__ import annotations
 

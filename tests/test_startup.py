@@ -1,4 +1,4 @@
-"""What a start reads and checks."""
+"""What is read and checked at the start."""
 
 from __future__ import annotations
 

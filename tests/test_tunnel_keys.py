@@ -1,4 +1,4 @@
-"""Tunnels of keys that must not be used any more."""
+"""Tunnels of keys that must no longer be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may be called: nothing that cannot be seen, and one name for what is one name."""
+"""Valid names of users: nothing invisible, and one form for each name."""
 
 from __future__ import annotations
 

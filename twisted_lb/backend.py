@@ -7,7 +7,7 @@ from typing import Final
 
 from twisted_lb.config.pool import READY, ServerTls
 
-# The past's weight in the latency falls to 1/e in this time.
+# The weight of earlier measurements in the latency falls to 1/e in this time.
 LATENCY_SECONDS: Final = 10.0
 
 

@@ -56,7 +56,7 @@ class BoundedLog:
             self._log.emit(level, text + "{more}", more=more, **fields)  # type: ignore[arg-type]
 
     def _more(self, cause: str) -> str | None:
-        """The text about omitted messages; None when the present one is omitted."""
+        """The text about omitted messages; None when the current one is omitted."""
         now = self._now()
         causes = self._causes
         seconds = LOG_SECONDS if self._seconds is None else self._seconds

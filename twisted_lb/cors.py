@@ -36,7 +36,7 @@ MAX_KNOWN_ORIGINS: Final = 1024
 _ORIGIN: Final = re.compile(rb"\r\norigin:[ \t]*+([^\r\n]*+)", re.IGNORECASE)
 _REQUEST_METHOD: Final = re.compile(rb"\r\naccess-control-request-method:[ \t]*+([^\r\n]*+)", re.IGNORECASE)
 _REQUEST_HEADERS: Final = re.compile(rb"\r\naccess-control-request-headers:[ \t]*+([^\r\n]*+)", re.IGNORECASE)
-# With one of these some servers execute another method.  Browsers do not send them in a preflight.
+# Some servers execute the method in one of these instead.  Browsers do not send them in a preflight.
 _OVERRIDES: Final = frozenset((b"x-http-method", b"x-http-method-override", b"x-method-override"))
 _OUR_LINES: Final = re.compile(rb"\r\n(?:access-control-|vary:)", re.IGNORECASE)
 _PREFLIGHT_VARY: Final = b"\r\nVary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
@@ -162,7 +162,7 @@ def _pattern(origin: str) -> bytes:
 
 
 def _vary_without(answer: ResponseHead) -> bytes:
-    """The server's Vary with Origin in it (RFC 9110 section 12.5.5); its lines of CORS and of Vary are dropped."""
+    """The server's Vary with Origin added (RFC 9110 section 12.5.5); its lines of CORS and of Vary are dropped."""
     kept = []
     members: list[bytes] = []
     for line in answer.fields.split(b"\r\n"):

@@ -22,7 +22,7 @@ from twisted_lb.own_fields import KEY_FIELDS
 Fields = MutableMapping[bytes, list[bytes]]
 
 AUTHORIZATION: Final = b"authorization"
-# The key of the query parameter's values among the fields of a request.  It is not a valid field name.
+# The name under which the values of the query parameter are among the fields of a request.  Not a valid field name.
 PARAMETER: Final = b"?"
 
 TWO_KEYS: Final = "The request carries two different API keys; send one."
@@ -33,7 +33,7 @@ REDACTED: Final = b"REDACTED"
 _ISSUED: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _ISSUED_LENGTH: Final = 36
 _ISSUED_IN_ANY_CASE: Final = re.compile(_ISSUED.pattern, re.IGNORECASE)
-# In which clients send keys, whether or not they are configured: OWASP's examples, RFC 6750 section 2.3.
+# Query parameters in which clients send keys, configured or not: OWASP's examples, RFC 6750 section 2.3.
 _USUAL_PARAMETERS: Final = (b"access-token", b"api-key", b"apikey", b"key", b"token", b"x-api-key")
 _LOWER_CASE: Final = bytes(range(256)).lower()
 _NOT_BASE64: Final = bytes(byte for byte in range(256) if not (bytes([byte]).isalnum() or byte in b"+/"))
@@ -78,14 +78,14 @@ class KeyPlaces:
         others = [name for name in self.fields if name != AUTHORIZATION]
         self._others = (*others, PARAMETER) if parameter else tuple(others)
         self._names = names = {*self.fields, *_USUAL_PARAMETERS} | ({parameter.lower()} if parameter else set())
-        # Of each name a part that all its spellings have: most targets have none of them, and the pattern takes longer.
+        # A part of each name that all its spellings have: most targets have none, and this is faster than the pattern.
         self._stems: list[bytes] = []
         for name in sorted(names - {AUTHORIZATION}, key=len):
             if not any(stem in name for stem in self._stems):
                 self._stems.append(max(name.split(b"-"), key=len))
         spellings = (re.escape(name).replace(rb"\-", rb"[-_]") for name in sorted(names - {AUTHORIZATION}))
         self._names_in_query = re.compile(rb"([?&;](?:" + rb"|".join(spellings) + rb")=)[^&;\s]+", re.IGNORECASE)
-        # For a person, and for a program (RFC 9110 section 11.6.1).
+        # How to send a key, for people, and for programs (RFC 9110 section 11.6.1).
         self.example = f"{self.fields[0].decode().title()}: <key>"
         self.challenge = b'%b realm="twisted_lb"' % (b"Bearer" if self._authorization else b"Key")
 
@@ -94,13 +94,13 @@ class KeyPlaces:
         return not any(name in fields for name in self.fields)
 
     def remove(self, fields: Fields) -> None:
-        """Take out all of these fields: something else has found the key of the request."""
+        """Remove all of these fields: the key of the request was found elsewhere."""
         for name in self.fields:
             fields.pop(name, None)
         fields.pop(PARAMETER, None)
 
     def take(self, fields: Fields) -> bytes | None:
-        """The key of a request, or None where there is none or an empty one; the fields that carry it are taken out.
+        """The key of a request, or None where there is none or an empty one; the fields that carry it are removed.
 
         `fields` has the values of each field by its lower-case name, and those of the parameter by PARAMETER.  What
         remains in Authorization is for a server: credentials of another scheme, and, in addition to a key that has the
@@ -108,7 +108,7 @@ class KeyPlaces:
         for a repeated field, and for two different keys: the user to charge must not depend on the parser.
         """
         token = b""
-        ours = False  # what is in Authorization
+        ours = False  # whether Authorization has a key, rather than credentials for a server
         if self._authorization and AUTHORIZATION in fields:
             values = fields[AUTHORIZATION]
             if len(values) > 1:
@@ -126,11 +126,11 @@ class KeyPlaces:
         return token or None
 
     def masked(self, text: bytes, anonymous: bool) -> bytes:
-        """A target, or a text that may hold one, as a log may have it; REDACTED takes the place of what may be a key.
+        """A target, or a text that may contain one, for a log: REDACTED replaces everything that may be a key.
 
-        That is the value of a query parameter with the name of a place for keys, configured or usual; and, where it is
-        not known whose the request is (`anonymous`), all that has the form of an issued key, which the client may have
-        sent in the wrong place.  A known key of the request is the caller's to mask.
+        That is the value of a query parameter whose name, configured or usual, is one for keys; and, where the user of
+        the request is not known (`anonymous`), everything that has the form of an issued key, which the client may have
+        sent in the wrong place.  If the key of the request is known, the caller has to mask it.
         """
         if b"=" in text:
             lower = text.lower()
@@ -154,12 +154,12 @@ class KeyPlaces:
         return [*self.form.within(text), *_uuids_within(text)][:most]
 
     def _masked_pair(self, pair: re.Match[bytes]) -> bytes:
-        """A pair of a query whose name is percent-encoded in part."""
+        """Mask a pair of a query whose name is percent-encoded in part."""
         name = unquote_to_bytes(pair[2]).lower().replace(b"_", b"-")
         return pair[1] + pair[2] + b"=" + REDACTED if name in self._names else pair[0]
 
     def _beside(self, token: bytes, ours: bool, fields: Fields) -> bytes | None:
-        """The key when other places than Authorization are present; `token` is that of Authorization, if `ours`."""
+        """The key when places other than Authorization are present; `token` is that of Authorization, if `ours`."""
         key = b""
         for name in self._others:
             values = fields.pop(name, ())
@@ -186,7 +186,7 @@ def key_places(settings: KeySettings) -> KeyPlaces:
 
 
 def is_issued(text: bytes) -> bool:
-    """Whether this is a UUID as it is issued."""
+    """Whether this is a UUID in the form in which it is issued."""
     return len(text) == _ISSUED_LENGTH and _ISSUED.fullmatch(text.lower()) is not None
 
 

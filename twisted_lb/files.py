@@ -10,7 +10,7 @@ Look = tuple[int, int, int, int] | None
 
 
 def look_at(path: str) -> Look:
-    """The present version of a file; a symbolic link is followed."""
+    """The current version of a file; a symbolic link is followed."""
     try:
         status = os.stat(path)
     except OSError:

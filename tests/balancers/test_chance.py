@@ -1,4 +1,4 @@
-"""The balancers that draw: random, two choices, peak EWMA."""
+"""The balancers that draw servers at random: random, two choices, peak EWMA."""
 
 from __future__ import annotations
 

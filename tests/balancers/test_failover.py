@@ -1,4 +1,4 @@
-"""Backups: when they get traffic."""
+"""Backup servers: when they get requests."""
 
 from __future__ import annotations
 

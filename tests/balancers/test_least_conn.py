@@ -1,4 +1,4 @@
-"""Least connections: how exact it is when nobody tells it what ended."""
+"""Least connections: how exact it is when it is not notified of the end of exchanges."""
 
 from __future__ import annotations
 

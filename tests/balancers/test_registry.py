@@ -1,4 +1,4 @@
-"""Finding a balancer by its word, and what is said when that fails."""
+"""Finding a balancer by its name, and the error messages."""
 
 from __future__ import annotations
 

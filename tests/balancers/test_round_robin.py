@@ -1,4 +1,4 @@
-"""Round robin: who is chosen, exactly."""
+"""Round robin: exactly which server is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulation that docs/balancing.md rests on."""
+"""The simulation whose results are in docs/balancing.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sticky: whose cookie counts."""
+"""Sticky: which cookies are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of the last answers to a name or a service."""
+"""Which of the latest answers for a name or a service are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of servers in files of their own, and what is wrong with bad ones."""
+"""Lists of servers in files of their own, and the errors in them."""
 
 from __future__ import annotations
 

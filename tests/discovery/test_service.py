@@ -324,4 +324,4 @@ class ReloadTests(DiscoveryCase):
         self.assertEqual(json.loads(self.found.answers[f"file {path}"][1])["name"], "b.test:80")
         # The name of a listed server cannot be taken by the file.
         failure = self.failureResultOf(self.use(listed.replace("web,", "'b.test:80',")), Misconfigured)
-        self.assertIn("the names of servers here are those of others too: b.test:80", failure.value.problems[0])
+        self.assertIn("servers in this list have the names of others: b.test:80", failure.value.problems[0])

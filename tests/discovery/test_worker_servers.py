@@ -1,4 +1,4 @@
-"""The servers of a worker: what its parent has found, of the present servers file or of another one."""
+"""The servers of a worker: what its parent has found, for the current servers file or for another one."""
 
 from __future__ import annotations
 

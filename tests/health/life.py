@@ -1,4 +1,4 @@
-"""A pool fault life a test tells: what happens to its servers, and what is said of it."""
+"""A pool whose history a test scripts: what happens to its servers, and the reported changes of state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ REFUSED = "connection refused"
 
 
 class Life:
-    """Some servers, a clock that only goes when it is told, and the news so far.
+    """Some servers, a clock that the test advances, and the reported changes so far.
 
-    `news` has the text of each change; `seen_up` has, for each of them, who was up when it was told.
+    `news` has the text of each change; `seen_up` has the servers that were up when each was reported.
     """
 
     def __init__(

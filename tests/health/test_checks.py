@@ -1,4 +1,4 @@
-"""What checks make of a server."""
+"""The effect of active checks on the state of a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What requests make of a server."""
+"""The effect of requests on the state of a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds however many servers fail."""
+"""Limits on ejections, and panic mode, however many servers fail."""
 
 from __future__ import annotations
 

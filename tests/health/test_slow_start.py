@@ -1,4 +1,4 @@
-"""How a server comes to its full weight."""
+"""Slow start: how a server reaches its full weight."""
 
 from __future__ import annotations
 

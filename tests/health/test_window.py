@@ -1,4 +1,4 @@
-"""The counters that forget."""
+"""The counters over a sliding window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server to stand behind the balancer: threads, sockets, and what it does is in the path.
+"""A real server behind the balancer, with threads and sockets; the path of a request selects what it does.
 
     /size/N     N bytes with a Content-Length           /chunks/N   the same, chunked
     /slow/S     answers after S seconds                 /drip/S     head and one half, S seconds, the other half

@@ -1,4 +1,4 @@
-"""A server of raw bytes: it records all that arrives, and answers with whatever it is told to, right or wrong.
+"""A server of raw bytes: it records all that arrives, and sends scripted responses, valid or not.
 
 A request for /script/NAME is answered with the script of this name, any other with `asked TARGET`.
 """

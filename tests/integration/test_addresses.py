@@ -1,4 +1,4 @@
-"""Clients of IPv4 on a listener for IPv6 and IPv4 together."""
+"""IPv4 clients on a dual-stack listener."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's load (bench/load.c) counts what a server really did, so that a broken peer cannot look quick."""
+"""The benchmark's load (bench/load.c) counts what a server really did, so that a broken peer cannot appear fast."""
 
 from __future__ import annotations
 

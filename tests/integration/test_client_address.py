@@ -1,4 +1,4 @@
-"""Whose address it is, between real proxies: curl and HAProxy in front, nginx and HAProxy as servers."""
+"""The address of the client between real proxies: curl and HAProxy in front, nginx and HAProxy as servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wall clock is set while the program runs: nothing but the time of day notices."""
+"""The wall clock is set while the program runs: only the time of day is affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a server takes a client for: servers that make variables of fields, behind the running program."""
+"""The user that a server sees: servers that convert fields to variables, behind the running program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP as curl speaks it: versions, methods, bodies both ways, expectations."""
+"""HTTP with curl: versions, methods, bodies in both directions, expectations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that answer before a request is whole: the client gets that answer, and nothing is sent twice."""
+"""Servers that answer before a request is complete: the client gets that response, and nothing is sent twice."""
 
 from __future__ import annotations
 

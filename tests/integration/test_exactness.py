@@ -1,4 +1,4 @@
-"""The law of the bucket over real balancers that share one Redis: the quick rows of bench/exactness.py."""
+"""The bound of the bucket over real balancers that share one Redis: the fast rows of bench/exactness.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients notice of servers that fail: the quickest rows of bench/faults.py."""
+"""The effect of failing servers on clients: the fastest rows of bench/faults.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that die and come back, as clients and the operator's log see it."""
+"""Servers that fail and recover, as clients and the operator's log see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of the user's own that raise whatever can be raised; and a process that loses its poller."""
+"""Classes of the user's own that raise any exception; and a process whose poller fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an idle connection costs a running balancer, whatever its requests were like."""
+"""The memory of an idle connection in a running balancer, whatever its requests were."""
 
 from __future__ import annotations
 

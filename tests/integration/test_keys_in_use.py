@@ -1,4 +1,4 @@
-"""Keys in use go on while somebody guesses keys behind the same address, also after a restart."""
+"""Keys in use keep working while others are guessed from the same address, also after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that hold or open all connections, in every way that costs them nothing, at a running balancer.
+"""Clients that keep or open all connections, in every way that is cheap for them, at a running balancer.
 
 They come from hundreds of loopback addresses, so that it is the total that they use up.
 """

@@ -1,4 +1,4 @@
-"""What operators see of the running program: the metrics, the users, and whether it is at its best."""
+"""What operators see of the running program: the metrics, the users, and whether it is degraded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that are given by name: name servers that are silent, names that move, addresses that are dead."""
+"""Servers that are given by name: name servers that do not answer, names that move, addresses that do not respond."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of the APIs, held against the answers of a real process."""
+"""The description of the APIs, compared with the responses of a real process."""
 
 from __future__ import annotations
 

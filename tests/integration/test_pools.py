@@ -1,4 +1,4 @@
-"""Several pools and routes, with real processes: who answers what, and pools that come and go under load."""
+"""Several pools and routes, with real processes: which server answers, and pools that change under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shortage of this machine is no server's failure."""
+"""A shortage of resources of this machine does not count as a failure of a server."""
 
 from __future__ import annotations
 

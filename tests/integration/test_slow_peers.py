@@ -1,4 +1,4 @@
-"""Slow and greedy peers at a running balancer: a crowd changes nothing for others, and each limit has its answer."""
+"""Slow and greedy peers at a running balancer: many of them do not affect others, and each limit has its response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that ask for much and do not read it: servers give up on them, and nobody else notices."""
+"""Clients that request much and do not read it: servers time out, and no other client is affected."""
 
 from __future__ import annotations
 

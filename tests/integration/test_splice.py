@@ -1,4 +1,4 @@
-"""Large bodies that pass within the kernel: every byte arrives, and every end is noticed."""
+"""Large bodies that pass within the kernel: every byte arrives, and every end is detected."""
 
 from __future__ import annotations
 

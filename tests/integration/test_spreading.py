@@ -1,4 +1,4 @@
-"""Requests over three servers: who gets how many, and what clients see when servers go; with each kind of store."""
+"""Requests over three servers: how many each gets, and what clients see when servers fail; with each kind of store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting the real program: what it says, and how it ends when it cannot start."""
+"""Starting the real program: its output, and how it ends when it cannot start."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ backend balancer
 @WITH_HAPROXY
 @pytest.mark.skipif(bool(MISSING_CURL), reason=MISSING_CURL)
 def test_tls_ends_in_front(new_balancer: Start, servers: Servers, tmp_path: Path) -> None:
-    """Behind a proxy that ends TLS the redirect leads to the proxy's https, and there is no loop."""
+    """Behind a proxy that terminates TLS the redirect leads to the proxy's https, and there is no loop."""
     authority = Authority(tmp_path)
     site = "".join(Path(file).read_text() for file in authority.sign("site.test"))
     plain, tls = free_port(), free_port()

@@ -1,8 +1,8 @@
-"""Every compiled pattern of the package, how it is used, and inputs that would make a bad one try again and again.
+"""Every compiled pattern of the package, how it is used, and inputs that would make a bad one backtrack.
 
 The inputs are made from the pattern itself, as its parser sees it: in front of each repetition the shortest text
 that leads there, then one of the texts that the repetition can take, over and over, then something that fits and
-something that does not.  Beside these all pairs of bytes that the pattern tells apart are tried.
+something that does not.  In addition, all pairs of bytes that the pattern distinguishes are tried.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No pattern of the package can be made to try again and again."""
+"""Every pattern of the package takes linear time."""
 
 from __future__ import annotations
 

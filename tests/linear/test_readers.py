@@ -1,4 +1,4 @@
-"""What reads bytes of strangers takes time in proportion to them, up to the limits and beyond."""
+"""The code that reads bytes from clients and servers takes linear time, up to the limits and beyond."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNS messages: what is asked, and what is taken from an answer."""
+"""DNS messages: the queries, and what is accepted of the answers."""
 
 from __future__ import annotations
 

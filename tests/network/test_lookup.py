@@ -1,4 +1,4 @@
-"""Both kinds of addresses of a name: what is late or missing is not taken for absent."""
+"""Both kinds of addresses of a name: one that is late or missing is not taken for nonexistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of names: one look-up at a time, kept for its TTL, and used on while the name servers are away."""
+"""The cache of names: one look-up at a time, kept for its TTL, and longer while the name servers do not answer."""
 
 from __future__ import annotations
 

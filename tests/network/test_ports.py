@@ -1,4 +1,4 @@
-"""Server endpoints: what is served, what is refused and why, and which of them are at odds."""
+"""Server endpoints: which are supported, which are rejected and why, and which conflict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that waits until the events that are there have been delivered, and connections that have to wait so."""
+"""Work that is deferred until the current events have been delivered, and connections that wait for theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of session tickets that several contexts share, as those of several processes."""
+"""Keys of session tickets that are shared by several contexts, as by those of several processes."""
 
 from __future__ import annotations
 

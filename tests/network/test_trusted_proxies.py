@@ -1,4 +1,4 @@
-"""Whose request a trusted proxy passes on: tables of field values and the client that they lead to."""
+"""The client of a request from a trusted proxy: tables of field values and the client that they give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is used of Twisted beyond its public interfaces is in one file, and is there in the installed Twisted."""
+"""What is used of Twisted beyond its public interfaces is in one file, and exists in the installed Twisted."""
 
 from __future__ import annotations
 

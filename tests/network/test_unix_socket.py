@@ -1,4 +1,4 @@
-"""The path of a Unix socket: what is in the way is found and never removed, and what an ended process left is."""
+"""The path of a Unix socket: obstacles are reported and never removed; what an ended process has left is removed."""
 
 from __future__ import annotations
 

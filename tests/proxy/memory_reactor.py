@@ -1,4 +1,4 @@
-"""The reactor of a data path whose sockets are fakes: what reads and writes is the test."""
+"""The reactor of a data path whose sockets are fakes: the test calls the methods that read and write."""
 
 from __future__ import annotations
 

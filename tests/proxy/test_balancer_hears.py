@@ -1,4 +1,4 @@
-"""A balancer with `request_finished` is told when a server has a request no longer."""
+"""A balancer with `request_finished` is notified when a server no longer has a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a balancer has to say to the client goes into the response."""
+"""Fields that a balancer adds to responses."""
 
 from __future__ import annotations
 

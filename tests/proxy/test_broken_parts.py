@@ -1,4 +1,4 @@
-"""Whatever raises between the parts of a request, whatever it is that is raised: nobody waits, and nothing leaks."""
+"""Exceptions of any kind in any part of a request: nothing waits for ever, and nothing leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that break the rules: the client hears 502, or can tell that what it got is not whole."""
+"""Servers that violate the protocol: the client gets 502, or can tell that its response is incomplete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose request it is: behind trusted proxies, and after headers of the PROXY protocol."""
+"""The client of a request: behind trusted proxies, and after headers of the PROXY protocol."""
 
 from __future__ import annotations
 

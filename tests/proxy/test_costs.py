@@ -1,4 +1,4 @@
-"""What a request costs: before, after, and when nothing came of it."""
+"""The cost of a request: before it, after it, and when there is no response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The beginning and the end: who is let in, and how the proxy stops."""
+"""The beginning and the end: which connections are accepted, and how the proxy stops."""
 
 from __future__ import annotations
 

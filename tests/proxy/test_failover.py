@@ -1,4 +1,4 @@
-"""Servers that cannot be reached or do not answer: who is asked next, and who pays."""
+"""Servers that cannot be reached or do not answer: which one is tried next, and what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks of a route: what they may do with a request and its response, and what becomes of their failures."""
+"""Hooks of a route: what they may do with a request and its response, and the effect of their failures."""
 
 from __future__ import annotations
 

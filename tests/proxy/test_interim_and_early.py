@@ -1,4 +1,4 @@
-"""Responses that come before their time: 1xx, the dance of Expect, and answers before the request is whole."""
+"""Interim responses, expectations, and responses before the request is complete."""
 
 from __future__ import annotations
 

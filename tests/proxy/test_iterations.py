@@ -1,4 +1,4 @@
-"""What a server says out of turn reaches nobody: connections rest for an iteration before they are used again."""
+"""Unexpected data of a server reaches no client: connections wait for an iteration before they are used again."""
 
 from __future__ import annotations
 

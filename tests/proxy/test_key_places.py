@@ -1,4 +1,4 @@
-"""Where a key may be: beside credentials of the application's own, in fields of the operator's choice, in the query."""
+"""Where a key may be: beside the application's own credentials, in configured fields, in the query."""
 
 from __future__ import annotations
 

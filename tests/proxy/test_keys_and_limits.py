@@ -1,4 +1,4 @@
-"""Who may ask, and how often: the key, the bucket, and what both say to the client."""
+"""Which clients may send requests, and how many: keys, buckets, and the fields and responses about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that leave: whatever was done for them is let go, and counted out."""
+"""Clients that disconnect: whatever was done for them is released, and no longer counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random lives of a connection: whatever the cuts and the stalls, everything arrives, and nothing stays held."""
+"""Random sequences of events on a connection: whatever is cut or delayed, everything arrives, and no tap stays held."""
 
 from __future__ import annotations
 

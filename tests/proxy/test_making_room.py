@@ -1,4 +1,4 @@
-"""When there are as many connections as there may be, the one that has been idle longest makes room."""
+"""At the maximum of connections, the one that has been idle longest is closed for a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of open connections: which one makes room, against a model that looks at all of them."""
+"""The order of open connections: which one is closed first, against a model that examines all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A balancer with the optional methods `server_chosen` and `response_started` is told of these phases of a request."""
+"""A balancer is notified of the phases of a request by `server_chosen` and `response_started`."""
 
 from __future__ import annotations
 

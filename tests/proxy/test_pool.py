@@ -1,4 +1,4 @@
-"""The list of servers: what a balancer is told of, and what a change keeps, makes and takes away."""
+"""The list of servers: what a balancer is notified of, and what a change keeps, adds and removes."""
 
 from __future__ import annotations
 

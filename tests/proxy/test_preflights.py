@@ -1,4 +1,4 @@
-"""CORS at the proxy: preflights without a key, and what answers tell a page."""
+"""CORS at the proxy: preflights without a key, and the CORS fields of responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""X-Request-ID and traceparent: passed on if they are valid, else made, and told to all."""
+"""X-Request-ID and traceparent: passed on if they are valid, otherwise generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose failure it is that there is no response, and who is asked next: each case of the table."""
+"""Whether a missing response is the server's failure, and which server is tried next: each case of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of routes and pools: what a request takes of them, and what its client is told."""
+"""Limits of routes and pools: what a request takes from them, and what its client gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a route does with its requests, besides leading them to a pool."""
+"""What a route does with its requests, other than sending them to a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A retry looks at the servers as they are now, not as they were at the first choice."""
+"""A retry uses the current state of the servers, not that at the first choice."""
 
 from __future__ import annotations
 

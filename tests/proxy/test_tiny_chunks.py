@@ -1,4 +1,4 @@
-"""Bodies in chunks of a few bytes: all of them arrive, nobody waits for them, and none goes on for ever."""
+"""Bodies in chunks of a few bytes: all of them arrive, no other client waits for them, and none continues for ever."""
 
 from __future__ import annotations
 

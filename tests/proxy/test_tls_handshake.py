@@ -1,4 +1,4 @@
-"""Handshakes with clients, on a clock: their bounds, and what becomes of those that do not complete."""
+"""Handshakes with clients, on a clock: their limits, and the end of those that do not complete."""
 
 from __future__ import annotations
 

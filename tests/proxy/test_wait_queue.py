@@ -1,4 +1,4 @@
-"""The lines in which requests wait for their tokens, and the field by which clients ask for it."""
+"""The queues in which requests wait for their tokens, and the field by which clients ask for it."""
 
 from __future__ import annotations
 

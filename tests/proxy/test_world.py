@@ -1,4 +1,4 @@
-"""The fakes keep the interfaces they stand for, and the transport does what Twisted's does."""
+"""The fakes implement their interfaces, and the transport behaves like Twisted's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy with everything around it in memory: clients, servers, buckets, a door, and a clock.
+"""The proxy with everything around it in memory: clients, servers, buckets, the user API, and a clock.
 
 What happens "later" in a reactor happens in the next turn of the clock; each act of a client or a server
 runs all turns that are due, so a test sees the world at rest.

@@ -1,4 +1,4 @@
-"""What an operator may not have meant."""
+"""Notices of probable mistakes in routes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NoticeTests(SynchronousTestCase):
         self.assertEqual(
             finish(route_notices(read_gateway(TEXT, "x.yaml"), "x.yaml")),
             [
-                "x.yaml: routes[2] (/x/): no request can have it: routes[0] (/x/) has them all",
+                "x.yaml: routes[2] (/x/): no request can reach it: routes[0] (/x/) takes them all",
                 "x.yaml: pools.c: no route leads to it",
                 "x.yaml: 's1' is the name of servers in the pools a, b",
             ],

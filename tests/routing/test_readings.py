@@ -1,4 +1,4 @@
-"""A request whose path servers read as one of another route is refused: no way around what that route asks for."""
+"""A path that servers may read as that of another route is refused, so that no requirement of it can be evaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public contract suite tells its user what is wrong with an authenticator."""
+"""The public contract suite reports what is wrong with an authenticator."""
 
 from __future__ import annotations
 

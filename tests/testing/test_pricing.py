@@ -1,4 +1,4 @@
-"""The public contract suite tells its user what is wrong with a pricing class."""
+"""The public contract suite reports what is wrong with a pricing class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of twisted.web that are served by the data path: what their records say."""
+"""Requests of twisted.web that are served by the data path: the contents of their records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of a message that is passed on; the strict reader judges.
+"""What must be true of a message that is passed on, according to the strict reader.
 
 Used by the property tests and the fuzzer.
 """

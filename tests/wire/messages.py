@@ -1,4 +1,4 @@
-"""Messages by chance: most nearly right, in every way that a peer could get them wrong."""
+"""Random messages: most nearly valid, with every kind of error that a peer could make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a message in pieces, as a connection does, and tells what came of it."""
+"""Reads a message in pieces, as from a connection, and returns the result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A second reader of HTTP/1.1, to check the first: slow, plain, and without a pattern in common.
 
-It refuses whatever two readers could take differently, so what passes it has one reading.
+It rejects everything that two readers could interpret differently, so what it accepts has one meaning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each case of the tables, fed in three ways: whole, byte by byte, and with the next message behind it."""
+"""Each case of the tables, read in three ways: whole, byte by byte, and followed by another message."""
 
 from __future__ import annotations
 

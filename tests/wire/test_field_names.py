@@ -1,4 +1,4 @@
-"""Names of fields that servers take for one another."""
+"""Names of fields that servers may mistake for one another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of fields: what becomes of each, as the heads that are read and written show."""
+"""The table of fields: the treatment of each, in the heads that are read and written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads as they are passed on, and heads made here."""
+"""Heads as they are forwarded, and heads generated here."""
 
 from __future__ import annotations
 

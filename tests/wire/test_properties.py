@@ -1,4 +1,4 @@
-"""What holds for any bytes at all."""
+"""Properties that hold for any bytes."""
 
 from __future__ import annotations
 

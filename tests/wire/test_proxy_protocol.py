@@ -1,4 +1,4 @@
-"""Headers of the PROXY protocol, whole, byte by byte and with a tail."""
+"""Headers of the PROXY protocol: whole, byte by byte, and followed by other data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A parameter is taken out of a query, and nothing else of the target changes."""
+"""One parameter is removed from a query, and the rest of the target does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One whole response: the reader of the health checks, beside that of the data path."""
+"""One complete response: the reader of the health checks, compared with that of the data path."""
 
 from __future__ import annotations
 

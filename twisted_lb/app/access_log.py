@@ -27,7 +27,7 @@ _log = Logger()
 
 
 class AccessLogService(Service):
-    """Opens the destination, and sees to it that all lines are written at the end."""
+    """Opens the destination, and has all lines written at the end."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """The audit log: one line of JSON for each change that an operator has made over the admin API, or tried to make.
 
-With AUDIT_LOG, lines are written as those of the access log, in a thread, and the file is opened again on SIGUSR1;
-otherwise they are events of the program's log, with the field `audit`.  A line that cannot be written, or not for the
-time being, is in the program's log as a whole: no line is lost.  While lines cannot be written, `problem` is set, and
-no changes are accepted.
+With AUDIT_LOG, lines are written like those of the access log, in a thread, and the file is opened again on SIGUSR1;
+otherwise they are events of the program's log, with the field `audit`.  A line that cannot be written now, or ever, is
+written to the program's log in full: no line is lost.  While lines cannot be written, `problem` is set, and no changes
+are accepted.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class AuditLog(Service):
         self._place = place
         self._wall_clock = wall_clock
         self._writer = Writer(read_destination(place)) if place else None
-        self._unwritten: deque[str] = deque()  # lines that the writer has not written yet, as far as was looked
+        self._unwritten: deque[str] = deque()  # lines that the writer had not written yet at the last check
         self._put = 0  # lines that it was given
-        self._told = 0  # the first of these that are not in the program's log because they could not be written
+        self._told = 0  # the first of these that was not logged as one that could not be written
         self._looks = Repeated(reactor, self.look, "the watch of the audit log")
 
     def startService(self) -> None:
@@ -70,7 +70,7 @@ class AuditLog(Service):
         self._tell_unwritten()
 
     def look(self) -> None:
-        """Write what cannot be written to the program's log: the program may be killed before it can."""
+        """Log the lines that cannot be written: the program may be killed before that is possible again."""
         if self.problem:
             self._tell_unwritten()
 

@@ -1,13 +1,13 @@
 """Watches the files of certificates, uses new ones, and warns of those that expire.
 
-1. Once a second the versions of the files are compared, as those of the servers file are (see `reload`): a change is
-   read when two successive looks are equal, which is after both writes of most renewals.  SIGHUP reads at once.
+1. Once a second the versions of the files are compared, like those of the servers file (see `reload`): a change is
+   read when two successive checks are equal, which is after both writes of most renewals.  SIGHUP reads at once.
 2. Each certificate that is new is parsed and tried in a step of its own, between which clients are served.
 3. A problem is logged once, with file and reason, and once more when it is gone.  What `certificate_set` could not use
    is tried again every RETRY_SECONDS, even if no file changes.
 4. The authorities that certificates of clients are verified with are watched in the same way.
 5. A certificate that expires within WARN_SECONDS is logged once a day.  When one expires or begins to be valid, the
-   choice between several for one name is made anew.
+   choice between several for one name is made again.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class WatchedAuthorities(Protocol):
     """The file of authorities for certificates of clients."""
 
     file: str
-    text: str  # that is in use
-    problem: str  # why the file could not be used when it was read last
+    text: str  # the one in use
+    problem: str  # why the file could not be used when it was last read
 
     def look(self) -> object:
-        """What changes whenever the file does."""
+        """A value that changes whenever the file does."""
 
     def read(self) -> bool:
         """Read the file; return whether other authorities are in use now."""
 
 
 class CertificateWatch(Service):
-    """Keeps the certificates in use as their files are."""
+    """Keeps the certificates in use up to date with their files."""
 
     def __init__(
         self,
@@ -66,8 +66,9 @@ class CertificateWatch(Service):
     ) -> None:
         """`certificates` and `authorities` were read before.
 
-        `use` serves other certificates from now on, the first as the default, and `use_authorities` those of clients
-        with the text of other authorities; both may return a Deferred.  `wall_clock` returns the seconds since 1970.
+        `use` serves other certificates from now on, the first as the default, and `use_authorities` verifies those of
+        clients with other authorities, given as text; both may return a Deferred.  `wall_clock` returns the seconds
+        since 1970.
         """
         self._reactor = reactor
         self._certificates = certificates
@@ -99,7 +100,7 @@ class CertificateWatch(Service):
         self._looks.stop()
 
     def look(self) -> Deferred[None]:
-        """Read the files if one has changed, but none since the last look."""
+        """Read the files if one has changed, but none since the last check."""
         return run_in_turns(self._reactor, self._look_in_steps()).addCallback(self._looked)
 
     def _look_in_steps(self) -> Steps[object]:
@@ -116,7 +117,7 @@ class CertificateWatch(Service):
             self._settled = True
             self.read()
         elif not self._under_way and self._valid_now() != self._valid:
-            # Of several for one name, another one may be valid now.
+            # Where several have one name, another one may be valid now.
             self._under_way = True
             Deferred.fromCoroutine(self._use_all()).addBoth(self._was_read)
         self._warn_of_expiry()
@@ -152,7 +153,7 @@ class CertificateWatch(Service):
                 _log.info("The certificates have not changed")
 
     async def _read_authorities(self) -> bool:
-        """Read those of clients; whether there is something new to say of them, which is logged."""
+        """Read the authorities for clients; return whether a change or a new problem was logged."""
         authorities = self._authorities
         if authorities is None:
             return False

@@ -1,4 +1,4 @@
-"""What a change of the configuration consists of, for the log."""
+"""Descriptions of changes of the configuration, for the log."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Hold:
         _holds.append(self)
 
     def release(self, long_lived: bool = False) -> None:
-        """`long_lived`: most present objects stay, and are excluded from collection, as after start-up."""
+        """`long_lived`: most of the current objects stay, and are excluded from collection, as after start-up."""
         if self not in _holds:
             return
         if long_lived:

@@ -84,7 +84,7 @@ class _Options(usage.Options):
 
 
 def main(arguments: list[str]) -> int:
-    """Run one demo server until a signal; the exit status."""
+    """Run one demo server until a signal; return the exit status."""
     from twisted.internet import reactor
 
     options = _Options()

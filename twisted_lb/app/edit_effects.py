@@ -1,4 +1,4 @@
-"""What an edit of servers.yaml has changed, whether anything else has changed with it, and what edits are together."""
+"""What an edit of servers.yaml has changed, whether that is all that has changed, and how edits are combined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pool_named(spec: GatewaySpec, name: str) -> PoolSpec | None:
 
 
 def only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Steps[bool]:
-    """Whether nothing else is different than what an edit is meant to change."""
+    """Whether nothing has changed except what the edit is meant to change."""
     if len(before.pools) != len(after.pools) or len(before.routes) != len(after.routes):
         return False
     count = 0
@@ -55,7 +55,7 @@ def _without_servers(edit: Edit, pool: PoolSpec) -> PoolSpec:
 
 
 def _others(edit: Edit, pool: PoolSpec) -> Sequence[ServerSpec]:
-    """The servers but the one that is meant to change."""
+    """The servers except the one that is meant to change."""
     if pool.name != edit.pool or not edit.server:
         return pool.servers
     return [server for server in pool.servers if server.name != edit.server]
@@ -88,7 +88,7 @@ def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
 
 
 def _keys(server: ServerSpec, hidden: Collection[str]) -> dict[str, Any]:
-    """The keys of a server, as plain values, without those of references, but in its URL, which is shown anyway."""
+    """The keys of a server, as plain values, without those of references, except in its URL, which is shown anyway."""
     check = server.health_check
     return {
         **{key: getattr(server, key) for key in PLAIN},
@@ -105,14 +105,14 @@ def _without(hidden: Collection[str], keys: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _shown_tls(tls: ServerTls) -> dict[str, Any]:
-    # Not the contents of the files.
+    # Without the contents of the files.
     shown = {field.name: getattr(tls.files, field.name) for field in fields(tls.files) if field.compare}
     del shown["digest"]
     return {"server_name": tls.server_name, **shown}
 
 
 def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) -> dict[tuple[str, str], Changed]:
-    """The live changes with one more; those of the same server are one, from what the file says to what is now."""
+    """The live changes with one more; those of one server are combined: from its state in the file to now."""
     if not new.before and not new.after:
         return live
     place = edit.pool, edit.server

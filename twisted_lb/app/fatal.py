@@ -1,7 +1,7 @@
 """Terminates a process after a fatal error: with a critical log message, as orderly as possible, and exit status 1.
 
-A process that has lost the epoll set of its data path reads nothing any more, but would look healthy.  Its supervisor,
-or the parent of a worker, starts another one.
+A process that has lost the epoll set of its data path no longer reads anything, but would appear healthy.  Its
+supervisor, or the parent of a worker, starts another one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The pools in use, and how another configuration takes their place.
+"""The pools in use, and how another configuration replaces them.
 
 1. New balancers, pricing classes and hooks are created; when one cannot be, nothing has changed.
 2. The servers of the pools that stay are changed, one pool after the other.  When a balancer rejects its servers, the
-   pools before it get their former servers back.
-3. The other parts of the process follow (`Parts`): health checks, connections, and at last the routes, all at once.
+   pools before it get their previous servers again.
+3. The other parts of the process follow (`Parts`): health checks, connections, and finally the routes, all at once.
    Until then, no request goes to a new pool; after that, none begins that goes to a removed one.
 
 With many servers this takes several iterations of the reactor, between which clients are served.
@@ -38,7 +38,7 @@ _log = Logger()
 
 
 class PoolInUse(NamedTuple):
-    """A pool, and what its configuration says of it."""
+    """A pool, its configuration, and the objects made from that."""
 
     spec: PoolSpec
     pool: Pool
@@ -48,7 +48,7 @@ class PoolInUse(NamedTuple):
 
 
 class Parts(Protocol):
-    """What else has to follow a change of the configuration."""
+    """The other parts of the process, which follow a change of the configuration."""
 
     def follow(self, spec: GatewaySpec, pools: Mapping[str, PoolInUse]) -> Iterable[None]:
         """`pools` are in use now, and no others; may return steps.  Does not raise."""
@@ -66,7 +66,7 @@ class Gateway:
         self._lock = DeferredLock()
         self.hooks: dict[int, Hooks] = {}
         self.pools = {one.name: self._started(one) for one in spec.pools}
-        # Of the routes that have their own, by their places in the file.
+        # Those of the routes that have their own, by their positions in the file.
         self.hooks = finish(self._hooks_of_routes(spec))
 
     @property
@@ -120,13 +120,13 @@ class Gateway:
         return (yield from what_changed(before, spec, changes))
 
     def _planned(self, spec: PoolSpec, present: PoolInUse | None) -> PoolInUse:
-        """The pool with its balancer and its pricing to be; a new one has no servers yet.  Raises Misconfigured."""
+        """The pool with its future balancer and pricing; a new one has no servers yet.  Raises Misconfigured."""
         try:
             if present is None:
                 balancer = balancer_of(spec, self._reactor)
                 pricing, hooks = pricing_of(spec, self._reactor), self._hooks_of_pool(spec)
                 return PoolInUse(spec, Pool(balancer, []), balancer, pricing, hooks)
-            # Unchanged ones keep their state.
+            # Unchanged objects keep their state.
             same = _balancing(spec) == _balancing(present.spec)
             balancer = present.balancer if same else balancer_of(spec, self._reactor)
             same = _pricing(spec) == _pricing(present.spec)
@@ -142,7 +142,7 @@ class Gateway:
         return None if spec.hooks is None else self._new_hooks(spec.hooks, key_in(spec, "hooks"))
 
     def _hooks_of_routes(self, spec: GatewaySpec) -> Steps[dict[int, Hooks]]:
-        """The hooks of routes, by their places; those whose route, class and options are the same stay the same.
+        """The hooks of routes, by their positions; those whose route, class and options are the same are kept.
 
         Raises Misconfigured.
         """

@@ -25,7 +25,7 @@ from twisted_lb.steps import Steps, finish, run_in_turns
 Words = dict[str, str | None]
 
 
-# Certificates of authorities are at most so long.
+# The maximum size of a file of authorities.
 MAX_AUTHORITIES_BYTES = 1024 * 1024
 NO_SETTINGS = Settings()
 
@@ -35,16 +35,16 @@ class ClientAuthorities:
 
     def __init__(self, settings: Settings = NO_SETTINGS) -> None:
         self.file = settings.tls_client_ca_file
-        self.text = ""  # that is in use
-        self.problem = ""  # why the file could not be used when it was read last
+        self.text = ""  # the one in use
+        self.problem = ""  # why the file could not be used when it was last read
         self._settings = settings
 
     def look(self) -> Look:
-        """What changes whenever the file does."""
+        """A value that changes whenever the file does."""
         return look_at(self.file) if self.file else None
 
     def read(self) -> bool:
-        """Read the file; return whether other authorities are in use now.  Those of a bad file are not."""
+        """Read the file; return whether other authorities are in use now.  An invalid file changes nothing."""
         if not self.file:
             return False
         before = self.text
@@ -61,7 +61,7 @@ class ClientAuthorities:
             text = read_regular_file(file, MAX_AUTHORITIES_BYTES).decode("ascii")
             new_contexts(self._settings, text)()
         except OSError as error:
-            # Those of OpenSSL are OSErrors too.
+            # OpenSSL's errors are OSErrors too.
             reason = "there is no certificate in PEM in it, or a damaged one"
             if not isinstance(error, ssl.SSLError):
                 reason = f"it cannot be read: {error.strerror}"
@@ -71,13 +71,13 @@ class ClientAuthorities:
         except ValueError as error:
             raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: {error}"]) from None
         if not text.strip():
-            # Without authorities, no certificates would be asked for.
+            # Without authorities, no certificates would be requested.
             raise Misconfigured([f"TLS_CLIENT_CA_FILE: {file}: it is empty"])
         return text
 
 
 class ListenerTls(NamedTuple):
-    """What the files hold, and the contexts that serve it."""
+    """The certificates in the files, and the contexts that serve them."""
 
     files: CertificateSet
     certificates: Certificates
@@ -96,7 +96,7 @@ def new_contexts(settings: Settings, client_authorities: str) -> Callable[[], ss
 
 
 def _authorities(settings: Settings) -> ClientAuthorities:
-    """Those of TLS_CLIENT_CA_FILE.  Raises Misconfigured, also for TLS_CIPHERS."""
+    """The authorities in TLS_CLIENT_CA_FILE.  Raises Misconfigured, also for TLS_CIPHERS."""
     try:
         new_contexts(settings, "")()
     except ssl.SSLError:
@@ -142,7 +142,7 @@ def certificate_lines(files: CertificateSet, now: float) -> list[str]:
 
 
 def certificate_notices(files: CertificateSet, now: float) -> list[str]:
-    """What an operator may not have meant."""
+    """Notices of probable mistakes."""
     notices = []
     for number, one in enumerate(files.certificates):
         if not one.valid_at(now):
@@ -172,7 +172,7 @@ class CertificatesOfWorker:
         self._lock = DeferredLock()
 
     def use(self, words: Sequence[Words]) -> None:
-        """Serve these, before any client comes."""
+        """Serve these, before any client connects."""
         finish(self._use_in_steps(words))
 
     def use_in_turns(self, words: Sequence[Words]) -> Deferred[None]:
@@ -203,7 +203,7 @@ class CertificatesOfWorker:
 
 
 def words_for_worker(certificates: Sequence[Certificate], held: Sequence[Certificate] = ()) -> list[Words]:
-    """What `CertificatesOfWorker.use` is given; `held` are those that the worker has."""
+    """The argument of `CertificatesOfWorker.use`; `held` are the certificates that the worker has."""
     known = {one.file: one.pem for one in held}
     return [
         {"file": one.file, "pem": None if known.get(one.file) == one.pem else one.pem.decode()} for one in certificates

@@ -14,7 +14,7 @@ from twisted_lb.network.twisted_private import put_on_clock
 
 
 def run_on_monotonic_clock(reactor: Any) -> None:
-    """Make `reactor.seconds()` the monotonic clock; calls scheduled before keep their delay."""
+    """Make `reactor.seconds()` the monotonic clock; calls that are scheduled already keep their delay."""
     if reactor.seconds is monotonic:
         return
     shift = monotonic() - reactor.seconds()

@@ -1,7 +1,7 @@
-"""What a process that serves clients has for each pool, health checks and connections, and the routes.
+"""The health checks and connections of each pool in a process that serves clients, and the routes.
 
-A pool that is removed goes on for the requests that it has, and for those that found their route before: its
-connections and checks end when it has been idle for some seconds.
+A removed pool still serves its requests, and those whose route was chosen before: its connections and checks end when
+it has been idle for some seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KEYS: Final = {"required": REQUIRED, "optional": OPTIONAL, "none": NO_KEY}
 
 
 class _PoolParts:
-    """What there is for one pool."""
+    """The health checks and connections of one pool."""
 
     def __init__(self, health: HealthService, server_pool: ServerPool) -> None:
         self.health = health
@@ -148,7 +148,7 @@ class PoolsInProcess(MultiService):
         return new_pool_route(spec, server_pool, pool.pricing, pool.spec, limits, hooks)
 
     def _look(self) -> None:
-        """End what removed pools have, once no request needs it any more."""
+        """End the parts of removed pools that no request needs any more."""
         now = self._reactor.seconds()
         for parts in list(self._removed):
             if not parts.server_pool.idle:
@@ -226,5 +226,5 @@ def answer_of(spec: RouteSpec) -> RouteAnswer:
     if respond is not None:
         fields = f"\r\nContent-Type: {respond.content_type}".encode() if respond.content else b""
         return RouteAnswer(respond.status, fields, respond.content)
-    # It is in maintenance: no request gets so far.
+    # It is in maintenance, which is answered before this.
     return RouteAnswer(503)

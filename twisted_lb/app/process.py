@@ -1,6 +1,6 @@
 """The parts that serve clients in one process: a store, pools with their balancers, and the proxy.
 
-A program with one process has them beside its listeners for operators; with several, each worker has them.
+A program with one process has them in addition to its listeners for operators; with several, each worker has them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Serving:
         of_program: bool = True,
         standard_output: int = STANDARD_OUTPUT,
     ) -> None:
-        """`of_program`: the process runs this program, and not another application.
+        """`of_program`: the process runs this program, rather than another application.
 
         `standard_output` is the file descriptor of ACCESS_LOG=-.
         """
@@ -119,7 +119,7 @@ class Serving:
 
     @property
     def parts(self) -> tuple[IService, ...]:
-        """In the order in which they start."""
+        """The parts in the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
         return self.store, *log, self.pools, self._tunnel_keys, self.proxy
 
@@ -207,7 +207,7 @@ def _shown_bucket(bucket: User | KeyBucket) -> dict[str, Any]:
 
 
 def resolving(reactor: Any, settings: Settings) -> tuple[Names, Names]:
-    """What is known of the addresses of names, and of the SRV records of services."""
+    """The caches of the addresses of names, and of the SRV records of services."""
     resolver = Resolver(reactor, read_name_servers(settings.resolver))
     return Names(reactor, resolver.look_up), Names(reactor, resolver.look_up_service)
 
@@ -218,7 +218,7 @@ def _dial(reactor: Any, address: str, port: int, factory: ClientFactory, timeout
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The limits besides the bucket of the key."""
+    """The limits other than the bucket of the key."""
     return Limits(
         Policy(settings.global_capacity, settings.global_rate_per_sec),
         Policy(settings.address_capacity, settings.address_rate_per_sec),

@@ -5,12 +5,12 @@
    are equal.
 2. The text is validated as a whole first, a long one in another process (`servers_reader`).  An invalid one is logged
    once, until the file changes again, and changes nothing.
-3. The files that it names (`tls`, secrets) are read with it, also when only they have changed.  Those of a text that
+3. The files that it names (`tls`, secrets) are read with it, even when only they have changed.  Those of a text that
    was not applied are not checked.  The authorities of the system are read on SIGHUP only.
 4. A valid one is applied, and the changes are logged.  With many servers this takes several iterations of the reactor,
    between which clients are served.
-5. What operators have changed over the admin API (`operator_changes`) is in the text in use, and perhaps not in the
-   file.  It is lost, and that is logged, when another text is in the file.
+5. Changes that operators have made over the admin API (`operator_changes`) are in the text in use, but not always in
+   the file.  Those are lost when the file has another text, which is logged.
 
 A check costs one system call for each file.  inotify would not detect changes over network mounts and some container
 mounts.
@@ -61,10 +61,10 @@ class ServersFile(Service):
         files: Mapping[str, bytes] = NO_FILES,
         spec: GatewaySpec | None = None,
     ) -> None:
-        """`text` is the present configuration, with what the `files` that it names held; `wall_clock` returns the
-        seconds since 1970.  `spec` is what it says, for changes of operators.
+        """`text` is the current configuration, `files` are those that it names, with their contents; `wall_clock`
+        returns the seconds since 1970.  `spec` is the parsed text, for changes of operators.
 
-        `swap` applies another configuration, of which it gets the text too, and returns a description of the changes,
+        `swap` applies another configuration, which it gets with its text, and returns a description of the changes,
         now or later; it raises Misconfigured when that is not possible, and then nothing has changed.
         """
         self._reactor = reactor
@@ -72,8 +72,8 @@ class ServersFile(Service):
         self.text = text  # that of the file when it was last read and valid
         self.text_in_use = text  # with the changes of operators
         self.live: dict[tuple[str, str], Changed] = {}  # those that are not in the file, by pool and server, or ""
-        self.spec = spec  # what the text in use says
-        self.lock = DeferredLock()  # held by whatever applies another configuration
+        self.spec = spec  # the text in use, parsed
+        self.lock = DeferredLock()  # held while another configuration is applied
         self._files = files
         self._swap = swap
         self._used_at = wall_clock()

@@ -9,7 +9,7 @@ from twisted_lb.network.listener import read_endpoint
 
 
 def self_service_notices(settings: Settings) -> list[str]:
-    """A line, if the creation of users is open without bounds on an endpoint that others than this machine reach."""
+    """A line, if users can be created without bounds on an endpoint that other machines can reach."""
     unbounded = [
         name
         for name, value, most in (

@@ -1,10 +1,10 @@
 """Parses a servers file with many servers in a separate process: that takes a second, during which clients would wait.
 
-`python -m twisted_lb.app.servers_reader` gets the name of the file and its text on standard input, a change to make in
+`python -m twisted_lb.app.servers_reader` reads from standard input the name of the file, its text, a change to make in
 the text first, if any, and, from a worker, the contents of the files that it names, which workers may not have the
-rights to read. It writes the result of `read_with_lines` to standard output, in pieces: each is a pickle preceded by
-its length, so that the parent processes one piece per iteration of its reactor. The first piece is a list of problems,
-or everything but the servers and routes with the lines of some keys and the text; each further one contains some
+rights to read.  It writes the result of `read_with_lines` to standard output, in pieces: each is a pickle preceded by
+its length, so that the parent processes one piece per iteration of its reactor.  The first piece is a list of problems,
+or everything except the servers and routes, with the lines of some keys and the text; each further one contains some
 servers of a pool, or some routes.
 
 A short text is parsed immediately, in this process.
@@ -49,7 +49,7 @@ _log = Logger()
 
 
 class Read(NamedTuple):
-    """What a file says, and the lines of the keys that name classes; its text is another one after an edit."""
+    """The configuration in a text, which may have been edited, and the lines of the keys that name classes."""
 
     spec: GatewaySpec
     lines: Lines
@@ -57,7 +57,7 @@ class Read(NamedTuple):
 
 
 class NotRead(Misconfigured):
-    """The process that reads a text has ended without a result: nothing is known of the text."""
+    """The process that reads a text has ended without a result: nothing is known about the text."""
 
 
 class Reading:
@@ -72,7 +72,7 @@ class Reading:
     ) -> Deferred[Read]:
         """The parsed text, after the edit if there is one, now or later.  Fails with Misconfigured and NotEditable.
 
-        `files` are those that the text names, and what they hold; without them they are read.
+        `files` are those that the text names, with their contents; if it is None, they are read.
         """
         if len(text) <= SHORT:
             return execute(_read_here, text, file_name, files, edit)
@@ -116,7 +116,7 @@ def _read_here(text: str, file_name: str, files: Mapping[str, bytes] | None, edi
     except InvalidYaml:
         if edit is None:
             raise
-        # The change as such may be valid.
+        # The change itself may be valid.
         raise NotEditable("it would not be valid YAML then; an anchor may be needed elsewhere") from None
 
 

@@ -1,10 +1,10 @@
 """Writes servers.yaml: the whole file at once, or not at all.
 
-1. The file has to be what was read last, and writable.
-2. The new text is written to a temporary file beside it, with the same owner and mode, and is on the disk (fsync).
-3. When the file is still the same, the temporary one takes its name.  Whoever reads it sees the one text or the other.
+1. The file must be writable, and still have the text that was last read.
+2. The new text is written to a temporary file beside it, with the same owner and mode, and synchronized (fsync).
+3. If the file is still the same, the temporary one is renamed to it.  So readers see either the old text or the new.
 
-A symbolic link stays one.  A single file that is mounted into a container cannot be renamed: its directory has to be.
+A symbolic link stays one.  A single file that is mounted into a container cannot be replaced: mount its directory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from twisted_lb.files import Look, look_at
 
 
 class NotWritten(Exception):
-    """The file is as it was; the text says why."""
+    """The file was not changed; the text says why."""
 
 
 class ChangedMeanwhile(NotWritten):
-    """Somebody has changed the file since it was read."""
+    """The file was changed since it was read."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"{path} was changed, and has not been reloaded yet, or was rejected; see the log")
@@ -94,7 +94,7 @@ def _rename(temporary: str, path: str, seen: Look) -> None:
 
 
 def _sync(directory: str) -> None:
-    """The rename is on the disk, if its file system can say so: the file has the new text in any case."""
+    """Synchronize the rename, if the file system supports that: the file has the new text in any case."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

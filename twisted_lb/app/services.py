@@ -44,7 +44,7 @@ _log = Logger()
 class CannotStart(SystemExit, Exception):
     """Ends the program with this message and exit status 1, without a traceback, like SystemExit.
 
-    It is an Exception too, so that twistd removes its pid file and a daemon tells its parent.
+    It is an Exception too, so that twistd removes its pid file, and a daemon reports the failure to its parent.
     """
 
     def __init__(self, why: str, lines: bool = False) -> None:
@@ -57,7 +57,7 @@ class OrderedServices(MultiService):
     """Starts its parts in order, and stops each only when all later ones have stopped."""
 
     def stopService(self) -> Deferred[None]:
-        """Stop the parts, last to first.  One that fails to stop is logged, and the others are stopped anyway."""
+        """Stop the parts, last to first.  One that fails to stop is logged, and the others are still stopped."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._stop_parts())
 
@@ -133,7 +133,7 @@ class ListeningService(Service):
             try:
                 await stop_listening(port)
             except Exception:
-                # The other ports are closed anyway, and exchanges complete.
+                # The other ports are still closed, and exchanges complete.
                 _log.failure("{port} was not closed cleanly", port=port)
 
 
@@ -144,7 +144,7 @@ class DemoServers(OrderedServices):
         super().__init__()
         self._reactor = reactor
         self._sites: dict[str, ListeningService] = {}  # by their endpoints
-        self._served: dict[str, set[Backend]] = {}  # by each: servers of several pools may have the same address
+        self._served: dict[str, set[Backend]] = {}  # by endpoint: servers of several pools may have the same address
         for backend in backends:
             self.backend_added(backend)
 
@@ -152,7 +152,7 @@ class DemoServers(OrderedServices):
         """Start one for it.  While the program runs, a port in use is logged and does not end the program."""
         address = demo_address(backend.host)
         if address is None or backend.tls is not None:
-            # They have no certificate.
+            # Demo servers have no certificate.
             return
         endpoint = demo_endpoint(address, backend.port)
         served = self._served.setdefault(endpoint, set())
@@ -179,7 +179,7 @@ class DemoServers(OrderedServices):
                 return
 
     def tls_changed(self, backend: Backend) -> None:
-        """From http:// to https://, or back."""
+        """The server has changed from http:// to https://, or back."""
         if backend.tls is not None:
             self.backend_removed(backend)
         else:
@@ -241,7 +241,7 @@ class ProxyService(ListeningService):
 def secured(opening: Opening, context: Callable[[], ssl.SSLContext]) -> Opening:
     """Listens for connections with TLS, which belong to the same ProxyFactory after their handshake.
 
-    `context` returns the one of a handshake that begins.
+    `context` returns the context for a new handshake.
     """
 
     def listen_secured(factory: ProxyFactory) -> Coroutine[Any, Any, IListeningPort]:

@@ -1,7 +1,7 @@
 """Reads and validates the whole configuration before anything is started.
 
 The files are read here.  Values that only the parts themselves can validate (a Redis URL, an endpoint, a balancer) are
-passed to them, so that all problems are reported together.
+passed to those, so that all problems are reported together.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def read_startup(
 
 
 def _https_port(settings: Settings) -> int:
-    """The port to which HTTP_REDIRECT leads: HTTPS_PORT, that of the first TLS_LISTEN that has one, or the default.
+    """The port to which HTTP_REDIRECT redirects: HTTPS_PORT, that of the first TLS_LISTEN that has one, or the default.
 
     0: it is not known, because TLS_LISTEN has no port.
     """
@@ -178,7 +178,7 @@ def _https_port(settings: Settings) -> int:
 
 
 def _https_problems(settings: Settings) -> list[str]:
-    """Settings for https that would have no effect, or be an endless redirect."""
+    """Settings for https that would have no effect, or redirect without end or to an unknown port."""
     problems = []
     https = settings.tls_listen or settings.trusted_proxies or settings.proxy_protocol_from
     if not settings.tls_listen:
@@ -189,7 +189,7 @@ def _https_problems(settings: Settings) -> list[str]:
             if getattr(settings, name)
         ]
     if not https:
-        reason = "no request can come over https: set TLS_LISTEN, or TRUSTED_PROXIES where a proxy in front ends TLS"
+        reason = "no request can come over https: set TLS_LISTEN, or TRUSTED_PROXIES where a proxy terminates TLS"
         problems += [f"HTTP_REDIRECT: {reason}"] if settings.http_redirect == "https" else []
         problems += [f"HSTS: {reason}"] if settings.hsts else []
     elif settings.http_redirect == "https" and not _https_port(settings):
@@ -238,7 +238,7 @@ def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
     for pool in spec.pools:
         classes = (pool.balancer, pool.options, pool.pricing, pool.pricing_options)
         if classes in seen:
-            # Most pools have the same ones.
+            # Most pools have the same classes.
             continue
         seen.append(classes)
         try:
@@ -261,12 +261,12 @@ def check_classes(spec: GatewaySpec, file_name: str, lines: Lines) -> None:
         except HooksError as error:
             problem(owner, "hooks", error)
     if problems:
-        # Keys at the top are those of all pools.
+        # Keys at the top apply to all pools.
         raise Misconfigured(list(dict.fromkeys(problems)))
 
 
 def security_of(settings: Settings) -> RedisSecurity:
-    """The settings for connections to Redis other than its URL."""
+    """The settings for connections to Redis, except its URL."""
     return RedisSecurity(
         settings.redis_tls_ca_file,
         settings.redis_tls_cert_file,
@@ -294,7 +294,7 @@ def _log_problems(settings: Settings) -> list[str]:
     if settings.access_log and (problem := problem_of(settings.access_log)):
         problems.append(f"ACCESS_LOG: {settings.access_log!r}: {problem}")
     if settings.audit_log:
-        # A daemon of syslog may lose lines.
+        # A syslog daemon may lose lines.
         files_only = "expected a file, or - for standard output"
         problem = problem_of(settings.audit_log) if not settings.audit_log.startswith(SYSLOG) else files_only
         problems += [f"AUDIT_LOG: {settings.audit_log!r}: {problem}"] if problem else []

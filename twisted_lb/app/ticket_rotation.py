@@ -1,4 +1,4 @@
-"""Replaces the keys of session tickets from time to time: whoever learns one can read what was recorded meanwhile."""
+"""Replaces the keys of session tickets regularly: with a key, recorded connections from its time can be decrypted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from twisted.logger import Logger
 from twisted_lb.network.ticket_keys import TicketKeys, available, new_secret
 from twisted_lb.repeated import Repeated
 
-# A secret makes tickets for so long, and those are accepted for as long again.
+# For this time a secret makes new tickets; for the same time after that, its tickets are still accepted.
 ROTATION_SECONDS = 12 * 3600.0
 
 _log = Logger()
 
 
 class TicketRotation(Service):
-    """Gives the listeners of the program another secret, besides the last one."""
+    """Gives the listeners of the program a new secret, in addition to the last one."""
 
     def __init__(self, reactor: Any, keys: TicketKeys, tell: Callable[[Sequence[bytes]], object] | None = None) -> None:
         """`keys` has the first secret; `tell` passes secrets to other processes, if there are any."""

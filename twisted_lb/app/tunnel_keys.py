@@ -1,7 +1,7 @@
 """Ends the tunnels of keys that must not be used any more.
 
-A request is decided when it begins, but a tunnel may go on for hours.  So the store is asked for the keys of all open
-tunnels of this process from time to time, in one call.  While it is unavailable, tunnels go on.
+A request is admitted when it begins, but a tunnel may stay open for hours.  So the store is asked regularly about the
+keys of all open tunnels of this process, in one call.  While it is unavailable, tunnels stay open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = Logger()
 
 
 class TunnelKeys(Service):
-    """Asks for the keys of open tunnels."""
+    """Checks the keys of open tunnels."""
 
     def __init__(self, reactor: Any, factory: ProxyFactory, users: IUserStore) -> None:
         self._factory = factory

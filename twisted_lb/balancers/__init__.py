@@ -1,1 +1,1 @@
-"""The balancers: one file a family, and the registry of their names.  Pure: time and chance are arguments."""
+"""The balancers: one file per family, and the registry of their names.  Time and randomness are arguments."""

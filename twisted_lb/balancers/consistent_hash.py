@@ -1,7 +1,7 @@
 """Hash: requests of one key go to one server, and bounded load keeps a popular key from overloading it.
 
 1. The key is the user, the client's address, a header, a cookie or the path; a request without that
-   header or cookie counts by its user.  `hash_ring` maps the key to its server.
+   header or cookie is hashed by its user.  `hash_ring` maps the key to its server.
 2. When that server has more than `bound` times its fair share of all exchanges in flight, or is full, the
    next server on the ring is taken.  Up to SPARE exchanges are always allowed: in a pool with little traffic
    the fair share is so small that two requests at once would go to different servers.
@@ -29,7 +29,7 @@ from twisted_lb.interfaces import IBalancer, IPeeking, IPreparing, IRequest
 SWEEP = 4
 SPARE = 4
 DEFAULT_BOUND = 1.25
-# After so many overloaded servers, the key's own server is taken although it is overloaded.
+# After this many overloaded servers, the key's own server is taken although it is overloaded.
 MOST_PASSED_OVER = 64
 
 _Key = Callable[[IRequest], bytes]
@@ -61,12 +61,12 @@ class ConsistentHash:
             self._key = {"consumer": consumer_key, "address": address_key, "path": path_key}[self._by]
         self._ring = HashRing()
         self._prepared: HashRing | None = None
-        self._before: HashRing | None = None  # the one that was prepared has taken its place
+        self._before: HashRing | None = None  # replaced by the prepared one, and freed by the next `prepare`
         self._backends: list[Backend] = []
-        self._shares: dict[Backend, float] = {}  # the most that a server may have, as a part of all that is in flight
+        self._shares: dict[Backend, float] = {}  # the maximum share of all exchanges in flight
         self._seen: list[int] = []  # what each has in flight, as last seen
         self._total = 0  # their sum
-        self._next = 0  # where the sweep goes on
+        self._next = 0  # where the sweep continues
 
     def backends_changed(self, backends: list[Backend]) -> None:
         """From now on choose among these."""
@@ -82,7 +82,7 @@ class ConsistentHash:
 
     def prepare(self, weights: Mapping[Backend, float]) -> Iterator[None]:
         """See IPreparing: makes another ring."""
-        # To free a large one takes time, too.
+        # Freeing a large ring takes time, too.
         self._before = None
         yield
         self._prepared = yield from (self._prepared or self._ring).changed(weights)

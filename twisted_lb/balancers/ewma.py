@@ -1,8 +1,8 @@
 """Peak EWMA: two servers are drawn by weight, and the one with the lower estimated latency is taken.
 
-1. `Backend.answered` keeps each server's latency: it jumps up to a slow answer at once, and comes down
+1. `Backend.answered` keeps each server's latency: it rises to that of a slow response at once, and falls
    by an exponentially weighted moving average (EWMA).
-2. The cost of a server is its latency, times one and what it has in flight for its weight.
+2. The cost of a server is latency * (1 + load), where the load is its exchanges in flight relative to its weight.
 3. A latency decays with its age.  So the cost of a server that was slow once falls until it is chosen
    again, and none starves.  Exchanges in flight slow the decay: the cost of a server that hangs does
    not fall while its requests wait.

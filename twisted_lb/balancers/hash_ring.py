@@ -5,8 +5,8 @@ so are its points, and only the keys before them move.  The points depend on the
 workers and all instances agree.
 
 A server has POINTS points for each unit of its weight; where that would make a ring of more than
-MAX_POINTS, all have half as many, or a quarter, and so on.  The fewer points of a server are a subset of
-the more, so few keys move then, too.
+MAX_POINTS, all have half as many, or a quarter, and so on.  These are a subset of a server's points before, so
+few keys move then, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def place_of(key: bytes) -> int:
 
 
 def points_of(name: str, start: int, stop: int) -> list[int]:
-    """The points from the `start`-th to before the `stop`-th of the server `name`."""
+    """The points of the server `name` whose numbers are in range(start, stop)."""
     points: list[int] = []
     first_block = start // POINTS_IN_A_BLOCK
     for block in range(first_block, -(-stop // POINTS_IN_A_BLOCK)):
@@ -55,7 +55,7 @@ class HashRing:
         self._counts: dict[Backend, int] = {}
 
     def change(self, backends: Iterable[Backend]) -> None:
-        """From now on the ring is of these."""
+        """Replace the servers of the ring."""
         wanted = point_counts(backends)
         counts = self._counts
         gone: list[int] = []
@@ -123,7 +123,7 @@ class HashRing:
         return ring
 
     def index(self, key: bytes) -> int:
-        """The index of the first point that the key belongs to.  There must be points."""
+        """The index of the point that the key belongs to.  There must be points."""
         index = bisect_left(self.points, place_of(key))
         return index if index < len(self.points) else 0
 

@@ -10,7 +10,7 @@
       long as the exchange, so that its end means that a server has one less.  With that, choices are exact.
    b. the next SWEEP servers in turn, in case iterators are dropped early or exchanges outlive them.  This alone
       keeps the choice exact among up to SWEEP servers; among n, a load is out of date for at most
-      n / SWEEP choices, and a busy pool's choice has mostly no more than one exchange more than the best.
+      n / SWEEP choices, and in a busy pool the chosen server mostly has at most one exchange more than the best.
 
 O(SWEEP + log n) per choice, amortised over the removal of outdated entries; O(n) when servers change.
 """
@@ -26,16 +26,16 @@ from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
 SWEEP = 8
-# Added to the load of a full server: more than any load can be.
+# Added to the load of a full server; larger than any load.
 FULL = 1e12
-# Choices of one request that are taken from the heap; later ones are sorted once instead.
+# Choices of one request that are taken from the heap; for the others, the servers are sorted once instead.
 MOST_FROM_HEAP = 8
 
 _Entry = tuple[float, float, int]
 
 
 class _Loads:
-    """The servers of one moment, and the heap of their loads."""
+    """A snapshot of the servers, and the heap of their loads."""
 
     __slots__ = ("backends", "turn", "ended", "_steps", "_bounds", "_entries", "_heap", "_looks", "_looked")
 
@@ -43,8 +43,8 @@ class _Loads:
         """`turns` are the turns so far; `turn` is that of the last choice."""
         self.backends = backends
         self.turn = turn
-        # Servers, by index, that may have one exchange less.  An iterator can end in the middle of anything, when the
-        # garbage collector finds it; so its end is noted here and looked at with the next choice.
+        # Servers, by index, that may have one exchange less.  The garbage collector can end an iterator in the middle
+        # of any code; so its end is recorded here and handled by the next choice.
         self.ended: list[int] = []
         self._steps = [1 / backend.effective_weight for backend in backends]
         self._bounds = [backend.maxconn or FULL for backend in backends]
@@ -54,7 +54,7 @@ class _Loads:
         ]
         self._heap = list(self._entries)
         heapify(self._heap)
-        # What each step of the sweep looks at, made ready because every choice takes a step.
+        # What each step of the sweep reads, prepared because every choice takes a step.
         places = list(zip(range(len(backends)), backends, self._steps, self._bounds, strict=True))
         self._looks = [places[start : start + SWEEP] for start in range(0, len(places), SWEEP)]
         self._looked = 0  # steps of this round
@@ -117,7 +117,7 @@ class _Loads:
                 aside.append(heappop(heap))
             else:
                 break
-        # A server that was not chosen for long has saved up no more than one turn.
+        # A server that was not chosen for a long time has accumulated no more than one turn.
         turn = self.turn = max(self.turn, entry[1])
         # The chosen one is about to have one more in flight; if not, the sweep will see that.
         entries[index] = entry = (self._load(index, in_flight + 1), turn + self._steps[index], index)
@@ -172,7 +172,7 @@ class LeastConn:
             loads.ended.extend(tried)
 
     def peek(self, request: IRequest) -> Iterator[Backend]:
-        """See IPeeking.  Loads that `choices` has not brought up to date yet are those of now."""
+        """See IPeeking.  It reads the current loads, since `choices` updates outdated ones before it chooses."""
         return self._loads.in_order()
 
     def __repr__(self) -> str:

@@ -5,8 +5,8 @@
    so that an idle pool is shared by weight.  A full server loses to one that is not.
 3. The other one is the second choice; after it further servers are drawn.
 
-It reads two counters at each choice and remembers nothing, so workers that do not know of each
-other do not all run to the same idle server.  O(log n) per choice.
+It reads two counters at each choice and keeps no state, and so workers, which do not share their counters, do
+not all choose the same idle server.  O(log n) per choice.
 Source: M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001.
 """
 
@@ -56,7 +56,7 @@ class TwoChoices:
             yield from sampler.rest({one, other})
 
     def cost(self, sampler: WeightedSampler, index: int) -> float:
-        """How bad it is to choose the server at `index`: what it has in flight for its weight."""
+        """The cost of choosing the server at `index`: its exchanges in flight relative to its weight."""
         in_flight = sampler.backends[index].in_flight
         return in_flight * sampler.per_weight[index] if in_flight < sampler.bounds[index] else UNBOUNDED
 

@@ -1,7 +1,7 @@
-"""Finds a balancer by the name in servers.yaml: a name of ours, or `package.module:Class` of the user's own.
+"""Finds a balancer by the name in servers.yaml: a built-in name, or `package.module:Class` of the user's own.
 
-The names lead to strings, so that a balancer's module is imported only where it is used.  A new
-balancer of ours is its class and one line here.
+The registry has the classes as strings, so that a balancer's module is imported only where it is used.  A new
+built-in balancer is its class and one line here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BALANCERS: dict[str, str] = {
 
 
 class BalancerError(Exception):
-    """There is no such balancer, or it cannot be made; the text says what failed."""
+    """The balancer does not exist, or cannot be created; the text says what failed."""
 
 
 def make_balancer(

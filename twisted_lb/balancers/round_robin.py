@@ -4,8 +4,8 @@
    server of weight 2 among servers of weight 1 has two, spread over the ring: a b c a.
 2. A request takes the next turn of the ring.  When that server could not be used, the ring goes on
    to the next one that this request has not tried, so that no server gets the failed one's share alone.
-3. When the servers change, a new ring is made, and goes on with the server whose turn was next, as far
-   round as before.  A server in slow start has turns in steps of a twentieth of its weight.
+3. When the servers change, a new ring is made, and continues with the server whose turn was next, at about
+   the same position.  A server in slow start has turns in steps of a twentieth of its weight.
 
 O(1) per choice; O(turns) when servers change.
 """
@@ -21,10 +21,10 @@ from zope.interface import implementer
 from twisted_lb.backend import Backend
 from twisted_lb.interfaces import IBalancer, IPeeking, IRequest
 
-# A ring of more turns (many servers with weights of no common divisor) is made coarser: it is built
-# within the reactor's time.
+# A ring of more turns (many servers with weights of no common divisor) is made coarser: building it
+# blocks the reactor.
 MAX_TURNS = 50_000
-# The steps of a slow start that are told apart.
+# The steps of a slow start that make a difference.
 RAMP_STEPS = 20
 
 
@@ -47,8 +47,8 @@ class RoundRobin:
         if following is None:
             self._next = 0
         else:
-            # Of several turns the one at about the same place: were it always the first one, then changes
-            # that come often, as in slow start, would never let the ring come round.
+            # Of several turns, the one at about the same position: if it were always the first one, the
+            # frequent changes of a slow start would keep the ring from ever reaching its end.
             done = self._next * len(ring) / len(self._ring)
             own_turns = [turn for turn, backend in enumerate(ring) if backend is following]
             self._next = min(own_turns, key=lambda turn: abs(turn - done))

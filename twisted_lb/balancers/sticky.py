@@ -1,9 +1,9 @@
-"""Sticky: a client stays with the server that answered it first, over any other balancer.
+"""Sticky: a client stays with the server that answered it first; another balancer chooses that server.
 
 1. The response of a server carries a cookie with the server's name and a signature: HMAC-SHA256 under
    `secret`, which all workers and instances share.
-2. A request with that cookie goes to that server, also when it is full: the proxy then lets it wait,
-   or takes the next choice, which is the other balancer's.
+2. A request with that cookie goes to that server, even when it is full: the proxy then lets the request
+   wait, or takes the next choice, which is the other balancer's.
 3. A cookie that was forged, or whose server is not available, is ignored: the other balancer chooses, and the
    response sets a new cookie.
 
@@ -69,7 +69,7 @@ class Sticky:
         self._backends: dict[bytes, Backend] = {}  # by the cookie's value
 
     def backends_changed(self, backends: list[Backend]) -> None:
-        """From now on only cookies of these count."""
+        """From now on only cookies of these are valid."""
         self._values = {backend.name: self._values.get(backend.name) or self._value(backend) for backend in backends}
         self._backends = {self._values[backend.name]: backend for backend in backends}
         self._over.backends_changed(backends)
@@ -91,7 +91,7 @@ class Sticky:
         return self._with_own(request, self._over.peek)
 
     def server_of(self, request: IRequest) -> Backend | None:
-        """The server that the client's cookie leads to, if there is one and it is available."""
+        """The server that the client's cookie names, if there is one and it is available."""
         value = cookie_value(request, self._cookie)
         return self._backends.get(value) if value else None
 
@@ -118,7 +118,7 @@ class Sticky:
     def _value(self, backend: Backend) -> bytes:
         name = backend.name.encode()
         signature = digest(self._secret, self._cookie + b"=" + name, "sha256")[:SIGNATURE_BYTES]
-        # The rest is an address, which is not for clients: name@address:port, of servers that were discovered.
+        # Discovered servers are named name@address:port; the address must not be disclosed to clients.
         shown = name.partition(b"@")[0]
         return b"%b.%b" % (shown, urlsafe_b64encode(signature))
 

@@ -1,6 +1,6 @@
 """Random: each server with a probability in proportion to its weight.
 
-It shares no state between workers and needs none.  A server that is full is drawn again a few times.
+It shares no state between workers and needs none.  If the server drawn is full, another is drawn, a few times.
 O(log n) per choice.
 """
 

@@ -20,7 +20,7 @@ UNBOUNDED = float("inf")
 
 
 class WeightedSampler:
-    """The servers of one moment, by index, with what a draw and a comparison of loads need."""
+    """A snapshot of the servers, by index, with what a draw and a comparison of loads need."""
 
     __slots__ = ("backends", "per_weight", "bounds", "_sums", "_last", "_chance", "_random")
 

@@ -1,1 +1,1 @@
-"""What an operator writes: .env, the environment and servers.yaml, read and checked, as plain values."""
+"""The operator's configuration: .env, the environment and servers.yaml, parsed and validated, as plain values."""

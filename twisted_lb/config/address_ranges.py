@@ -22,8 +22,8 @@ class NotRanges(ValueError):
 def read_ranges(text: str) -> tuple[str, ...]:
     """The ranges in canonical form: "10.0.0.0/8", "2001:db8::/32" or "unix:".  Raises NotRanges.
 
-    Addresses are ranges of one.  A range of IPv4-mapped addresses (RFC 4291 section 2.5.5.2) becomes one of IPv4, as
-    those addresses do.
+    An address is a range of one.  A range of IPv4-mapped addresses (RFC 4291 section 2.5.5.2) becomes one of IPv4, as
+    such an address does.
     """
     words = text.replace(",", " ").split()
     if [word.lower() for word in words] == ["none"]:

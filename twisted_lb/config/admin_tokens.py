@@ -5,7 +5,7 @@
         sha256: 0beec7b5ea3f0fdbc95d0dd47f3c5bc275da8a33... (64 digits: `printf %s "$TOKEN" | sha256sum`)
         scopes: [read]
 
-The file has digests only: to read it does not suffice to use a token.
+The file has digests only: reading it is not enough to use a token.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class AdminToken(NamedTuple):
 
 
 def admin_tokens(token: str) -> tuple[AdminToken, ...]:
-    """Those of ADMIN_TOKEN; an empty one is none."""
+    """The token of ADMIN_TOKEN, with all scopes; none if it is empty."""
     return (AdminToken(ADMIN, digest(token.encode()), frozenset(SCOPES)),) if token else ()
 
 
 def read_admin_tokens(text: str, file_name: str) -> tuple[AdminToken, ...]:
-    """Those in the text of ADMIN_TOKENS_FILE.  Raises Misconfigured with every problem."""
+    """The tokens in the text of ADMIN_TOKENS_FILE.  Raises Misconfigured with every problem."""
     try:
         document = read_yaml(text)
     except NotYaml as error:

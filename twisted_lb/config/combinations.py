@@ -1,4 +1,4 @@
-"""Settings that are valid each by itself, and not together."""
+"""Settings that are valid individually, but not together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What servers.yaml says of pages of other origins."""
+"""The `cors` of servers.yaml."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Changes of one key or one server in the text of servers.yaml: everything else stays as it is, comments included.
 
-1. The text is parsed to a tree of nodes with their places in it.
-2. The places that change are cut out, or written to.  New parts are in flow style, `{name: a, url: "http://b"}`, or in
-   JSON where the keys beside them are in double quotes, so that a file in JSON stays one.
-3. The caller reads the new text as any other, and compares: what YAML means by a text (aliases, merge keys) may be more
-   than what its author sees.
+1. The text is parsed to a tree of nodes with their positions in it.
+2. Text is cut out and inserted at these positions.  New parts are in flow style, `{name: a, url: "http://b"}`, or in
+   JSON where the keys beside them are in double quotes, so that a JSON file remains JSON.
+3. The caller parses the new text and compares the result: with aliases and merge keys, a change in one place of the
+   text can change others.
 
-Texts of a change stand for themselves: `${` in them is escaped.
+Texts of a change are literal: `${` in them is escaped.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from twisted_lb.config.servers_specs import name_from_url
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 BOM: Final = "\ufeff"
 _ALIAS: Final = re.compile(r"[ :]*\*[^ ,\]}\r\n]+")
-# Words that no YAML parser takes for anything but a text.
+# Words that need no quotes; every YAML parser reads them as text, except those of _OTHER_TYPES.
 _PLAIN: Final = re.compile(r"[a-z][a-z_]*[0-9]*")
 _OTHER_TYPES: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
 class NotEditable(Exception):
-    """The text is written in a way in which this cannot be changed; the text says what."""
+    """The file is written in a way that does not allow this change; the text of the error says why."""
 
 
 class Edit(NamedTuple):
     """One change: of a server, or of a pool where `server` is empty.
 
-    `keys` are set, or removed where their value is None; `new`: they are those of a new server.  None: the server is
-    removed.
+    `keys` are set, or removed where their value is None; with `new`, they are those of a new server.  Where `keys` is
+    None, the server is removed.
     """
 
     pool: str
@@ -52,14 +52,14 @@ def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
     `replaced` returns a text of the file with its references replaced, for names that are made of them.
     """
     if text.startswith(BOM):
-        # The parser does not count it.
+        # The parser's positions do not include it.
         return BOM + edited(text.removeprefix(BOM), edit, replaced)
     pool = _pool(_tree(text), edit.pool)
     if not edit.server:
         return _with_keys(text, pool, edit.keys or {})
     servers = _value(pool, "servers")
     if servers is None and edit.new:
-        # They may come from elsewhere.
+        # The pool may have its servers from a list.
         return _with_keys(text, pool, {"servers": [edit.keys]})
     if not isinstance(servers, yaml.SequenceNode) or not servers.value:
         raise NotEditable(f"the servers of the pool {edit.pool} are not a list here")
@@ -102,7 +102,7 @@ def _value(mapping: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def _name(server: yaml.MappingNode, replaced: Callable[[str], str]) -> str:
-    """The name of a server, which may be that of its URL."""
+    """The name of a server, by default made from its URL."""
     name, url = (_value(server, key) for key in ("name", "url"))
     if isinstance(name, yaml.ScalarNode) and name.value:
         return str(replaced(name.value))
@@ -158,12 +158,12 @@ def _addition(text: str, mapping: yaml.MappingNode, keys: Mapping[str, Any]) -> 
 
 
 def _has_quoted_keys(node: yaml.Node) -> bool:
-    """As in JSON."""
+    """Whether keys are in double quotes, as in JSON."""
     return isinstance(node, yaml.MappingNode) and bool(node.value) and node.value[0][0].style == '"'
 
 
 def _pair_to_cut(text: str, mapping: yaml.MappingNode, index: int) -> tuple[int, int]:
-    """What has to go for a pair to go."""
+    """The range of text to cut out to remove a pair."""
     pairs = [(key.start_mark.index, _end(text, value, key.end_mark.index)) for key, value in mapping.value]
     if mapping.flow_style:
         return _flow_cut(pairs, index)
@@ -211,7 +211,7 @@ def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
 
 
 def _item_start(text: str, items: yaml.SequenceNode, index: int) -> int:
-    """Where an item begins.  An alias has the place of what it stands for."""
+    """Where an item begins.  The node of an alias has the position of its anchor."""
     start: int = items.value[index].start_mark.index
     if not items.start_mark.index <= start < items.end_mark.index:
         raise NotEditable("a server in the list is an alias")

@@ -1,10 +1,10 @@
 """Parses .env: the settings in it, invalid lines, and values that an operator may have meant differently.
 
 1. python-dotenv's grammar: `NAME=value`, comments, `export`, and quotes.  Unquoted, a value ends before ` #`; in double
-   quotes a backslash begins an escape such as \\n; in single quotes only \\\\ and \\' are anything but themselves.
+   quotes a backslash begins an escape such as \\n; in single quotes the only escapes are \\\\ and \\'.
 2. Nothing is expanded: `${NAME}` in a password is a part of the password.  A notice reports what other readers of such
    files would expand, unless it is in single quotes, where none of them does.
-3. The last value of a repeated name counts, which is a notice as well.
+3. The last value of a repeated name is used, with a notice.
 
 No I/O: text in, values out.
 """

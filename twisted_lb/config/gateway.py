@@ -24,7 +24,7 @@ class Redirect:
     """A redirect of a route."""
 
     status: int
-    place: tuple[tuple[str, str], ...]  # texts, and what of the request follows each: host, path, query, or nothing
+    place: tuple[tuple[str, str], ...]  # texts, each with the part of the request that follows: host, path, query or ""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Mirror:
 
 @dataclass(frozen=True)
 class RouteSpec:
-    """Which requests a route is for, and what becomes of them."""
+    """Which requests a route matches, and what is done with them."""
 
     pool: str  # the first one of `split`, or "": the route answers itself
     name: str = ""  # for people; unique
-    host: str = ""  # in lower case, without a port; "": any, "*.a.test": every name below a.test
+    host: str = ""  # in lower case, without a port; "": any, "*.a.test": every subdomain of a.test
     path: str = ""  # "": any; with a slash at the end, a prefix of whole segments
     methods: tuple[str, ...] = ()  # none: any
     headers: tuple[tuple[str, str | None], ...] = ()  # the name in lower case, and the value; None: any
@@ -72,8 +72,8 @@ class GatewaySpec:
     pools: tuple[PoolSpec, ...]
     routes: tuple[RouteSpec, ...]
     cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
-    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # files, and what they held
-    hidden: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what references stood for
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # files, and their contents
+    hidden: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # the values of references
 
     @property
     def has_routes(self) -> bool:
@@ -82,5 +82,5 @@ class GatewaySpec:
 
     @property
     def servers(self) -> tuple[ServerSpec, ...]:
-        """Those of all pools."""
+        """The servers of all pools."""
         return tuple(server for pool in self.pools for server in pool.servers)

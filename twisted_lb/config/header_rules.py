@@ -28,7 +28,7 @@ VALUES: Final = (
     "server",
     "user",
 )
-# The framing of messages and the connection are this gateway's business, as is Date.
+# The fields of the framing and the connection, and Date, are left to this gateway.
 NOT_FOR_RULES: Final = frozenset(
     (
         "connection",

@@ -14,7 +14,7 @@ from twisted_lb.config.limits import LimitSpec
 # The name of the pool in a file without `pools`.
 ONLY_POOL: Final = "default"
 
-# What an operator has decided about a server: requests and checks, no new requests, neither.
+# States that an operator can set for a server: requests and checks; no new requests; neither requests nor checks.
 READY: Final = "ready"
 DRAIN: Final = "drain"
 DISABLED: Final = "disabled"
@@ -73,13 +73,13 @@ class Queue:
     timeout: float = 5.0
 
 
-# Texts, and the name of what of the request follows each, or "".
+# Texts, each with the name of the value that follows it, or "".
 HeaderValue = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class HeaderRules:
-    """What becomes of the fields of a head: some are removed first, others are added then."""
+    """Changes to the fields of a head: first some are removed, then others are added."""
 
     removed: tuple[str, ...] = ()
     added: tuple[tuple[str, HeaderValue], ...] = ()
@@ -138,11 +138,11 @@ LISTED_HOST = "listed.invalid"
 
 @dataclass(frozen=True)
 class Discover:
-    """Where servers are found, besides those in the file itself."""
+    """Where servers are found, in addition to those in the file itself."""
 
     file: str = ""  # the absolute path of a list of servers; "": none
     max_ttl: float = 30.0  # seconds after which a name is looked up again, whatever its TTL
-    template: ServerSpec | None = None  # what the pool says of the servers in `file`; its `tls` is for https:// ones
+    template: ServerSpec | None = None  # the pool's settings for the servers in `file`; its `tls` is for https:// ones
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class PoolSpec:
     panic_threshold: float = 0.3
     retries: Retries = field(default_factory=Retries)
     queue: Queue = field(default_factory=Queue)
-    maintenance: float = 0.0  # seconds of Retry-After, with which all requests are answered 503; 0: they are not
+    maintenance: float = 0.0  # seconds of Retry-After; all requests are answered 503; 0: no maintenance
     request_headers: HeaderRules | None = None
     response_headers: HeaderRules | None = None
     pricing: str = ""  # package.module:Class; "": a request costs 1, or what the server reports

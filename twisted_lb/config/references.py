@@ -1,7 +1,7 @@
 """`${NAME}` and `${file:/path}` in the texts of servers.yaml: environment variables and secrets in files.
 
 They are replaced in texts only, after the file was parsed, so that a secret cannot change its structure; `$${` is `${`.
-What was replaced is known by its place, so that no message shows a secret.
+The places of references are recorded, so that no message shows a secret.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted_lb.config.yaml_lines import Path
 _REFERENCE: Final = re.compile(r"\$(\$\{|\{(?:file:([^{}]{1,1024})|([A-Za-z_][A-Za-z0-9_]{0,127}))\}|\{)")
 FORMS: Final = "${NAME} or ${file:/path}; $${ stands for ${ itself"
 
-# Returns the content of a file.  Raises SecretError, and KeyError for a file that there is not.
+# Returns the content of a file.  Raises SecretError, and KeyError for a file that is not known.
 ReadSecret = Callable[[str], bytes]
 
 
@@ -27,7 +27,7 @@ class References:
     def __init__(self, environment: Mapping[str, str], directory: str, read: ReadSecret) -> None:
         """Relative paths are relative to `directory`."""
         self.problems: list[tuple[Path, str]] = []
-        self.files: dict[str, bytes] = {}  # that were named, and what they held
+        self.files: dict[str, bytes] = {}  # the files that were named, and their contents
         self._places: dict[Path, str] = {}  # the texts with references
         self._secrets: set[str] = set()
         self._environment = environment
@@ -51,7 +51,7 @@ class References:
 
     @property
     def values(self) -> frozenset[str]:
-        """What references stood for."""
+        """The values of the references."""
         return frozenset(self._secrets)
 
     def concerns(self, path: Path) -> bool:

@@ -138,5 +138,5 @@ PLACE_FORM = (
     "an absolute URL or a path, such as https://example.com{path} or /new{path}, with any of {host}, {path} and {query}"
 )
 _NAMED = re.compile(r"\{([^{}]*)\}")
-# A path alone must not begin with what a client may choose, or with a second slash: it would lead to another host.
+# A path without a host must not begin with text from the client, or with two slashes: it would lead to another host.
 _PLACE = re.compile(r"(?:https?://(?:[A-Za-z0-9]|\[|\{host\})|/(?:[!-.0-\[\]-z|~]|\Z))(?:[!-z|~]|\{[a-z]*\})*")

@@ -65,7 +65,7 @@ def _duration_of(value: object, lowest: float) -> float:
 
 
 def read_with(reader: Reader, value: object) -> Any:
-    """A number, or a text with a unit, as a setting has it.  Raises ValueError."""
+    """A number, or a text with a unit, as in settings.  Raises ValueError."""
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
             return reader.read(str(value).strip())

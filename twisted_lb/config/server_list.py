@@ -2,8 +2,8 @@
 
     ["10.0.0.7:8000", "https://10.0.0.8", {"url": "http://10.0.0.9:8000", "name": "gpu9", "weight": 2}]
 
-It is JSON or YAML.  An entry may have the keys of a server but `tls`: what is trusted, and which files are read, is the
-decision of servers.yaml alone.  The name is by default host and port.
+It is JSON or YAML.  An entry may have the keys of a server except `tls`: only servers.yaml decides what is trusted, and
+which files are read.  The default name is host and port.
 
 The result is plain: each entry as a JSON object, which needs no further validation (`discovery.expansion`).
 """

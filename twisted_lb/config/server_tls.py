@@ -1,10 +1,9 @@
 """TLS to servers as servers.yaml configures it: keys of the file -> settings of each server -> TLS contexts.
 
-1. The keys of a server's `tls` take precedence over those of its pool, and these over those at the top, one by one.
-2. The files are read and checked once for all servers with the same settings.  What they held belongs to the
+1. Key by key, a server's `tls` takes precedence over that of its pool, and that over the one at the top.
+2. The files are read and checked once for all servers with the same settings.  Their contents belong to the
    configuration from then on.
-3. A context is made from the contents, without a look at the files: in every process, with or without the rights to
-   read them.
+3. A context is made from the contents, and the files are not read again: a process needs no right to read them.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class NotUsable(Exception):
 
 
 def read_file(path: str) -> bytes:
-    """The contents of a file; of SYSTEM something that changes when the authorities of the system do.
+    """The contents of a file; for SYSTEM, a value that changes when the authorities of the system do.
 
     Raises OSError, and ValueError for a directory, a pipe, or more than MAX_FILE_BYTES.
     """
@@ -62,7 +61,7 @@ def read_file(path: str) -> bytes:
 
 
 class ServersTls:
-    """What the servers of one file have for `tls`."""
+    """The TLS settings of the servers of one file."""
 
     def __init__(self, directory: str, read: ReadFile = read_file) -> None:
         """Relative paths are relative to `directory`."""
@@ -72,7 +71,7 @@ class ServersTls:
         self._loaded: dict[TlsFiles, TlsFiles] = {}  # as in the file -> with contents
 
     def not_needed(self, section: TlsModel | None, place: Path) -> None:
-        """There is no https:// server that this section could be for."""
+        """There is no https:// server to which this section could apply."""
         if section is not None:
             self.problems.append((place, "expected at least one server with an https:// url"))
 
@@ -114,7 +113,7 @@ class ServersTls:
 
 
 def loaded(wanted: TlsFiles, read: ReadFile = read_file) -> TlsFiles:
-    """The same with the contents of the files, which were checked.  Raises NotUsable."""
+    """The same with the contents of the files, after checking them.  Raises NotUsable."""
     contents: dict[str, bytes] = {}
     for key in _FILE_KEYS:
         path = getattr(wanted, key)
@@ -158,7 +157,7 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     context.hostname_checks_common_name = False
     if files.ca_file:
-        # What the file holds is trusted as it is, also a server's own certificate, or one between it and the root.
+        # Every certificate in the file is trusted by itself, even a server's own, or an intermediate one.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         found = _CERTIFICATE.findall(files.contents[files.ca_file])
         if not found:
@@ -193,7 +192,7 @@ def own_certificate(files: TlsFiles) -> Certificate:
 
 
 def files_of(spec: GatewaySpec) -> dict[str, bytes]:
-    """All files of a configuration, and what they held; SYSTEM is among them where servers are verified by it."""
+    """All files of a configuration, and their contents; SYSTEM is among them where servers are verified by it."""
     found: dict[str, bytes] = dict(spec.secrets)
     for files in distinct_files(spec):
         found.update(files.contents)
@@ -201,7 +200,7 @@ def files_of(spec: GatewaySpec) -> dict[str, bytes]:
 
 
 def distinct_files(spec: GatewaySpec) -> dict[TlsFiles, int]:
-    """The settings of all servers, and how many have them."""
+    """The different settings, and how many servers have each."""
     found: dict[TlsFiles, int] = {}
     templates = [pool.discover.template for pool in spec.pools if pool.discover.template is not None]
     for server in (*spec.servers, *templates):
@@ -211,7 +210,7 @@ def distinct_files(spec: GatewaySpec) -> dict[TlsFiles, int]:
 
 
 def files_changed(files: Mapping[str, bytes], read: ReadFile = read_file) -> bool:
-    """Whether one of the files holds something else now, or cannot be read."""
+    """Whether one of the files has other contents now, or cannot be read."""
     try:
         return any(read(path) != content for path, content in files.items())
     except (OSError, ValueError):
@@ -219,7 +218,7 @@ def files_changed(files: Mapping[str, bytes], read: ReadFile = read_file) -> boo
 
 
 def tls_notices(spec: GatewaySpec, file_name: str, now: float) -> list[str]:
-    """What an operator may not have meant: servers that are not verified, and certificates that are not valid `now`."""
+    """Notices of probable mistakes: servers that are not verified, and certificates that are not valid `now`."""
     notices = []
     for one in distinct_files(spec):
         if one.cert_file and not own_certificate(one).valid_at(now):

@@ -52,7 +52,7 @@ def location(url: str) -> tuple[str, int]:
 
 
 def is_https(url: str) -> bool:
-    """Whether the server of this valid URL speaks TLS."""
+    """Whether the server of this valid URL uses TLS."""
     return url.removeprefix(SRV).startswith("https:")
 
 
@@ -94,7 +94,7 @@ def checked_server_name(name: str) -> str:
         return str(ip_address(name))
     except ValueError:
         pass
-    # The last label of a host name is not a number; what looks like an IPv4 address is a wrong one.
+    # The last label of a host name is not numeric; what looks like an IPv4 address is an invalid one.
     if not _HOST_NAME.fullmatch(name) or _LOOKS_LIKE_IPV4.fullmatch(name):
         raise ValueError(f"expected {SERVER_NAME}, not {shortened.repr(name)}")
     return name

@@ -4,7 +4,7 @@
 2. pydantic validates the data with the models of `servers_schema`, strictly.
 3. Each validation error becomes a message with the file, the line, the key as a path, and the expected value.
 
-No I/O but the files of `tls`, which belong to the configuration, and are read by a function that is passed in.
+No I/O except for the files of `tls`, which belong to the configuration, and are read by a function that is passed in.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
 
 
 def place_of_route(index: int) -> str:
-    """The place of a route in the file, which no pool has for a name."""
+    """The place of a route in the file, which is not a valid name of a pool."""
     return f"routes[{index}]"
 
 
@@ -127,7 +127,7 @@ def edited_text(text: str, edit: Edit, file_name: str, read: ReadFile = read_fil
 def server_problems(keys: Mapping[str, object]) -> list[str]:
     """What is wrong with these keys of a server, each as its key and the expectation.
 
-    What only the whole file shows, such as files that cannot be read, is not looked at.
+    Problems that only the whole file shows, such as files that cannot be read, are not found.
     """
     try:
         FileModel.model_validate({"servers": [keys]})
@@ -144,7 +144,7 @@ def _class_place(document: Document, place: Path, key: str) -> tuple[int, str]:
 
 
 def _secrets(read: ReadFile) -> ReadSecret:
-    """Reads secrets: a worker has what its parent has read, and perhaps no right to the files."""
+    """Reads secrets.  A worker gets what its parent has read, since it may not have the right to read the files."""
     if read is read_file:
         return read_secret
     return lambda path: read(path)
@@ -188,7 +188,7 @@ def _keys_twice(document: Document) -> Iterator[_Problem]:
 
 
 def _names_twice(data: object) -> Iterator[_Problem]:
-    """Of servers of one pool, and of routes; also in a file with other problems."""
+    """Repeated names of servers of one pool, and of routes; also found in a file with other problems."""
     file = data if isinstance(data, dict) else {}
     pools = file.get("pools")
     lists: list[tuple[Path, object]] = [(("servers",), file.get("servers")), (("routes",), file.get("routes"))]
@@ -296,7 +296,7 @@ def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]
 
 
 def _same_limits(place: Path, limits: Iterable[LimitModel], taken: dict[str, str]) -> Iterator[_Problem]:
-    """Names that are in `taken`, with whose they are, or come twice."""
+    """Names that occur twice, or are in `taken`, which has the owner of each."""
     for index, limit in enumerate(limits):
         if limit.name in taken:
             yield _Problem((*place, index, "name"), f"{limit.name!r} is already the name of {taken[limit.name]}")

@@ -1,4 +1,4 @@
-"""From the models of servers.yaml to the objects that the rest of the program has."""
+"""Converts the models of servers.yaml to the objects that the rest of the program uses."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class Keys(NamedTuple):
         if _is_nothing(own):
             return None, own
         general = getattr(self.general, key)
-        # A pool that says what to do, where the file says that there is nothing to do, says so alone.
+        # A pool's own section is not combined with a general `false`.
         return (None if _is_nothing(general) and own is not None else general), own
 
 
 def _is_nothing(section: Section | None) -> bool:
-    """Whether it is what `false` stands for: not one that says the same, key by key."""
+    """Whether the section was written as `false`, rather than as keys with the same effect."""
     return section is NO_CHECK or section is NO_EJECTION
 
 
@@ -97,7 +97,7 @@ def class_spec(named: Named | None) -> ClassSpec | None:
 
 
 def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> ServerSpec:
-    """The server; what it does not say of its health check and of `send_proxy` is taken from its pool."""
+    """The server; what it does not set of its health check and `send_proxy` is taken from its pool."""
     host, port = location(server.url)
     return ServerSpec(
         server.name or name_from_url(server.url),
@@ -116,7 +116,7 @@ def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> Serve
     )
 
 
-# Stands for the servers that a discovered list has: what a pool says of all servers is that of this one.
+# Stands for the servers of a discovered list: it gets the settings that its pool has for all servers.
 _TEMPLATE = ServerModel.model_validate({"name": "listed", "url": f"https://{LISTED_HOST}"})
 
 

@@ -1,7 +1,7 @@
 """Names in .env and in the environment that resemble settings, so that a misspelt setting is not ignored silently.
 
 .env belongs to this program, so every unknown name in it is reported.  The environment contains names of other
-programs: of these only the ones are reported that begin like a setting, or differ from one by a letter or two.
+programs: of these, only names that begin like a setting, or differ from one by a letter or two, are reported.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from difflib import get_close_matches
 
 from twisted_lb.config.env_file import Given
 
-TYPO_LIKENESS = 0.85  # from this on a name is a misspelling
-LIKENESS = 0.7  # from this on a setting is suggested
-LIKENESS_IN_FAMILY = 0.5  # ... when it begins with the same word
+TYPO_LIKENESS = 0.85  # at least this: a misspelling
+LIKENESS = 0.7  # at least this: a setting is suggested
+LIKENESS_IN_FAMILY = 0.5  # the same when it begins with the same word
 MOST_NOTICES = 20
 # Docker compose reads these from the same .env.
 _NOT_FOR_US = ("COMPOSE_", "DOCKER_")

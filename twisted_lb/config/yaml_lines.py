@@ -55,7 +55,7 @@ def read_yaml(text: str) -> Document:
         raise NotYaml(mark.line + 1 if mark else 1, reason) from None
     except RecursionError:
         raise NotYaml(1, "it is nested too deeply") from None
-    # A date or a number that only looks like one is a ValueError.
+    # A text that looks like a date or a number but is not valid raises ValueError.
     except (yaml.YAMLError, ValueError) as error:
         raise NotYaml(1, " ".join(str(error).split())) from None
 

@@ -1,8 +1,8 @@
-"""What is known of the sources of servers: names, services and lists; no I/O.
+"""What is known about the sources of servers: names, services and lists; no I/O.
 
 Answers are plain texts, which can be sent to other processes: the addresses of a name, SRV records as in a zone file
-(`10 5 8000 node1.example.com`), and the servers of a list as JSON objects.  They are in an order of their own, so that
-equal answers make equal servers.
+(`10 5 8000 node1.example.com`), and the servers of a list as JSON objects.  Their order is fixed, so that equal
+answers give equal servers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 
 from twisted_lb.backend import place_of
 
-# What a source is: a name in lower case, a service or the path of a list with its kind before it.
+# A source is a name in lower case, or a service or the path of a list after its prefix.
 SERVICE: Final = "srv "
 LIST: Final = "file "
 
-# Some name servers return a part of the addresses in each answer: one is gone after so many without it.
+# Some name servers return only some of the addresses in each answer: an address is dropped after this many without it.
 RECENT_ANSWERS: Final = 3
 
 # The answer of each source.  One that has not answered is missing.
@@ -46,14 +46,14 @@ def read_record(text: str) -> Record:
 
 
 def counted_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """The addresses of a name that are servers: those of IPv4, or of IPv6 where there is none; in order."""
+    """The addresses of a name that become servers: the IPv4 addresses, or without any, the IPv6 addresses; sorted."""
     found = list(dict.fromkeys(addresses))
     counted = [one for one in found if ":" not in one] or found
     return tuple(sorted(counted, key=lambda one: ip_address(one).packed))
 
 
 class RecentAnswers:
-    """The last answers to one name or service that hold."""
+    """The latest answers for one name or service that are still valid."""
 
     def __init__(self, service: bool) -> None:
         self._service = service
@@ -61,7 +61,7 @@ class RecentAnswers:
         self._texts: dict[str, str] = {}
 
     def add(self, answer: Iterable[str]) -> tuple[str, ...]:
-        """The addresses or records that hold after another answer, which has at least one."""
+        """The addresses or records that are valid after another answer, which has at least one."""
         # A record with another weight is the same server.
         now = {read_record(text).place: text for text in answer} if self._service else {text: text for text in answer}
         self._recent = kept(self._recent, now)
@@ -73,11 +73,11 @@ class RecentAnswers:
 
 
 def kept(recent: list[frozenset[str]], answer: Iterable[str], most: int = RECENT_ANSWERS) -> list[frozenset[str]]:
-    """The answers that hold, after another one: its own members are used, and those of the earlier ones that hold.
+    """The answers that are valid after another one; the members of all of them are used.
 
-    `recent` are those that held until now, the last one first.  An answer that has other members than the one before
-    does not end those that are missing from it, before `most` answers are without them.  One that only lacks some, or
-    has no member of the one before, is taken as it is.
+    `recent` are those that were valid until now, the latest first.  An answer that only lacks members of the previous
+    one, or has none of them, replaces all earlier answers.  After any other, the members that it lacks stay valid until
+    `most` answers have lacked them.
     """
     now = frozenset(answer)
     if not recent or now < recent[0] or now.isdisjoint(recent[0]):

@@ -4,9 +4,9 @@
 2. A server with an srv+ URL stands for one server for each SRV record (RFC 2782), named `name@target:port`.  Those of
    the best priority have the record's weight, the others are backups as well.  While no record is known there is none.
 3. A server whose name has several addresses stands for one server for each, named `name@address:port`.  One with a
-   single address, or whose addresses are not known, is itself.
-4. Everything else of these servers is that of the configured one: also what is sent to them as Host, and the name that
-   their certificates have to be for.
+   single address, or whose addresses are not known, stays as it is.
+4. Everything else is as for the configured server, including the Host that is sent to them, and the name that their
+   certificates have to be for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from twisted_lb.steps import STEP, Steps, finish
 
 MAX_WEIGHT: Final = 1000  # as in servers.yaml; the weight of an SRV record can be 65535
 
-# The keys of an entry that are not values of a server as they are.
+# The keys of an entry that do not become attributes of a server unchanged.
 _DERIVED_KEYS: Final = frozenset(("name", "url", "health_check"))
 
 
@@ -87,7 +87,7 @@ class _PoolExpansion:
         return replace(self._pool, servers=tuple(names.values()))
 
     def _answer(self, source: str) -> tuple[str, ...]:
-        """What a source has, which is to be watched."""
+        """The answer of a source, which is to be watched."""
         longest = self._pool.discover.max_ttl
         self._sources[source] = min(longest, self._sources.get(source, longest))
         return self._answers.get(source, ())
@@ -122,7 +122,7 @@ class _PoolExpansion:
 
 
 def listed_server(entry: Mapping[str, Any], template: ServerSpec) -> ServerSpec:
-    """A server of a list; what its entry does not say is as in `template`."""
+    """A server of a list; what its entry does not set is as in `template`."""
     url = entry["url"]
     host, port = location(url)
     check: HealthCheck | None = template.health_check
@@ -151,7 +151,7 @@ def _of_records(server: ServerSpec, texts: Iterable[str]) -> Iterator[ServerSpec
     if not records:
         return
     best = records[0].priority
-    # A weight of 0 is a small one (RFC 2782).
+    # A weight of 0 means a very small one (RFC 2782).
     highest = max(max(record.weight, 1) for record in records) * max(server.weight, 1)
     for record in records:
         weight = max(record.weight, 1) * server.weight
@@ -171,7 +171,7 @@ def _of_records(server: ServerSpec, texts: Iterable[str]) -> Iterator[ServerSpec
 
 def is_address(host: str) -> bool:
     """Whether it is an IP address, not a name."""
-    # `location` has validated those of IPv4; names have letters.
+    # `location` has validated IPv4 addresses; names have letters.
     return ":" in host or host.replace(".", "").isdigit()
 
 

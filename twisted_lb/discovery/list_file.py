@@ -1,7 +1,7 @@
 """A watched file with a list of servers.
 
-It is watched as servers.yaml is: twice a second, and read when two successive looks are equal.  An invalid file changes
-nothing, and is logged once until it changes again.
+It is watched like servers.yaml: examined twice a second, and read after a change once it is the same twice in a row.
+An invalid file changes nothing, and is logged once until it changes again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read_lists(spec: GatewaySpec) -> Lists:
 
 
 def read_lists_in_steps(spec: GatewaySpec, known: Collection[str] = ()) -> Steps[Lists]:
-    """The same in steps, but for the sources that are `known`."""
+    """The same in steps, except for the sources that are `known`."""
     lists = Lists({}, [])
     for file_name in dict.fromkeys(pool.discover.file for pool in spec.pools):
         if not file_name or LIST + file_name in known:

@@ -3,8 +3,8 @@
 1. The names, services and lists that the configuration leads to are watched (`sources`).
 2. When an answer has changed, the servers are computed anew from the configuration and all answers (`expansion`), and
    applied like another configuration.  Changes of both kinds go through one lock, one at a time.
-3. Clients are served, and another configuration is applied, when what is new in it has been looked up, or some seconds
-   later: the servers are there for the first request, and where others leave.
+3. Clients are served, and another configuration is applied, only when its new sources have been looked up, or after
+   some seconds: so its servers are known for the first request, and before others are removed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
     configured: GatewaySpec
     spec: GatewaySpec  # the same with the servers that were found
-    answers: Answers  # that it was made of
+    answers: Answers  # from which it was made
     text: str | None  # of servers.yaml, when that has changed
 
 
@@ -55,9 +55,9 @@ class Discovery(Service):
     def __init__(
         self, reactor: Any, spec: GatewaySpec, answers: Answers, names: Names, services: Names, apply: Apply
     ) -> None:
-        """`spec` is the present configuration as in the file, `answers` is what its servers were made of.
+        """`spec` is the current configuration as in the file; its servers were made from `answers`.
 
-        `names` know addresses, and `services` SRV records.
+        `names` looks up addresses, and `services` SRV records.
         """
         self.started: Deferred[None] = Deferred()  # fires when the sources were looked up, or could not be
         self._reactor = reactor
@@ -123,7 +123,7 @@ class Discovery(Service):
         return description
 
     async def _refresh(self) -> None:
-        """Apply the present answers."""
+        """Apply the current answers."""
         found = await self._found(self._spec)
         if not self.running:
             return
@@ -172,12 +172,12 @@ class Discovery(Service):
 
 
 def _check_names(found: Expansion, spec: GatewaySpec) -> None:
-    """Raise Misconfigured where a server of the configuration has the name of one of a list."""
+    """Raise Misconfigured if a server of the configuration and one of a list have the same name."""
     for pool in spec.pools:
         wrong = found.listed.get(pool.name, frozenset()) & {server.name for server in pool.servers}
         if wrong:
             names = listed(sorted(wrong), SHOWN_NAMES)
-            raise Misconfigured([f"{pool.discover.file}: the names of servers here are those of others too: {names}"])
+            raise Misconfigured([f"{pool.discover.file}: servers in this list have the names of others: {names}"])
 
 
 def in_one_process(reactor: Any, spec: GatewaySpec, answers: Answers, serving: Any) -> Discovery:

@@ -1,8 +1,8 @@
 """The sources of servers are watched: names and services at their TTL, lists as files.
 
-The last answer of each is kept.  An error changes nothing, and neither does an answer without addresses: servers that
-run serve on while a name server is away or misconfigured, and those that do not are found to be down.  Both are logged
-once, until there is another answer.
+The last answer of each is kept.  An error changes nothing, and neither does an answer without addresses: running
+servers stay in use while a name server is unavailable or misconfigured, and those that do not run are found to be down.
+Both are logged once, until there is another answer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from twisted_lb.discovery.list_file import ListFile
 from twisted_lb.network.dns_query import Answer
 from twisted_lb.network.names import Names
 
-SERVICE_SECONDS = 5.0  # for which SRV records are waited for
-NAME_SECONDS = 1.0  # for which addresses are: meanwhile, a name is one server
+SERVICE_SECONDS = 5.0  # the longest wait for SRV records
+NAME_SECONDS = 1.0  # the longest wait for addresses; without them, a name is one server
 MAX_ADDRESSES = 1000  # of one name, and SRV records of one service
 
 _log = Logger()
@@ -38,7 +38,7 @@ class Sources:
         taken: Callable[[str], Collection[str]],
         changed: Callable[[], None],
     ) -> None:
-        """`answers` are known already; `names` know addresses, and `services` SRV records.
+        """`answers` are known already; `names` looks up addresses, and `services` SRV records.
 
         `taken` returns the names that the servers of a list must not have; `changed` is called when `answers` have
         changed.
@@ -124,8 +124,8 @@ class _Watched:
     """A name or a service."""
 
     def __init__(self, source: str, names: Names, answered: Callable[[str, tuple[str, ...] | None], None]) -> None:
-        """`answered` is called with the source and what it has, or None where that stays as it is."""
-        self.looked_up = False  # it was answered, or that has failed
+        """`answered` is called with the source and its answer, or None if the previous one is kept."""
+        self.looked_up = False  # a look-up has succeeded or failed
         self._source = source
         self._name = source.removeprefix(SERVICE)
         self._service = source.startswith(SERVICE)
@@ -134,7 +134,7 @@ class _Watched:
         self._longest = 0.0
         self._recent = RecentAnswers(self._service)
         self._missing = False  # the last answer has no address
-        self._count = 0  # of the addresses that hold
+        self._count = 0  # of the valid addresses
 
     def watch(self, longest: float) -> None:
         if longest != self._longest:
@@ -151,7 +151,7 @@ class _Watched:
     def _found(self, answer: Answer) -> tuple[str, ...] | None:
         members = answer.addresses if self._service else counted_addresses(answer.addresses)
         if answer.local:
-            # What the hosts file has is one server.
+            # A name in the hosts file is one server.
             members = members[:1]
         if not members:
             if not self._missing:
@@ -160,7 +160,7 @@ class _Watched:
                 _log.warn("The name {name} has no address{kept}", name=self._name, kept=kept)
             return None
         if not self._service and not answer.whole and ":" in members[0]:
-            # Addresses of IPv4 may follow.
+            # IPv4 addresses may follow.
             return None
         if self._missing:
             self._missing = False

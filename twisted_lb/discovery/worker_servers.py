@@ -11,7 +11,7 @@ from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.discovery.expansion import expanded, expanded_in_steps
 from twisted_lb.steps import run_in_turns
 
-# As they come from JSON.
+# As decoded from JSON.
 JsonAnswers = Mapping[str, Iterable[str]]
 
 
@@ -27,7 +27,7 @@ class ServersOfWorker:
     async def use(
         self, configured: GatewaySpec | None, answers: JsonAnswers, change: Callable[[GatewaySpec], Deferred[str]]
     ) -> None:
-        """Apply another configuration or the present one, and the answers that have changed, with `change`.
+        """Apply another configuration or the current one, and the answers that have changed, with `change`.
 
         Calls must not overlap.
         """

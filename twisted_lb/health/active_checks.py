@@ -57,7 +57,7 @@ class ActiveChecks:
         self._running = False
 
     def start(self) -> None:
-        """Begin to check, each server for the first time at a random moment of its interval."""
+        """Start checking, each server for the first time at a random moment within its interval."""
         self._running = True
         for probe in self._checks.values():
             probe.start()
@@ -69,11 +69,11 @@ class ActiveChecks:
         return stopped.addCallback(lambda _: None)
 
     def follow(self, backends: Iterable[Backend]) -> None:
-        """From now on check these servers, as Health has configured.  Checks that have not changed are left alone."""
+        """From now on check these servers, as configured in Health.  Checks that have not changed go on."""
         finish(self.follow_in_steps(backends))
 
     def follow_in_steps(self, backends: Iterable[Backend]) -> Steps[None]:
-        """The same over some time; servers that are no longer checked are stopped in the last steps."""
+        """The same in steps; the checks of servers that are no longer listed are stopped in the last ones."""
         before = dict(self._checks)
         for count, backend in enumerate(backends):
             if count % STEP == STEP - 1:
@@ -190,7 +190,7 @@ class _ActiveCheck:
         _log.failure("check", "The check of {server} broke", failure, server=self._backend.name)
 
     def _time_is_up(self) -> None:
-        # When the loop itself was late, the answer may be waiting in the kernel: one turn to read it.
+        # If the event loop itself was late, the response may be waiting in the kernel: allow one iteration to read it.
         self._timer = self._reactor.callLater(0, self._give_up)
 
     def _give_up(self) -> None:
@@ -269,7 +269,7 @@ class _Connecting:
 
 
 def _preface(backend: Backend) -> bytes:
-    """The header of the PROXY protocol: the check is this program's own, and no client's."""
+    """The header of the PROXY protocol for a check, which is not on behalf of a client."""
     return local_header(backend.send_proxy) if backend.send_proxy else b""
 
 
@@ -340,7 +340,7 @@ class _Question(Protocol):
         self.fault.callback(fault)
 
     def _end(self, ordered: bool = False) -> None:
-        """Stop reading.  A passed check ends in order: many servers log a reset."""
+        """Stop reading.  After a passed check the connection is not reset: many servers log resets."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None

@@ -1,4 +1,4 @@
-"""What has changed about a server, or about all of them: a line of the log, as a format and its fields."""
+"""Changes of the state of one server, or of all: log lines, as a format and its fields."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def ejected(backend: Backend, seconds: float, reason: str) -> News:
 
 
 def spared(backend: Backend, reason: str, rule: str) -> News:
-    """A server ought to be ejected, and a rule forbids it."""
+    """A server should be ejected, but a rule prevents it."""
     fields: dict[str, object] = {"server": backend.name, "state": "used", "reason": reason, "rule": rule}
     return News(backend, SUBJECT + "{state} although {reason}; {rule}", fields)
 
 
 def with_slow_start(news: News, seconds: float) -> News:
-    """The server comes to its weight within this time."""
+    """The server reaches its full weight after this time."""
     return News(news.backend, news.format + "; slow start of {slowstart:g} s", {**news.fields, "slowstart": seconds})
 
 

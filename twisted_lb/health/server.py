@@ -8,15 +8,15 @@ It decides nothing about other servers; `tracker` decides whether an ejection is
     ejected:     no -- requests failed, and it is allowed --> yes -- the time is over --> on probation
                  on probation -- first request passes --> no;  first request fails --> yes
 
-A server that was away and has come back is on probation as soon as `passes` checks in a row have passed since: there is
-nothing to wait for.  It was away when
+An ejected server that was down and has recovered is on probation as soon as `passes` checks in a row have passed since
+its ejection.  This applies when
 
-1. all the failures in the row that ejected it were refused, lost or impossible connections, and
+1. all of the successive failures that ejected it were refused, lost or impossible connections, and
 2. since the first of them a connection was refused, or a check failed, and
-3. it is not for the second time that it returns like this, with no request answered in between.
+3. it has not already returned early from an ejection without answering a request since.
 
-One that was slow, or answered with errors, or ended the connections of requests while its checks went on passing, stays
-ejected for the whole time: its checks do not show what is wrong with it.
+A server that was slow, answered with errors, or closed the connections of requests while its checks kept passing stays
+ejected for the whole time: its checks do not detect what is wrong with it.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class ServerHealth:
         self._ramp_since: float | None = None
         self._passes = 0
         self._fails = 0
-        self._died_in_a_row = 0  # of the requests that failed in a row: without a connection, or by its end
+        self._died_in_a_row = 0  # of `failed_in_a_row`: without a connection, or with a closed one
         self._away = False  # since the first of them a connection was refused, or a check failed
         self._returned_early = False  # from its latest ejection, and no request was answered since
-        self._may_return_early = False  # from the present one, if it was away
+        self._may_return_early = False  # from the current ejection, if it was away
         self._passes_ejected = 0  # checks in a row, since it was ejected
         self.never_passed = True  # no check so far
 
@@ -88,7 +88,7 @@ class ServerHealth:
     # Checks
 
     def use_check(self, check: HealthCheck | None) -> bool:
-        """Check it like this from now on; whether that alone made it up."""
+        """Use this check from now on; return whether that alone made it up."""
         if self.check is None:
             self.never_passed = True
             self._fails = self._passes = 0
@@ -99,7 +99,7 @@ class ServerHealth:
         return changed
 
     def revived(self) -> bool:
-        """A check has passed: whether that ends an ejection early.  To be called before `check_passed`."""
+        """A check has passed; return whether that ends an ejection early.  To be called before `check_passed`."""
         if self.ejected_until is None or self.check is None or not (self._may_return_early and self._away):
             return False
         self._passes_ejected += 1
@@ -110,7 +110,7 @@ class ServerHealth:
         return self.checked_up
 
     def check_passed(self) -> bool:
-        """A check has passed: whether that made it up."""
+        """A check has passed; return whether that made it up."""
         self._fails = 0
         self.never_passed = False
         if self.checked_up or self.check is None:
@@ -120,7 +120,7 @@ class ServerHealth:
         return self.checked_up
 
     def check_failed(self) -> bool:
-        """A check has failed: whether that made it down."""
+        """A check has failed; return whether that made it down."""
         self._passes = self._passes_ejected = 0
         if self.failed_in_a_row:
             self.was_away()
@@ -134,7 +134,7 @@ class ServerHealth:
     # Requests
 
     def request_passed(self, now: float) -> bool:
-        """A request was answered: whether there was no failure in the whole window."""
+        """A request was answered; return whether there was no failure in the whole window."""
         self._request_answered()
         self.window.count(1, 0, now)
         return not self.window.failed
@@ -181,8 +181,8 @@ class ServerHealth:
     def eject(self, ejection: Ejection, now: float) -> None:
         """Take it out of use for a time.
 
-        The time doubles with each ejection, and halves for each time of its own length that the
-        server was in use since the one before: base_time * 2^n, at most max_time.
+        The time doubles with each ejection, and is halved for each period of the same length in which
+        the server was in use since the previous one: base_time * 2^n, at most max_time.
         """
         if self.ejection_seconds:
             steps = 1 - int((now - self._returned_at) / self.ejection_seconds)
@@ -208,7 +208,7 @@ class ServerHealth:
     # Slow start
 
     def start_ramp(self, now: float) -> bool:
-        """Begin a slow start; whether one is configured."""
+        """Begin a slow start; return whether one is configured."""
         if self.backend.slowstart <= 0:
             return False
         self._ramp_since = now
@@ -216,7 +216,7 @@ class ServerHealth:
         return True
 
     def move_ramp(self, now: float) -> bool:
-        """Whether its share has changed."""
+        """Advance the slow start; return whether its share has changed."""
         before = self.backend.ramp
         if self._ramp_since is not None and self.backend.slowstart > 0:
             steps = int(RAMP_STEPS * (now - self._ramp_since) / self.backend.slowstart)

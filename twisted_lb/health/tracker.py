@@ -155,10 +155,10 @@ class Health:
     def seen(
         self, backend: Backend, ok: bool, now: float, why: str = "", fault: Blame = Blame.FAILED
     ) -> None:
-        """An exchange has got a whole response head (`ok`), or none, and `why` is the reason as a text.
+        """An exchange has received a whole response head (`ok`), or none, and `why` is the reason as text.
 
-        `fault` is REFUSED, DIED or FAILED.  Failures that are not the server's, such as a client that left, or a kept
-        connection that the server had closed, are not reported (see `pool.retry_policy`).
+        `fault` is REFUSED, DIED or FAILED.  Failures that are not the server's, such as a client that disconnected, or
+        a kept connection that the server had closed, are not reported (see `pool.retry_policy`).
         """
         if not ok:
             self._failed(backend, False, now, why, fault)
@@ -166,7 +166,7 @@ class Health:
             self._passed(backend, now)
 
     def answered(self, backend: Backend, status: int, now: float) -> None:
-        """An exchange has got a whole response head with this final status."""
+        """An exchange has received a whole response head with this final status."""
         if status >= 500 and self._ejection.server_errors and status not in ABOUT_THE_REQUEST:
             self._failed(backend, True, now, f"status {status}")
         elif backend in self._troubled:
@@ -256,7 +256,7 @@ class Health:
         if server.counted:
             self._tiers[backend.backup].healthy += server.healthy - was_healthy
         server.reason = news.state
-        # One that was used in panic needs no slow start.
+        # A server that was used in panic mode needs no slow start.
         if server.healthy and not backend.up and server.start_ramp(now):
             self._ramping[backend] = server
             news = with_slow_start(news, backend.slowstart)

@@ -14,7 +14,7 @@ from twisted_lb.wire.field_names import folded
 from twisted_lb.wire.fields import HOP_BY_HOP, TABLE
 from twisted_lb.wire.grammar import AUTHORITY, FIELD_LINE
 
-# The framing of messages and the connection are this gateway's business, as is Date.
+# The fields of the framing and the connection, and Date, are left to this gateway.
 NOT_FOR_HOOKS: Final = HOP_BY_HOP | {b"content-length", b"date", b"expect", b"trailer"}
 # A request that repeats one of these is ambiguous.
 _ONCE: Final = frozenset(field.name for field in TABLE if field.once)
@@ -27,7 +27,7 @@ class FieldChanges:
     __slots__ = ("_of_request", "_removed", "_added")
 
     def __init__(self, of_request: bool) -> None:
-        """In a request, a name also stands for those that servers cannot tell from it; see `wire.field_names`."""
+        """In a request, a name includes those that servers may mistake for it; see `wire.field_names`."""
         self._of_request = of_request
         self._removed: set[bytes] = set()  # names in their comparable form
         self._added: list[tuple[bytes, bytes, bytes]] = []  # name in lower case, name, value

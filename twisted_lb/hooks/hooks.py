@@ -167,7 +167,7 @@ def validated(result: object) -> OwnResponse | None:
     """The response in the form of the proxy; None if it is not valid.  Raises what its objects raise."""
     if not isinstance(result, HookResponse):
         return None
-    # Where this is compiled, what has a type must be of it, and nothing was checked yet.
+    # In the compiled build, assigned values must match their annotations, and these have not been checked yet.
     given: tuple[Any, ...] = result
     status, fields, body = given
     if type(status) is not int or not 200 <= status <= 599 or type(body) is not bytes:

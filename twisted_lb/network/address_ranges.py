@@ -15,7 +15,7 @@ _BITS: Final = {4: 32, 6: 128}
 
 
 class AddressRanges:
-    """Whether an address is in one of some ranges.  Takes no longer for more ranges of the same length."""
+    """Whether an address is in one of some ranges.  The time does not depend on how many have the same length."""
 
     __slots__ = ("_unix_peers", "_prefixes", "_answers")
 
@@ -49,7 +49,7 @@ class AddressRanges:
         if address == UNIX_ADDRESS:
             return self._unix_peers
         try:
-            # A zone (RFC 4007) tells the interface, which is not a part of the address.
+            # A zone (RFC 4007) names the interface, which is not a part of the address.
             parsed = ip_address(plain_address(address).partition("%")[0])
         except ValueError:
             return False

@@ -1,10 +1,10 @@
-"""One certificate with its key: PEM in, what it serves and for how long out.
+"""One certificate with its key, from PEM: its names and its period of validity.
 
 1. The chain is in PEM, the server's own certificate first (RFC 8446 section 4.4.2), and so is the key, which has no
-   passphrase: a server that starts by itself has nobody to ask.
+   passphrase: a server that starts unattended cannot ask for one.
 2. The names are those of the subjectAltName; the common name is not a name (RFC 9110 section 4.3.4, RFC 6125
    section 6.4.4).
-3. OpenSSL has the last word, for example about keys that are too short: `load`.
+3. OpenSSL makes the final check, for example for keys that are too short: `load`.
 
 No file is read here: the parsed certificate and the one that is served come from the same bytes, whatever happens to
 the file meanwhile.
@@ -42,7 +42,7 @@ class CertificateError(ValueError):
 
 
 class AuthorityOnly(CertificateError):
-    """Certificates of authorities without a key: nothing to serve, and no mistake in a directory."""
+    """Certificates of authorities without a key: nothing to serve, which in a directory is not an error."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def read_certificate(file: str, chain: bytes, key: bytes, key_file: str = "") ->
 
 
 def load(context: ssl.SSLContext, certificate: Certificate) -> None:
-    """Have the context serve the certificate.  Raises CertificateError where OpenSSL does not take it."""
+    """Have the context serve the certificate.  Raises CertificateError where OpenSSL does not accept it."""
     try:
         with _as_file(certificate.pem) as path:
-            # A password in the place of a question at the terminal.
+            # A password keeps OpenSSL from asking for one at the terminal.
             context.load_cert_chain(path, password=b"")
     except ssl.SSLError as error:
         text = f"{certificate.file}: OpenSSL does not take the certificate: {words_of(error)}"

@@ -3,7 +3,7 @@
     TLS_CERT_FILE and TLS_KEY_FILE    one certificate; the key may be in the same file
     TLS_CERT_DIR                      each NAME.pem and NAME.crt in it, with the key in the same file or in NAME.key
 
-1. In a directory, names that begin with a dot are not looked at, and neither are subdirectories: Kubernetes keeps the
+1. In a directory, names that begin with a dot are ignored, and so are subdirectories: Kubernetes keeps the
    files of a secret in `..data`, and the names in the directory are symbolic links into it.
 2. The default is TLS_CERT_FILE; without that, default.pem or default.crt of the directory; without these, the first
    file by name.
@@ -61,13 +61,13 @@ class CertificatePaths(NamedTuple):
     directory: str = ""
 
     def sources(self) -> list[Source]:
-        """All that there are now, by name, the default first.  Raises CertificateError for an unreadable directory."""
+        """The current ones by name, the default first.  Raises CertificateError for an unreadable directory."""
         found = [Source(FILE_SETTING, self.file, self.key_file)] if self.file else []
         if not self.directory:
             return found
         try:
             with os.scandir(self.directory) as entries:
-                # Of a symbolic link, what it leads to.
+                # A symbolic link is followed.
                 is_file = {entry.name: not entry.name.endswith(SUFFIXES) or not entry.is_dir() for entry in entries}
         except OSError as error:
             reason = error.strerror or str(error)

@@ -1,12 +1,13 @@
-"""The certificates in use, and what becomes of them when their files change.
+"""The certificates in use, and what happens to them when their files change.
 
 1. A certificate that cannot be used changes nothing: the one that was read from the same file before stays in use.
-   That a key does not fit is the state between the two writes of a renewal (certbot writes the certificate first).
+   Between the two writes of a renewal the key does not match (certbot writes the certificate first).
 2. An expired certificate, or one that is not valid yet, does not replace a valid one.  It is used where there is no
-   other: clients that check it complain, which helps more than no answer at all.
+   other: clients that verify it report the reason, which helps more than a failed handshake without one.
 3. A certificate of a directory is dropped with its file, but never the last one.  A directory that cannot be read
    changes nothing.
-4. What could not be used is tried again with each call, changed or not: it may become valid with time, or readable.
+4. A certificate that could not be used is tried again with each call, even if unchanged: it may become valid with
+   time, or readable.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from twisted_lb.network.certificate import AuthorityOnly, Certificate, Certifica
 from twisted_lb.network.certificate_files import CertificatePaths, Source
 from twisted_lb.steps import Steps
 
-# Certificates at whose files is looked at a time: some hundred microseconds.
+# Certificates whose files are examined in one step: some hundred microseconds.
 LOOKS = 25
 
 
@@ -28,7 +29,7 @@ class Changes(NamedTuple):
     new: tuple[Certificate, ...] = ()
     renewed: tuple[Certificate, ...] = ()
     removed: tuple[Certificate, ...] = ()
-    problems: tuple[tuple[str, str], ...] = ()  # that were not there before: the file, and a text that names it too
+    problems: tuple[tuple[str, str], ...] = ()  # new ones: the file, and a text that also names it
     mended: tuple[str, ...] = ()  # files and directories without their earlier problem
 
     @property
@@ -51,11 +52,11 @@ class CertificateSet:
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:
-        """Those in use, the default first."""
+        """The certificates in use, the default first."""
         return tuple(self.in_use.values())
 
     def look_in_steps(self) -> Steps[object]:
-        """What changes whenever a file has changed, come or gone; LOOKS certificates a step."""
+        """A value that differs whenever a file was changed, added or removed; LOOKS certificates per step."""
         try:
             sources = self._paths.sources()
         except CertificateError as error:
@@ -68,7 +69,7 @@ class CertificateSet:
         return looks
 
     def read_in_steps(self, now: float) -> Steps[Changes]:
-        """Read what has changed, one certificate a step.  `now` is in seconds since 1970."""
+        """Read what has changed, one certificate per step.  `now` is in seconds since 1970."""
         before, problems_before = self.in_use, self.problems
         found: dict[str, Certificate] = {}
         problems: dict[str, str] = {}

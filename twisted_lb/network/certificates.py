@@ -3,12 +3,12 @@
 1. A certificate with exactly this name; then one with the wildcard for it, which stands for one label (RFC 6125
    section 6.4.3); then the default, which also serves clients that send no name.
 2. Of several for one name it is one that is valid now, of these the one that expires last, of these the first.
-3. All listeners have one context, `context`, which has no certificate: each handshake gets the context of its
-   certificate by then.  So other certificates concern handshakes that begin later, and no connection.  Tickets
+3. All listeners have one context, `context`, which has no certificate: each handshake switches to the context of its
+   certificate.  So new certificates affect later handshakes only, and no open connection.  Tickets
    (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions are resumed after a renewal, too.
    See `ticket_keys`.
-4. Other contexts, with other authorities for the certificates of clients, have a new `context`: a session that was
-   resumed would not be verified again.
+4. When the authorities for the certificates of clients change, there is a new `context`: the certificate of a resumed
+   session would not be verified again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NoCertificate(Exception):
 class ServerSide(ssl.SSLObject):
     """The server's side of a handshake."""
 
-    unserved_name = ""  # that the client has asked for, and that no certificate has
+    unserved_name = ""  # requested by the client, without a certificate for it
 
 
 class Certificates:
@@ -38,7 +38,7 @@ class Certificates:
     def __init__(self, new_context: Callable[[], ssl.SSLContext], ticket_keys: TicketKeys | None = None) -> None:
         """`new_context` makes a context for servers without a certificate: versions, ciphers, ALPN, clients' CA.
 
-        All of them must be alike: of some settings the one of `context` holds, of others that of the certificate.
+        All of them must be alike: some settings are taken from `context`, others from that of the certificate.
         """
         self._new_context = new_context
         self.ticket_keys = TicketKeys() if ticket_keys is None else ticket_keys
@@ -64,7 +64,7 @@ class Certificates:
         finish(self.use_in_steps(certificates, now))
 
     def use_in_steps(self, certificates: Sequence[Certificate], now: float) -> Steps[None]:
-        """The same, with one certificate that is new a step; the change comes at the end."""
+        """The same, one new certificate per step; the change takes effect at the end."""
         contexts: dict[bytes, ssl.SSLContext] = {}
         for certificate in certificates:
             context = self._contexts.get(certificate.pem) or self._tried.get(certificate.pem)
@@ -86,7 +86,7 @@ class Certificates:
     def use_contexts_in_steps(self, new_context: Callable[[], ssl.SSLContext]) -> Steps[None]:
         """Serve the same certificates in other contexts from now on, and resume no earlier session.
 
-        `new_context` is as in `__init__`.  One certificate a step; the change comes at the end.
+        `new_context` is as in `__init__`.  One certificate per step; the change takes effect at the end.
         """
         contexts = {}
         for certificate in self._certificates:
@@ -98,7 +98,7 @@ class Certificates:
         self._tried.clear()
 
     def present_context(self) -> ssl.SSLContext:
-        """That of the handshakes that begin now."""
+        """The context of handshakes that begin now."""
         return self.context
 
     def certificate_for(self, name: str | None) -> Certificate:

@@ -1,4 +1,4 @@
-"""The subject of a client's certificate, as servers are told of it.
+"""The subject of a client's certificate, as it is sent to servers.
 
 It is the string of RFC 4514: the most specific part first, `CN=ann,O=Example`.  Everything in it comes from the
 certificate, and it becomes the value of a field: so what is not printable ASCII is escaped byte by byte, in UTF-8
@@ -19,7 +19,7 @@ def subject_of(der: bytes) -> bytes:
     try:
         text = x509.load_der_x509_certificate(der).subject.rfc4514_string()
     except ValueError:
-        # OpenSSL is less strict.
+        # OpenSSL accepts more than this parser.
         return b""
     # A space at the end would not be part of the field's value.
     if text.endswith("\\ "):

@@ -1,4 +1,4 @@
-"""What the data path needs of a reactor.
+"""The interface of the reactor that the data path needs.
 
 There are two of them: `epoll.EpollReactor` is an epoll set of its own within Twisted's reactor, and
 `stock.StockReactor` is over any reactor of Twisted, for systems without epoll.  `app.data_path` chooses one, once.
@@ -31,7 +31,7 @@ class IDataPathReactor(IReactorTime):
     The contract:
 
     1. An iteration delivers events that the kernel has reported; after them, and before the kernel is asked again,
-       `flush` is called once for each `flush_later`.  So what many events lead to is written once for each transport.
+       `flush` is called once for each `flush_later`.  So the output of many events is written once for each transport.
     2. An event whose descriptor raises is logged, and closes that descriptor with the error; the others go on.  What
        `doRead` and `doWrite` return closes it as in IReadDescriptor; a ConnectionDone of reading goes to
        `readConnectionLost`.
@@ -39,7 +39,7 @@ class IDataPathReactor(IReactorTime):
        that has got the number of a closed one.
     4. No call of a descriptor's methods comes from within a call to this object.
 
-    It is watched by the sweeper of deadlines as well (`deadlines.Watched`), by which it notices its own loss.
+    It is also watched by the sweeper of deadlines (`deadlines.Watched`), by which it detects that it has failed.
     """
 
     posted = Attribute("The PostedWork that is done in its iterations.")
@@ -70,8 +70,8 @@ class IDataPathReactor(IReactorTime):
     def pause_reader(descriptor):  # type: ignore[no-untyped-def]
         """Do not read, but call `descriptor.readConnectionEnding()` once when the other side sends no more.
 
-        A connection that is reset meanwhile is closed with ConnectionLost.  Both may come late; and not at all where
-        the system has no poll(2) with POLLRDHUP, before the descriptor is read again.
+        A connection that is reset meanwhile is closed with ConnectionLost.  Both may come late, and where the system
+        has no poll(2) with POLLRDHUP, only when the descriptor is read again.
         """
 
     def flush_later(transport):  # type: ignore[no-untyped-def]

@@ -8,8 +8,8 @@
    that a server with several addresses gets connections on all.
 4. An address that has failed, or was slower than another one, is tried last for DEAD_SECONDS, so it delays one
    connection only.
-5. With TLS it is still the first TCP connection that wins, and the handshake follows on it alone: a server is not to
-   make handshakes for connections that are dropped.  A handshake that fails is a failure of its address; the next one
+5. With TLS, too, the first TCP connection wins, and only it makes a handshake: servers should not spend handshakes on
+   connections that are dropped.  A handshake that fails is a failure of its address; the next one
    is tried within the same deadline.
 """
 
@@ -43,7 +43,7 @@ DEAD_SECONDS = 60.0
 MAX_DEAD = 10_000
 SHORTAGE_LOG_SECONDS = 10.0
 
-# The first class that matches gives the words.
+# The texts of errors; the first class that matches counts.
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "connection refused"),
     (NoRouteError, "no route to it"),
@@ -52,7 +52,7 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectError, "no connection"),
 )
 
-# How OpenSSL calls bytes that are not of TLS.
+# OpenSSL's errors for bytes that are not TLS.
 _OTHER_PROTOCOL = ("wrong version number", "packet length too long", "record layer failure", "unexpected message")
 SPEAKS_NO_TLS = " (it may not speak TLS; http:// is for that)"
 
@@ -60,8 +60,8 @@ _log = BoundedLog(Logger(), seconds=SHORTAGE_LOG_SECONDS)
 
 # Opens a connection: IP address, port, factory, timeout in seconds.  Returns an IConnector.
 Connect = Callable[[str, int, ClientFactory, float], Any]
-# The same with TLS; the timeout is for the handshake as well.  Before it, the next to last argument is called, and the
-# last one is sent in clear.
+# The same with TLS; the timeout includes the handshake.  Before the handshake, the next to last argument is called, and
+# the last one is sent unencrypted.
 ConnectTls = Callable[[str, int, ClientFactory, float, TlsClient, Callable[[], None], bytes], Any]
 
 
@@ -170,7 +170,7 @@ class Dialer:
     def open(
         self, host: str, port: int, timeout: float, taker: Taker, tls: TlsClient | None = None, preface: bytes = b""
     ) -> Dialling:
-        """Open a connection within `timeout` seconds, for `taker`; with TLS where `tls` says how.
+        """Open a connection within `timeout` seconds, for `taker`; with TLS if there is a `tls`.
 
         `preface` is sent before TLS; without TLS, the taker sends it.
         """
@@ -262,7 +262,7 @@ class Dialling:
         for one in overtaken:
             self._dialer.dead.failed(one.address, self._port)
             one.give_up()
-        # Should the handshake fail.
+        # They are tried if the handshake fails.
         self._addresses += [one.address for one in overtaken]
 
     def connected(self, attempt: _Attempt) -> IProtocol | None:
@@ -280,7 +280,7 @@ class Dialling:
         """This attempt has failed: the next address is tried now."""
         self._attempts.remove(attempt)
         if self._tls is not None and attempt.handshaking:
-            # Perhaps it is the session that the server does not like.
+            # The server may have rejected the session.
             self._tls.session = None
         shortage = shortage_of(error, attempt.address, self._port)
         if shortage:

@@ -1,7 +1,7 @@
 """One query to the name servers: UDP, and TCP where the answer is too long for it (RFC 1035, RFC 7766).
 
 Twisted's own DNS client writes four lines to the log for each query and does not notice refused datagrams, so its codec
-(`twisted.names.dns`) is used here with sockets of ours:
+(`twisted.names.dns`) is used here with our own sockets:
 
 1. Each query has a socket and a random id of its own for each server.  The socket is connected: the kernel drops what
    comes from elsewhere, and reports at once when nothing listens there.  In later rounds the message is sent again.
@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from twisted_lb.network.shortage import described, shortage_of
 from twisted_lb.network.system_files import NameServer
 
-ATTEMPT_SECONDS = (0.5, 1.0, 2.0)  # how long a server is waited for before the next one is asked, in each round
+ATTEMPT_SECONDS = (0.5, 1.0, 2.0)  # the wait for a server before the next one is asked, in each round
 MAX_DATAGRAM = 4096
 MAX_TCP_ANSWER = 65535  # hundreds of SRV records
 MAX_ALIASES = 16
@@ -39,7 +39,7 @@ _HOST = re.compile(r"(?=.{1,253}\.?\Z)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,
 class Answer(NamedTuple):
     """The addresses of a name; empty: there is no such name, or it has no address of this kind.
 
-    Of a service they are its SRV records as in a zone file: `10 5 8000 node1.example.com`.
+    For a service, they are its SRV records as in a zone file: `10 5 8000 node1.example.com`.
     """
 
     addresses: tuple[str, ...]
@@ -52,7 +52,7 @@ class LookupFailed(Exception):
     """No name server has answered."""
 
     def __init__(self, detail: str, shortage: bool = False) -> None:
-        """`shortage`: this machine lacks what it takes to ask, such as an open file."""
+        """`shortage`: this machine lacks a resource for the query, such as an open file."""
         super().__init__(detail)
         self.detail = detail
         self.shortage = shortage
@@ -164,7 +164,7 @@ class Question:
         self._next = self._reactor.callLater(ATTEMPT_SECONDS[round_], self._ask)
         asked = self._datagrams.get(index)
         if asked is not None and asked in self._open:
-            # It is silent; one socket is enough, since many names may be looked up at a time.
+            # It has not answered.  Its socket is used again, since many names may be looked up at a time.
             asked.send()
             return
         number = secrets.randbits(16)
@@ -275,7 +275,7 @@ class _Datagram:
         except BlockingIOError:
             return
         except OSError as error:
-            # Refused, for one: nothing listens there.
+            # For example, refused: nothing listens there.
             self._failed(error)
             return
         self.close()

@@ -17,7 +17,7 @@ from twisted_lb.deadlines import NEVER, Sweeper
 # The reasons to hold a tap.
 PEER_FULL: Final = 1  # the other side's write buffer is full
 NOT_NOW: Final = 2  # what was read already must be used first
-BACKLOG: Final = 4  # what was read already waits: later requests for the present response, or posted work
+BACKLOG: Final = 4  # data that was read is waiting: later requests for the current response, or posted work
 
 
 class Tap:
@@ -31,7 +31,7 @@ class Tap:
 
     @property
     def held(self) -> bool:
-        """Whether nothing is read at present."""
+        """Whether nothing is read now."""
         return self._held != 0
 
     def hold(self, reason: int) -> None:
@@ -41,7 +41,7 @@ class Tap:
         self._held |= reason
 
     def release(self, reason: int) -> None:
-        """`reason` does not apply any more."""
+        """`reason` no longer applies."""
         if self._held & reason:
             self._held &= ~reason
             if not self._held and not self._transport.disconnecting:
@@ -49,7 +49,7 @@ class Tap:
 
 
 class TimedTap(Tap):
-    """One that tells until when the other side has kept it shut, as far as a coarse clock tells."""
+    """A Tap that records until when the other side has held it, by a coarse clock."""
 
     __slots__ = ("kept_shut_until", "_sweeper", "_shut_at")
 
@@ -57,8 +57,8 @@ class TimedTap(Tap):
         Tap.__init__(self, transport)
         self._sweeper = sweeper
         self._shut_at = 0.0
-        # On the sweeper's clock.  What began and ended within one of its ticks is not counted: each large response has
-        # many such moments, in which no server gives up.
+        # On the sweeper's clock.  A pause that began and ended within one of its ticks is not counted: each large
+        # response has many of these, and they are too short for a server to time out.
         self.kept_shut_until = -NEVER
 
     def hold(self, reason: int) -> None:
@@ -68,14 +68,14 @@ class TimedTap(Tap):
         Tap.hold(self, reason)
 
     def release(self, reason: int) -> None:
-        """`reason` holds no longer."""
+        """`reason` no longer applies."""
         if self._held & reason:
             if reason == PEER_FULL and self._sweeper.now != self._shut_at:
                 self.kept_shut_until = self._sweeper.now
             Tap.release(self, reason)
 
     def kept_shut_within(self, seconds: float) -> bool:
-        """Whether the other side's write buffer is full at present, or was in the last `seconds`."""
+        """Whether the other side's write buffer is full now, or was in the last `seconds`."""
         return self._held & PEER_FULL != 0 or self.kept_shut_until + seconds > self._sweeper.now
 
 

@@ -1,6 +1,6 @@
-"""The names that the data path knows as the resolver of Twisted's reactor.
+"""The data path's cache of names as the resolver of Twisted's reactor.
 
-Everything else in the process that resolves names, such as the connections to Redis, then needs no threads for that.
+So the rest of the process, such as the connections to Redis, resolves names without threads.
 """
 
 from __future__ import annotations

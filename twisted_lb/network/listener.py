@@ -1,7 +1,7 @@
 """Listening ports: the kinds of server endpoints that are supported, and how our ports differ from Twisted's.
 
 The kinds are tcp, tcp6, unix and systemd.  Twisted parses an endpoint string and asks a reactor to listen; here a
-`_Ports` stands in for the reactor, so that the string means just what Twisted says, and the port is one of ours:
+`_Ports` takes the place of the reactor, so that the string has exactly Twisted's meaning, and the port is one of ours:
 
 1. A port accepts at most MAX_ACCEPTS connections at a time, and the kernel queues up to BACKLOG.
 2. An IPv6 wildcard port accepts IPv4 clients too, as is usual on Linux, unless another endpoint has the same port on
@@ -138,7 +138,7 @@ def read_endpoint(text: str) -> Endpoint:
 
 
 def conflict(one: Endpoint, other: Endpoint) -> bool:
-    """Whether the two ask for the same place, so that only one of them could be bound."""
+    """Whether both need the same address or path, so that only one of them could be bound."""
     if one.path or other.path:
         return bool(one.path and other.path and one.files & other.files)
     if not one.port or one.port != other.port or one.ipv6 != other.ipv6:
@@ -154,7 +154,7 @@ def ipv6_only(one: Endpoint, others: Iterable[Endpoint]) -> bool:
 def trial(endpoint: Endpoint) -> Obstacle | None:
     """Why a port could not be opened here and now; None: it could be.
 
-    That a running process has the place is an `in_use`: of a check, that may be the program itself, which runs.
+    `in_use`: a running process has the address or path.  When a configuration is checked, that may be this program.
     """
     if endpoint.path:
         return obstacle(endpoint.path, endpoint.lock)
@@ -220,13 +220,13 @@ def _ours(port: Any, factory: Factory) -> IListeningPort:
 
 
 def keep_open_for_others(port: IListeningPort) -> None:
-    """Other processes have the socket of the port as well, and use it after this one has closed it."""
+    """Leave the socket usable for the other processes that have it when this one closes the port."""
     if isinstance(port, tcp.Port):
         leave_open(port)
 
 
 async def listen(reactor: Any, endpoint: str, others: Iterable[str], factory: Factory) -> IListeningPort:
-    """Listen on an endpoint; `others` are those that the program listens on besides.
+    """Listen on an endpoint; `others` are the program's other endpoints.
 
     Connections have the transports that the factory's `accepted` makes, or Twisted's.  Raises ValueError for a string
     that cannot be used, PathNotUsable for the path of a Unix socket, and CannotListenError.

@@ -1,7 +1,7 @@
 """All addresses of a name: /etc/hosts, and both kinds of addresses of the name servers.
 
-A name is what getaddrinfo(3) takes it for: first the hosts file, then the search list of resolv.conf.  `localhost` is
-this machine in any case (RFC 6761 section 6.3).
+A name is looked up as by getaddrinfo(3): first in the hosts file, then with the search list of resolv.conf.
+`localhost` is this machine in any case (RFC 6761 section 6.3).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted_lb.network.dns_query import Answer, Question
 from twisted_lb.network.system_files import NameServer, ResolverConfig, WatchedFile, read_hosts, read_resolv_conf
 
 HOSTS_TTL = 5  # seconds; the file is small, and is read again only when it has changed
-# How long the other kind of addresses is waited for when one is known (RFC 8305 section 3).
+# The wait for the other kind of addresses when one is known (RFC 8305 section 3).
 RESOLUTION_DELAY_SECONDS = 0.05
 PARTIAL_TTL = 10  # seconds, where the look-up of one kind of addresses has failed
 MAX_PARTIAL = 10_000
@@ -40,7 +40,7 @@ class Resolver:
         self._config = WatchedFile(resolv_conf, read_resolv_conf)
         self._hosts = WatchedFile(hosts, read_hosts)
         self._last_good: NameServer | None = None
-        # Names of which one kind is missing: nobody waits for the next look-up, so it waits for both.
+        # Names for which one kind is missing: no caller waits for the next look-up, so it waits for both kinds.
         self._partial: set[str] = set()
 
     def look_up(self, name: str) -> Deferred[Answer]:
@@ -86,7 +86,7 @@ class Resolver:
         return answer
 
     def _preferred(self, servers: tuple[NameServer, ...]) -> tuple[NameServer, ...]:
-        """The one that has answered last comes first, so that one that is silent delays one look-up only."""
+        """The latest one to answer comes first, so that one that does not answer delays one look-up only."""
         good = self._last_good
         return (good, *(one for one in servers if one != good)) if good in servers and good else servers
 

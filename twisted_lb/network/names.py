@@ -8,8 +8,8 @@
 3. While the name servers do not answer, the last addresses are used, however old (RFC 8767).  An answer that a name has
    no address is accepted, for NO_ADDRESS_TTL.
 4. A caller waits for its own timeout, counted from the beginning of the look-up.  A result that comes later is kept for
-   the next caller.  Nobody waits for a name without addresses whose last look-up has failed: such names are looked up
-   in the background.
+   the next caller.  No caller waits for a name without addresses whose last look-up has failed: such names are looked
+   up in the background.
 5. There are MAX_LOOKUPS slots for look-ups; further ones wait for a slot.  A look-up that takes longer than
    SLOT_SECONDS continues without its slot, and names whose last look-up has failed come last and have FAILED_SLOTS at
    most, so that names that cannot be resolved do not delay the others.  At most MAX_UNDER_WAY look-ups are under way,
@@ -17,8 +17,8 @@
 6. Some name servers return a part of a name's addresses in each answer.  So while answers overlap, connections are kept
    to the addresses of the last RECENT_ANSWERS; new ones go to those of the last answer.  A name has moved when an
    answer has none of the addresses of the one before.
-7. Watched names are looked up again at the TTL, or sooner where a watcher wants that, a little later than that so that
-   several programs do not ask at the same moments; the watchers get each answer, and log that there is no address.
+7. Watched names are looked up again at the TTL, or sooner where a watcher wants that, with a random delay so that
+   several programs do not ask at the same moments; the watchers get each answer, and log if there is no address.
 8. Where one kind of addresses comes late, callers get those of the other kind at once, and the rest later (`ask_rest`).
 """
 
@@ -55,12 +55,12 @@ BEGIN_SECONDS = 0.002  # of one iteration of the reactor, for beginning look-ups
 MAX_NAMES = 10_000
 
 RECENT_ANSWERS = 3
-JITTER = 0.1  # of the time between two look-ups of a watched name, by which it may be longer
+JITTER = 0.1  # the longest random delay of a watched name, as a part of the time between two look-ups
 MAX_JITTER_SECONDS = 5.0
 MOVED_LOG_SECONDS = 60.0  # between two log lines about new addresses of a name
 SHOWN_ADDRESSES = 10  # in such a line
 
-# Followed names are looked up again even if nobody asks; those without an address no more often than this.
+# Followed names are looked up again even without a caller; those without an address no more often than this.
 FOLLOW_SECONDS = 5.0
 
 _log = Logger()
@@ -70,7 +70,7 @@ class Unresolved(Exception):
     """There is no address to connect to."""
 
     def __init__(self, detail: str, shortage: bool = False) -> None:
-        """`shortage`: this machine lacks what it takes to ask, such as an open file."""
+        """`shortage`: this machine lacks a resource for the query, such as an open file."""
         super().__init__(detail)
         self.detail = detail
         self.shortage = shortage
@@ -92,13 +92,13 @@ def is_address(host: str) -> bool:
 
 
 def _with_missing(found: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
-    """The addresses that were found, and those known before of a family of which none was found."""
+    """The addresses that were found, and the previous ones of a family of which none was found."""
     families = {":" in address for address in found}
     return (*found, *(address for address in before if (":" in address) not in families))
 
 
 def most_under_way(files: int) -> int:
-    """How many look-ups may be under way in a process that may open so many files (RLIM_INFINITY: any number)."""
+    """How many look-ups may be under way in a process that may open this many files (RLIM_INFINITY: any number)."""
     return MAX_UNDER_WAY if files == RLIM_INFINITY else max(MAX_LOOKUPS, min(files // FILES_FOR_ONE, MAX_UNDER_WAY))
 
 
@@ -179,7 +179,7 @@ class Names:
         self._look_up = look_up
         self._moves = BoundedLog(_log, clock.seconds, MOVED_LOG_SECONDS)
         self._names: dict[str, _Name] = {}
-        # Names whose look-up waits for a slot, and of these, those whose last look-up has failed.
+        # Names whose look-up waits for a slot: those whose last look-up has failed are in the second queue.
         self._queue: deque[str] = deque()
         self._failed_queue: deque[str] = deque()
         self._under_way = 0
@@ -344,7 +344,7 @@ class Names:
         found.addBoth(self._over, slot)
 
     def _free_slot(self, slot: object) -> None:
-        """The look-up takes long; others need not wait for it."""
+        """The look-up takes a long time; others need not wait for it."""
         del self._slots[slot]
         self._failed_slots.discard(slot)
         self._begin_some()
@@ -375,7 +375,7 @@ class Names:
         for watcher in list(known.watchers):
             watcher(answer)
         if not answer.whole and not answer.ttl:
-            # The other kind is late.
+            # The other kind has not arrived yet.
             self._refresh(name, known)
         overlaps = not set(addresses).isdisjoint(before)
         kept = tuple(dict.fromkeys(chain(*known.recent)))

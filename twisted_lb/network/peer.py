@@ -1,4 +1,4 @@
-"""Who is at the other end of a client's connection, and who the client of a request is."""
+"""The other end of a client's connection, and the client of a request."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from twisted_lb.own_fields import certificate_line
 from twisted_lb.wire.forwarding import ForwardedFields, Received
 from twisted_lb.wire.proxy_protocol import ProxyHeader, proxy_header
 
-# What servers are told of a client is made once for its requests, but idle connections must not keep it.
+# The fields about a client are made once for its requests, but idle connections must not keep them.
 MAX_FORWARDED: Final = 2048
 
-# As nginx calls a client that has come over a Unix socket.
+# nginx's text for a client of a Unix socket.
 UNIX_ADDRESS: Final = "unix:"
 
 
 class TlsInfo(NamedTuple):
-    """What a client and this program have agreed on.  A text is empty if it is not known."""
+    """What a client and this program have negotiated.  A text is empty if it is not known."""
 
     version: str = ""  # such as "TLSv1.3"
     cipher: str = ""  # OpenSSL's name of the suite
-    protocol: str = ""  # agreed on by ALPN, such as "http/1.1"
+    protocol: str = ""  # negotiated by ALPN, such as "http/1.1"
     resumed: bool = False
     subject: bytes = b""  # of the client's certificate, if it has sent one and it was verified; see `subject_of`
 
 
 class PeerInfo(NamedTuple):
-    """A client, as the limits, the balancers and the servers are told of it.
+    """A client, as the limits, the balancers and the servers see it.
 
-    It is made once for each connection, by whatever accepts the connection; nothing else looks at the transport for it.
+    It is made once for each connection, where the connection is accepted; no other code reads it from the transport.
     Requests from a trusted proxy have one each (`trusted_proxies`).
     """
 
-    address: str = UNIX_ADDRESS  # an IP address, IPv4 where it is one of IPv4; or UNIX_ADDRESS
-    network: str = LOCAL_NETWORK  # of the address, for what comes without a valid key; see `client_networks`
-    scheme: bytes = b"http"  # b"https" when the client speaks TLS
+    address: str = UNIX_ADDRESS  # an IP address, an IPv4-mapped one as IPv4; or UNIX_ADDRESS
+    network: str = LOCAL_NETWORK  # of the address, for requests without a valid key; see `client_networks`
+    scheme: bytes = b"http"  # b"https" when the client uses TLS
     tls: TlsInfo | None = None  # of the connection; None: it has no TLS
     port: int = 0  # of the client; 0: not known
     # What the client has connected to, if a header of the PROXY protocol says so; "": our end of the connection.
@@ -50,7 +50,7 @@ class PeerInfo(NamedTuple):
 
 
 def peer_info(transport: Any, announced: ProxyHeader | None = None) -> PeerInfo:
-    """The client of a transport that was just connected; `announced` is what a header of the PROXY protocol says."""
+    """The client of a transport that was just connected; `announced` is its header of the PROXY protocol, if any."""
     tls = tls_info(transport)
     if announced is not None and announced.source:
         address = plain_address(announced.source)
@@ -78,7 +78,7 @@ def twisted_address(peer: PeerInfo) -> IAddress:
 
 
 def header_for_server(peer: PeerInfo, transport: Any, version: int) -> bytes:
-    """The header of the PROXY protocol that tells a server of this client; `transport` is that of its connection."""
+    """The header of the PROXY protocol for this client, to send to a server; `transport` is that of its connection."""
     if peer.destination:
         return proxy_header(version, peer.address, peer.port, peer.destination, peer.destination_port)
     here = transport.getHost()
@@ -87,14 +87,14 @@ def header_for_server(peer: PeerInfo, transport: Any, version: int) -> bytes:
 
 
 def forwarded_fields(peer: PeerInfo, received: Received | None = None) -> ForwardedFields:
-    """What servers are told of the client, or, with `received`, of one request that it has passed on."""
+    """The fields about the client for servers, or, with `received`, about the client of one request from this proxy."""
     own_lines = certificate_line(peer.tls.subject) if peer.tls is not None else b""
     return ForwardedFields(peer.address, peer.scheme, own_lines, received)
 
 
 @lru_cache(maxsize=MAX_FORWARDED)
 def forwarded_of(address: str, scheme: bytes, tls: TlsInfo | None) -> ForwardedFields:
-    """What servers are told of a client, shared by all its connections and requests."""
+    """The fields about a client for servers, shared by all its connections and requests."""
     return forwarded_fields(PeerInfo(address, "", scheme, tls))
 
 
@@ -102,7 +102,7 @@ def tls_info(transport: Any) -> TlsInfo | None:
     """The TLS of a transport; None if it has none."""
     layer: TlsLayer | None = getattr(transport, "tls", None)
     if layer is None:
-        # Twisted's own wrapper says no more.
+        # Twisted's own wrapper has no further information.
         return TlsInfo() if getattr(transport, "TLS", False) else None
     certificate = layer.certificate
     subject = b"" if certificate is None else subject_of(certificate)

@@ -1,4 +1,4 @@
-"""Posted work: work that is deferred until the present events have been delivered (nginx calls it posted events).
+"""Posted work: work that is deferred until the current events have been delivered (nginx calls it posted events).
 
 Some work is expensive for this process and free for its client: a request that is rejected, one of the user API, a body
 in tiny chunks.  A client can send thousands of these in one piece, and handling them at once would delay all other
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
 
-# Of an iteration of the reactor.  It delays everything else by this time and one piece of work at most.
+# In each iteration of the reactor.  It delays everything else by at most this time and one piece of work.
 SHARE_SECONDS: Final = 0.001
 
 _log = BoundedLog(Logger(__name__))

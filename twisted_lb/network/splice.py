@@ -1,8 +1,8 @@
 """Bytes from one socket to another within the kernel (splice(2)), for the middle of a large body.
 
 Read and written, a byte is copied from the kernel and back.  A splice moves pages from the receive queue of the source
-into a pipe, and from there into the send queue of the sink.  It takes a number of bytes that are known to come, and
-leaves the last ones to the transports, so that how a body ends, and what comes after it, is seen by the usual code.
+into a pipe, and from there into the send queue of the sink.  It moves a known number of bytes, and leaves the last ones
+to the transports, so that the end of a body, and what follows it, is handled by the usual code.
 
 While it lasts, its methods stand in for `doRead` of the source and `doWrite` of the sink.  Back-pressure is that of
 Twisted's transports: a sink that takes no more has its producer paused, and resumed when the pipe is empty.
@@ -27,12 +27,12 @@ AVAILABLE: Final = hasattr(os, "splice")
 MIN_BYTES: Final = 256 * 1024
 # Left to the transports at the end.
 TAIL_BYTES: Final = 16 * 1024
-# An event of the source moves up to so many bytes, as one read of a transport does at most.
+# An event of the source moves at most this many bytes, like one read of a transport.
 EVENT_BYTES: Final = 512 * 1024
 # The larger the pipe, the fewer calls; a packet takes one page of it, however small it is.  The kernel may give less.
 PIPE_BYTES: Final = 512 * 1024
-# Each takes two open files.  They are not to be missing for connections, of which this process has to serve any number
-# that it may: one splice for so many files that may be open.
+# Each takes two open files, which connections must not lack: there may be one splice for each FILES_FOR_ONE files that
+# the process may open.
 MAX_SPLICES: Final = 128
 FILES_FOR_ONE: Final = 64
 MAX_SPARE_PIPES: Final = 16
@@ -40,13 +40,13 @@ MAX_SPARE_PIPES: Final = 16
 _F_SETPIPE_SZ: Final = 1031  # fcntl(2)
 _FLAGS: Final = 0x01 | 0x02  # SPLICE_F_MOVE, SPLICE_F_NONBLOCK
 
-# Empty ones, for the next splices.
+# Empty pipes, for the next splices.
 _spare: list[tuple[int, int]] = []
 _open: set[Splice] = set()
 
 
 def most_at_a_time(files: int) -> int:
-    """How many there may be in a process that may open so many files (RLIM_INFINITY: any number)."""
+    """How many there may be in a process that may open this many files (RLIM_INFINITY: any number)."""
     return MAX_SPLICES if files == RLIM_INFINITY else min(files // FILES_FOR_ONE, MAX_SPLICES)
 
 

@@ -1,8 +1,8 @@
 """The data path on any reactor of Twisted: select, poll, kqueue, asyncio.
 
-Each event and each write costs more than in `epoll`, and an iteration has no bound in time; what clients and servers
-meet is the same.  Twisted's reactors cannot tell that the other side of a connection that is not read has ended, so
-such connections are polled here, every LOOK_SECONDS, where the system has poll(2) with POLLRDHUP.
+Each event and each write costs more than in `epoll`, and an iteration has no bound in time; for clients and servers
+there is no difference.  Twisted's reactors do not detect the end of a connection that is not being read, so such
+connections are polled here, every LOOK_SECONDS, where the system has poll(2) with POLLRDHUP.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _log = BoundedLog(Logger())
 
 @implementer(IDataPathReactor)
 class StockReactor:
-    """Hands everything to Twisted's reactor."""
+    """Passes all calls to Twisted's reactor."""
 
-    deadline = NEVER  # it is as alive as the reactor
+    deadline = NEVER  # it cannot fail without the reactor
 
     def __init__(self, reactor: Any) -> None:
         """`reactor` provides IReactorFDSet and IReactorTime."""
@@ -52,7 +52,7 @@ class StockReactor:
         self._paused = _Paused(self)
 
     def start(self, on_lost: Callable[[Failure], None]) -> None:
-        """See IDataPathReactor: there is nothing that could be lost."""
+        """See IDataPathReactor: there is nothing that could fail."""
 
     def stop(self) -> None:
         """See IDataPathReactor."""
@@ -105,7 +105,7 @@ class StockReactor:
 
 
 class _Paused:
-    """The connections that are not read, and whose end is to be noticed."""
+    """The connections that are not being read, and whose end is to be detected."""
 
     def __init__(self, reactor: StockReactor) -> None:
         self._reactor = reactor
@@ -133,7 +133,7 @@ class _Paused:
             self._poll.unregister(number)
 
     def stop(self) -> None:
-        """Poll none any more."""
+        """Stop polling."""
         for descriptor in list(self._descriptors):
             self.discard(descriptor)
         if self._next is not None:

@@ -23,7 +23,7 @@ class ResolverConfig(NamedTuple):
 
     servers: tuple[NameServer, ...] = (("127.0.0.1", DNS_PORT),)
     search: tuple[str, ...] = ()
-    ndots: int = 1  # a name with so many dots is tried as it is before the search list
+    ndots: int = 1  # a name with this many dots is tried as it is before the search list
 
     def candidates(self, name: str) -> list[str]:
         """The full names that `name` may stand for, in the order in which they are tried."""
@@ -106,7 +106,7 @@ class WatchedFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What `read` has made of the present content; a file that cannot be read counts as empty."""
+        """The result of `read` for the current content; a file that cannot be read counts as empty."""
         try:
             status = os.stat(self._path)
             stamp = status.st_mtime_ns, status.st_size, status.st_ino

@@ -3,7 +3,7 @@
 OpenSSL makes keys of its own for each context, and Python's ssl has no call to set others.  OpenSSL has one
 (SSL_CTX_set_tlsext_ticket_key_evp_cb), which is called here through ctypes, in the library that Python's ssl itself has
 loaded.  It needs the address of OpenSSL's context, which CPython has at the beginning of its own object.  Where one of
-these is not as expected, `available` says no, and each context has keys of its own.
+these is not as expected, `available` returns False, and each context has keys of its own.
 
 1. A ticket has the name of its key, and is encrypted with AES-256-CBC and authenticated with HMAC-SHA-256, as OpenSSL's
    own are.  The three are derived from a secret, which is random and in memory only.
@@ -29,7 +29,7 @@ NAME_BYTES: Final = 16
 IV_BYTES: Final = 16
 KEY_BYTES: Final = 32
 
-# Of CPython's object for a context, the address of OpenSSL's is the first member.  Looked up in Modules/_ssl.c.
+# Versions of CPython where the first member of the object for a context is OpenSSL's context (Modules/_ssl.c).
 CHECKED_VERSIONS: Final = ((3, 11), (3, 12), (3, 13))
 
 # Results of the callback.
@@ -47,7 +47,7 @@ _CALLBACK: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
 )
 
-# Those that OpenSSL may call, kept for ever: there is one for each change of authorities.
+# Callbacks that OpenSSL may call, kept for ever: there is one for each change of authorities.
 _callbacks: Final[list[object]] = []
 
 
@@ -77,7 +77,7 @@ class _OpenSsl:
     def __init__(self) -> None:
         import _ssl
 
-        # It also finds what the libraries have that this one needs.
+        # It also finds the functions of the libraries that this one is linked with.
         library = ctypes.CDLL(getattr(_ssl, "__file__", None))
         pointer = ctypes.c_void_p
         self.options = library.SSL_CTX_get_options
@@ -124,7 +124,7 @@ def available() -> bool:
 
 
 def new_secret() -> bytes:
-    """Another one."""
+    """A new random secret."""
     return urandom(SECRET_BYTES)
 
 
@@ -146,20 +146,20 @@ class TicketKeys:
             return
         tickets = _Tickets(self, openssl, sha256(authorities.encode()).digest())
         callback = _CALLBACK(tickets.prepare)
-        # A connection may need it after the context has gone in Python, when it has another one (see `Certificates`).
+        # A connection that now has another context (see `Certificates`) may need it after Python has freed this one.
         _callbacks.append(callback)
         openssl.set_callback(openssl.context(context), callback)
 
 
 class _Tickets:
-    """Those of one context."""
+    """The ticket keys of one context."""
 
     def __init__(self, keys: TicketKeys, openssl: _OpenSsl, authorities: bytes) -> None:
         self._keys = keys
         self._openssl = openssl
         self._authorities = authorities
         self._secrets: tuple[bytes, ...] = ()
-        self._derived: dict[bytes, _Key] = {}  # by name, the present one first
+        self._derived: dict[bytes, _Key] = {}  # by name, the current one first
 
     def prepare(self, connection: int, name: int, iv: int, cipher: int, mac: int, encrypts: int) -> int:
         """See SSL_CTX_set_tlsext_ticket_key_evp_cb(3); the arguments are addresses."""

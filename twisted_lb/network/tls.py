@@ -6,11 +6,12 @@ ciphertext.  In particular:
 1. Each read decrypts all that it has taken and hands it to the protocol in one piece.  Nothing that could be read waits
    where the kernel cannot report it, except the end (see 3).
 2. What is written in an iteration is encrypted at its end, in records of up to 16 KiB.
-3. The other side's close_notify is the end of its direction, as a FIN is without TLS; the protocol hears of it when it
+3. The other side's close_notify is the end of its direction, as a FIN is without TLS; the protocol is notified when it
    reads.  A FIN without close_notify is a lost connection, for the reason `Truncated`, as something may be missing.
 4. Our close_notify is sent after all that was written, before the connection, or our direction of it, is closed in
-   order.  An aborted connection has none, so the other side can tell.
-5. A server's transport is a plain one until `secure` is called: whoever reads and answers until then, does so in clear.
+   order.  An aborted connection has none, so the other side can distinguish the two.
+5. A server's transport is a plain one until `secure` is called: code that reads and writes before that does so
+   unencrypted.
    A connection to a server (`tls_connector`) is open, for the protocol, after the handshake.
 """
 
@@ -36,7 +37,7 @@ from twisted_lb.network.transport import (
 )
 from twisted_lb.network.twisted_private import EndingConnection
 
-# A record has a fixed price, so a read of many tiny ones takes long: reads are smaller after one whose records were
+# A record has a fixed cost, so a read of many tiny ones takes long: reads are smaller after one whose records were
 # smaller than this on average, and after that larger again step by step.
 SMALL_RECORD_BYTES: Final = 256
 MIN_READ_BYTES: Final = 4 * 1024
@@ -69,7 +70,7 @@ class TlsTransport(OneCall, EndingConnection):
         except OSError:
             return CONNECTION_LOST
         if tls.ended:
-            # It may have sent more than its end, which is dropped.
+            # Data after its close_notify is dropped.
             self._end_waits = False
             return CONNECTION_DONE
         if not count:
@@ -83,7 +84,7 @@ class TlsTransport(OneCall, EndingConnection):
         return reason
 
     def _limit_reads(self, size: int, records: int) -> None:
-        """A read has taken as many bytes as it may, which were so many records."""
+        """A read has taken as many bytes as it may, `size`, in this many records."""
         if records * SMALL_RECORD_BYTES > size:
             self._read_limit = max(size // 2, MIN_READ_BYTES)
         elif size < self.bufferSize:
@@ -93,13 +94,13 @@ class TlsTransport(OneCall, EndingConnection):
             self._read_limit = self.bufferSize
 
     def _received(self, tls: TlsLayer, data: bytes | memoryview) -> Any:
-        """Decrypt and deliver; why the connection, or the other side's direction, ends with it, or None."""
+        """Decrypt and deliver; return why the connection, or the other side's direction, ends with it, or None."""
         try:
             plain = tls.decrypt(data)
             if tls.answers:
                 self._send(tls.answer(self.must_wait()))
         except TlsError as error:
-            # The other side is told by an alert.
+            # The alert for the other side.
             self._send(tls.output())
             return error
         if plain:

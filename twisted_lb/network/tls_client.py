@@ -21,7 +21,7 @@ from twisted_lb.network.tls_errors import TlsError
 from twisted_lb.network.tls_layer import TlsLayer
 
 TLS_1_3: Final = "TLSv1.3"
-# What was sent to the port of TLS without TLS is answered with an alert (RFC 8446 section 6): its type and version.
+# A TLS port answers data that is not TLS with an alert (RFC 8446 section 6): its type and version.
 _ALERT: Final = b"\x15\x03"
 SPEAKS_TLS: Final = "it speaks TLS; expected https:// in its url"
 # OpenSSL's texts for the alerts by which a server refuses our side of a handshake.
@@ -37,7 +37,7 @@ def is_tls_alert(data: bytes) -> bool:
 
 
 def tls_text(reason: BaseException | None) -> str:
-    """OpenSSL's words for the loss of a connection, or ""."""
+    """OpenSSL's text for the loss of a connection, or ""."""
     # Twisted's `str` puts a sentence of its own before them.
     return str(reason.args[0]) if isinstance(reason, TlsError) and reason.args else ""
 
@@ -65,7 +65,7 @@ class TlsClient:
         self.session: ssl.SSLSession | None = None  # that the next connection resumes
 
     def keep_session(self, layer: TlsLayer | None) -> None:
-        """The next connections resume the session of this one, if it has one that can be.
+        """The next connections resume the session of this one, if it has one that can be resumed.
 
         With TLS 1.3 a server sends what is needed for that after the handshake, mostly before its first data.
         """
@@ -98,7 +98,7 @@ class TlsContexts:
 
     @property
     def in_use(self) -> list[ssl.SSLContext]:
-        """Those that a TlsClient has."""
+        """The contexts that a TlsClient has."""
         return list(self._contexts.values())
 
     def client(self, settings: ServerTls) -> TlsClient:

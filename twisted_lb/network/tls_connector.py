@@ -31,7 +31,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
         self._flight = connector.preface
         try:
             self._layer = TlsLayer(connector.context, False, connector.server_name, connector.session)
-        # Of a name that cannot be one, or of a session of another context.
+        # For a name that is not valid, or a session of another context.
         except (ValueError, ssl.SSLError) as error:
             self._fail(HandshakeFailed(str(error)))
             return
@@ -58,7 +58,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
         try:
             layer.handshake(data)
         except HandshakeFailed as error:
-            # The server is told by an alert, if it can be sent at once.
+            # The alert for the server, if it can be sent at once.
             self._flight += layer.output()
             try:
                 self.socket.send(self._flight)
@@ -96,7 +96,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
     def _established(self) -> None:
         self.tls = layer = self._layer
         del self.doRead, self.doWrite, self._layer
-        # A reactor may remember the methods.
+        # A reactor may have kept references to the methods.
         self.stopReading()
         self.handshake_done()
         if self.connected and not self.disconnecting:
@@ -112,7 +112,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
         return super().silent() or self._no_data(tls)
 
     def _no_data(self, tls: TlsLayer) -> bool:
-        """Read what waits: whether it was nothing for the protocol.  What was is lost; the connection is useless."""
+        """Read what is waiting; return whether none of it was for the protocol.  If some was, it is lost."""
         try:
             count = self.socket.recv_into(CIPHERTEXT, READ_BYTES)
             if not count or tls.decrypt(CIPHERTEXT[:count]) or tls.ended:
@@ -168,8 +168,8 @@ def connect_tls(
     `timeout` is for both, in seconds.  The factory builds its protocol after the handshake, or gets a
     `clientConnectionFailed` with what an attempt without TLS fails with, HandshakeFailed or CertificateNotVerified.
     `server_name` (a name, or an IP address) is what the certificate must have, and is sent if it is a name (SNI);
-    `session` is to be resumed.  `tcp_connected` is called, and `preface` is sent in clear,
-    before the handshake.
+    `session` is to be resumed.  `tcp_connected` is called, and `preface` is sent
+    unencrypted, before the handshake.
     """
     connector = TlsConnector(
         host, port, factory, timeout, reactor, context, server_name, session, tcp_connected, preface

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-# What can be agreed on by ALPN (RFC 7301), best first.
+# What can be negotiated by ALPN (RFC 7301), best first.
 APPLICATION_PROTOCOLS: Final = ("http/1.1",)
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class ListenerContext(ssl.SSLContext):
-    """A context that knows what it was made with."""
+    """A context with the authorities that it was made with."""
 
     client_authorities: str = ""  # that verify the certificates of clients, in PEM
 

@@ -11,7 +11,7 @@ _PLACE = re.compile(r" \(_ssl\.c:[0-9]+\)$")
 
 
 class TlsError(ConnectionLost):
-    """The connection cannot go on; the text is OpenSSL's, or says what the other side has done."""
+    """The connection cannot continue; the text is OpenSSL's, or says what the other side has done."""
 
 
 class Truncated(TlsError):
@@ -22,7 +22,7 @@ class Truncated(TlsError):
 
 
 class HandshakeFailed(ConnectError):
-    """There was no agreement; the text is OpenSSL's, or says what the other side has done."""
+    """The handshake has failed; the text is OpenSSL's, or says what the other side has done."""
 
     def __init__(self, text: str) -> None:
         super().__init__(None, text)

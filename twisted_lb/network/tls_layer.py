@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from twisted_lb.network.tls_errors import CertificateNotVerified, HandshakeFailed, TlsError, words_of
 
-# A record has at most so many bytes of plaintext (RFC 8446 section 5.1), and OpenSSL makes one of each write.
+# A record has at most this many bytes of plaintext (RFC 8446 section 5.1), and OpenSSL makes one for each write.
 RECORD_BYTES: Final = 16 * 1024
-# OpenSSL is given so many bytes of ciphertext at a time, since its buffer never shrinks: one record, with its header
+# OpenSSL is given this many bytes of ciphertext at a time, since its buffer never shrinks: one record, with its header
 # and padding (RFC 8446 section 5.2).
 FEED_BYTES: Final = RECORD_BYTES + 256 + 5
-# Each KeyUpdate is answered (RFC 8446 section 4.6.3).  Whoever asks for more bytes of answers than this and reads none
-# of them wants to have them kept here.
+# Each KeyUpdate is answered (RFC 8446 section 4.6.3).  A peer that causes more bytes of answers than this and reads
+# none of them is trying to use up memory.
 MAX_WAITING_BYTES: Final = 16 * 1024
 
 
@@ -48,7 +48,7 @@ class TlsLayer:
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
-        """For a client, `server_name` is the name or address that the certificate must have, as the context says.
+        """For a client, `server_name` is the name or address that the certificate must have, if `context` verifies it.
 
         `session` is one of an earlier connection to the same server with the same context.
         """
@@ -57,16 +57,16 @@ class TlsLayer:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_name, session)
         self.established = False  # the handshake is complete
         self.ended = False  # the other side has sent close_notify
-        self.closed = False  # so have we
+        self.closed = False  # we have sent close_notify
         self.failure: TlsError | None = None  # why nothing more can be decrypted
         self.records = 0  # that the last `decrypt` has decrypted
         self.answers = False  # whether there was `output` after it
         self._waiting = 0  # bytes of answers since none had to wait
 
     def handshake(self, data: bytes) -> bool:
-        """Go on with the handshake; whether it is complete.  There may be `output` in any case, also after an error.
+        """Continue the handshake; return whether it is complete.  There may be `output` even after an error.
 
-        Of what is complete with it, `decrypt(b"")` returns what came after it.
+        When it is complete, `decrypt(b"")` returns the data that was received with its end.
 
         Raises HandshakeFailed, and CertificateNotVerified.
         """
@@ -81,13 +81,13 @@ class TlsLayer:
         except ssl.SSLError as error:
             raise HandshakeFailed(words_of(error)) from None
         except ValueError as error:
-            # Of the name of the server.
+            # The name of the server is not valid.
             raise HandshakeFailed(str(error)) from None
         self.established = True
         return True
 
     def output(self) -> bytes:
-        """What is to be sent, besides what `encrypt` and `close` have returned."""
+        """What is to be sent, in addition to what `encrypt` and `close` have returned."""
         return self._outgoing.read() if self._outgoing.pending else b""
 
     def decrypt(self, data: bytes | memoryview) -> bytes:
@@ -138,7 +138,7 @@ class TlsLayer:
                 else:
                     pieces.append(piece)
         except ssl.SSLWantReadError:
-            # A record is incomplete, or it was none of data.
+            # A record is incomplete, or it had no application data.
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
@@ -183,12 +183,12 @@ class TlsLayer:
         if self.established:
             try:
                 self._tls.unwrap()
-            # That of the other side need not be there yet; and after a fatal alert there is none.
+            # The other side's close_notify may not have arrived yet; and after a fatal alert there is none.
             except ssl.SSLError:
                 pass
         return self.output()
 
-    # What was agreed on
+    # What was negotiated
 
     @property
     def session(self) -> ssl.SSLSession | None:

@@ -21,15 +21,15 @@ from twisted_lb.network.twisted_private import AcceptedConnection, ConnectionSta
 
 # Receives dropped bytes; it is never read, and takes no memory where the kernel does not copy them.
 _SINK = bytearray(256 * 1024)
-# A read takes so many bytes.  Each has a fixed price, and so has what follows it: therefore one from a server takes
-# twice as many after one that was full, up to a bound.  What was read may have to wait for a slow client, so only some
-# connections at a time have more.
+# The bytes of one read.  Each read, and the work that follows it, has a fixed cost: therefore one from a server takes
+# twice as many after one that was full, up to a limit.  The data may have to wait for a slow client, so only some
+# connections at a time read more.
 READ_BYTES = 64 * 1024
 MAX_READ_BYTES = 512 * 1024
 MAX_LARGE_READERS = 128
 _large_readers: set[OneCall] = set()
 
-# More than this in one iteration is sent at once, so that back-pressure is felt within the iteration.
+# More than this in one iteration is sent at once, so that back-pressure takes effect within the iteration.
 MAX_UNSENT_BYTES = 128 * 1024
 
 
@@ -58,7 +58,7 @@ class OneCall(ConnectionState):
             self.reactor.flush_later(self)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Twisted's own would overtake what waits for the end of the iteration."""
+        """Twisted's own would overtake the data that waits for the end of the iteration."""
         self.write(b"".join(iovec))
 
     def flush(self) -> None:
@@ -150,7 +150,7 @@ class OneCall(ConnectionState):
 
 
 class OfClient(OneCall):
-    """A client's connection: the protocol is told of the end of its direction even while reading is paused."""
+    """A client's connection: the protocol is notified of the end of its direction even while reading is paused."""
 
     def pauseProducing(self) -> None:
         """Stop reading for now."""
@@ -158,7 +158,7 @@ class OfClient(OneCall):
             self.reactor.pause_reader(self)
 
     def drop_some(self) -> Any:
-        """See `drop_input`.  With MSG_TRUNC the kernel drops what it has for us (tcp(7))."""
+        """See `drop_input`.  With MSG_TRUNC the kernel discards the received data (tcp(7))."""
         try:
             size = self.socket.recv_into(_SINK, 0, MSG_TRUNC)
         except BlockingIOError:
@@ -218,7 +218,7 @@ def connect_tcp(reactor: Any, host: str, port: int, factory: ClientFactory, time
 def accepted_transport(reactor: Any, *args: Any) -> ServerTransport | UnixServerTransport:
     """The transport of a connection that a port has accepted; `args` are what `tcp.Port` gives its `transport`.
 
-    The last of them is the port's reactor, in whose place `reactor` is the transport's: an IDataPathReactor.
+    The last of them, the port's reactor, is replaced by `reactor`, an IDataPathReactor.
     """
     sock, protocol, client, server, session, _ = args
     transport = UnixServerTransport if sock.family == AddressFamily.AF_UNIX else ServerTransport
@@ -261,5 +261,5 @@ def close_now(transport: Any) -> None:
 
 
 def _is_ours(transport: Any) -> bool:
-    """Whether its own class has what is special here: Twisted's wrappers, such as that of TLS, forward attributes."""
+    """Whether its class is one of ours.  Attributes do not show this: Twisted's wrappers, as for TLS, forward them."""
     return hasattr(type(transport), "delivered")

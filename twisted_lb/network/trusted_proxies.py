@@ -1,17 +1,17 @@
-"""Whose request it is that a trusted proxy (TRUSTED_PROXIES) passes on.
+"""The client of a request that a trusted proxy (TRUSTED_PROXIES) has forwarded.
 
 1. A proxy appends the address of its client to X-Forwarded-For, or to Forwarded.  From the right, each entry was added
    by a proxy that is trusted, as long as the address to the right of it is trusted.  The client is therefore the first
    address from the right that is not trusted; if all are, the left-most.
 2. An entry that is not an address (`unknown`, an obfuscated identifier, a name, anything malformed) ends the list: what
    is to the left of it cannot be attributed.  The client is then the trusted proxy that has added the entry.
-3. If there is an X-Forwarded-For and a Forwarded, both must lead to the same client.  Otherwise one of them is the
-   client's own, which the proxy has passed on as it came, and neither is believed.
+3. If there is an X-Forwarded-For and a Forwarded, both must lead to the same client.  Otherwise one of them was sent by
+   the client, and forwarded unchanged by the proxy, and neither is used.
 4. X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Port have one value, or as many as X-Forwarded-For: then the one
-   in the place of the client counts.  Anything else is ignored, as are a scheme other than http and https, a host that
+   at the client's position is used.  Anything else is ignored, as are a scheme other than http and https, a host that
    would be refused in Host, and a port that is not one.
-5. Where there is a Forwarded, its element for the client decides about scheme and host: alone, or, with an
-   X-Forwarded-For beside it, if the other fields say the same.  What only one of both says may be the client's own.
+5. If there is a Forwarded, its element for the client gives scheme and host: by itself, or, if there is also an
+   X-Forwarded-For, only where the other fields agree.  A value in only one of them may have been sent by the client.
 
 docs/client-address.md describes this for operators.
 """
@@ -61,7 +61,7 @@ class TrustedProxy:
         self._trusted = trusted
 
     def client_of(self, notable: Notable) -> tuple[PeerInfo, ForwardedFields]:
-        """The client of a request with these fields, and what servers are told of it."""
+        """The client of a request with these fields, and the fields that describe it to servers."""
         found_x = self._in_x_forwarded_for(notable) if b"x-forwarded-for" in notable else None
         found = self._in_forwarded(notable) if b"forwarded" in notable else None
         if found_x is not None and found is not None and found_x.node.address != found.node.address:
@@ -139,7 +139,7 @@ class TrustedProxy:
         return found
 
     def _node(self, text: bytes) -> Node:
-        # A proxy that is reached over a Unix socket names its client so, as this gateway does.
+        # A proxy that accepts clients on a Unix socket writes this for them, as this gateway does.
         if text == _UNIX and self._trusted.contain(UNIX_ADDRESS):
             return _UNIX_NODE
         node = read_node(text)
@@ -147,7 +147,7 @@ class TrustedProxy:
 
 
 def _in_place(notable: Notable, name: bytes, place: int, count: int) -> bytes:
-    """The one value of a field, or the one in the place of the client; b"" if there is no such value."""
+    """The one value of a field, or the one at the client's position; b"" if there is no such value."""
     values = notable.get(name)
     if values is None:
         return b""

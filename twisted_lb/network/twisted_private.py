@@ -1,7 +1,7 @@
 """Everything that this package uses of Twisted's classes beyond their public interfaces.
 
-It is all in this file, and in USED by name: a test holds USED against the installed Twisted, so that a release that
-renames one of them fails that test by name, and not in the data path.
+It is all in this file, and in USED by name: a test compares USED with the installed Twisted, so that a release that
+renames one of them fails that test, and not in the data path.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ USED: dict[type, dict[str, str]] = {
     },
     DelayedCall: {
         "time": "read and set: when it is due",
-        "seconds": "set: the clock that it goes by",
+        "seconds": "set: the clock that it uses",
     },
 }
 
@@ -66,7 +66,7 @@ else:
 
 
 class ConnectionState(_Connection):
-    """Mix in before a `tcp.Connection`: what its buffer and its state are."""
+    """Mix in before a `tcp.Connection`: access to its buffer and its state."""
 
     def aborting(self) -> bool:
         """Whether the connection was aborted."""
@@ -135,11 +135,11 @@ class EndingConnection(ConnectionState):
     """Mix in before a `tcp.Connection`: something is sent after all that was written, before our direction ends."""
 
     def last_bytes(self) -> bytes:
-        """What is to be sent, once; b"" when it was said before, or there is nothing."""
+        """What is to be sent, once; b"" when it was sent before, or there is nothing."""
         raise NotImplementedError
 
     def send_last(self) -> bool:
-        """Send it; whether some of it has to wait, in Twisted's buffer."""
+        """Send it; return whether some of it has to wait, in Twisted's buffer."""
         data = self.last_bytes()
         if not data:
             return False
@@ -148,7 +148,7 @@ class EndingConnection(ConnectionState):
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The connection is broken, as whoever closes it will find out.
+            # The connection is broken, which closing it will show.
             return False
         if sent < len(data):
             self.buffer(data[sent:])
@@ -166,7 +166,7 @@ class EndingConnection(ConnectionState):
 
 
 class HandshakingClient(tcp.Client):
-    """A connection that is open, for whoever has asked for it, only after a handshake."""
+    """A connection that is reported as open only after a handshake."""
 
     def begin_handshake(self) -> None:
         """The connection of TCP is open."""
@@ -180,7 +180,7 @@ class HandshakingClient(tcp.Client):
         super()._connectDone()
 
     def handshake_failed(self, error: Exception) -> None:
-        """Close the connection, and tell whoever has asked for it."""
+        """Close the connection, and report that it has failed."""
         self.failIfNotConnected(error)
 
 
@@ -194,7 +194,7 @@ class TransportConnector(tcp.Connector):
 
 
 class IPv6OnlyPort(tcp.Port):
-    """An IPv6 port that leaves IPv4 to another one."""
+    """An IPv6 port that does not accept IPv4."""
 
     def createInternetSocket(self) -> socket.socket:
         made: socket.socket = super().createInternetSocket()
@@ -263,7 +263,7 @@ def leave_open(port: tcp.Port) -> None:
 def inherited_unix_port(reactor: Any, descriptor: int, factory: Factory) -> unix.Port:
     """A port of a listening Unix socket that belongs to another process: its file stays as it is."""
     made: Any = unix.Port._fromListeningDescriptor(reactor, descriptor, factory)
-    # As if it were in the abstract namespace.
+    # As if it were in the abstract namespace, so that Twisted does not remove it.
     made._bindPath = "\0" + os.fsdecode(made._bindPath)
     leave_open(made)
     port: unix.Port = made
@@ -271,6 +271,6 @@ def inherited_unix_port(reactor: Any, descriptor: int, factory: Factory) -> unix
 
 
 def put_on_clock(call: Any, seconds: Callable[[], float], shift: float) -> None:
-    """A delayed call goes by another clock, which is ahead of its own by `shift` seconds."""
+    """Move a delayed call to another clock, which is ahead of its own by `shift` seconds."""
     call.seconds = seconds
     call.time += shift

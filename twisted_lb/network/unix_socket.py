@@ -2,7 +2,7 @@
 
 bind(2) reports "address already in use" for whatever exists at the path.  So the path is examined before:
 
-1. A socket that takes a connection, or whose queue is full, belongs to a running process and is never removed.  One
+1. A socket that accepts a connection, or whose queue is full, belongs to a running process and is never removed.  One
    that refuses the connection was left behind by a process that has ended: it is removed (unix(7)).
 2. Anything else at the path is left as it is, and reported.
 3. The lock file (`PATH.lock`, a symbolic link to a process id, as `twisted.python.lockfile` makes it) keeps two
@@ -40,8 +40,8 @@ class PathNotUsable(Exception):
 def obstacle(path: str, lock: bool) -> Obstacle | None:
     """What keeps a process from listening on `path` here and now; None: nothing, or only what `claim` removes.
 
-    `lock`: whether it has a lock file.  Makes a file in the directory for a moment, and connects to a socket that is
-    there; changes nothing else.
+    `lock`: whether it has a lock file.  Briefly makes a file in the directory, and connects to a socket that is there;
+    changes nothing else.
     """
     directory = os.path.dirname(path) or os.curdir
     if not os.path.isdir(directory):
@@ -86,7 +86,7 @@ def _lock(name: str) -> FilesystemLock:
 
 
 def _at_path(path: str) -> Obstacle | None:
-    """What is at the path, unless it is nothing, or a socket on which nobody listens."""
+    """What is at the path, unless it is nothing, or a socket on which no process listens."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -123,12 +123,12 @@ def _peer(connection: socket.socket) -> str:
     if option is None:
         return "another process"
     pid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, option, _UCRED.size))[0]
-    # 0: of another pid namespace, as of a container.
+    # 0: of another pid namespace, such as that of a container.
     return _process(pid) if pid else "a process of another container"
 
 
 def _process(pid: int) -> str:
-    """A process in words."""
+    """A description of a process."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
             return f"process {pid} ({file.read().strip()})"
@@ -175,9 +175,9 @@ def _runs(pid: int) -> bool:
 
 
 def _not_writable(directory: str) -> Obstacle | None:
-    """Whether no socket can be made in a directory.  Permissions do not tell: root, read-only and special file systems.
+    """Why no socket can be made in a directory.  Permissions do not show it: root, read-only and special file systems.
 
-    The path is short, by way of the descriptor, where that is possible: the name of the socket fits, so must this.
+    Where possible the path goes through the descriptor of the directory: it is short, so its length is not a problem.
     """
     name = f".{secrets.token_hex(8)}"
     try:

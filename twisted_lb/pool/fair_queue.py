@@ -157,7 +157,7 @@ class FairQueue:
             self._sweeper.watched.discard(self)
 
     def give_up(self) -> None:
-        """See Watched.  The queue goes on, and its timeouts with it."""
+        """See Watched.  The queue and its timeouts continue."""
         self._watch_oldest()
         if self._places:
             self._sweeper.watched.add(self)

@@ -1,6 +1,6 @@
 """The servers of one pool, and the balancer that chooses among them.
 
-The pool is the only list of servers.  Parts with state for each server (connections, health,
+The pool is the only list of servers.  Components with state for each server (connections, health,
 checks) are observers, and are notified of servers that are added and removed.
 
 A change is applied as a whole, or not at all:
@@ -11,7 +11,7 @@ A change is applied as a whole, or not at all:
 3. The observers are notified of the new servers, and then of the removed ones.  These have weight 0
    and are not chosen again; their exchanges go on to their end.
 
-With thousands of servers this takes some time: it is done in steps, with 2 as one of them.
+With thousands of servers this takes some time: it is done in steps, of which 2 is one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class BalancerRaised(Exception):
 
 
 class Observer(Protocol):
-    """A part with state for each server.  Neither method may raise."""
+    """A component with state for each server.  No method may raise."""
 
     def backend_added(self, backend: Backend) -> None:
         """A server was added.  It may have been chosen already: of many servers, some are announced a little later."""
@@ -57,7 +57,7 @@ class Observer(Protocol):
         """A server was removed.  It is not chosen again; its exchanges go on."""
 
     def tls_changed(self, backend: Backend) -> None:
-        """A server has other settings for TLS, or contents of their files, than before."""
+        """The settings for TLS of a server, or the contents of their files, have changed."""
 
 
 class Change(NamedTuple):
@@ -66,7 +66,7 @@ class Change(NamedTuple):
     added: tuple[Backend, ...]
     removed: tuple[Backend, ...]
     changed: tuple[tuple[Backend, str], ...]  # with a text such as "weight 1 -> 2"
-    reordered: bool  # those that stay
+    reordered: bool  # the servers that stay
 
 
 class Pool:
@@ -128,7 +128,7 @@ class Pool:
         self.hears_of_ends = callable(getattr(balancer, "request_finished", None))
 
     def request_finished(self, request: IRequest, backend: Backend) -> None:
-        """Tell the balancer that `backend` has `request` no longer; only when `hears_of_ends`."""
+        """Notify the balancer that `backend` no longer has `request`; only when `hears_of_ends`."""
         try:
             self._balancer.request_finished(request, backend)  # type: ignore[attr-defined]
         except BaseException:
@@ -137,7 +137,7 @@ class Pool:
     def response_fields(self, request: IRequest, backend: Backend) -> bytes:
         """The lines of the fields that the balancer adds to this response; only when `adds_response_fields`.
 
-        Where one is malformed, or of FRAMING_FIELDS, which would break the framing, that is logged, and there are none.
+        If one is malformed, or one of FRAMING_FIELDS, which would break the framing, that is logged, and none is added.
         """
         fields: Any = None
         try:
@@ -147,7 +147,7 @@ class Pool:
             # A balancer may be a class of the user's own.
             _log.failure(
                 "fields",
-                "The balancer failed to say what to tell the client",
+                "The balancer's response_fields failed; the response has no fields of the balancer",
                 balancer=type(self._balancer).__name__,
                 server=backend.name,
             )
@@ -166,14 +166,14 @@ class Pool:
         return b""
 
     def server_chosen(self, request: IRequest, backend: Backend) -> None:
-        """Tell the balancer that the request goes to `backend`; only when `hears_of_choices`."""
+        """Notify the balancer that the request goes to `backend`; only when `hears_of_choices`."""
         try:
             self._balancer.server_chosen(request, backend)  # type: ignore[attr-defined]
         except BaseException:
             self._method_failed("server_chosen", backend)
 
     def response_started(self, request: IRequest, backend: Backend, response: IResponse) -> None:
-        """Tell the balancer that `backend` has begun to respond; only when `hears_of_responses`."""
+        """Notify the balancer that `backend` has begun to respond; only when `hears_of_responses`."""
         try:
             self._balancer.response_started(request, backend, response)  # type: ignore[attr-defined]
         except BaseException:
@@ -190,7 +190,7 @@ class Pool:
         )
 
     def change(self, balancer: IBalancer, wanted: Sequence[ServerSpec]) -> Change:
-        """Use these servers, and this balancer, which may be the present one.
+        """Use these servers, and this balancer, which may be the current one.
 
         Raises what the balancer raises when it does not accept the servers; then nothing has changed.
         """
@@ -252,7 +252,7 @@ class Pool:
         except Exception:
             for backend, before, _ in differing:
                 _ask(backend, before)
-            # When it is the same balancer, it may have taken half of the change.
+            # If it is the same balancer, it may have applied half of the change.
             self.refresh()
             raise
         self.balancer = balancer
@@ -327,7 +327,7 @@ def made(wanted: ServerSpec) -> Backend:
 
 
 def place(server: ServerSpec | Backend) -> tuple[str, str, int]:
-    """The identity of a server over changes of the configuration."""
+    """The identity of a server across changes of the configuration."""
     return server.name, server.host, server.port
 
 
@@ -353,7 +353,7 @@ def _difference(before: Sequence[object], now: Sequence[object]) -> str:
 
 
 def _changed(name: str, before: object, now: object) -> str:
-    # The settings for TLS are long, and the contents of files are a part of them.
+    # The settings for TLS are long, and include the contents of files.
     return name if name == "tls" else f"{name} {_shown(before)} -> {_shown(now)}"
 
 

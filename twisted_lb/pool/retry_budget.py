@@ -51,7 +51,10 @@ class RetryBudget:
         """See Watched.  There is nothing to end."""
 
     def deadline_passed(self) -> None:
-        """Let the counts decay.  If only retries did that, the first one after a quiet hour would find no traffic."""
+        """Let the counts decay.
+
+        If only retries did that, the latest requests would decay by the whole time since the last retry.
+        """
         now = self._seconds()
         part: float = 0.5 ** ((now - self._aged_at) / WINDOW_SECONDS)
         self._aged_at = now

@@ -1,4 +1,4 @@
-"""When a server has sent no response, or a part of one: whether that counts as its failure, and the retry.
+"""When a server has sent no response, or only a part of one: whether that is its failure, and whether to retry.
 
 Blame:
 
@@ -8,8 +8,8 @@ Blame:
 3. NOBODY, when the server closed the connection while the client did not read the response, for the same reason: its
    write has timed out.
 4. REFUSED, when nothing listened at the server's address.
-5. DIED, when the server closed the connection, or no connection to it could be made; with TLS, when there was no
-   agreement on one.
+5. DIED, when the server closed the connection, or no connection to it could be made, which includes a failed TLS
+   handshake.
 6. FAILED, when the response did not come in time, or was malformed.
 
 Retry (RFC 9110 section 9.2.2):
@@ -19,7 +19,7 @@ Retry (RFC 9110 section 9.2.2):
 2. On the next server, if the method is idempotent and the retry budget allows it.
 3. None.
 
-Both need all of the request, as far as it was received.
+Both require that everything received of the request can be sent again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Blame(Enum):
 
 
 class Step(Enum):
-    """How the request goes on."""
+    """What is done with the request next."""
 
     SAME_SERVER = "the same server, on a new connection"
     NEXT_SERVER = "the next server, within the budget"
@@ -68,7 +68,7 @@ def blame(attempt: Attempt) -> Blame:
 
 
 def next_step(attempt: Attempt) -> Step:
-    """How the request goes on."""
+    """What is done with the request next."""
     again = attempt.unsent or (attempt.silent and attempt.idempotent)
     if attempt.kept_connection and attempt.sendable and again:
         return Step.SAME_SERVER

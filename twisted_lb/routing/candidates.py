@@ -1,8 +1,8 @@
-"""The routes with the same host and path, of which methods and header fields decide.
+"""The routes with the same host and path, among which methods and header fields decide.
 
 Where there are many of them, most differ by one condition, such as the value of a field that names a tenant.  So each
-is listed under that of its conditions which the fewest others have, and a request is compared with those that are
-listed under what it has.  A method is a condition on a field without a name.
+is listed under the one of its conditions that the fewest others have, and a request is compared only with the routes
+that are listed under its own method and fields.  A method is a condition on a field with an empty name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted_lb.steps import STEP, Steps
 from twisted_lb.wire.field_value import field_names, field_value
 from twisted_lb.wire.head import RequestHead
 
-# With no more routes than this, each is looked at.
+# Up to this many routes are compared one by one.
 FEW: Final = 8
 
 _METHOD: Final = b""
@@ -27,11 +27,11 @@ class Candidate:
     __slots__ = ("match", "route", "path", "place", "rank")
 
     def __init__(self, match: Match, route: Any, path: bytes, place: int) -> None:
-        """`path` is the one that it asks for, in the form in which paths are compared."""
+        """`path` is the path of the route, in the form in which paths are compared."""
         self.match = match
         self.route = route
         self.path = path
-        self.place = place  # in the file
+        self.place = place  # position in the file
         self.rank = 0  # among the candidates; the lowest comes first
 
 
@@ -47,7 +47,7 @@ class Candidates:
         self._unconditional: Candidate | None = None  # the first one
 
     def add(self, candidate: Candidate) -> None:
-        """A route, which comes after those that were added before."""
+        """Add a route, after those that were added before."""
         self._all.append(candidate)
 
     def arrange(self) -> None:
@@ -71,7 +71,7 @@ class Candidates:
         self._listed.setdefault(name, {}).setdefault(value, []).append(candidate)
 
     def find(self, head: RequestHead) -> Candidate | None:
-        """The first one that fits a request."""
+        """The first one that matches a request."""
         if len(self._all) <= FEW:
             for candidate in self._all:
                 if candidate.match.method_and_headers_fit(head):
@@ -88,9 +88,9 @@ class Candidates:
         return found
 
     def _listed_for(self, head: RequestHead) -> list[list[Candidate]]:
-        """All that may fit and are not unconditional."""
+        """All that have conditions and may match."""
         found = []
-        # Neither many names in the routes nor many fields in the request take long.
+        # So neither many names in the routes nor many fields in the request make this slow.
         names = self._listed if len(self._listed) <= FEW else [_METHOD, *field_names(head)]
         for name in names:
             by_value = self._listed.get(name)
@@ -100,7 +100,7 @@ class Candidates:
         return found
 
     def shadowed(self) -> Steps[list[tuple[int, int]]]:
-        """The routes before which another one always comes, each with that one; places in the file."""
+        """The routes that another one always precedes, each with that one; positions in the file."""
         found = []
         compared = 0
         for candidate in self._all:
@@ -120,7 +120,7 @@ class Candidates:
         return found
 
     def _listed_before(self, candidate: Candidate) -> list[list[Candidate]]:
-        """All that may be true of every request of which this one is, and others."""
+        """All that may match every request that this one matches."""
         match = candidate.match
         found = [] if self._unconditional is None else [[self._unconditional]]
         for name, value in match.headers:

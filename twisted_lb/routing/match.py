@@ -1,4 +1,4 @@
-"""What a route asks of a request."""
+"""The conditions of a route."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ANY_METHOD: Final[frozenset[bytes]] = frozenset()
 
 
 class Match:
-    """What a route asks of a request: all of it has to be true."""
+    """The conditions of a route, all of which a request has to meet."""
 
     __slots__ = ("host", "path", "methods", "headers")
 
@@ -22,9 +22,9 @@ class Match:
         methods: frozenset[bytes] = ANY_METHOD,
         headers: tuple[tuple[bytes, bytes | None], ...] = (),
     ) -> None:
-        """`host` is in lower case and without a port: a name, `*.` and a name for every one below it, or empty for any.
+        """`host` is in lower case and without a port: a name, `*.` and a name for its subdomains, or empty for any.
 
-        `path` is empty for any; it is one path alone, or, if it ends in a slash, all paths below it.  `methods` are
+        `path` is empty for any; it is one exact path, or, if it ends in a slash, all paths below it.  `methods` are
         empty for any.  `headers` are names in lower case and values, None for any value.
         """
         self.host = host
@@ -34,11 +34,11 @@ class Match:
 
     @property
     def is_any(self) -> bool:
-        """Whether it is true of every request."""
+        """Whether it matches every request."""
         return not self.host and self.path in (b"", b"/") and not self.methods and not self.headers
 
     def method_and_headers_fit(self, head: RequestHead) -> bool:
-        """Whether this is true of the request, as far as method and header fields are concerned."""
+        """Whether the method and the header fields of the request match."""
         if self.methods and head.method not in self.methods:
             return False
         for name, expected in self.headers:
@@ -48,7 +48,7 @@ class Match:
         return True
 
     def includes(self, other: Match) -> bool:
-        """Whether this is true of every request of which `other`, with the same host and path, is true."""
+        """Whether this matches every request that `other`, with the same host and path, matches."""
         if self.methods and not (other.methods and other.methods <= self.methods):
             return False
         theirs = dict(other.headers)

@@ -1,4 +1,4 @@
-"""What an operator may not have meant: routes that have no requests, and servers with one name in several pools."""
+"""Notices of probable mistakes: routes without requests, pools without routes, and one server name in several pools."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def route_notices(spec: GatewaySpec, file_name: str) -> Steps[list[str]]:
     for index, other in shadowed[:SHOWN]:
         name, first = spec.routes[index].name, spec.routes[other].name
         notices.append(
-            f"{file_name}: routes[{index}] ({name}): no request can have it: routes[{other}] ({first}) has them all"
+            f"{file_name}: routes[{index}] ({name}): no request can reach it: routes[{other}] ({first}) takes them all"
         )
     used = {one.pool for one in spec.routes} | {name for one in spec.routes for name, _ in one.split}
     used |= {one.mirror.pool for one in spec.routes if one.mirror is not None}

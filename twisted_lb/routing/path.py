@@ -1,7 +1,7 @@
 """The forms of a path: the one in which paths are compared, and the one that servers get when a prefix is removed.
 
-Both are without empty segments and dot segments (RFC 3986 section 5.2.4): `/a//../b` is `/b`, and above the root is the
-root.  An encoded slash stays encoded, and separates no segments; so does an encoded percent sign, so that nothing is
+Both are without empty segments and dot segments (RFC 3986 section 5.2.4): `/a//../b` is `/b`, and `/..` is `/`.  An
+encoded slash stays encoded, and separates no segments; so does an encoded percent sign, so that nothing is
 decoded twice.
 """
 
@@ -19,7 +19,7 @@ _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 
 
 def _decoding(decoded: Iterable[int]) -> dict[bytes, bytes]:
-    """What becomes of two hexadecimal digits and the percent sign before them, when these octets are decoded."""
+    """By each two hexadecimal digits, what replaces them and the percent sign: only octets in `decoded` are decoded."""
     octets = frozenset(decoded)
     pairs = [high + low for high in _HEX for low in _HEX]
     return {
@@ -73,7 +73,7 @@ def _decoded(path: bytes, decoding: Mapping[bytes, bytes]) -> bytes:
     found = [parts[0]]
     for part in parts[1:]:
         octet = decoding.get(part[:2])
-        # A percent sign that encodes nothing is one itself.
+        # A percent sign that encodes nothing stands for itself.
         found.append(b"%25" + part if octet is None else octet + part[2:])
     return b"".join(found)
 
@@ -89,7 +89,7 @@ def without_dots(path: bytes) -> bytes:
         elif segment != b".":
             kept.append(segment)
     if segments[-1] in (b".", b".."):
-        # What is left is a directory.
+        # As a directory, the path ends in a slash.
         kept.append(b"")
     return b"/" + b"/".join(kept)
 

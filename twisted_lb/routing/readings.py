@@ -1,13 +1,13 @@
 """Refuses a path that servers may read in another way than it is compared, if that is a path of another route.
 
-Otherwise a client could evade what a route asks for, such as a key: its request takes a route that does not, and the
-server finds what belongs to the other one.  These readings are considered, and their combinations:
+Otherwise a client could evade a requirement of a route, such as a key: its request takes a route without it, and the
+server returns what belongs to the other one.  These readings are considered, and their combinations:
 
 - encoded slashes and backslashes are slashes (WSGI servers, Windows);
 - a semicolon and what follows it in a segment are not part of the name (RFC 3986 section 3.3; Java servlets);
 - dot segments are removed before empty ones, so that `/a//../b` is `/a/b` (RFC 3986 section 5.2.4 as written).
 
-What a route says in its own path, such as `/a%2Fb/`, is meant as it is.
+The part of the path that is the route's own path, such as `/a%2Fb/`, has one reading only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the routes of the configuration to what they ask of requests."""
+"""The conditions of routes, from the configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from twisted_lb.routing.match import Match
 
 
 def match_of(spec: RouteSpec) -> Match:
-    """What a route asks of a request."""
+    """The conditions of a route."""
     methods = frozenset(method.encode() for method in spec.methods)
     fields = tuple(
         (name.encode(), value.encode() if value is not None else None) for name, value in spec.headers

@@ -4,7 +4,7 @@
         exact path -> the prefixes of it, longest first -> routes for any path
             methods and header fields -> the order of the file
 
-Where none of the routes of a path has the method or the header fields of the request, the search goes on with the next
+Where no route of a path matches the method and the header fields of the request, the search continues with the next
 path, and then with the next host.
 """
 
@@ -35,7 +35,7 @@ class _Paths:
         self.depth = 0  # segments of the longest prefix
 
     def add(self, candidate: Candidate) -> None:
-        """A route, which comes after those that were added before."""
+        """Add a route, after those that were added before."""
         path = candidate.path
         if path == b"/":
             self.any_path.add(candidate)
@@ -52,7 +52,7 @@ class _Paths:
         yield self.any_path
 
     def find(self, head: RequestHead, path: bytes) -> Candidate | None:
-        """The best route that fits; `path` is in its comparable form, empty for the target `*`."""
+        """The best route that matches; `path` is in its comparable form, empty for the target `*`."""
         found: Candidate | None
         if self.exact:
             candidates = self.exact.get(path)
@@ -67,7 +67,7 @@ class _Paths:
 
 
 class RouteTable:
-    """The routes in the order of the file, each with what it asks of a request."""
+    """The routes in the order of the file, each with its conditions."""
 
     def __init__(self, routes: Sequence[tuple[Match, Any]]) -> None:
         finish(self.build_in_steps(routes))
@@ -84,7 +84,7 @@ class RouteTable:
         self._hosts: dict[bytes, _Paths] = {}
         self._wildcards: dict[bytes, _Paths] = {}  # by the name with the dot before it
         self._any_host = _Paths()
-        # The one route of all requests, if there is one.
+        # The only route, if it matches every request.
         self.only: Any = routes[0][1] if len(routes) == 1 and routes[0][0].is_any else None
         for place, (match, route) in enumerate(routes):
             host = match.host
@@ -111,7 +111,7 @@ class RouteTable:
         return None if candidate is None else candidate.route
 
     def find_path(self, head: RequestHead, path: bytes) -> Candidate | None:
-        """The same as if it had this path, in the form in which paths are compared; empty for the target `*`."""
+        """The same, as if the path were this one, in the form in which paths are compared; empty for the target `*`."""
         found: Candidate | None
         if self._hosts or self._wildcards:
             host = plain_host(head.host)
@@ -131,7 +131,7 @@ class RouteTable:
         return self._any_host.find(head, path)
 
     def shadowed(self) -> Steps[list[tuple[int, int]]]:
-        """The routes that no request can have, each with the one that all their requests have; places in the file."""
+        """The routes that no request can reach, each with the one that takes its requests; positions in the file."""
         found = []
         count = 0
         for paths in self._all_paths():

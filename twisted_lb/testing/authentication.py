@@ -36,7 +36,7 @@ ODD_CREDENTIALS = tuple(
 class AuthenticatorContract:
     """A mixin for a TestCase.  Set `requests` to try further ones that matter to your class.
 
-    Set `keys` to pairs of a request and the key that it has to have; None is for no credentials.
+    Set `keys` to pairs of a request and its expected key, None for no credentials.
     """
 
     requests: Iterable[IRequest] = ()

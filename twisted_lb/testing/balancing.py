@@ -15,9 +15,9 @@ from twisted_lb.testing.fakes import ODD_REQUESTS, ODD_RESPONSES, FakeRequest
 from twisted_lb.testing.interfaces import check_provides, hold
 
 REQUESTS = 3000
-# So many exchanges are in flight while servers are chosen: enough that one more or less is not a wrong weight.
+# This many exchanges are in flight while servers are chosen: enough that one more or less does not distort the shares.
 IN_FLIGHT = 40
-# No server may get less than this part of its share over all these requests, nor more than its inverse.
+# Over all these requests no server may get less than its share times this, or more than its share divided by this.
 LEAST_SHARE = 0.7
 
 
@@ -58,7 +58,7 @@ class BalancerContract:
             hold(chosen == backends, f"the only server is a, but it chose {chosen}: such a request gets 503")
 
     def test_each_at_most_once(self) -> None:
-        """The choices of a request hold no server twice and come to an end, also when requests overlap."""
+        """The choices of a request contain no server twice, and end, also when requests overlap."""
         backends = servers(1, 5, 2, 1)
         balancer = self._told(backends)
         for number in range(50):
@@ -72,7 +72,7 @@ class BalancerContract:
             self._check(chosen, backends)
 
     def test_only_servers_it_was_given(self) -> None:
-        """A server that is down, or has been replaced, is in no change's list and is not chosen after it."""
+        """A server that is down, or was replaced, is missing from the list of a change and is not chosen after it."""
         old, new = servers(1, 1, 1, 1), servers(1, 2, 1)
         balancer = self._told(old)
         self._first_choices(balancer, old, 50)
@@ -109,14 +109,14 @@ class BalancerContract:
                 self._check_shares(self._first_choices(self._told(backends), backends), backends)
 
     def test_slow_start(self) -> None:
-        """A server in slow start gets its part of its weight: `effective_weight` counts, not `weight`."""
+        """A server in slow start gets a share of the requests by its `effective_weight`, not by its `weight`."""
         if self.fair and self.weighted:
             backends = servers(1, 1, 1)
             backends[1].ramp = 0.2
             self._check_shares(self._first_choices(self._told(backends), backends), backends)
 
     def test_notices_changes(self) -> None:
-        """A weight that changed, and a server that came or came back, count from the next change on."""
+        """A new weight, and a server that was added or has recovered, take effect with the next change."""
         backends = servers(1, 1, 1)
         balancer = self._told(backends[:2])
         self._first_choices(balancer, backends[:2], 100)
@@ -124,7 +124,7 @@ class BalancerContract:
         chosen = self._draw(balancer, FakeRequest(), backends)
         if len(chosen) >= 3 or self.fair:
             counts = self._first_choices(balancer, backends) + Counter(backend.name for backend in chosen)
-            hold(counts["c"] > 0, "server c came, and is never chosen: backends_changed has to be heeded each time")
+            hold(counts["c"] > 0, "server c was added, and is never chosen: each call of backends_changed counts")
         if self.fair:
             self._check_shares(self._first_choices(balancer, backends), backends)
         if self.fair and self.weighted:
@@ -133,7 +133,7 @@ class BalancerContract:
             self._check_shares(self._first_choices(balancer, backends), backends)
 
     def test_changes_under_way(self) -> None:
-        """An iterator that is drawn from after the servers changed ends, raises nothing and repeats nothing."""
+        """An iterator that is continued after the servers changed ends, raises nothing and repeats nothing."""
         for after in ([], servers(1), servers(2, 1, 1, 1)):
             before = servers(1, 2, 1)
             balancer = self._told(before)
@@ -143,12 +143,12 @@ class BalancerContract:
             try:
                 drawn.extend(islice(choices, 10))
             except Exception as error:
-                message = f"drawing on after a change raised {error!r}: a change must not break exchanges under way"
+                message = f"an iterator raised {error!r} after a change: that must not break exchanges under way"
                 raise AssertionError(message) from error
             self._check(drawn, [*before, *after])
 
     def test_request_finished(self) -> None:
-        """Its `request_finished`, if it has one, takes the end of any request, in any order, and raises nothing."""
+        """Its `request_finished`, if it has one, accepts the end of any request, in any order, and raises nothing."""
         balancer = self.make()
         finished = getattr(balancer, "request_finished", None)
         if finished is None:
@@ -160,7 +160,7 @@ class BalancerContract:
         for request in ODD_REQUESTS:
             for backend in islice(iter(balancer.choices(request)), 1):
                 served.append((request, backend))
-        # Servers go while they have requests, and a balancer takes over from another one at a reload.
+        # Servers are removed while they have requests, and a balancer replaces another one at a reload.
         balancer.backends_changed(list(backends[1:]))
         others = [(FakeRequest(number), backend) for number, backend in enumerate(servers(1, 1))]
         for request, backend in [*reversed(served), *others]:
@@ -246,12 +246,12 @@ class BalancerContract:
         hold(not list(balancer.peek(FakeRequest())), "there are no servers, but peek yields some")
 
     def test_optional_methods(self) -> None:
-        """Its optional methods take any request and server in any order, raise nothing, and break no choice."""
+        """Its optional methods accept any request and server in any order, raise nothing, and break no choice."""
         balancer = self.make()
         methods = {name: getattr(balancer, name) for name in OPTIONAL_METHODS if hasattr(balancer, name)}
         backends = servers(1, 2, 1)
         balancer.backends_changed(list(backends))
-        # The last server was chosen before a change, or by the balancer of which this one takes the place.
+        # The last server was chosen before a change, or by the balancer that this one replaces.
         pairs = [*zip(ODD_REQUESTS, islice(cycle(backends), len(ODD_REQUESTS))), (FakeRequest(), servers(1)[0])]
         for name, method in methods.items():
             for (request, backend), response in product(pairs, ODD_RESPONSES[:2]):

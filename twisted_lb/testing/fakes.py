@@ -1,4 +1,4 @@
-"""Requests and responses to try plug-ins with, the odd ones included."""
+"""Requests and responses to try plug-ins with, including unusual ones."""
 
 from __future__ import annotations
 

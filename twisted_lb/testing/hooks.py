@@ -25,7 +25,7 @@ from twisted_lb.testing.fakes import (
 from twisted_lb.testing.interfaces import hold
 from twisted_lb.testing.pricing import BLOCKING_SECONDS, TRIES
 
-# How requests end: with a response, refused by a limit, without a server, and left by their clients.
+# How requests end: with a response, refused by a limit, without a server, and abandoned by their clients.
 ENDS = ((200, "complete"), (429, "limited"), (503, "no_server"), (499, "client_left"), (0, "client_left"))
 
 
@@ -164,7 +164,7 @@ def _what_follows(method: Callable[..., Any]) -> str:
 
 
 def _settled(result: Any) -> Any:
-    """What a result that may come later has become; it is cancelled if it does not come at once."""
+    """The outcome of a result that may be a Deferred, which is cancelled if it has not fired yet."""
     if isinstance(result, CoroutineType):
         result = Deferred.fromCoroutine(result)
     if not isinstance(result, Deferred):

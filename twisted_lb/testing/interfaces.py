@@ -1,4 +1,4 @@
-"""What all suites check with: whether a plug-in has the interface that it claims, and does what it should."""
+"""The checks that all suites use: that a plug-in has the interface that it claims, and does what it should."""
 
 from __future__ import annotations
 

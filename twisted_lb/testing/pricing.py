@@ -34,7 +34,7 @@ class PricingContract:
         raise NotImplementedError("define make(self), which returns a new pricing object")
 
     def test_methods(self) -> None:
-        """There is cost(request), settle(request, response) or both, and they can be called so.
+        """There is cost(request), settle(request, response) or both, and they accept these arguments.
 
         A class that is marked with IPricing has both; with ICosting or ISettling, the one method.
         """

@@ -46,7 +46,7 @@ from twisted_lb.wire.query import take_parameter
 
 PIECE_BYTES = 64 * 1024
 LAST_CHUNK = b"0\r\n\r\n"
-# What twisted.web has done: it has read the content, whose framing it took off, and has answered the expectation.
+# Fields that twisted.web has handled: it has read and decoded the content, and has answered the expectation.
 _NOT_FORWARDED = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
 
@@ -122,7 +122,7 @@ def _head_bytes(first_line: bytes, headers: Headers) -> int:
 class RequestStream:
     """One request of twisted.web, and its response."""
 
-    half_closed = False  # twisted.web does not say
+    half_closed = False  # twisted.web does not report it
 
     def __init__(self, request: Request, limits: ConnectionLimits, reactor: Any, ended: Callable[[Any], None]) -> None:
         """`ended` is called once with the stream, when the request is over."""
@@ -181,7 +181,7 @@ class RequestStream:
             self._content.start(exchange)
 
     def _exchange_for(self, head: RequestHead, framing: int) -> OnRoute | None:
-        """What serves the request; None for a preflight, which is answered here then.  Raises RequestError."""
+        """What serves the request; None for a preflight, which is answered here.  Raises RequestError."""
         limits = self._limits
         context = limits.context
         if head.method == b"OPTIONS" and is_keyless_preflight(limits, head, framing):
@@ -192,7 +192,7 @@ class RequestStream:
         return exchange_on_route(context, self, head, framing)
 
     def _new_record(self, now: float) -> RequestRecord:
-        """The record, with what there is before the head is validated, which may fail."""
+        """The record, with what is known before the head is validated, which may fail."""
         request = self._request
         # As the client has sent it.
         first_line = b"%b %b %b\r\n" % (request.method, request.uri, request.clientproto)
@@ -257,7 +257,7 @@ class RequestStream:
         self._responding = True
         request.setResponseCode(status, reason or None)
         headers = request.responseHeaders
-        # Twisted's own names Twisted and its version; a server's is in `fields`.
+        # Twisted's own value discloses its version; a server's value is in `fields`.
         headers.removeHeader(b"Server")
         headers.removeHeader(b"Content-Type")
         if self.request_id:
@@ -318,7 +318,7 @@ class RequestStream:
         self.finish(NO_TRAILERS)
 
     def switch_protocols(self, head: ResponseHead, protocols: bytes, fields: bytes) -> TunnelEnd:
-        """See IClientStream.  Its requests do not ask for another protocol."""
+        """See IClientStream.  Not called: its requests do not ask for another protocol."""
         raise RuntimeError("a request of twisted.web cannot be switched to another protocol")
 
     def reset(self) -> None:
@@ -371,7 +371,7 @@ class RequestStream:
         self.reset()
 
     def _request_ended(self, _: object) -> None:
-        """The response was written, or the client has disconnected before."""
+        """The response was written, or the client has disconnected before that."""
         exchange = self._exchange
         if exchange is not None and not self._over:
             exchange.abandon()

@@ -28,7 +28,7 @@ class UserApiResource(Resource):
     isLeaf = True
 
     def __init__(self, api: IResource, trusted_proxies: AddressRanges | None = None) -> None:
-        """Requests of `trusted_proxies` are those of the clients that they name."""
+        """Requests from `trusted_proxies` count as requests of the clients that they report."""
         super().__init__()
         self._api = api
         self._trusted_proxies = trusted_proxies

@@ -21,7 +21,7 @@ from twisted_lb.wire.grammar import BROKEN_LINE, CHUNK_LINE, FIELD_LINE, TRAILER
 MAX_CHUNK_LINE_BYTES: Final = 4096  # size and extensions; precedent: nginx, hyper 16 KiB for all extensions
 MAX_EXTENSION_BYTES: Final = 16 * 1024  # in all chunks together; precedents: Go and hyper 16 KiB
 MAX_TRAILER_BYTES: Final = 16 * 1024
-MAX_CHUNKS: Final = 256  # per call: about 50 us.  A read of 64 KiB with more has chunks of less than 256 bytes.
+MAX_CHUNKS: Final = 256  # per call: about 50 us.  A read of 64 KiB has more only if they are smaller than 256 bytes.
 
 
 class Decoder(Protocol):
@@ -110,7 +110,7 @@ class ChunkedDecoder:
         self.trailers: list[bytes] = []
         self.chunks = 0  # begun so far
         self._buffer = b""  # an incomplete line
-        self._seen = 0  # bytes of the present data that were scanned before, as an incomplete line
+        self._seen = 0  # bytes at the beginning of the data that an earlier call has scanned
         self._left = 0  # remaining bytes of the chunk, without its CRLF
         self._extensions = 0  # bytes of extensions so far
         self._step = self._size

@@ -8,8 +8,8 @@ from twisted_lb.wire.head import RequestHead, ResponseHead
 def field_value(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
     """The value of the field of this name, in any case; None where there is none.
 
-    Several fields of a name are one list (RFC 9110 section 5.3), and those of Cookie one cookie string (RFC 9113
-    section 8.2.3).  Set-Cookie is not a list, and the first one counts.
+    Several fields with this name are combined into one list (RFC 9110 section 5.3), several Cookie fields into one
+    cookie string (RFC 9113 section 8.2.3).  Set-Cookie is not a list; its first field is used.
     """
     name = name.lower()
     values = head.notable.get(name) or _values(head.fields, b"\r\n%b:" % name)

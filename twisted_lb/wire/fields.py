@@ -62,8 +62,8 @@ TABLE: Final = (
     Field(b"trailer", _ON, _REWRITTEN, "must not announce trailers that are removed (RFC 9110 section 6.6.2)"),
     # The identity of the client.
     Field(b"authorization", _REWRITTEN, _ON, "the key, which servers do not get, or credentials for them", True, False),
-    # What a client sends of these is replaced; what a trusted proxy sends is read, and appended to.  Connection cannot
-    # remove what that proxy has added: a client may have chosen its options.
+    # The values that a client sends are replaced; those that a trusted proxy sends are read, and appended to.
+    # Connection cannot remove the latter: its options may have been chosen by a client.
     Field(b"x-forwarded-for", _REWRITTEN, _ON, "the client's address", nominable=False),
     Field(b"x-forwarded-proto", _REWRITTEN, _ON, "the scheme that the client used", nominable=False),
     Field(b"x-forwarded-host", _REWRITTEN, _ON, "the authority that the client requested", nominable=False),
@@ -97,7 +97,7 @@ FORBIDDEN_TRAILERS: Final = frozenset(field.name for field in TABLE if not field
     b"vary",
 }
 
-# What servers are told of the client: see `forwarding`.
+# The fields that describe the client to servers: see `forwarding`.
 ABOUT_THE_CLIENT: Final = frozenset(
     {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip", b"forwarded"}
 )
@@ -111,7 +111,7 @@ def _forbidden_trailers(rows: Iterable[Field]) -> frozenset[bytes]:
     return FORBIDDEN_TRAILERS | {field.name for field in rows if not field.trailer}
 
 
-# The id of a request, and its trace context (W3C).  Rewritten where requests get ids; else passed on like other fields.
+# The id of a request, and its trace context (W3C).  Rewritten where requests get ids, otherwise forwarded unchanged.
 REQUEST_ID: Final = b"x-request-id"
 TRACEPARENT: Final = b"traceparent"
 TRACESTATE: Final = b"tracestate"
@@ -132,7 +132,7 @@ class RequestFields:
     __slots__ = ("notable", "singletons", "nominable", "forbidden_trailers", "split")
 
     def __init__(self, keys: Iterable[bytes] = (), more: Iterable[Field] = ()) -> None:
-        """`keys` are the names of the fields that may carry a key; `more` are rows besides TABLE."""
+        """`keys` are the names of the fields that may carry a key; `more` are rows in addition to TABLE."""
         names = frozenset(keys)
         rows = (*TABLE, *more)
         # Extracted from a head when it is read.
@@ -150,7 +150,7 @@ class ResponseFields:
     __slots__ = ("notable", "nominable", "forbidden_trailers", "consumed", "split")
 
     def __init__(self, more: Iterable[Field] = (), forbidden_trailers: Iterable[bytes] = ()) -> None:
-        """`more` are rows besides TABLE; `forbidden_trailers` are names besides theirs."""
+        """`more` are rows in addition to TABLE; `forbidden_trailers` are further names of forbidden trailers."""
         rows = (*TABLE, *more)
         self.notable = _named(rows, "response", Use.HOP_BY_HOP, Use.CONSUMED, Use.REWRITTEN)
         self.nominable = _nominable(rows)
@@ -160,6 +160,6 @@ class ResponseFields:
         self.split = field_splitter(self.notable).split
 
 
-# Of HTTP only.
+# With the fields of HTTP only.
 DEFAULT_FIELDS: Final = RequestFields()
 DEFAULT_RESPONSE_FIELDS: Final = ResponseFields()

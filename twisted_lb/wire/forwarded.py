@@ -1,4 +1,4 @@
-"""Reads lists of addresses that proxies have made: X-Forwarded-For, and Forwarded (RFC 7239).
+"""Reads the lists of addresses that proxies append to: X-Forwarded-For, and Forwarded (RFC 7239).
 
 Each proxy appends the address of its client, so the right-most entry is the newest.  Everything is therefore read from
 the right, entry by entry: what a client has sent itself is on the left, and cannot change how the entries of proxies on
@@ -12,7 +12,7 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
-# Entries that are read of one list; no chain of proxies is longer.
+# Entries that are read from one list; no chain of proxies is longer.
 MAX_ENTRIES: Final = 64
 # A longer element of Forwarded is not read.
 MAX_ELEMENT_BYTES: Final = 1024
@@ -29,8 +29,8 @@ _MAX_PORT: Final = 65535
 #   forwarded-pair    = token "=" ( token / quoted-string )
 _PAIR: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++=(?:[-!#$%&'*+.^_`|~0-9A-Za-z]++|\"(?:[^\"\\]|\\.)*\")"
 _OWS: Final = rb"[ \t]*+"
-# The last element of a list.  An earlier quote without an end does not match, nor can it swallow a valid element: the
-# quotes of that are in pairs.
+# The last element of a list.  A quote that was opened before it and not closed does not match, and cannot hide a valid
+# element, whose quotes are in pairs.
 _LAST_ELEMENT: Final = re.compile(
     rb"(?:\A|,)(?P<element>%b(?:%b%b)?(?:;%b(?:%b%b)?)*)\Z" % (_OWS, _PAIR, _OWS, _OWS, _PAIR, _OWS)
 )
@@ -45,8 +45,8 @@ _ESCAPED: Final = re.compile(rb"\\(.)")
 class Node(NamedTuple):
     """The address of one hop."""
 
-    address: str  # an IP address, not yet in its plain form; "" for none
-    port: int  # 0 if it is not told
+    address: str  # an IP address, which may still be IPv4-mapped; "" for none
+    port: int  # 0 if it is not given
 
 
 NO_NODE: Final = Node("", 0)
@@ -54,7 +54,7 @@ NO_NODE: Final = Node("", 0)
 
 @lru_cache(maxsize=4096)
 def read_node(text: bytes) -> Node:
-    """The address in an entry; NO_NODE for everything that is not exactly one."""
+    """The address in an entry; NO_NODE if the entry is anything but one address."""
     if len(text) > MAX_NODE_BYTES:
         return NO_NODE
     found = _NODE.fullmatch(text)
@@ -72,7 +72,7 @@ def read_node(text: bytes) -> Node:
 
 
 def entries(values: list[bytes]) -> list[bytes]:
-    """The entries of X-Forwarded-For, and of fields that are lists like it; empty ones are no entries.
+    """The entries of X-Forwarded-For, or of a similar field; empty ones are skipped.
 
     RFC 9110 sections 5.3 and 5.6.1: several field lines are one list.
     """

@@ -1,8 +1,8 @@
 """Heads as they are forwarded: the received field lines, and the fields that an HTTP gateway must add.
 
 RFC 9110 section 7.6 (hop-by-hop fields, Via), RFC 7239 (Forwarded), and the X-Forwarded fields and X-Real-IP, which
-servers use in practice.  This gateway appends to Via, and replaces what a client says in the others.  Only what a
-trusted proxy says of its client is passed on (`Received`), followed by this hop.
+servers use in practice.  This gateway appends to Via, and replaces the values that a client sends in the others.  Only
+those that a trusted proxy sends about its client are passed on (`Received`), followed by this hop.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ NO_VIA: Final[list[bytes]] = []
 
 
 class Received(NamedTuple):
-    """What a trusted proxy has said of its client, in the request that it passed on."""
+    """What a trusted proxy has stated about its client, in a request that it forwarded."""
 
     address: str  # of the client
-    scheme: bytes  # that the client used
-    host: bytes = b""  # that it requested; empty: that of the request
-    port: bytes = b""  # that it requested; empty: see `requested_port`
-    forwarded_for: bytes = b""  # X-Forwarded-For as it came
-    forwarded: bytes = b""  # Forwarded as it came
+    scheme: bytes  # used by the client
+    host: bytes = b""  # requested by the client; empty: that of the request
+    port: bytes = b""  # requested by the client; empty: see `requested_port`
+    forwarded_for: bytes = b""  # X-Forwarded-For as received
+    forwarded: bytes = b""  # Forwarded as received
 
 
 class ForwardedFields:
     """The fields about one client's connection in each request that this gateway forwards.
 
-    With `received`, about one request of a client of the proxy whose connection it is.
+    With `received`, the connection is that of a trusted proxy, and the fields are about the client of one request.
     """
 
     __slots__ = ("_address", "_node", "_scheme", "_own_lines", "_received", "_host", "_minor", "_fields")
@@ -118,7 +118,7 @@ class ForwardedFields:
         if received is not None:
             client, scheme, port = received.address.encode(), received.scheme, received.port
             requested = received.host or host
-            # A server that reads one of the two lists only is told the same by both.
+            # The two lists agree: a server may read only one of them.
             forwarded_for = b"%b, %b" % (received.forwarded_for or client, forwarded_for)
             earlier = received.forwarded
             # Our element would become part of a quoted-string that an earlier proxy has not closed.

@@ -51,7 +51,7 @@ class HeadLimits:
     head_bytes: int = 32 * 1024  # precedents: nginx 4 * 8 KiB, HAProxy 16 KiB, Envoy 60 KiB
     target_bytes: int = 8 * 1024  # RFC 9112 section 3 recommends at least 8000
     fields: int = 100  # precedents: Apache and HAProxy 100
-    any_name: bool = False  # allow names with other characters than letters, digits and hyphens, see `field_names`
+    any_name: bool = False  # allow names with characters other than letters, digits and hyphens, see `field_names`
     table: RequestFields = DEFAULT_FIELDS
 
 
@@ -131,15 +131,15 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     head.upgrade = b""
     if b"upgrade" in notable and head.minor:
         head.upgrade = requested_protocols(notable[b"upgrade"], nominated(notable))
-        # A client may take the upgrade for granted, and send what is not HTTP.  Where the protocol is not switched, it
-        # would be read as requests, so the connection ends instead.
+        # A client may assume that the upgrade succeeds, and send data that is not HTTP.  If the protocol is not
+        # switched, that data would be read as requests, so the connection is closed instead.
         head.keep_alive = persists and not head.upgrade
     _resolve_target(head)
     return head
 
 
 def skip_empty_lines(data: bytes, before: int) -> tuple[bytes, int]:
-    """`data` without leading empty lines, and the number of empty lines, including `before`, that of earlier calls.
+    """`data` without leading empty lines, and the number of empty lines, including the `before` of earlier calls.
 
     RFC 9112 section 2.2: empty lines are ignored.  Raises RequestError for more than MAX_EMPTY_LINES, so that a client
     cannot keep this process busy with them.

@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, versions 1 and 2: who a proxy's client is, before the first byte of the client.
+"""The header of the PROXY protocol, versions 1 and 2: the address of a proxy's client, before its first byte.
 
 Bytes in, values out, after the specification (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).  Section
 numbers refer to it.
@@ -6,7 +6,8 @@ numbers refer to it.
     version 1   "PROXY TCP4 192.0.2.7 198.51.100.1 50000 443" CRLF
     version 2   a signature of 12 bytes, version and command, family, length; addresses; type-length-value fields
 
-What the specification leaves to the receiver is decided strictly: whatever is not exactly a header is not one.
+Where the specification leaves a choice to the receiver, it is made strictly: anything that is not exactly a header is
+an error.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _UNSPEC: Final = 0x00
 _TCP4: Final = 0x11
 _TCP6: Final = 0x21
 _UNIX_STREAM: Final = 0x31
-# Bytes of both addresses and ports, for each family and transport; datagrams cannot be what a connection carries, but
-# are valid, and therefore told nothing of.
+# Bytes of both addresses and ports, for each family and transport.  Datagram transports are valid, although they cannot
+# be those of a connection; their addresses are not used.
 _ADDRESS_BYTES: Final = {_UNSPEC: 0, _TCP4: 12, 0x12: 12, _TCP6: 36, 0x22: 36, _UNIX_STREAM: 216, 0x32: 216}
 
 _TYPE_CRC32C: Final = 0x03
@@ -53,8 +54,8 @@ class ProxyProtocolError(Exception):
 
 
 class ProxyHeader(NamedTuple):
-    """One header.  Without a source the proxy speaks for itself (LOCAL), or does not know: the connection's own
-    addresses count."""
+    """One header.  Without a source the connection is the proxy's own (LOCAL), or the client's address is unknown: the
+    connection's own addresses are used."""
 
     size: int  # bytes, including everything that was skipped
     source: str = ""  # an IP address; UNIX for a client of a Unix socket; "" for none
@@ -70,7 +71,7 @@ UNIX: Final = "unix:"
 def read_proxy_header(data: bytes) -> ProxyHeader | None:
     """The header at the beginning of `data`; None while it is incomplete.  Raises ProxyProtocolError.
 
-    What cannot become a header any more is an error at its first wrong byte.
+    Data that can no longer become a header is an error at its first wrong byte.
     """
     if data[:1] == b"P":
         return _read_v1(data)
@@ -207,8 +208,8 @@ V2: Final = 2
 def proxy_header(version: int, source: str, source_port: int, destination: str, destination_port: int) -> bytes:
     """The header for a client at `source` that connected to `destination`, in this version (V1 or V2).
 
-    If one of the two is not an IP address, nothing is told.  If they are of two families, both are sent as IPv6, the
-    IPv4 address as IPv4-mapped (RFC 4291 section 2.5.5.2), as HAProxy does.
+    If one of the two is not an IP address, the header has no addresses.  If they are of two families, both are sent as
+    IPv6, the IPv4 address as IPv4-mapped (RFC 4291 section 2.5.5.2), as HAProxy does.
     """
     try:
         one, other = ip_address(source), ip_address(destination)
@@ -236,5 +237,5 @@ def _as_ipv6(address: IPv4Address | IPv6Address) -> IPv6Address:
 
 
 def _plain(address: IPv4Address | IPv6Address) -> str:
-    """Without a zone (RFC 4007), which means something on this machine only."""
+    """The address without a zone (RFC 4007), which has a meaning on this machine only."""
     return str(address).partition("%")[0]

@@ -19,9 +19,9 @@ _VISIBLE: Final = re.compile(rb"[!-~]*+")
 def take_parameter(target: bytes, name: bytes) -> tuple[bytes, list[bytes]]:
     """The target without the parameters of this name, and their values.
 
-    Names and values are percent-decoded once; a value that then is not visible ASCII is returned as it was sent.  With
-    a pair, the separator before it is removed, or, for the first pair, the one after it; and the question mark if the
-    query becomes empty.
+    Names and values are percent-decoded once; a value that then is not visible ASCII is returned as it was sent.  A
+    pair is removed with the separator before it (the first pair: after it), and so is the question mark if the query
+    becomes empty.
     """
     path, mark, query = target.partition(b"?")
     if name not in query and b"%" not in query:

@@ -1,7 +1,7 @@
-"""Wire cases: what a message is, where the RFC says so, and what must come of it.
+"""Wire cases: a message, the section of the RFC, and the expected result.
 
-One table a subject.  A claim is unique among all of them; requests are also played at a running
-proxy (tests/integration/test_wire_cases.py).
+One table per subject.  Each claim is unique; requests are also sent to a running proxy
+(tests/integration/test_wire_cases.py).
 """
 
 from __future__ import annotations

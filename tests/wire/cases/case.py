@@ -1,4 +1,4 @@
-"""What a case is made of."""
+"""The form of a wire case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parent tells its workers: lines of JSON on their standard input.  See `child`."""
+"""The instructions of the parent to its workers: lines of JSON on their standard input.  See `child`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FIRST_INHERITED = REPORTS + 1  # the ports; after them, the standard output for 
 
 
 def words_of(secrets: Sequence[bytes]) -> list[str]:
-    """Secrets as a worker gets them."""
+    """Secrets in the form in which a worker gets them."""
     return [one.hex() for one in secrets]
 
 
 class Instructions:
-    """The present configuration of all workers: as a whole for one that is started, and what changes for the others."""
+    """The current configuration of all workers: in full for one that is started, and the changes for the others."""
 
     def __init__(self, startup: Startup) -> None:
         self._startup = startup

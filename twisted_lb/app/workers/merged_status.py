@@ -44,7 +44,7 @@ class RetiredCounters:
             counts.update({name: server[name] for name in COUNTS})
 
     def keep(self, places: Collection[tuple[str, str, str]]) -> None:
-        """Drop the servers that are not among these pools, names and URLs: they are not shown any more."""
+        """Drop the servers that are not among these pools, names and URLs: they are no longer shown."""
         self._servers = {place: counts for place, counts in self._servers.items() if place[:3] in places}
 
     def copy(self) -> RetiredCounters:
@@ -73,7 +73,7 @@ def together(reports: Sequence[Report], run: str, ready_before: bool = False) ->
     servers = combined([report.servers for report in reports])
     counts = combined_counts([report.counts for report in reports])
     if not reports:
-        # Workers that are busy for a moment are as they were; those that have just been started cannot serve yet.
+        # Workers that are briefly busy have not changed; those that have just been started cannot serve yet.
         reason = run if ready_before else f"{run}; none has answered yet"
         return Report(ready_before, False, reason, servers, counts)
     ready = any(report.ready for report in reports)

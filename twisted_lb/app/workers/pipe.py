@@ -78,7 +78,7 @@ def as_bytes(files: Mapping[str, str]) -> dict[str, bytes]:
 
 
 async def first_answer(workers: Iterable[Any], what: str, word: str, **question: Any) -> dict[str, Any]:
-    """That of the first worker that responds, as the supervisor has them.  Raises StoreUnavailable."""
+    """The answer of the first of the supervisor's workers that responds.  Raises StoreUnavailable."""
     for worker in workers:
         found: dict[str, Any] | None = await worker.ask(word, **question) if worker.alive else None
         if found is not None:

@@ -29,7 +29,7 @@ from twisted_lb.users import (
     UserPage,
 )
 
-# Asks a worker; the last argument tells whether another one may be asked as well.  None: there is no answer.
+# Asks a worker; the last argument is whether another one may be asked as well.  None: there is no answer.
 Ask = Callable[[str, Sequence[object], bool], Awaitable[Any]]
 
 _ERRORS: Final[dict[str, type[Exception]]] = {
@@ -111,7 +111,7 @@ async def _made(store: IUserStore, call: str, arguments: Sequence[Any]) -> dict[
     try:
         return {"result": _shown(await getattr(store, call)(*read))}
     except tuple(_ERRORS.values()) as error:
-        # The nearest one, of those that are known to the parent.
+        # The closest class that the parent knows.
         name = next(one.__name__ for one in type(error).__mro__ if one.__name__ in _ERRORS)
         return {"error": name, "text": str(error)}
 
@@ -142,7 +142,7 @@ def _key_change_from(values: Sequence[Any]) -> KeyChange:
     return change if change.bucket is None else change._replace(bucket=KeyBucket(*change.bucket))
 
 
-# How a worker reads the arguments of calls that do not only have plain ones.
+# How a worker reads the arguments of those calls whose arguments are not all plain values.
 _ARGUMENTS: Final[dict[str, tuple[Callable[[Any], Any], ...]]] = {
     "user_page": (_plain, _plain, lambda values: UserFilter(*values)),
     "create_user": (user_from,),

@@ -1,4 +1,4 @@
-"""One worker of several: its present process, or the call that will start the next."""
+"""One worker of several: its current process, or the call that will start the next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twisted_lb.app.workers.pipe import OutputLines
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
 START_SECONDS = 30.0  # at least, for the first response of a worker
-# The death of a worker that ran this long is not attributed to its start.
+# The end of a worker that ran this long is not attributed to its start.
 STEADY_SECONDS = 60.0
 # A worker that responds later is left out of the report.
 ANSWER_SECONDS = 1.0
@@ -39,7 +39,7 @@ class Slots(Protocol):
 
 
 class Slot:
-    """One worker: its present process, or the call that will start the next."""
+    """One worker: its current process, or the call that will start the next."""
 
     def __init__(self, number: int, workers: Slots, reactor: Any) -> None:
         self.number = number

@@ -52,9 +52,9 @@ NOT_FOR_WORKERS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 LOOKS = 4  # heartbeats of each worker in the time after which it is killed
 # How often keys are passed between workers, for outages of Redis.
 SHARE_SECONDS = 0.5
-# One that has not applied another servers file by then is about to be killed.
+# A worker that has not applied another servers file by then will be killed soon.
 USE_SECONDS = 60.0
-# For a call of IUserStore: a store that is away is found out by the worker, sooner.
+# For a call of IUserStore: a worker detects sooner that the store is unavailable.
 USERS_SECONDS = 5.0
 
 _log = Logger()
@@ -207,7 +207,7 @@ class Workers(Service):
         return report if alive else report._replace(ready=False, degraded=False, reason=run)
 
     async def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the first worker that responds; each has its own.  See api.status.Running."""
+        """The choices of the first worker that responds; each has its own.  See api.status.Running."""
         return await first_answer(self._slots, "tell its choices", "choices", asked=asked)
 
     async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
@@ -215,10 +215,9 @@ class Workers(Service):
         return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
 
     async def ask_about_users(self, call: str, arguments: Sequence[object], repeatable: bool) -> object:
-        """The answer of a worker to a call of IUserStore, see `remote_users`; None if none could be had.
+        """The answer of a worker to a call of IUserStore, see `remote_users`; None if there was none.
 
-        One that does not respond may have made a change nevertheless: only what is `repeatable` is asked again of
-        another one.
+        A worker that does not respond may still have made a change: only a `repeatable` call is passed to another one.
         """
         for slot in self._slots:
             if slot.alive:
@@ -228,7 +227,7 @@ class Workers(Service):
         return None
 
     def spawn(self, process: WorkerProcess) -> Any:
-        """Start one worker; its process transport."""
+        """Start one worker; return its process transport."""
         sockets = [port.fileno() for port in self.ports]
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r", REPORTS: "r"}
         descriptors.update({FIRST_INHERITED + index: socket for index, socket in enumerate(sockets)})
