@@ -292,7 +292,9 @@ def _user(reply: list[Any]) -> User:
     if not reply:
         raise StoreUnavailable("what Redis holds for this user is not a user")
     _, name, capacity, rate, level, state, metadata, created, first, *further = reply
-    keys = sorted(map(_key, further), key=lambda key: (key.created_at or 0, key.digest))
+    keys = list(map(_key, further))
+    if len(keys) > 1:
+        keys.sort(key=lambda key: (key.created_at or 0, key.digest))
     return User(
         name.decode(),
         int(capacity),
@@ -313,8 +315,10 @@ def _key(reply: list[Any]) -> Key:
 
 
 def _metadata(text: bytes) -> dict[str, Any]:
+    if not text:
+        return {}
     try:
-        found = json.loads(text or b"{}")
+        found = json.loads(text)
     except ValueError:
         found = {}
     return found if isinstance(found, dict) else {}
