@@ -189,13 +189,21 @@ class RedisUsers:
         ).addCallback(_changed)
 
     @_failing
-    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+    def rotate_key(
+        self, name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
         """See IUserStore."""
         check_key_id(key_id)
         check_grace(grace_us)
         check_digest(digest)
         return self._rotate_key.call(
-            *_forms(name), b"%d" % MAX_KEYS, _digits(key_id), b"%d" % grace_us, digest.encode(), keys=0
+            *_forms(name),
+            b"%d" % MAX_KEYS,
+            _digits(key_id),
+            b"%d" % grace_us,
+            digest.encode(),
+            b"%d" % keep_expiry,
+            keys=0,
         ).addCallback(_changed)
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
