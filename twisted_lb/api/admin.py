@@ -204,7 +204,7 @@ def admin_factory(
     """
     if not isinstance(tokens, OperatorTokens):
         tokens = OperatorTokens(tokens)
-    audit = Auditing(recording)
+    audit = Auditing(recording, reactor)
     changes = RecordedChanges(tokens, audit)
     others: Any = _AdminApi(running, explaining, tokens, None if users is None else users.store).app.resource()
     apis: dict[bytes, Any] = {}
