@@ -12,6 +12,7 @@ from tests.api.caller import Answer, read_answer
 from tests.api.operator import Client, head_of
 from tests.test_operator_changes import TEXT, OperatorCase
 from twisted_lb.api.admin import admin_factory
+from twisted_lb.api.audit import MAX_UNKNOWN, UNKNOWN_SECONDS
 from twisted_lb.api.pool_summary import shown_route, total
 from twisted_lb.api.pools import MAX_BODY_BYTES
 from twisted_lb.api.status import Report, shown_removed, shown_server
@@ -258,6 +259,37 @@ class ChangingTests(AdminCase):
             self.assertEqual((entry["who"], entry["status"], entry["action"]), (None, 401, "drain"))
         self.assertNotIn("wr0ng", json.dumps(self.audit.entries))
         self.assertEqual(self.servers()[0], ("a", 3, "ready"))
+
+    def test_many_attempts_without_a_token(self) -> None:
+        """Of many attempts within a second there are some lines and their number; those with a token have all lines."""
+
+        def attempts(count: int, *fields: bytes) -> None:
+            for _ in range(count):
+                self.call("POST", "/pools/models/servers/a/drain", b"{}", *(fields or (b"X: 1",)))
+
+        def left_out() -> list[int]:
+            found = [one["left_out"] for one in self.audit.entries if "left_out" in one]
+            self.assertEqual({one["who"] for one in self.audit.entries if "left_out" in one} - {None}, set())
+            return found
+
+        self.clock.advance(7.3)
+        attempts(MAX_UNKNOWN)
+        self.clock.advance(5)
+        self.assertEqual((len(self.audit.entries), left_out()), (MAX_UNKNOWN, []))
+        self.audit.entries.clear()
+        attempts(MAX_UNKNOWN + 3)
+        self.refused("POST", "/pools/models/servers", b"{")
+        self.assertEqual(len(self.audit.entries), MAX_UNKNOWN + 1)
+        self.clock.advance(UNKNOWN_SECONDS / 2)
+        attempts(2)
+        self.assertEqual(left_out(), [])
+        self.clock.advance(UNKNOWN_SECONDS / 2)
+        self.assertEqual((len(self.audit.entries), left_out()), (MAX_UNKNOWN + 2, [5]))
+        attempts(MAX_UNKNOWN + 1)
+        self.clock.advance(UNKNOWN_SECONDS)
+        self.assertEqual((len(self.audit.entries), left_out()), (2 * MAX_UNKNOWN + 3, [5, 1]))
+        self.clock.advance(60)
+        self.assertEqual(left_out(), [5, 1])
 
     def test_bodies(self) -> None:
         """A body may come in pieces or chunked; a long one, and one elsewhere, is 413."""

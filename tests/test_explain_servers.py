@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from twisted_lb.app.explain_servers import CANNOT_TELL, choices, question
+from twisted_lb.app.explain_servers import CANNOT_TELL, FAILED, NO_SERVER, choices, question
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.backend import Backend
 from twisted_lb.config.servers_file import read_gateway
@@ -37,6 +37,19 @@ class Silent:
 class Broken(Silent):
     def peek(self, request: object) -> Iterator[Backend]:
         raise KeyError("peek")
+
+
+class WithoutText:
+    def __repr__(self) -> str:
+        raise KeyError("repr")
+
+
+@implementer(IPeeking)
+class Mistaken(Silent):
+    peeked: Any = ()
+
+    def peek(self, request: object) -> Any:
+        return iter(self.peeked)
 
 
 class ExplainServersTests(SynchronousTestCase):
@@ -130,14 +143,31 @@ class ExplainServersTests(SynchronousTestCase):
 
     def test_own_balancers(self) -> None:
         """A balancer of the user's own that does not tell, or fails to, is not asked for choices."""
-        for name in ("Silent", "Broken"):
+        for name, reason in (("Silent", CANNOT_TELL), ("Broken", FAILED)):
             self.start(f"balancer: '{__name__}:{name}'\n" + SERVERS)
             self.pool.backends[0].weight = 0
             self.pool.refresh()
             found = self.ask()
-            self.assertEqual((found["order"], found["reason"]), (None, CANNOT_TELL))
-            self.assertEqual((found["why_not"]["a"], found["why_not"]["b"]), ("its weight is 0", CANNOT_TELL))
+            self.assertEqual((found["order"], found["reason"]), (None, reason))
+            self.assertEqual((found["why_not"]["a"], found["why_not"]["b"]), ("its weight is 0", reason))
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+
+    def test_wrong_choices(self) -> None:
+        """A balancer whose peek yields something else than servers of the pool is told of, and all else is answered."""
+        self.start(f"balancer: '{__name__}:Mistaken'\n" + SERVERS)
+        balancer: Any = self.pool.balancer
+        other = Gateway(Clock(), read_gateway(SERVERS, "x.yaml")).pools["default"].pool.backends[0]
+        for wrong in ("a", None, 5, [], other, WithoutText()):
+            balancer.peeked = [self.pool.backends[1], wrong]
+            found = self.ask()
+            self.assertEqual((found["order"], found["reason"]), (None, NO_SERVER))
+            self.assertEqual(set(found["why_not"].values()), {NO_SERVER})
+        for wrong in (None, 5):
+            balancer.peeked = wrong
+            self.assertEqual(self.ask()["reason"], FAILED)
+        self.assertTrue(self.flushLoggedErrors(TypeError))
+        balancer.peeked = self.pool.backends[::-1]
+        self.assertEqual(self.ask()["order"], list(NAMES[::-1]))
 
     def test_no_pool(self) -> None:
         """A pool that has gone since has no choices."""

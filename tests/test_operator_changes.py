@@ -26,6 +26,7 @@ from twisted_lb.backend import Backend
 from twisted_lb.config.edits import Edit, edited
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.servers_schema import ServerModel
+from twisted_lb.config.settings import Misconfigured
 from twisted_lb.interfaces import IBalancer
 from twisted_lb.steps import STEP, finish
 
@@ -371,6 +372,35 @@ class BalancerTests(OperatorCase):
         self.assertEqual(self.path.read_text(), self.text)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.change(SET, "models", "a", weight=1)
+
+
+class FormerTextTests(OperatorCase):
+    writing = True
+
+    def swap(self, error: Exception, meanwhile: Any) -> None:
+        def rejected(read: Any) -> Any:
+            self.written = self.path.read_text()
+            meanwhile()
+            return fail(error)
+
+        self.patch(self.file, "swap_in", rejected)
+
+    def test_it_cannot_be_written_back(self) -> None:
+        """A rejected change that stays in the file is reported with it, and not as one that has changed nothing."""
+        other = TEXT + "# another hand"
+        self.swap(Misconfigured(["pools.models: too many"]), lambda: self.path.write_text(other))
+        status, detail = self.refusal(SET, "models", "a", weight=1)
+        self.assertEqual(status, 409)
+        self.assertIn("too many. It is not in use, but the servers file has the change, and keeps it: ", detail)
+        self.assertNotIn("Nothing was changed", detail)
+        self.assertEqual(self.path.read_text(), other)
+
+    def test_any_failure(self) -> None:
+        """Whatever fails while a change is applied, the file has its former text afterwards."""
+        self.swap(ZeroDivisionError(), lambda: None)
+        self.failureResultOf(self.changes.change(Change(SET, "models", "a", {"weight": 1})), ZeroDivisionError)
+        self.assertIn("weight: 1", self.written)
+        self.assertEqual(self.path.read_text(), TEXT)
 
 
 class FileTests(OperatorCase):

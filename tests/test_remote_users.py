@@ -87,7 +87,7 @@ class RemoteUsersTests(SynchronousTestCase):
             ("create_key", ("ann", FIRST), Changed(BOB, ANN), False),
             ("change_key", ("ann", "key_1", bucket), Changed(ANN, ANN), False),
             ("change_key", ("ann", "key_1", KeyChange(label="")), None, False),
-            ("rotate_key", ("ann", "key_1", 5, "b" * 64), Changed(ANN, BOB), False),
+            ("rotate_key", ("ann", "key_1", 5, "b" * 64, True), Changed(ANN, BOB), False),
         ):
             self.store.result = result
             found = self.successResultOf(getattr(self.users, call)(*arguments))

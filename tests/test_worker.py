@@ -7,7 +7,7 @@ import os
 import select
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ReactorNotRunning
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.stdio import StandardIO
@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from twisted_lb.api.status import Report
-from twisted_lb.app.workers.child import answer, first_line
+from twisted_lb.app.workers.child import answer, answer_use, first_line
 from twisted_lb.app.workers.pipe import ParentPipe
+from twisted_lb.config.settings import Misconfigured
 from twisted_lb.interfaces import StoreUnavailable
 
 
@@ -163,4 +164,17 @@ class AnswerTests(SynchronousTestCase):
         self.page = fail(ZeroDivisionError())
         self.ask("users", 1, call="user", arguments=[""])
         self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_use(self) -> None:
+        """Another configuration that a worker does not use is answered with the reason, not as if it were in use."""
+        question = {"ask": "use", "number": 7, "servers": ""}
+        for used, expected in (
+            (succeed(None), True),
+            (fail(Misconfigured(["pools.a: too many", "b"])), ["pools.a: too many", "b"]),
+            (fail(ZeroDivisionError()), ["it could not be used; see the log"]),
+        ):
+            self.said.clear()
+            answer_use(used, question, "servers.yaml", self.said.append)
+            self.assertEqual(self.answers(), [{"number": 7, "answer": expected}])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

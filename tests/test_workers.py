@@ -391,6 +391,18 @@ class WorkersTests(SynchronousTestCase):
         self.reactor.advance(FIRST_DELAY_SECONDS)
         self.assertEqual(json.loads(self.reactor.processes[2].written)["servers"], FLEET)
 
+    def test_rejected_by_a_worker(self) -> None:
+        """A worker that does not use another pool is told of with its reason; one that does not answer is not."""
+        self.start()
+        used = self.workers.use(FLEET)
+        self.reactor.processes[0].answer(["a: too many", "b"])
+        self.reactor.processes[1].answer(True)
+        self.assertEqual(self.successResultOf(used), ["a: too many (worker 1)", "b (worker 1)"])
+        used = self.workers.use(FLEET)
+        self.reactor.processes[0].answer(True)
+        self.reactor.processes[1].end(KILLED)
+        self.assertEqual(self.successResultOf(used), [])
+
     def test_answers(self) -> None:
         """All workers are told of the answers that have changed, and one that is started later of all of them."""
         self.start()

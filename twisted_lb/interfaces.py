@@ -306,11 +306,14 @@ class IUserStore(Interface):
         To revoke a key that is revoked already is no error.
         """
 
-    def rotate_key(name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+    def rotate_key(
+        name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
         """Add the key `digest` in place of another one, which expires after the grace (0: is revoked now).
 
-        The new key has the label and the bucket of the old one, with its level, and does not expire; the old one
-        expires no later than it did before.  None, failures and repetition are as in `create_key` and `change_key`.
+        The new key has the label and the bucket of the old one, with its level; it does not expire, or with
+        `keep_expiry` as the old one did.  The old one expires no later than it did before.  None, failures and
+        repetition are as in `create_key` and `change_key`.
         """
 
     def refused_keys(digests: Sequence[str]) -> Deferred[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from twisted_lb.users import MAX_TIME_US
@@ -22,6 +23,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|)")
 _SECONDS_IN: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+@lru_cache(maxsize=1024)  # users and their first keys have the same times
 def rfc3339(time_us: int) -> str:
     """A time in microseconds since 1970, in UTC; without a fraction where there is none."""
     return f"{(_NAIVE_EPOCH + timedelta(0, 0, time_us)).isoformat()}Z"

@@ -71,6 +71,11 @@ class Key(NamedTuple):
         """The public name."""
         return key_id_of(self.digest)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether it has bounds that its user has not: by itself, it must not get around them."""
+        return self.expires_at is not None or self.bucket is not None
+
 
 class User(NamedTuple):
     """A user with all keys, the first of which names the record."""

@@ -16,7 +16,9 @@ from twisted_lb import BUILD
 from twisted_lb.api.admin import admin_factory, health_factory
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.status import Report, shown_server
+from twisted_lb.api.user_query import page_asked_for
 from twisted_lb.api.users import UserAdministration
+from twisted_lb.api.users_page import PART
 from twisted_lb.backend import Backend
 from twisted_lb.config.admin_tokens import admin_tokens
 from twisted_lb.interfaces import StoreUnavailable
@@ -190,13 +192,16 @@ class AdminTests(HealthTests):
 
     def test_pages(self) -> None:
         """A page begins with the first name and has 100 users, where nothing else is asked for, and at most 200."""
+        self.assertEqual(page_asked_for({})[1], 100)
+        self.assertEqual(page_asked_for({b"limit": [b"200"]})[1], 200)
+        # They are read in parts.
         for query in ("", "?", "?after=", "?limit=1", "?limit=200&after=%41", "?limit=007"):
             self.assertEqual(self.call("GET", "/users" + query).status, 200, query)
         # Whatever `next` may be: with a joiner, or from before there were rules.
         for name in ("\U0001f468\u200d\U0001f469", "\u3164", "e\u0301"):
             self.assertEqual(self.call("GET", f"/users?limit=3&after={quote(name)}").status, 200)
             self.assertEqual(self.asked.pop(), (name, 3))
-        self.assertEqual(self.asked, [("", 100), ("", 100), ("", 100), ("", 1), ("A", 200), ("", 7)])
+        self.assertEqual(self.asked, [("", PART), ("", PART), ("", PART), ("", 1), ("A", PART), ("", 7)])
 
     def test_bad_pages(self) -> None:
         """Anything else is 400 and says what was expected; nobody is asked."""

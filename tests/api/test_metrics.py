@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
+from twisted_lb.api.metrics import CONTENT_TYPE, metrics_steps, metrics_text
 from twisted_lb.api.status import Report, shown_server
 from twisted_lb.backend import Backend
 from twisted_lb.limits.fallback import COUNTS
+from twisted_lb.steps import STEP
 from twisted_lb.stores.sqlite import store
 
 NUMBERS = {
@@ -84,6 +88,50 @@ class MetricsTests(SynchronousTestCase):
         names = ("up", "requests_total", "failures_total", "retries_total", "in_flight")
         found = [samples[f"tokenlb_server_{name}", "default", 'b"\\'] for name in names]
         self.assertEqual(found, [0.0, 10.0, 2.0, 1.0, 3.0])
+
+    def test_text_of_servers(self) -> None:
+        """The text is the same as that of prometheus_client, also for odd names and large numbers."""
+        names = ['b"\\', "line\nend", "\\n", "ü", ""]
+        backends = [
+            backend(name, up=bool(at % 2), requests=10**at, failures=123456789 * at, in_flight=at, tunnels=at)
+            for at, name in enumerate(names * 3)
+        ]
+        shown = [shown_server(one, f"pool {at % 4}") for at, one in enumerate(backends)]
+        text = metrics_text(Report(True, False, "", shown, {})).decode()
+
+        class Same(Collector):
+            def collect(self) -> Any:
+                for member, kind, name, words in (
+                    ("state", GaugeMetricFamily, "up", "Whether the server gets requests (1) or not (0)."),
+                    ("in_flight", GaugeMetricFamily, "in_flight", "Requests in flight at the server."),
+                    ("requests", CounterMetricFamily, "requests", "Requests that were sent to the server."),
+                    ("failures", CounterMetricFamily, "failures", "Requests to the server that failed."),
+                ):
+                    family = kind(f"tokenlb_server_{name}", words, labels=["pool", "server"])
+                    for one in reversed(shown):
+                        value = one["state"] == "up" if member == "state" else one[member]
+                        family.add_metric([one["pool"], one["name"]], value)
+                    yield family
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(Same())
+        expected = generate_latest(registry).decode()
+        self.assertEqual([line for line in expected.splitlines() if line not in text.splitlines()], [])
+        self.assertEqual(text.count("# HELP"), 6)
+
+    def test_steps(self) -> None:
+        """With many servers the text is made in steps, of one report, whatever changes meanwhile."""
+        backends = [backend(f"s{number}") for number in range(2 * STEP + 1)]
+        report = Report(True, False, "", [shown_server(one, "default") for one in backends], {})
+        steps = metrics_steps(report)
+        next(steps)
+        for one in backends:
+            one.requests += 1
+        next(steps)
+        with self.assertRaises(StopIteration) as end:
+            next(steps)
+        self.assertEqual(end.exception.value, metrics_text(report))
+        self.assertEqual(end.exception.value.count(b"tokenlb_server_requests_total{"), 2 * STEP + 1)
 
     def test_one_name_twice(self) -> None:
         """Of a server that was removed and has come back, only the one that is there now is told."""

@@ -16,10 +16,11 @@ from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.self_service import SelfService
 from twisted_lb.api.user import UserApi, is_user_path
 from twisted_lb.credentials import KeyPlaces, digest
+from twisted_lb.interfaces import MICROTOKENS
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.limits.rejection import MISTYPED
 from twisted_lb.stores.sqlite.store import EmbeddedStore
-from twisted_lb.users import ACTIVE, DISABLED, MAX_KEYS, Key, KeyChange, UserChange, key_id_of
+from twisted_lb.users import ACTIVE, DISABLED, MAX_KEYS, Key, KeyBucket, KeyChange, UserChange, key_id_of
 
 JSON = b"Content-Type: application/json"
 NOW = "2027-01-15T08:00:00Z"  # START
@@ -172,10 +173,9 @@ class OwnKeyTests(OnStore):
         self.assertIn("is disabled", self.refused(409, "POST", rotate, key, {"grace": 0}))
         self.successResultOf(self.store.change_key("ann", id_of(other), KeyChange(ACTIVE, START + SECOND)))
         self.serve(SelfService(change=False))
-        for one in (key, other):
-            self.assertIn("changed by an operator", self.refused(403, "POST", rotate, one, {"grace": 0}))
+        self.assertIn("changed by an operator", self.refused(403, "POST", rotate, key, {"grace": 0}))
         self.serve()
-        self.done("POST", rotate, other, {"grace": 0})
+        self.assertIsNone(self.done("POST", rotate, key, {"grace": 0})["expires_at"])
 
     def test_a_revocation(self) -> None:
         """A revoked key is unknown, stays in the list, and cannot be rotated; to revoke it again is no error."""
@@ -186,6 +186,65 @@ class OwnKeyTests(OnStore):
         self.assertEqual(self.refused(401, "GET", "/user/keys", second), "No user has this API key.")
         detail = self.refused(409, "POST", f"/user/keys/{id_of(second)}/rotate", key, {"grace": 0})
         self.assertEqual(detail, "This key is revoked, which cannot be undone.")
+
+    def test_bounded_key(self) -> None:
+        """A key that expires or has its own bucket reads everything, and changes nothing but itself."""
+        key = self.create()
+        bucket = {"capacity": 2, "rate_per_sec": 1}
+        for body, why in (
+            ({"expires_at": "2027-01-15T09:00:00Z"}, "This API key expires, so"),
+            (bucket, "This API key has a bucket of its own, so"),
+            ({"expires_at": "2027-01-15T09:00:00Z", **bucket}, "This API key expires and has a bucket of its own, so"),
+        ):
+            bounded = self.done("POST", "/user/keys", key, body)["api_key"]
+            before = self.done("GET", "/user/keys", bounded)
+            for method, path, sent in (
+                ("POST", "/user/keys", {}),
+                ("POST", "/user/keys", body),
+                ("PATCH", f"/user/keys/{id_of(key)}", {"label": "x"}),
+                ("DELETE", f"/user/keys/{id_of(key)}", None),
+                ("POST", f"/user/keys/{id_of(key)}/rotate", {"grace": 0}),
+                ("POST", "/user/tokens/change", {"capacity": 3}),
+            ):
+                self.assertIn(why, self.refused(403, method, path, bounded, sent))
+            self.assertIn("no key with", self.refused(404, "DELETE", f"/user/keys/{id_of('nobody')}", bounded))
+            self.assertEqual(self.done("GET", "/user/keys", key), before)
+            self.assertEqual(self.done("GET", "/user/tokens/profile", bounded)["capacity"], 5)
+            labelled = self.done("PATCH", f"/user/keys/{id_of(bounded)}", bounded, {"label": "mine"})
+            self.assertEqual(labelled["label"], "mine")
+            self.assertEqual(self.done("DELETE", f"/user/keys/{id_of(bounded)}", bounded)["state"], "revoked")
+        self.done("POST", "/user/tokens/change", key, {"capacity": 3})
+
+    def test_bounded_key_rotates_itself(self) -> None:
+        """What a bounded key gets for itself expires when it does, and has its bucket, at its level, once."""
+        key = self.create()
+        for self_service in (SelfService(), SelfService(change=False)):
+            self.serve()
+            body = {"expires_at": "2027-01-15T09:00:00Z", "capacity": 2, "rate_per_sec": 0}
+            old = self.done("POST", "/user/keys", key, body)["api_key"]
+            self.serve(self_service)
+            self.successResultOf(
+                self.store.change_key("ann", id_of(old), KeyChange(bucket=KeyBucket(2, 0.0, MICROTOKENS)))
+            )
+            rotate = f"/user/keys/{id_of(old)}/rotate"
+            self.assertIn("grace must be 0", self.refused(403, "POST", rotate, old, {"grace": "1h"}))
+            new = self.done("POST", rotate, old, {"grace": 0})
+            self.assertEqual(new["expires_at"], "2027-01-15T09:00:00Z")
+            self.assertEqual((new["capacity"], new["rate_per_sec"], new["current_capacity"]), (2, 0, 1))
+            self.refused(401, "GET", "/user/keys", old)
+            # Without a bucket of its own, both may be used for a while.
+            self.serve()
+            old = self.done("POST", "/user/keys", key, {"expires_at": "2027-01-15T09:00:00Z"})["api_key"]
+            self.serve(self_service)
+            new = self.done("POST", f"/user/keys/{id_of(old)}/rotate", old, {"grace": "9h"})
+            self.assertEqual(new["expires_at"], "2027-01-15T09:00:00Z")
+            [shown] = [one for one in self.done("GET", "/user/keys", key)["keys"] if one["key_id"] == id_of(old)]
+            self.assertEqual(shown["expires_at"], "2027-01-15T09:00:00Z")
+        # So does a key that was rotated, during its grace.
+        self.serve()
+        self.done("POST", f"/user/keys/{id_of(key)}/rotate", key, {"grace": "1m"})
+        again = self.done("POST", f"/user/keys/{id_of(key)}/rotate", key, {"grace": "9h"})
+        self.assertEqual(again["expires_at"], "2027-01-15T08:01:00Z")
 
     def test_keys_of_others(self) -> None:
         """What is not a key of one's own is 404, whether somebody has it or not, and stays as it is."""
@@ -326,4 +385,4 @@ class SelfServiceTests(OnStore):
         self.assertEqual(self.done("GET", "/user/tokens/profile", key)["capacity"], 5)
         self.done("PATCH", f"/user/keys/{id_of(key)}", key, {"label": "x"})
         new = self.done("POST", f"/user/keys/{id_of(key)}/rotate", key, {"grace": "1m"})["api_key"]
-        self.done("DELETE", f"/user/keys/{id_of(new)}", key)
+        self.done("DELETE", f"/user/keys/{id_of(new)}", new)

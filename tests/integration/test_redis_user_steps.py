@@ -50,7 +50,7 @@ steps = st.lists(
             st.tuples(st.just("change_key"), keys, key_changes),
             st.tuples(st.just("change_user"), user_changes),
             st.tuples(st.just("create_key"), keys, st.none() | buckets),
-            st.tuples(st.just("rotate_key"), keys, keys, st.sampled_from([0, 2_000_000])),
+            st.tuples(st.just("rotate_key"), keys, keys, st.sampled_from([0, 2_000_000]), st.booleans()),
             st.tuples(st.just("delete_user")),
             st.tuples(st.just("create_user"), st.none() | buckets, levels),
         ),
@@ -143,8 +143,8 @@ class StepTests(SynchronousTestCase):
                 key, bucket = arguments
                 self.both("create_key", "ann", Key(digest_of(key), bucket=bucket))
             elif verb == "rotate_key":
-                old, new, grace = arguments
-                self.both("rotate_key", "ann", id_of(old), grace, digest_of(new))
+                old, new, grace, keep_expiry = arguments
+                self.both("rotate_key", "ann", id_of(old), grace, digest_of(new), keep_expiry)
             elif verb == "create_user":
                 self.create(*arguments)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.interfaces import MICROTOKENS, LimitRule, SharedBucket
-from twisted_lb.limits.shared_buckets import SharedBuckets
+from twisted_lb.limits.shared_buckets import MAX_FORGOTTEN, SharedBuckets
 
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
@@ -120,6 +120,38 @@ class OneRuleTests(SynchronousTestCase):
         self.assertEqual(buckets.level_of("a"), 5 * M)
         buckets.rule.capacity, buckets.rule.rate_per_sec = 20, 2.0
         self.assertEqual(buckets.take_one("a", START + 3 * SECOND), (True, 11 * M))
+
+
+class ForgottenTests(SynchronousTestCase):
+    """What is left of rules that are not used any more, as those of limits that were removed."""
+
+    def test_full_buckets_of_any_rule(self) -> None:
+        """A bucket is dropped when it is full, whether its rule is used or not; it was not before."""
+        buckets = SharedBuckets()
+        removed = LimitRule("removed", "r", 2, 1.0, unbounded=True)
+        total = LimitRule("total", "t", 2, 0.0)
+        for cost in (1, 2):
+            buckets.take((removed.bucket(str(cost)),), cost, START)
+        buckets.take((total.bucket(""),), 1, START)
+        for seconds, left in ((0, 3), (1, 2), (2, 1), (1000, 1)):
+            buckets.forget_full(START + seconds * SECOND)
+            self.assertEqual(len(buckets), left, seconds)
+        self.assertEqual(buckets.level(removed.bucket("1"), START), 2 * M)
+        self.assertEqual(buckets.level(total.bucket(""), START), M)
+        buckets.settle((total.bucket(""),), -1, START)
+        buckets.forget_full(START)
+        self.assertEqual((len(buckets), list(buckets._rules), list(buckets._policies)), (0, [], []))
+
+    def test_many(self) -> None:
+        """One call drops a bounded number."""
+        buckets = SharedBuckets()
+        rule = LimitRule("removed", "r", 2, 0.0)
+        for at in range(MAX_FORGOTTEN + 3):
+            buckets.take((rule.bucket(str(at)),), 1, START)
+        rule.capacity = 1
+        for left in (3, 0):
+            buckets.forget_full(START)
+            self.assertEqual(len(buckets), left)
 
 
 class SeveralRulesTests(SynchronousTestCase):

@@ -6,10 +6,10 @@ import os
 import sqlite3
 from typing import Any
 
-from tests.stores.contract import digest_of, new_path
+from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.users_contract import HOUR, id_of, new_user
-from twisted_lb.interfaces import MICROTOKENS, NotStored, StoreUnavailable, Taken
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, NotStored, StoreUnavailable, Taken
 from twisted_lb.stores.sqlite import schema
 from twisted_lb.stores.sqlite.files import DATABASE_FILE
 from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
@@ -257,6 +257,19 @@ class LastUseTests(StoreOnClock):
         self.assertLessEqual(self.disk.writes - writes, 2)
         self.crash()
         self.assertEqual([self.used(key) for key in "abc"], [minute, minute, None])
+
+    def test_limits_that_were_removed(self) -> None:
+        """At the same times, buckets of limits are dropped when they are full, whether there is a request or not."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a")))
+        limit = LimitRule("limit:route|r|burst", "burst", 5, 1.0).bucket("")
+        receiver = Asker()
+        self.store.take(digest_of("a"), receiver, 1, limits=(limit,))
+        [taken] = receiver.answers
+        self.assertTrue(isinstance(taken, Taken) and taken.more)
+        self.assertEqual(len(self.store._other_limits._shared), 1)
+        self.now_us += 60 * SECOND
+        self.clock.pump([NOTE_SECONDS, 1.0])
+        self.assertEqual(len(self.store._other_limits._shared), 0)
 
     def test_it_is_noted_at_the_stop(self) -> None:
         """An orderly stop notes the last uses; a key that must not be used was not used."""

@@ -370,6 +370,22 @@ class UsersContract(StoreCase):
             yield self.store.change_user("ann", UserChange(level=5 * MICROTOKENS))
 
     @inlineCallbacks
+    def test_a_rotation_keeps_the_expiry(self) -> Any:
+        """With `keep_expiry` the new key expires when the old one would have; without, or where it does not, never."""
+        yield self.create_user("ann", "a", "b", "c")
+        for key in ("a", "b"):
+            yield self.change_key("ann", key, expires_at=FUTURE)
+        for old, grace, keep, expires in (
+            ("a", HOUR, True, FUTURE),
+            ("b", 0, True, FUTURE),
+            ("b+", 0, False, None),
+            ("c", HOUR, True, None),
+        ):
+            changed = yield self.store.rotate_key("ann", id_of(old), grace, digest_of(f"{old}+"), keep)
+            self.assertEqual(changed.after.key(id_of(f"{old}+")).expires_at, expires, old)
+            self.assertTrue((yield self.take(f"{old}+")).admitted)
+
+    @inlineCallbacks
     def test_a_rotation_without_a_grace_revokes(self) -> Any:
         """With a grace of 0 the old key is revoked, and the new one takes its place in one step."""
         yield self.create_user("ann", "a")

@@ -27,7 +27,7 @@ from twisted_lb.api.changes import Changing
 from twisted_lb.api.explained_limits import refusal_of, with_levels
 from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
-from twisted_lb.api.metrics import CONTENT_TYPE, metrics_text
+from twisted_lb.api.metrics import CONTENT_TYPE, metrics_steps
 from twisted_lb.api.openapi import openapi_text
 from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
 from twisted_lb.api.operators import OperatorFactory
@@ -43,6 +43,7 @@ from twisted_lb.api.users_transfer import PATHS as TRANSFER_PATHS
 from twisted_lb.config.admin_tokens import AdminToken
 from twisted_lb.interfaces import KEY, IUserStore, StoreUnavailable
 from twisted_lb.pool.pool import REMOVED
+from twisted_lb.steps import run_in_turns
 from twisted_lb.wire.head import RequestHead
 
 # Served without restrictions and for any Host: Kubernetes uses the address of the pod.
@@ -85,8 +86,14 @@ class _AdminApi:
     app = Klein()
 
     def __init__(
-        self, running: Running, explaining: Explaining | None, tokens: OperatorTokens, users: IUserStore | None
+        self,
+        reactor: Any,
+        running: Running,
+        explaining: Explaining | None,
+        tokens: OperatorTokens,
+        users: IUserStore | None,
     ) -> None:
+        self._reactor = reactor
         self._running = running
         self._explaining = explaining
         self._tokens = tokens
@@ -108,7 +115,9 @@ class _AdminApi:
     @app.route("/metrics", methods=["GET"])
     async def _metrics(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
-        return answer(request, 200, CONTENT_TYPE, metrics_text(await report_of(self._running)))
+        report = await report_of(self._running)
+        text = await run_in_turns(self._reactor, metrics_steps(report))
+        return answer(request, 200, CONTENT_TYPE, text)
 
     @app.route("/openapi.json", methods=["GET"])
     async def _openapi(self, request: Request) -> bytes:
@@ -204,9 +213,10 @@ def admin_factory(
     """
     if not isinstance(tokens, OperatorTokens):
         tokens = OperatorTokens(tokens)
-    audit = Auditing(recording)
+    audit = Auditing(recording, reactor)
     changes = RecordedChanges(tokens, audit)
-    others: Any = _AdminApi(running, explaining, tokens, None if users is None else users.store).app.resource()
+    store = None if users is None else users.store
+    others: Any = _AdminApi(reactor, running, explaining, tokens, store).app.resource()
     apis: dict[bytes, Any] = {}
     if changing is not None:
         apis |= dict.fromkeys(POOL_PATHS, PoolsApi(running, changing, tokens, changes).app.resource())

@@ -16,6 +16,9 @@ from twisted_lb.wire.head import RequestHead
 EVENT: Final = "admin_change"
 ID_BYTES: Final = 16
 READING: Final = (b"GET", b"HEAD")
+# Attempts without a token that allows them, which anybody who reaches the listener can make.
+MAX_UNKNOWN: Final = 20  # entries in UNKNOWN_SECONDS
+UNKNOWN_SECONDS: Final = 1.0
 
 
 class Recording(Protocol):
@@ -66,10 +69,17 @@ class Attempt:
 
 
 class Auditing:
-    """Makes the entries."""
+    """Makes the entries.
 
-    def __init__(self, recording: Recording) -> None:
+    Those of attempts without a token that allows them are limited: of what comes after the first MAX_UNKNOWN within
+    UNKNOWN_SECONDS there is one entry, with their number.
+    """
+
+    def __init__(self, recording: Recording, reactor: Any) -> None:
         self._recording = recording
+        self._reactor = reactor
+        self._unknown = 0  # attempts since the period began
+        self._began = -UNKNOWN_SECONDS
 
     def problem(self) -> str:
         """Why no change can be recorded at present, or an empty text."""
@@ -78,7 +88,7 @@ class Auditing:
     def attempt(self, request: Request, action: str, about: Mapping[str, Any]) -> Attempt:
         """A request for a change; `about` says of what."""
         client = getattr(request.getClientAddress(), "host", "")
-        return Attempt(self._recording.record, {"client": client, "action": action, **about})
+        return Attempt(self._record, {"client": client, "action": action, **about})
 
     def rejected(self, head: RequestHead, status: int, detail: str, client: str) -> None:
         """A request for a change was rejected before it was served."""
@@ -88,7 +98,27 @@ class Auditing:
         path = head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
         method = head.method.decode("ascii", "backslashreplace")
         about = {"client": client, "action": None, "method": method, "path": path}
-        Attempt(self._recording.record, about).refused(status, detail)
+        Attempt(self._record, about).refused(status, detail)
+
+    def _record(self, entry: Mapping[str, Any]) -> None:
+        if entry["who"] is None:
+            now = self._reactor.seconds()
+            if now - self._began >= UNKNOWN_SECONDS:
+                self._unknown, self._began = 0, now
+            self._unknown += 1
+            if self._unknown > MAX_UNKNOWN:
+                if self._unknown == MAX_UNKNOWN + 1:
+                    self._reactor.callLater(self._began + UNKNOWN_SECONDS - now, self._record_number)
+                return
+        self._recording.record(entry)
+
+    def _record_number(self) -> None:
+        """At the end of a period in which there were too many."""
+        left_out, self._unknown = self._unknown - MAX_UNKNOWN, 0
+        self._began = self._reactor.seconds()
+        detail = f"{left_out} more attempts without a token that allows them were refused within a second."
+        start = {"event": EVENT, "request_id": None, "who": None, "client": None, "action": None}
+        self._recording.record({**start, "left_out": left_out, "detail": detail, "result": "refused"})
 
 
 class NoRecording:

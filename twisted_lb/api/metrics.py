@@ -5,14 +5,17 @@ Nothing is counted here: the parts have their own counters, which are formatted 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from twisted_lb.api.status import CERTIFICATE_EXPIRY, Report
+from twisted_lb.steps import Steps, chunks, finish
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -52,51 +55,69 @@ _REQUEST_COUNTERS = (
     ("tunnel_bytes", "tokenlb_tunnel_bytes", "Bytes received through tunnels.", "sender"),
 )
 _STANDBY = (("standby_admitted", "admitted"), ("standby_refused", "refused"), ("standby_unknown", "unknown"))
-_SERVER_COUNTERS = (
-    ("requests", "Requests that were sent to the server."),
-    ("failures", "Requests to the server that failed."),
-    ("retries", "Requests sent to the server after another attempt had failed."),
+# Of each server: the member of `shown_server`, the name of the metric, its type, and its help.
+_OF_SERVERS = (
+    ("state", "tokenlb_server_up", "gauge", "Whether the server gets requests (1) or not (0)."),
+    ("in_flight", "tokenlb_server_in_flight", "gauge", "Requests in flight at the server."),
+    (
+        "tunnels",
+        "tokenlb_server_tunnels",
+        "gauge",
+        "Open tunnels to the server (WebSocket and other switched protocols), which are in flight as well.",
+    ),
+    ("requests", "tokenlb_server_requests_total", "counter", "Requests that were sent to the server."),
+    ("failures", "tokenlb_server_failures_total", "counter", "Requests to the server that failed."),
+    (
+        "retries",
+        "tokenlb_server_retries_total",
+        "counter",
+        "Requests sent to the server after another attempt had failed.",
+    ),
 )
 
 
 def metrics_text(report: Report) -> bytes:
     """The body of a response of CONTENT_TYPE."""
+    return finish(metrics_steps(report))
+
+
+def metrics_steps(report: Report) -> Steps[bytes]:
+    """The same in steps.  All numbers are those of the report, whenever a step is taken."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Numbers(report))
-    return generate_latest(registry)
+    registry.register(_Numbers(report.counts))
+    text = generate_latest(registry)
+    return text + (yield from _of_servers(report.servers))
 
 
 class _Numbers(Collector):
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, counts: Mapping[str, float]) -> None:
+        self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with a value: the embedded store has no number of instances, for example."""
-        yield from _of_requests(self._report.counts)
-        yield from _of_process(self._report.counts)
-        yield from _of_certificates(self._report.counts)
-        yield from self._of_servers()
+        yield from _of_requests(self._counts)
+        yield from _of_process(self._counts)
+        yield from _of_certificates(self._counts)
 
-    def _of_servers(self) -> Iterator[Metric]:
-        # A removed server may have been added again under the same name before its last exchange has completed.
-        servers = {(server["pool"], server["name"]): server for server in reversed(self._report.servers)}
-        labels = ["pool", "server"]
-        up = GaugeMetricFamily("tokenlb_server_up", "Whether the server gets requests (1) or not (0).", labels=labels)
-        in_flight = GaugeMetricFamily("tokenlb_server_in_flight", "Requests in flight at the server.", labels=labels)
-        words = "Open tunnels to the server (WebSocket and other switched protocols), which are in flight as well."
-        tunnels = GaugeMetricFamily("tokenlb_server_tunnels", words, labels=labels)
-        for place, server in servers.items():
-            up.add_metric(place, server["state"] == "up")
-            in_flight.add_metric(place, server["in_flight"])
-            tunnels.add_metric(place, server["tunnels"])
-        yield up
-        yield in_flight
-        yield tunnels
-        for count, words in _SERVER_COUNTERS:
-            counter = CounterMetricFamily(f"tokenlb_server_{count}", words, labels=labels)
-            for place, server in servers.items():
-                counter.add_metric(place, server[count])
-            yield counter
+
+def _of_servers(shown: Sequence[Mapping[str, Any]]) -> Steps[bytes]:
+    """Those of the servers, written here: for thousands of servers, prometheus_client takes eight times as long."""
+    # A removed server may have been added again under the same name before its last exchange has completed.
+    servers = list({(server["pool"], server["name"]): server for server in reversed(shown)}.values())
+    lines = [[f"# HELP {name} {words}\n# TYPE {name} {kind}\n"] for _, name, kind, words in _OF_SERVERS]
+    for number, some in enumerate(chunks(servers)):
+        if number:
+            yield
+        labels = [f'{{pool="{_escaped(one["pool"])}",server="{_escaped(one["name"])}"}}' for one in some]
+        for (member, name, _, _), of_metric in zip(_OF_SERVERS, lines):
+            values = [one["state"] == "up" for one in some] if member == "state" else [one[member] for one in some]
+            of_metric += [f"{name}{label} {floatToGoString(value)}\n" for label, value in zip(labels, values)]
+    return "".join([line for of_metric in lines for line in of_metric]).encode()
+
+
+def _escaped(label: str) -> str:
+    """The value of a label in the text format."""
+    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _of_requests(counts: Mapping[str, float]) -> Iterator[Metric]:

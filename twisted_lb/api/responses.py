@@ -27,6 +27,10 @@ from twisted_lb.users import KeyRefused
 from twisted_lb.wire.problem import CONTENT_TYPE as PROBLEM_TYPE
 from twisted_lb.wire.problem import problem
 
+JSON_TYPE = "application/json"
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
+
 log = BoundedLog(Logger())
 
 
@@ -72,8 +76,12 @@ def answer(request: IRequest, status: int, content_type: str, body: bytes) -> by
 
 def json_answer(request: IRequest, value: object, status: int = 200) -> bytes:
     """`value` as compact JSON in UTF-8, with a final newline for terminals."""
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    return answer(request, status, "application/json", body)
+    return answer(request, status, JSON_TYPE, json_text(value).encode() + b"\n")
+
+
+def json_text(value: object) -> str:
+    """`value` as compact JSON; it must not contain itself."""
+    return _ENCODER.encode(value)
 
 
 def failure_answer(request: IRequest, failure: Failure) -> bytes:

@@ -1,6 +1,6 @@
 """What users may do without an operator: create users, and change their policy within bounds.
 
-To list, label, rotate and revoke one's own keys is always possible.
+To list, label, rotate and revoke one's own keys is always possible.  What a key with bounds can do: `user_keys`.
 """
 
 # twisted.web is typed in parts only.

@@ -23,11 +23,11 @@ from twisted_lb.api.representations import shown_account, shown_profile
 from twisted_lb.api.requests import body_of, undisturbed
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer, store_away
 from twisted_lb.api.self_service import SelfService
-from twisted_lb.api.user_keys import UserKeys
+from twisted_lb.api.user_keys import UserKeys, check_unbounded
 from twisted_lb.credentials import AmbiguousKey, KeyPlaces, digest
 from twisted_lb.interfaces import Account, IAccountStore, IUserStore, NameTaken, NotStored, Profile, StoreUnavailable
 from twisted_lb.limits.rejection import MISTYPED
-from twisted_lb.users import User
+from twisted_lb.users import Key, User, key_id_of
 
 CREATE = "/user/create"
 PROFILE = "/user/tokens/profile"
@@ -117,35 +117,39 @@ class UserApi:
         key_digest = await self._key_digest(request)
         wanted = body_of(request, read_policy_change)
         self._self_service.check_change(wanted.capacity, wanted.rate_per_sec)
-        settle = await self._gate.pay_to_ask(request, key_digest)
-        asked = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
-        settle(asked)
-        return self._profile_answer(request, await undisturbed(asked))
+        if self._users is not None:
+            check_unbounded((await self._sender(self._users, request, key_digest))[1])
+            changed = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
+        else:
+            settle = await self._gate.pay_to_ask(request, key_digest)
+            changed = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
+            settle(changed)
+        return self._profile_answer(request, await undisturbed(changed))
 
     @_app.route(KEYS, methods=["GET"])
     async def _list_keys(self, request: Request) -> bytes:
-        keys, user = await self._owner(request)
+        keys, user, _ = await self._owner(request)
         return keys.list(request, user)
 
     @_app.route(KEYS, methods=["POST"])
     async def _create_key(self, request: Request) -> bytes:
-        keys, user = await self._owner(request)
-        return await keys.create(request, user)
+        keys, user, asking = await self._owner(request)
+        return await keys.create(request, user, asking)
 
     @_app.route(f"{KEYS}/<key_id>", methods=["PATCH"])
     async def _label_key(self, request: Request, key_id: str) -> bytes:
-        keys, user = await self._owner(request)
-        return await keys.label(request, user, key_id)
+        keys, user, asking = await self._owner(request)
+        return await keys.label(request, user, asking, key_id)
 
     @_app.route(f"{KEYS}/<key_id>", methods=["DELETE"])
     async def _revoke_key(self, request: Request, key_id: str) -> bytes:
-        keys, user = await self._owner(request)
-        return await keys.revoke(request, user, key_id)
+        keys, user, asking = await self._owner(request)
+        return await keys.revoke(request, user, asking, key_id)
 
     @_app.route(f"{KEYS}/<key_id>/rotate", methods=["POST"])
     async def _rotate_key(self, request: Request, key_id: str) -> bytes:
-        keys, user = await self._owner(request)
-        return await keys.rotate(request, user, key_id)
+        keys, user, asking = await self._owner(request)
+        return await keys.rotate(request, user, asking, key_id)
 
     @_app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
@@ -166,18 +170,23 @@ class UserApi:
             raise self._unauthorized(MISTYPED)
         return digest(key)
 
-    async def _owner(self, request: Request) -> tuple[UserKeys, User]:
-        """Who has the key of the request.  Raises Refusal."""
+    async def _owner(self, request: Request) -> tuple[UserKeys, User, Key]:
+        """Who has the key of the request, and that key.  Raises Refusal."""
         if self._users is None or self._user_keys is None:
             raise Refusal(404, "There is nothing here.")
-        key_digest = await self._key_digest(request)
+        user, key = await self._sender(self._users, request, await self._key_digest(request))
+        return self._user_keys, user, key
+
+    async def _sender(self, users: IUserStore, request: Request, key_digest: str) -> tuple[User, Key]:
+        """The user with this key, and the key.  Raises Refusal."""
         settle = await self._gate.pay_to_ask(request, key_digest)
-        asked = self._users.user_of_key(key_digest)
+        asked = users.user_of_key(key_digest)
         settle(asked)
         user = await undisturbed(asked)
-        if user is None:
+        key = None if user is None else user.key(key_id_of(key_digest))
+        if user is None or key is None:
             raise self._unauthorized("No user has this API key.")
-        return self._user_keys, user
+        return user, key
 
     def _profile_answer(self, request: Request, profile: Profile | None) -> bytes:
         """The response for an account.  Raises Refusal if there is none."""

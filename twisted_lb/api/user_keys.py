@@ -1,6 +1,7 @@
 """A user's own keys: list, create, label, rotate and revoke them, with any of them.
 
-A key is shown once, in the response that has created it.  All else is about `key_id`.
+A key that expires or has a bucket of its own manages only itself, and keeps its bounds: whoever has it gets no key
+without them.  A key is shown once, in the response that has created it.  All else is about `key_id`.
 """
 
 # twisted.web is typed in parts only.
@@ -39,7 +40,7 @@ from twisted_lb.users import (
 
 
 class UserKeys:
-    """The endpoints below /user/keys; `user` is who has sent the request."""
+    """The endpoints below /user/keys; `user` has sent the request, with the key `asking`."""
 
     def __init__(
         self, users: IUserStore, form: KeyFormat, now_us: Callable[[], int], self_service: SelfService
@@ -55,9 +56,10 @@ class UserKeys:
         now_us = self._now_us()
         return json_answer(request, {"name": user.name, "keys": [shown_key(key, now_us) for key in user.keys]})
 
-    async def create(self, request: Request, user: User) -> bytes:
+    async def create(self, request: Request, user: User, asking: Key) -> bytes:
         """One more key."""
         wanted = body_of(request, read_new_key)
+        check_unbounded(asking)
         self._self_service.check_change()
         bucket = None
         if wanted.capacity is not None and wanted.rate_per_sec is not None:
@@ -66,34 +68,38 @@ class UserKeys:
         new = Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at, bucket=bucket)
         return self._new_key(request, key, await _stored(self._users.create_key(user.name, new)))
 
-    async def label(self, request: Request, user: User, key_id: str) -> bytes:
+    async def label(self, request: Request, user: User, asking: Key, key_id: str) -> bytes:
         """Another label."""
         wanted = body_of(request, read_key_label)
-        return self._changed(request, key_id, await self._change(user, key_id, KeyChange(label=wanted.label)))
+        return await self._change(request, user, asking, key_id, KeyChange(label=wanted.label))
 
-    async def revoke(self, request: Request, user: User, key_id: str) -> bytes:
+    async def revoke(self, request: Request, user: User, asking: Key, key_id: str) -> bytes:
         """No request is admitted with it from now on."""
-        return self._changed(request, key_id, await self._change(user, key_id, KeyChange(state=REVOKED)))
+        return await self._change(request, user, asking, key_id, KeyChange(state=REVOKED))
 
-    async def rotate(self, request: Request, user: User, key_id: str) -> bytes:
-        """A new key in its place; both work during the grace."""
+    async def rotate(self, request: Request, user: User, asking: Key, key_id: str) -> bytes:
+        """A new key in its place; both work during the grace.  Of a key that rotates itself, the expiry stays."""
         wanted = body_of(request, read_rotation)
-        old = _key_of(user, key_id)
+        old = _key_of(user, asking, key_id)
+        itself = old.digest == asking.digest
+        if itself and old.bucket is not None and wanted.grace:
+            # During the grace there would be two buckets, and with every rotation one more.
+            raise Refusal(
+                403, "This API key has a bucket of its own: to rotate it with itself, grace must be 0, for one bucket."
+            )
         if old.state == DISABLED:
             # The new key would not be.
             raise Refusal(409, "This key is disabled, and only an operator can enable it.")
-        if old.expires_at is not None:
+        if old.expires_at is not None and not itself:
             # The new key does not expire, as if it were added.
             self._self_service.check_change()
         key = self._form.new_key()
-        rotated = self._users.rotate_key(user.name, key_id, wanted.grace, digest(key.encode()))
+        rotated = self._users.rotate_key(user.name, key_id, wanted.grace, digest(key.encode()), itself)
         return self._new_key(request, key, await _stored(rotated))
 
-    async def _change(self, user: User, key_id: str, change: KeyChange) -> Changed:
-        _key_of(user, key_id)
-        return await _stored(self._users.change_key(user.name, key_id, change))
-
-    def _changed(self, request: Request, key_id: str, changed: Changed) -> bytes:
+    async def _change(self, request: Request, user: User, asking: Key, key_id: str, change: KeyChange) -> bytes:
+        _key_of(user, asking, key_id)
+        changed = await _stored(self._users.change_key(user.name, key_id, change))
         key = changed.after.key(key_id)
         if key is None:
             _unknown()
@@ -106,11 +112,25 @@ class UserKeys:
         return json_answer(request, shown_key(new, self._now_us()) | {"api_key": key})
 
 
-def _key_of(user: User, key_id: str) -> Key:
-    """The user's key.  Raises Refusal."""
+def check_unbounded(asking: Key) -> None:
+    """Whether this key may do more than manage itself.  Raises Refusal."""
+    if asking.bounded:
+        expires, limited = asking.expires_at is not None, asking.bucket is not None
+        bounds = "expires" * expires + " and " * (expires and limited) + "has a bucket of its own" * limited
+        raise Refusal(
+            403,
+            f"This API key {bounds}, so it manages only itself. Use a key without an expiry and a bucket "
+            "of its own, or ask an operator.",
+        )
+
+
+def _key_of(user: User, asking: Key, key_id: str) -> Key:
+    """The user's key, which `asking` may change.  Raises Refusal."""
     key = user.key(key_id) if is_key_id(key_id) else None
     if key is None:
         _unknown()
+    if key.digest != asking.digest:
+        check_unbounded(asking)
     return key
 
 

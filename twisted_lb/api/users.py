@@ -24,9 +24,10 @@ from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_nothin
 from twisted_lb.api.operator_token import OperatorTokens, given_token
 from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges
 from twisted_lb.api.representations import shown_key, shown_user
-from twisted_lb.api.responses import Refusal, failure_answer, json_answer
+from twisted_lb.api.responses import JSON_TYPE, Refusal, answer, failure_answer, json_answer
 from twisted_lb.api.user_bodies import Level, UserToCreate, read_key_patch, read_user_patch
 from twisted_lb.api.user_query import page_asked_for
+from twisted_lb.api.users_page import users_page
 from twisted_lb.config.admin_tokens import KEYS
 from twisted_lb.credentials import digest
 from twisted_lb.interfaces import MICROTOKENS, IUserStore, NameTaken
@@ -85,10 +86,9 @@ class UsersApi:
     @app.route("/users", methods=["GET"])
     async def _list(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
-        page = await self._store.user_page(*page_asked_for(request.args))
-        now_us = self._users.now_us()
-        shown = [shown_user(user, now_us) for user in page.users]
-        return json_answer(request, {"users": shown, "next": page.more_after})
+        after, count, filter = page_asked_for(request.args)
+        body = await users_page(self._store, after, count, filter, self._users.now_us())
+        return answer(request, 200, JSON_TYPE, body)
 
     @app.route("/users/<name>", methods=["GET"])
     async def _user(self, request: Request, name: str) -> bytes:

@@ -51,6 +51,7 @@ from twisted_lb.app.services import (
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.ticket_rotation import TicketRotation
+from twisted_lb.app.workers.change import ChangeOfWorkers
 from twisted_lb.app.workers.remote_users import UsersOfWorkers
 from twisted_lb.app.workers.supervisor import Workers
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens
@@ -58,7 +59,7 @@ from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.server_tls import files_of
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.discovery.service import Apply, Discovery, Found, in_one_process
+from twisted_lb.discovery.service import Discovery, Found, in_one_process
 from twisted_lb.interfaces import IUserStore
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.network.certificate import Certificate
@@ -97,7 +98,8 @@ def build(reactor: Any, startup: Startup) -> IService:
         workers = Workers(reactor, startup)
         # Without clients: it validates changes and describes them.
         gateway = Gateway(reactor, startup.listed)
-        apply = _change_of_workers(gateway, workers)
+        present = Found(startup.gateway, startup.listed, startup.answers, startup.servers_text)
+        apply = ChangeOfWorkers(gateway, workers, present).use
         names, services = resolving(reactor, settings)
         discovery = Discovery(reactor, startup.gateway, startup.answers, names, services, apply)
         workers.found = discovery.started
@@ -150,18 +152,6 @@ def _demo(reactor: Any, startup: Startup, gateway: Gateway) -> list[IService]:
 def _file(reactor: Any, startup: Startup, change: Callable[[GatewaySpec, str], Deferred[str]]) -> ServersFile:
     spec, name = startup.gateway, startup.settings.servers_file
     return ServersFile(reactor, name, startup.servers_text, change, files=files_of(spec), spec=spec)
-
-
-def _change_of_workers(gateway: Gateway, workers: Workers) -> Apply:
-    def use(found: Found) -> Deferred[str]:
-        return gateway.change_in_turns(found.spec).addCallback(tell, found)
-
-    def tell(said: str, found: Found) -> Deferred[str]:
-        places = [(pool.name, server.name, server.url) for pool in found.spec.pools for server in pool.servers]
-        used = workers.use(found.text, places, files_of(found.configured), found.answers)
-        return used.addCallback(lambda _: said)
-
-    return use
 
 
 def _watch(reactor: Any, startup: Startup, workers: Workers | None = None) -> list[CertificateWatch]:

@@ -17,13 +17,15 @@ from twisted_lb.api.status import shown_server
 from twisted_lb.app.gateway import Gateway
 from twisted_lb.backend import Backend
 from twisted_lb.balancers.sticky import Sticky
-from twisted_lb.bounded_log import BoundedLog
+from twisted_lb.bounded_log import BoundedLog, shown
 from twisted_lb.interfaces import IPeeking, IRequest
 from twisted_lb.pool.pool import Pool
 from twisted_lb.wire.field_value import field_value
 from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 
 CANNOT_TELL: Final = "the balancer cannot tell its choices"
+FAILED: Final = "the balancer's peek failed; see the log"
+NO_SERVER: Final = "the balancer's peek is wrong: it yields what is not a server of the pool; see the log"
 
 _log = BoundedLog(Logger())
 
@@ -66,38 +68,47 @@ def choices(gateway: Gateway, asked: Mapping[str, Any]) -> dict[str, dict[str, A
 
 
 def _in_pool(pool: Pool, request: ExplainedRequest) -> dict[str, Any]:
-    order = _order(pool, request)
+    order, reason = _order(pool, request)
     first = next((one for one in order or () if not one.full), None)
     cookie = pool.balancer.server_of(request) if isinstance(pool.balancer, Sticky) else None
     return {
         "order": None if order is None else [backend.name for backend in order],
-        "reason": CANNOT_TELL if order is None else "",
-        "why_not": {one.name: _why_not(one, pool.balancer, first, cookie, order) for one in pool.backends},
+        "reason": reason,
+        "why_not": {one.name: _why_not(one, first, cookie, reason) for one in pool.backends},
     }
 
 
-def _order(pool: Pool, request: ExplainedRequest) -> list[Backend] | None:
+def _order(pool: Pool, request: ExplainedRequest) -> tuple[list[Backend] | None, str]:
+    """The choices, or None with the reason.  The balancer may be a custom class."""
     balancer: Any = pool.balancer
     if not IPeeking.providedBy(balancer):
-        return None
+        return None, CANNOT_TELL
     try:
-        return [*islice(balancer.peek(request), len(pool.backends))]
+        order = [*islice(balancer.peek(request), len(pool.backends))]
     except Exception:
-        # The balancer may be a custom class.
         _log.failure("peek", "The balancer failed to tell its choices", balancer=type(balancer).__name__)
-        return None
+        return None, FAILED
+    known = set(pool.backends)
+    wrong = [one for one in order if not isinstance(one, Backend) or one not in known]
+    if wrong:
+        _log.error(
+            "peek",
+            "peek of the balancer {balancer} yields what is not a server of the pool: {found}",
+            balancer=type(balancer).__name__,
+            found=shown(wrong[0]),
+        )
+        return None, NO_SERVER
+    return order, ""
 
 
-def _why_not(
-    backend: Backend, balancer: object, first: Backend | None, cookie: Backend | None, order: list[Backend] | None
-) -> str | None:
+def _why_not(backend: Backend, first: Backend | None, cookie: Backend | None, reason: str) -> str | None:
     if not backend.available:
-        reason: str = shown_server(backend, "")["reason"]
-        return reason
+        unavailable: str = shown_server(backend, "")["reason"]
+        return unavailable
     if backend.full:
         return f"it is full: {backend.in_flight} of {backend.maxconn} requests are in flight"
-    if order is None:
-        return CANNOT_TELL
+    if reason:
+        return reason
     if backend is first:
         return None
     if backend.backup and (first is None or not first.backup):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
 from twisted_lb.app.edit_effects import difference, only, pool_named, target, with_change
@@ -33,6 +34,8 @@ from twisted_lb.steps import run_in_turns
 LIVE: Final = "live"
 FILE: Final = "file"
 SHARED: Final = "In the servers file, this is a part of other things as well: a YAML alias or merge key leads to it."
+_log = Logger()
+
 # Replaces the first text of the file by the second.
 Write = Callable[[str, str], Deferred[None]]
 
@@ -108,12 +111,25 @@ class OperatorChanges:
         try:
             await self._file.swap_in(read)
         except Misconfigured as error:
-            await self._store(read.text, former)
-            raise ChangeRefused(409, _without_places(error)) from None
+            remains = await self._restored(read.text, former)
+            raise ChangeRefused(409, _without_places(error) + (f" {remains}" if remains else "")) from None
+        except Exception:
+            if remains := await self._restored(read.text, former):
+                _log.error("A change failed. {remains}", remains=remains)
+            raise
         if self._write is not None:
             self._file.text = read.text
         else:
             self._file.live = with_change(self._file.live, edit, changed)
+
+    async def _restored(self, written: str, former: str) -> str:
+        """Give the file its former text back, after a change that was written failed; what to say where it keeps it."""
+        if self._write is not None:
+            try:
+                await self._write(written, former)
+            except NotWritten as error:
+                return f"It is not in use, but the servers file has the change, and keeps it: {error}."
+        return ""
 
     async def _store(self, before: str, after: str) -> None:
         if self._write is None:

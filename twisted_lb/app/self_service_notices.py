@@ -25,7 +25,7 @@ def self_service_notices(settings: Settings) -> list[str]:
         return []
     return [
         f"SELF_SERVICE_CREATE is open, and {' and '.join(unbounded)} not set: on {public[0]} anybody can create users"
-        " with any limits; set bounds, or token or off"
+        " with any limits; set both bounds, or SELF_SERVICE_CREATE=token or off"
     ]
 
 

@@ -6,6 +6,8 @@ Of a rule that is unbounded (see LimitRule), the least recently used bucket is d
 are MAX_BUCKETS: a client that uses more networks than that gets a new bucket each time, but it could empty MAX_BUCKETS
 buckets anyway, and must not lock out others.  The buckets of other rules are not affected.
 
+Those of a rule that is not used any more, such as that of a limit that was removed, are dropped by `forget_full`.
+
 A rule's policy may change: the time since a bucket was used last is refilled at the new rate, and the level is reduced
 to a smaller capacity.
 """
@@ -19,6 +21,7 @@ from twisted_lb.interfaces import ADDRESS, MICROTOKENS, LimitRule, Policy, Share
 from twisted_lb.limits.bucket import Bucket
 
 MAX_BUCKETS: Final = 100_000
+MAX_FORGOTTEN: Final = 5_000  # in one call, so that it takes a few milliseconds
 
 
 class SharedBuckets:
@@ -29,6 +32,7 @@ class SharedBuckets:
         self._most = most
         # By the key of the rule and that of the bucket: the level, and its time stamp.
         self._rules: dict[str, OrderedDict[str, tuple[int, int]]] = {}
+        self._policies: dict[str, LimitRule] = {}  # with which they were used last, by the same keys
 
     def __len__(self) -> int:
         return sum([len(buckets) for buckets in self._rules.values()])
@@ -71,6 +75,21 @@ class SharedBuckets:
             if tokens > 0 or shared.key in self._rules.get(shared.rule.key, ()):
                 self._keep(shared, bucket, now_us)
 
+    def forget_full(self, now_us: int) -> None:
+        """Drop buckets that have become full, the least recently used of each rule first, and rules without buckets."""
+        left = MAX_FORGOTTEN
+        for key, buckets in list(self._rules.items()):
+            rule = self._policies[key]
+            full = rule.capacity * MICROTOKENS
+            while buckets and left:
+                oldest = next(iter(buckets))
+                if Bucket(rule.capacity, rule.rate_per_sec, *buckets[oldest]).level_at(now_us) < full:
+                    break
+                del buckets[oldest]
+                left -= 1
+            if not buckets:
+                del self._rules[key], self._policies[key]
+
     def _bucket(self, shared: SharedBucket, now_us: int) -> Bucket:
         rule = shared.rule
         level, stamp_us = rule.capacity * MICROTOKENS, now_us
@@ -84,6 +103,7 @@ class SharedBuckets:
         buckets = self._rules.get(rule.key)
         if buckets is None:
             buckets = self._rules[rule.key] = OrderedDict()
+        self._policies[rule.key] = rule
         self._forget_full(rule, buckets, now_us)
         buckets[shared.key] = bucket.level, bucket.stamp_us
         buckets.move_to_end(shared.key)

@@ -9,6 +9,7 @@ servers that it leads to, with the file or alone, `{"answers": {"web.example.com
 certificates of clients, `{"client_authorities": "the text"}`; other secrets for the keys of session tickets,
 `{"ticket_secrets": ["hexadecimal digits"]}`; the order to open the access log again, `{"reopen": true}`; or a request:
 
+    {"ask": "use", ...}                                        true: it is in use; or the problems, a list of texts
     {"ask": "alive", "number": 1}                              heartbeat
     {"ask": "keys", "number": 1}                               the keys that it has seen since
     {"ask": "report", "number": 1}                             its state
@@ -48,6 +49,7 @@ from twisted.python.reflect import namedModule
 from twisted_lb.app.workers.pipe import ParentPipe, as_bytes
 from twisted_lb.app.workers.remote_users import answered_call
 from twisted_lb.app.workers.watchdog import Watchdog
+from twisted_lb.config.settings import Misconfigured
 from twisted_lb.interfaces import StoreUnavailable
 
 STANDARD_INPUT = 0
@@ -83,6 +85,21 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
     else:
         found = maybeDeferred(lambda: running.report()._asdict())
     found.addErrback(cannot_tell).addCallback(say)
+
+
+def answer_use(
+    used: Deferred[None], question: dict[str, Any], file_name: str, write: Callable[[bytes], object]
+) -> None:
+    """Write whether another configuration is in use, when that is known: true, or the problems, which are logged."""
+
+    def not_used(failure: Failure) -> list[str]:
+        if isinstance(failure.value, Misconfigured):
+            _log.error("The servers file was rejected, nothing changes: {error}", error=failure.value, file=file_name)
+            return list(failure.value.problems)
+        _log.failure("The servers file could not be used", failure, file=file_name)
+        return ["it could not be used; see the log"]
+
+    used.addCallbacks(lambda _: True, not_used).addCallback(lambda found: write(answer_line(question, found)))
 
 
 def answer_line(question: dict[str, Any], found: object) -> bytes:
@@ -121,7 +138,7 @@ def main(reactor_module: str) -> None:
     from twisted_lb.app.servers_reader import Reading
     from twisted_lb.app.services import Opening, secured
     from twisted_lb.config.servers_file import read_gateway
-    from twisted_lb.config.settings import Misconfigured, Settings
+    from twisted_lb.config.settings import Settings
     from twisted_lb.discovery.worker_servers import ServersOfWorker
     from twisted_lb.network.listener import adopt
 
@@ -153,12 +170,6 @@ def main(reactor_module: str) -> None:
             spec = (await reading.read(words["servers"], file_name, as_bytes(words["files"]))).spec
         await servers.use(spec, words.get("answers", {}), serving.gateway.change_in_turns)
 
-    def not_used(failure: Failure) -> None:
-        if failure.check(Misconfigured):
-            _log.error("The servers file was rejected, nothing changes: {error}", error=failure.value, file=file_name)
-        else:
-            _log.failure("The servers file could not be used", failure, file=file_name)
-
     def certificates_not_used(failure: Failure) -> None:
         _log.failure("The certificates could not be used", failure)
 
@@ -166,8 +177,8 @@ def main(reactor_module: str) -> None:
         words = json.loads(line)
         if "servers" in words or "answers" in words:
             # Sequentially: a short file after a long one would be read sooner.
-            used = use_lock.run(lambda: Deferred.fromCoroutine(use(words))).addErrback(not_used)
-            used.addCallback(lambda _: parent.transport.write(answer_line(words, True)))
+            used = use_lock.run(lambda: Deferred.fromCoroutine(use(words)))
+            answer_use(used, words, file_name, parent.transport.write)
         elif "certificates" in words:
             certificates.use_in_turns(words["certificates"]).addErrback(certificates_not_used)
         elif "client_authorities" in words:

@@ -81,9 +81,11 @@ class UsersOfWorkers:
         """See IUserStore."""
         return self._call("change_key", [name, key_id, change], _changed_from)
 
-    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+    def rotate_key(
+        self, name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
         """See IUserStore."""
-        return self._call("rotate_key", [name, key_id, grace_us, digest], _changed_from)
+        return self._call("rotate_key", [name, key_id, grace_us, digest, keep_expiry], _changed_from)
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
         """See IUserStore."""

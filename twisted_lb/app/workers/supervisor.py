@@ -156,17 +156,28 @@ class Workers(Service):
         servers: Iterable[tuple[str, str, str]] | None = None,
         files: Mapping[str, bytes] = NO_FILES,
         answers: Answers = NO_ANSWERS,
-    ) -> Deferred[Any]:
+    ) -> Deferred[list[str]]:
         """Apply another servers file, or other answers only, to all workers, including those that are started later.
 
         `servers` are the pools, names and URLs of its servers; `files` are those that the text names.
-        Fires when they are in use in those that are running.
+        Fires when they are in use in those that are running, with the problems of those that do not use them.
         """
         if servers is not None:
             self._retired_counters.keep(set(servers))
         words = self._instructions.other_servers(servers_text, files, answers)
         alive = [slot for slot in self._slots if slot.alive]
-        return gatherResults([slot.ask("use", USE_SECONDS, **words) for slot in alive])
+        used = gatherResults([slot.ask("use", USE_SECONDS, **words) for slot in alive])
+
+        def problems(answers: list[Any]) -> list[str]:
+            # None: a worker that has ended begins with them, and a slow one is about to use them.
+            return [
+                f"{problem} (worker {slot.number})"
+                for slot, answer in zip(alive, answers, strict=True)
+                if isinstance(answer, list)
+                for problem in answer
+            ]
+
+        return used.addCallback(problems)
 
     def use_certificates(self, certificates: Sequence[Certificate]) -> None:
         """Serve other certificates, the first as the default, in all workers, also in those that are started later."""

@@ -322,8 +322,10 @@ class RedisStore:
     def change_key(self, name: str, key_id: str, change: KeyChange) -> Deferred[Changed | None]:
         return self._users.change_key(name, key_id, change)
 
-    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
-        return self._users.rotate_key(name, key_id, grace_us, digest)
+    def rotate_key(
+        self, name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
+        return self._users.rotate_key(name, key_id, grace_us, digest, keep_expiry)
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
         return self._users.refused_keys(digests)

@@ -189,13 +189,21 @@ class RedisUsers:
         ).addCallback(_changed)
 
     @_failing
-    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+    def rotate_key(
+        self, name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
         """See IUserStore."""
         check_key_id(key_id)
         check_grace(grace_us)
         check_digest(digest)
         return self._rotate_key.call(
-            *_forms(name), b"%d" % MAX_KEYS, _digits(key_id), b"%d" % grace_us, digest.encode(), keys=0
+            *_forms(name),
+            b"%d" % MAX_KEYS,
+            _digits(key_id),
+            b"%d" % grace_us,
+            digest.encode(),
+            b"%d" % keep_expiry,
+            keys=0,
         ).addCallback(_changed)
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
@@ -292,7 +300,9 @@ def _user(reply: list[Any]) -> User:
     if not reply:
         raise StoreUnavailable("what Redis holds for this user is not a user")
     _, name, capacity, rate, level, state, metadata, created, first, *further = reply
-    keys = sorted(map(_key, further), key=lambda key: (key.created_at or 0, key.digest))
+    keys = list(map(_key, further))
+    if len(keys) > 1:
+        keys.sort(key=lambda key: (key.created_at or 0, key.digest))
     return User(
         name.decode(),
         int(capacity),
@@ -313,8 +323,10 @@ def _key(reply: list[Any]) -> Key:
 
 
 def _metadata(text: bytes) -> dict[str, Any]:
+    if not text:
+        return {}
     try:
-        found = json.loads(text or b"{}")
+        found = json.loads(text)
     except ValueError:
         found = {}
     return found if isinstance(found, dict) else {}

@@ -81,6 +81,10 @@ class OtherLimits:
                 levels.append(self._shared.level_of(shared, now_us))
         return levels
 
+    def forget_full(self, now_us: int) -> None:
+        """Drop buckets that are full, also those of limits that were removed."""
+        self._shared.forget_full(now_us)
+
     def settle_shared(self, tokens: int, limits: tuple[SharedBucket, ...], now_us: int) -> None:
         """A request cost `tokens` more than was taken."""
         self._shared.settle(limits, tokens, now_us)

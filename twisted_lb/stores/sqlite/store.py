@@ -108,7 +108,7 @@ class EmbeddedStore:
         self._dirty_keys: set[HeldKey] = set()
         self._in_flight: dict[str, int] = {}  # by the digests of keys
         self._used: set[str] = set()  # digests of the keys that were used since this was noted last
-        self._noting = Repeated(reactor, self._note_used, "the note of the keys that were used")
+        self._noting = Repeated(reactor, self._each_minute, "the note of the keys that were used")
         self._accounts = EmbeddedAccounts(held, self._dirty, now_us)
         self._users = EmbeddedUsers(held, self._dirty, self._dirty_keys, now_us, self._accounts)
 
@@ -141,6 +141,10 @@ class EmbeddedStore:
             self._held.add(row, keys.pop(row.digest, ()), now_us)
         if keys:
             raise StoreUnavailable(f"the database {database.path} is damaged: it has a key of no user")
+
+    def _each_minute(self) -> None:
+        self._note_used()
+        self._other_limits.forget_full(self._now_us())
 
     def _note_used(self) -> None:
         """Note the last use of keys, to the minute."""
@@ -361,8 +365,10 @@ class EmbeddedStore:
     def change_key(self, name: str, key_id: str, change: KeyChange) -> Deferred[Changed | None]:
         return self._users.change_key(name, key_id, change)
 
-    def rotate_key(self, name: str, key_id: str, grace_us: Any, digest: str) -> Deferred[Changed | None]:
-        return self._users.rotate_key(name, key_id, grace_us, digest)
+    def rotate_key(
+        self, name: str, key_id: str, grace_us: Any, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
+        return self._users.rotate_key(name, key_id, grace_us, digest, keep_expiry)
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
         return self._users.refused_keys(digests)

@@ -279,11 +279,15 @@ class EmbeddedUsers:
             )
         return self._write_keys(key.user, [row], bucket=change.bucket)
 
-    def rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+    def rotate_key(
+        self, name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool = False
+    ) -> Deferred[Changed | None]:
         """See IUserStore."""
-        return self._in_turn(partial(self._rotate_key, name, key_id, grace_us, digest))
+        return self._in_turn(partial(self._rotate_key, name, key_id, grace_us, digest, keep_expiry))
 
-    def _rotate_key(self, name: str, key_id: str, grace_us: int, digest: str) -> Deferred[Changed | None]:
+    def _rotate_key(
+        self, name: str, key_id: str, grace_us: int, digest: str, keep_expiry: bool
+    ) -> Deferred[Changed | None]:
         check_grace(grace_us)
         check_digest(digest)
         key = self._key_of(name, key_id)
@@ -300,7 +304,8 @@ class EmbeddedUsers:
         if grace_us:
             ends = now_us + grace_us
             old = before._replace(expires_us=min(before.expires_us, ends) if before.expires_us else ends)
-        new = before._replace(digest=digest, state=ACTIVE, expires_us=0, created_us=now_us, used_us=0)
+        expires_us = before.expires_us if keep_expiry else 0
+        new = before._replace(digest=digest, state=ACTIVE, expires_us=expires_us, created_us=now_us, used_us=0)
         if key.own is not None:
             new = new._replace(level=key.own.level_at(now_us), stamp_us=now_us)
         return self._add_key(user, [old], new)

@@ -63,8 +63,9 @@ end
 
 -- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored, `state`.
 -- nil where there is no such key, false where what is there is not an account.  Changes nothing.
-local function refilled(key)
-  local fields = read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp', 'state')
+-- `fields` are these six of the hash, where they have been read.
+local function refilled(key, fields)
+  fields = fields or read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp', 'state')
   if not fields then
     return false
   end

@@ -1,6 +1,7 @@
 -- Add a key in place of another one, which expires after a grace.
 --   ARGV   how many forms of the name of its user; the forms; how many keys a user has at most
 --          the digits of the key_id, microseconds of grace (0: it is revoked), the digest of the new key
+--          1: that one expires as the old one did
 -- Reply: the user before and after, see `user_at`; nil where there is no such key, an empty list where what is there is
 -- not a user; 2 the new key is taken, 3 there are too many, 4 the key is revoked.
 
@@ -36,5 +37,6 @@ else
   write_key(key[1], 'active', key, owner)
 end
 tell(key[1])
-add_key(owner, {digest, 'active', 0, before[4], now, 0, before[7], before[8], before[9]})
+local expires = ARGV[at + 4] == '1' and before[3] or 0
+add_key(owner, {digest, 'active', expires, before[4], now, 0, before[7], before[8], before[9]})
 return {user, user_at(owner)}

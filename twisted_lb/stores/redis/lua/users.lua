@@ -10,6 +10,7 @@
 --   tokenlb:changed_keys                         a sorted set: digest -> when its state was changed last, see announce.lua
 -- Whatever a script writes is read first: a key in Redis with a wrong type fails the script before its first write.
 
+-- The first one is the last one of `refilled`.
 local KEY_FIELDS = {'state', 'label', 'created', 'last_used', 'key_capacity', 'key_rate', 'owner', 'metadata'}
 local DIGITS = 16 -- of a digest in a key_id
 
@@ -30,41 +31,43 @@ local function keys_of(owner)
 end
 
 -- A key: {digest, state, expires, label, created, last used, capacity of its own bucket (0: none), rate, level}; and the
--- state of the user.  nil where the fields are not those of a key.
-local function key_from(digest, fields)
-  local user, state, expires, own = states(fields[1])
+-- state of the user.  nil where the fields, those of KEY_FIELDS after the first `at`, are not those of a key.
+local function key_from(digest, fields, at)
+  local user, state, expires, own = states(fields[at + 1])
   if not user then
     return nil
   end
   local capacity, rate, level = 0, '0', 0
   if own then
-    capacity, rate = own_policy(fields[5], fields[6])
+    capacity, rate = own_policy(fields[at + 5], fields[at + 6])
     if not capacity then
       return nil
     end
     level = refilled_shared(bucket_of(digest), capacity * MICROTOKENS, tonumber(rate))
   end
-  local created, used = number(fields[3], 0, LAST_STAMP), number(fields[4], 0, LAST_STAMP)
-  return {digest, state, expires, fields[2] or '', created or 0, used or 0, capacity, rate, level}, user
+  local created, used = number(fields[at + 3], 0, LAST_STAMP), number(fields[at + 4], 0, LAST_STAMP)
+  return {digest, state, expires, fields[at + 2] or '', created or 0, used or 0, capacity, rate, level}, user
 end
 
 -- A user: {digest of the first key, name, capacity, rate as text, level, state, metadata, created, keys...}.
 -- nil where there is no user, false where what is there is none.
 local function user_at(owner)
-  local name, capacity, rate, level = refilled(place_of(owner))
+  local place = place_of(owner)
+  -- Those of `refilled`, the last of which is the first one of a key, in the same call: half of the time of a page is calls.
+  local fields = read('HMGET', place, 'name', 'capacity', 'rate', 'level', 'stamp', unpack(KEY_FIELDS))
+  local name, capacity, rate, level = refilled(place, fields)
   if not name then
     -- A further key has a hash of its own, and is no user.
     return name
   end
-  local fields = call('HMGET', place_of(owner), unpack(KEY_FIELDS))
-  local key, state = key_from(owner, fields)
+  local key, state = key_from(owner, fields, 5)
   if not key then
     return false
   end
-  local user = {owner, name, whole(capacity), rate, level, state, fields[8] or '', key[5], key}
+  local user = {owner, name, whole(capacity), rate, level, state, fields[13] or '', key[5], key}
   for _, digest in ipairs(read('SMEMBERS', keys_of(owner)) or {}) do
     fields = read('HMGET', place_of(digest), unpack(KEY_FIELDS))
-    key = fields and fields[7] == owner and key_from(digest, fields)
+    key = fields and fields[7] == owner and key_from(digest, fields, 0)
     if key then
       user[#user + 1] = key
     end
