@@ -67,7 +67,7 @@ class Format1Tests(StoreOnClock):
             self.assertEqual(user, User("ann", 5, 0.5, 4 * MICROTOKENS, keys=(Key(digest_of("a")),)))
             self.assertEqual(self.successResultOf(store.find_key(id_of("b"))).level, -MICROTOKENS)
             self.successResultOf(store.stop())
-            self.assertEqual(version(self.path), 2)
+            self.assertEqual(version(self.path), 3)
 
     def test_what_is_new_can_be_stored_in_it(self) -> None:
         """Keys, states and metadata of a user of such a database are there after a restart."""
@@ -102,7 +102,7 @@ class Format1Tests(StoreOnClock):
         while True:
             connection = sqlite3.connect(self.path, isolation_level=None)
             try:
-                schema.migrate(Failing(connection, statements))  # type: ignore[arg-type]
+                schema.migrate(Failing(connection, statements), 1)  # type: ignore[arg-type]
                 break
             except sqlite3.OperationalError:
                 tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
