@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from twisted_lb.stores.sqlite.database import UsageRow
+from twisted_lb.stores.sqlite.database import AccountDatabase, UsageRow
 from twisted_lb.usage import (
     HALF_HOUR_SECONDS,
     HALF_HOURS,
@@ -28,6 +28,7 @@ from twisted_lb.usage import (
 _PERIODS: Final = ((MINUTE_SECONDS, MINUTES), (HALF_HOUR_SECONDS, HALF_HOURS))
 
 _Series = tuple["array[int]", "array[int]"]  # of a counter, in the order of _PERIODS
+Copied = tuple[str, dict[str, _Series]]  # a subject, with copies of its counters
 
 
 class UsageCounts:
@@ -95,16 +96,17 @@ class UsageCounts:
         self._subjects = dict(sorted(self._subjects.items(), key=lambda one: _last(one[1])))
         self._forget_silent(now)
 
-    def rows(self, subjects: Iterable[str]) -> tuple[list[UsageRow], list[str]]:
+    def copied(self, subjects: Iterable[str]) -> tuple[list[Copied], list[str]]:
         """What is to be written of these subjects, and those of which there is nothing any more."""
-        rows, removed = [], []
+        copies: list[Copied] = []
+        removed = []
         for subject in subjects:
             counters = self._subjects.get(subject)
             if counters is None:
                 removed.append(subject)
             else:
-                rows.append((subject, _text(counters)))
-        return rows, removed
+                copies.append((subject, {name: (series[0][:], series[1][:]) for name, series in counters.items()}))
+        return copies, removed
 
     @property
     def subjects(self) -> list[str]:
@@ -131,6 +133,19 @@ class UsageCounts:
             silent.append(subject)
         for subject in silent:
             self._remove(subject)
+
+
+# Called in the thread of the database, which has more time than the reactor.
+
+
+def write_counts(database: AccountDatabase, copied: Iterable[Copied], removed: Sequence[str]) -> None:
+    """Write the counts of some subjects, and remove those of others."""
+    database.write_usage([(subject, _text(counters)) for subject, counters in copied], removed)
+
+
+def add_counts(database: AccountDatabase, copied: Iterable[Copied]) -> None:
+    """Write counts to a new database."""
+    database.add_usage([(subject, _text(counters)) for subject, counters in copied])
 
 
 def _add(slots: array[int], slot: int, number: int, length: int) -> None:
@@ -170,6 +185,6 @@ def _counters(text: str, now: int) -> dict[str, _Series]:
                 raise ValueError(f"{name} has a slot without a number")
             while slots and slots[-2] > now // seconds:
                 del slots[-2:]
-        if all(series):
+        if series[1]:
             found[name] = series
     return found

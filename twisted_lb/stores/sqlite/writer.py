@@ -30,11 +30,12 @@ from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers
-from twisted_lb.stores.sqlite.usage import UsageCounts
+from twisted_lb.stores.sqlite.usage import UsageCounts, add_counts, write_counts
 
 FLUSH_SECONDS = 1.0
 # Levels per transaction: collecting them takes the reactor about 2 ms.
 FLUSH_SLICE = 4096
+USAGE_SLICE = 256  # subjects, likewise
 IDLE_ROUNDS = 10  # without a write, until a test write
 STUCK_ROUNDS = 5  # without the return of a call
 MAX_WAITING = 1000  # accounts that wait for the thread
@@ -207,18 +208,20 @@ class DatabaseWriter:
 
     async def _write_dirty(self) -> bool:
         """Write what has changed; return whether anything has.  What could not be written stays dirty."""
-        users = await self._write_slices(self._dirty, self._write_users)
-        keys = await self._write_slices(self._dirty_keys, self._write_keys)
-        usage = await self._write_slices(self._usage.dirty, self._write_usage)
+        users = await self._write_slices(self._dirty, self._write_users, FLUSH_SLICE)
+        keys = await self._write_slices(self._dirty_keys, self._write_keys, FLUSH_SLICE)
+        usage = await self._write_slices(self._usage.dirty, self._write_usage, USAGE_SLICE)
         return users or keys or usage
 
-    async def _write_slices(self, dirty: set[Any], write: Callable[[list[Any]], Deferred[Any]]) -> bool:
+    async def _write_slices(
+        self, dirty: set[Any], write: Callable[[list[Any]], Deferred[Any]], size: int
+    ) -> bool:
         taken = list(dirty)
         dirty.clear()
         written = 0
         try:
             while written < len(taken):
-                now = taken[written : written + FLUSH_SLICE]
+                now = taken[written : written + size]
                 await write(now)
                 written += len(now)
         finally:
@@ -236,7 +239,7 @@ class DatabaseWriter:
         return self.run(self._database.write_keys, rows)
 
     def _write_usage(self, subjects: list[str]) -> Deferred[Any]:
-        return self.run(self._database.write_usage, *self._usage.rows(subjects))
+        return self.run(write_counts, self._database, *self._usage.copied(subjects))
 
     def _may_write(self, user: HeldUser) -> bool:
         return user is not self.busy and self._held.users.get(user.digest) is user
@@ -256,9 +259,9 @@ class DatabaseWriter:
                 keys = [row for user in now for row in user.key_rows()]
                 await self.run(database.add_rows, [user.row() for user in now], keys)
             subjects = self._usage.subjects
-            for at in range(0, len(subjects), FLUSH_SLICE):
-                rows, _ = self._usage.rows(subjects[at : at + FLUSH_SLICE])
-                await self.run(database.add_usage, rows)
+            for at in range(0, len(subjects), USAGE_SLICE):
+                copied, _ = self._usage.copied(subjects[at : at + USAGE_SLICE])
+                await self.run(add_counts, database, copied)
             aside = await self.run(database.finish_anew)
         except BaseException:
             for dirty, written in zip(all_dirty, before):
