@@ -31,13 +31,13 @@ from twisted_lb.stores.sqlite.schema import (
     SELECT_USAGE,
     KeyRow,
     Row,
+    UsageRow,
     create,
     key_makes_sense,
     makes_sense,
     migrate,
 )
 
-UsageRow = tuple[str, str]  # a subject, and its counts as JSON
 DELETE_KEY = "DELETE FROM api_key WHERE digest = ?"
 # A statement, and the arguments of each time that it is executed.
 Write = tuple[str, Sequence[tuple[object, ...]]]
@@ -94,7 +94,7 @@ class AccountDatabase:
 
     def usage_rows(self) -> list[UsageRow]:
         """What was counted of every subject."""
-        return self._select(SELECT_USAGE)
+        return [UsageRow(*row) for row in self._select(SELECT_USAGE)]
 
     def _select(self, statement: str) -> list[Any]:
         connection = self._usable()

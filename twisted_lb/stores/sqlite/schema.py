@@ -2,7 +2,7 @@
 
 A user is a row of `account`, named by the digest of the user's first key.  A key is a row of `api_key`; a first key of
 which there is nothing to say has none, as in a database of format 1, which has no such table.  `usage`, which is new in
-format 3, has counts by time (see `twisted_lb.usage`), with a row for each subject.
+format 3, has counts by time (see `twisted_lb.usage`), with a row for each counter of a subject.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ CREATE TABLE api_key (
     stamp_us INTEGER NOT NULL
 ) WITHOUT ROWID
 """
-# `counts` is JSON.
+# Both BLOBs have slot, number, slot, number, ...: integers of 64 bits, little-endian.
 _USAGE: Final = """
 CREATE TABLE usage (
-    subject TEXT PRIMARY KEY,
-    counts TEXT NOT NULL
+    subject TEXT NOT NULL,
+    counter TEXT NOT NULL,
+    minutes BLOB NOT NULL,
+    half_hours BLOB NOT NULL,
+    PRIMARY KEY (subject, counter)
 ) WITHOUT ROWID
 """
 SELECT: Final = "SELECT * FROM account"
@@ -58,7 +61,7 @@ SELECT_KEYS: Final = "SELECT * FROM api_key"
 SELECT_USAGE: Final = "SELECT * FROM usage"
 INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_KEY: Final = "INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_USAGE: Final = "INSERT OR REPLACE INTO usage VALUES (?, ?)"
+INSERT_USAGE: Final = "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)"
 
 
 class Row(NamedTuple):
@@ -73,6 +76,15 @@ class Row(NamedTuple):
     disabled: int = 0
     metadata: str = ""  # JSON; empty: none
     created_us: int = 0  # 0: not known
+
+
+class UsageRow(NamedTuple):
+    """A counter of a subject as stored."""
+
+    subject: str
+    counter: str
+    minutes: bytes
+    half_hours: bytes
 
 
 class KeyRow(NamedTuple):

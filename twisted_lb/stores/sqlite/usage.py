@@ -1,18 +1,17 @@
 """Counts by time of the embedded store (see `twisted_lb.usage`), in memory, and as they are written to disk.
 
-A subject has a row with all its counters, which is replaced when one of them has changed.  In memory a counter is two
-arrays, `slot, number, slot, number, ...`, of its minutes and of its half hours, with those slots alone in which
-something has happened.
+A counter is two arrays, `slot, number, slot, number, ...`, of its minutes and of its half hours, with those slots alone
+in which something has happened.  On disk it is a row, which is replaced when it has changed.
 """
 
 from __future__ import annotations
 
-import json
+import sys
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from twisted_lb.stores.sqlite.database import AccountDatabase, UsageRow
+from twisted_lb.stores.sqlite.schema import UsageRow
 from twisted_lb.usage import (
     HALF_HOUR_SECONDS,
     HALF_HOURS,
@@ -28,7 +27,6 @@ from twisted_lb.usage import (
 _PERIODS: Final = ((MINUTE_SECONDS, MINUTES), (HALF_HOUR_SECONDS, HALF_HOURS))
 
 _Series = tuple["array[int]", "array[int]"]  # of a counter, in the order of _PERIODS
-Copied = tuple[str, dict[str, _Series]]  # a subject, with copies of its counters
 
 
 class UsageCounts:
@@ -85,28 +83,27 @@ class UsageCounts:
     def load(self, rows: Iterable[UsageRow]) -> None:
         """Take over what is on disk.  Raises ValueError for a row that makes no sense."""
         now = self._now()
-        for subject, text in rows:
-            if type(subject) is not str:
-                raise ValueError(f"{subject!r} is not text")
-            counters = _counters(text, now)
-            if counters and self._exists(subject):
-                self._subjects[subject] = counters
+        for row in rows:
+            series = _series(row, now)
+            if series[1] and self._exists(row.subject):
+                self._subjects.setdefault(row.subject, {})[row.counter] = series
             else:
-                self.dirty.add(subject)
+                self.dirty.add(row.subject)
         self._subjects = dict(sorted(self._subjects.items(), key=lambda one: _last(one[1])))
         self._forget_silent(now)
 
-    def copied(self, subjects: Iterable[str]) -> tuple[list[Copied], list[str]]:
+    def rows(self, subjects: Iterable[str]) -> tuple[list[UsageRow], list[str]]:
         """What is to be written of these subjects, and those of which there is nothing any more."""
-        copies: list[Copied] = []
+        rows: list[UsageRow] = []
         removed = []
         for subject in subjects:
             counters = self._subjects.get(subject)
             if counters is None:
                 removed.append(subject)
             else:
-                copies.append((subject, {name: (series[0][:], series[1][:]) for name, series in counters.items()}))
-        return copies, removed
+                for name, (minutes, half_hours) in counters.items():
+                    rows.append(UsageRow(subject, name, _bytes(minutes), _bytes(half_hours)))
+        return rows, removed
 
     @property
     def subjects(self) -> list[str]:
@@ -135,19 +132,6 @@ class UsageCounts:
             self._remove(subject)
 
 
-# Called in the thread of the database, which has more time than the reactor.
-
-
-def write_counts(database: AccountDatabase, copied: Iterable[Copied], removed: Sequence[str]) -> None:
-    """Write the counts of some subjects, and remove those of others."""
-    database.write_usage([(subject, _text(counters)) for subject, counters in copied], removed)
-
-
-def add_counts(database: AccountDatabase, copied: Iterable[Copied]) -> None:
-    """Write counts to a new database."""
-    database.add_usage([(subject, _text(counters)) for subject, counters in copied])
-
-
 def _add(slots: array[int], slot: int, number: int, length: int) -> None:
     if slots and slots[-2] >= slot:
         slots[-1] = min(slots[-1] + number, MOST)
@@ -164,27 +148,28 @@ def _sum(slots: array[int], slot: int, length: int) -> int:
 
 def _last(counters: dict[str, _Series]) -> int:
     """The last half hour in which something happened."""
-    return max(days[-2] for _, days in counters.values())
+    return max(half_hours[-2] for _, half_hours in counters.values())
 
 
-def _text(counters: dict[str, _Series]) -> str:
-    shown = {name: [slots.tolist() for slots in series] for name, series in counters.items()}
-    return json.dumps(shown, separators=(",", ":"))
+def _bytes(slots: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        slots = slots[:]
+        slots.byteswap()
+    return slots.tobytes()
 
 
-def _counters(text: str, now: int) -> dict[str, _Series]:
+def _series(row: UsageRow, now: int) -> _Series:
     """What is stored, without slots of the future: the clock has been set back since."""
-    try:
-        stored = {name: (array("q", minutes), array("q", days)) for name, (minutes, days) in json.loads(text).items()}
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(str(error)) from None
-    found: dict[str, _Series] = {}
-    for name, series in stored.items():
-        for slots, (seconds, _) in zip(series, _PERIODS):
-            if len(slots) % 2:
-                raise ValueError(f"{name} has a slot without a number")
-            while slots and slots[-2] > now // seconds:
-                del slots[-2:]
-        if series[1]:
-            found[name] = series
-    return found
+    subject, counter, *stored = row
+    if type(subject) is not str or type(counter) is not str:
+        raise ValueError(f"{subject!r} {counter!r} is not text")
+    series = (array("q"), array("q"))
+    for slots, content, (seconds, _) in zip(series, stored, _PERIODS):
+        if type(content) is not bytes or len(content) % (2 * slots.itemsize):
+            raise ValueError(f"{subject} {counter} has {content!r}")
+        slots.frombytes(content)
+        if sys.byteorder == "big":
+            slots.byteswap()
+        while slots and slots[-2] > now // seconds:
+            del slots[-2:]
+    return series

@@ -30,7 +30,7 @@ from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers
-from twisted_lb.stores.sqlite.usage import UsageCounts, add_counts, write_counts
+from twisted_lb.stores.sqlite.usage import UsageCounts
 
 FLUSH_SECONDS = 1.0
 # Levels per transaction: collecting them takes the reactor about 2 ms.
@@ -239,7 +239,7 @@ class DatabaseWriter:
         return self.run(self._database.write_keys, rows)
 
     def _write_usage(self, subjects: list[str]) -> Deferred[Any]:
-        return self.run(write_counts, self._database, *self._usage.copied(subjects))
+        return self.run(self._database.write_usage, *self._usage.rows(subjects))
 
     def _may_write(self, user: HeldUser) -> bool:
         return user is not self.busy and self._held.users.get(user.digest) is user
@@ -260,8 +260,8 @@ class DatabaseWriter:
                 await self.run(database.add_rows, [user.row() for user in now], keys)
             subjects = self._usage.subjects
             for at in range(0, len(subjects), USAGE_SLICE):
-                copied, _ = self._usage.copied(subjects[at : at + USAGE_SLICE])
-                await self.run(add_counts, database, copied)
+                counters, _ = self._usage.rows(subjects[at : at + USAGE_SLICE])
+                await self.run(database.add_usage, counters)
             aside = await self.run(database.finish_anew)
         except BaseException:
             for dirty, written in zip(all_dirty, before):
