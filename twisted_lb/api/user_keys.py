@@ -1,4 +1,4 @@
-"""A user's own keys: list, create, label, rotate and revoke them, with any of them.
+"""A user's own keys: list, create, label, rotate and revoke them, and what was counted, with any of them.
 
 A key that expires or has a bucket of its own manages only itself, and keeps its bounds: whoever has it gets no key
 without them.  A key is shown once, in the response that has created it.  All else is about `key_id`.
@@ -20,8 +20,9 @@ from twisted_lb.api.representations import shown_key
 from twisted_lb.api.requests import body_of, undisturbed
 from twisted_lb.api.responses import Refusal, json_answer
 from twisted_lb.api.self_service import SelfService
+from twisted_lb.api.usage import usage_of_key
 from twisted_lb.credentials import digest
-from twisted_lb.interfaces import IUserStore
+from twisted_lb.interfaces import IUsageReport, IUserStore
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.users import (
     DISABLED,
@@ -43,10 +44,16 @@ class UserKeys:
     """The endpoints below /user/keys; `user` has sent the request, with the key `asking`."""
 
     def __init__(
-        self, users: IUserStore, form: KeyFormat, now_us: Callable[[], int], self_service: SelfService
+        self,
+        users: IUserStore,
+        form: KeyFormat,
+        now_us: Callable[[], int],
+        self_service: SelfService,
+        usage: IUsageReport | None,
     ) -> None:
         """`now_us` gives microseconds since 1970."""
         self._users = users
+        self._usage = usage
         self._form = form
         self._now_us = now_us
         self._self_service = self_service
@@ -97,6 +104,13 @@ class UserKeys:
         rotated = self._users.rotate_key(user.name, key_id, wanted.grace, digest(key.encode()), itself)
         return self._new_key(request, key, await _stored(rotated))
 
+    async def usage(self, request: Request, user: User, key_id: str) -> bytes:
+        """What was counted of it."""
+        key = _key_of(user, None, key_id)
+        if self._usage is None:
+            raise Refusal(404, "There is nothing here.")
+        return json_answer(request, await usage_of_key(self._usage, key))
+
     async def _change(self, request: Request, user: User, asking: Key, key_id: str, change: KeyChange) -> bytes:
         _key_of(user, asking, key_id)
         changed = await _stored(self._users.change_key(user.name, key_id, change))
@@ -124,12 +138,12 @@ def check_unbounded(asking: Key) -> None:
         )
 
 
-def _key_of(user: User, asking: Key, key_id: str) -> Key:
-    """The user's key, which `asking` may change.  Raises Refusal."""
+def _key_of(user: User, asking: Key | None, key_id: str) -> Key:
+    """The user's key, which the key `asking` may change; None: it is only read.  Raises Refusal."""
     key = user.key(key_id) if is_key_id(key_id) else None
     if key is None:
         _unknown()
-    if key.digest != asking.digest:
+    if asking is not None and key.digest != asking.digest:
         check_unbounded(asking)
     return key
 

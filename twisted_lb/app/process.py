@@ -29,12 +29,14 @@ from twisted_lb.app.pools_in_process import PoolsInProcess
 from twisted_lb.app.services import Opening, OrderedServices, ProxyService, StoreService, ordered
 from twisted_lb.app.startup import security_of
 from twisted_lb.app.tunnel_keys import TunnelKeys
+from twisted_lb.app.usage_service import UsageService
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
 from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.response_headers import rate_limit_fields
 from twisted_lb.listed import listed
@@ -73,6 +75,8 @@ class Serving:
         self._settings = settings
         self.fallback = _fallback(settings, limits)
         self._store = store = _store(reactor, settings, limits, self.fallback)
+        collected = CollectedCounts()
+        self.usage = UsageService(reactor, collected, store)
         # Shared by the proxy and the user API: a key that one of them has admitted is known to both.
         known_keys = KnownKeys(settings.local_keys) if limits.address.capacity else None
         self.gate: Gate = Gate()
@@ -87,6 +91,7 @@ class Serving:
             keys=keys,
             users=store,
             self_service=self_service_of(settings),
+            usage=self.usage,
         )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
@@ -108,6 +113,7 @@ class Serving:
             data_path_lost=partial(end_process, reactor, "The epoll set of the data path was lost"),
             authentication=make_authentication(settings.authenticator, reactor.seconds),
             contexts=contexts,
+            collected=collected,
         )
         self.pools = PoolsInProcess(reactor, self.gateway, self.factory, dialer)
         self.access_log: AccessLogService | None = None
@@ -121,7 +127,7 @@ class Serving:
     def parts(self) -> tuple[IService, ...]:
         """The parts in the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
-        return self.store, *log, self.pools, self._tunnel_keys, self.proxy
+        return self.store, *log, self.usage, self.pools, self._tunnel_keys, self.proxy
 
     def together(self) -> OrderedServices:
         """The parts as one service."""
@@ -234,7 +240,7 @@ def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:
-    """An IBucketStore, IAccountStore, IUserStore and IStoreReport."""
+    """An IBucketStore, IAccountStore, IUserStore, IUsageStore and IStoreReport."""
     if fallback is None:
         return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
     security = security_of(settings)

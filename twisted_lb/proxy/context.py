@@ -12,6 +12,7 @@ from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, Taken
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.posted import PostedWork
 from twisted_lb.proxy.counts import Counts
@@ -43,6 +44,7 @@ class ProxyContext:
         "keys",
         "authentication",
         "counts",
+        "collected",
         "failures",
         "invalid_cost_reported",
         "counts_in_flight",
@@ -63,13 +65,14 @@ class ProxyContext:
         posted: PostedWork,
         keys: KeyPlaces,
         authentication: Authentication | None = None,
+        collected: CollectedCounts | None = None,
     ) -> None:
         """The routes and the CORS policy are those of the configuration, see `ProxyFactory.use`.
 
         `limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
 
         `known_keys` is None where client addresses have no bucket; `authentication` is None where requests carry their
-        keys in the places of `keys`.
+        keys in the places of `keys`.  `collected` counts what becomes of the requests of each key.
         """
         self.buckets = buckets
         self.routes: RouteTable = RouteTable(())
@@ -84,6 +87,7 @@ class ProxyContext:
         self.keys = keys
         self.authentication = authentication
         self.counts = Counts()
+        self.collected: CollectedCounts = CollectedCounts() if collected is None else collected
         self.failures = FailureLog(sweeper)
         self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
         self.counts_in_flight: bool = buckets.counts_in_flight
@@ -134,6 +138,7 @@ class ProxyContext:
             self.posted,
             self.keys,
             self.authentication,
+            self.collected,
         )
         other.routes = self.routes
         other.cors = self.cors

@@ -22,6 +22,7 @@ from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, IDoor
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.response_headers import rate_limit_fields
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.data_path_reactor import IDataPathReactor
@@ -65,6 +66,7 @@ class ProxyFactory(Factory):
         dead: DeadAddresses | None = None,
         authentication: Authentication | None = None,
         contexts: TlsContexts | None = None,
+        collected: CollectedCounts | None = None,
     ) -> None:
         """`data_path` is the IDataPathReactor; `names` resolves the names of servers.
 
@@ -75,7 +77,7 @@ class ProxyFactory(Factory):
         `authentication` finds the keys of requests, by default in the places that the settings name.
 
         `known_keys` is given where client addresses have a bucket; `data_path_lost` is called when nothing can be read
-        or written any more.
+        or written any more; `collected` counts what becomes of the requests of each key.
         """
         self.data_path = data_path
         self._data_path_lost = data_path_lost
@@ -101,6 +103,7 @@ class ProxyFactory(Factory):
                 known_keys=known_keys,
                 keys=key_places(settings),
                 authentication=authentication,
+                collected=collected,
             ),
             settings,
             door,
@@ -147,6 +150,11 @@ class ProxyFactory(Factory):
         for context in (self.limits.context, self.limits.preflights.context):
             context.routes = routes
             context.cors = cors
+
+    @property
+    def collected(self) -> CollectedCounts:
+        """What has happened since it was taken from there last."""
+        return self.limits.context.collected
 
     @property
     def server_connections(self) -> int:

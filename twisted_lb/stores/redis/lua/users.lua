@@ -22,6 +22,10 @@ local function bucket_of(digest)
   return 'tokenlb:key_bucket:{' .. digest .. '}'
 end
 
+local function usage_of(kind, digest)
+  return 'tokenlb:usage:{' .. kind .. ':' .. digest .. '}'
+end
+
 local function in_flight_of(digest)
   return 'tokenlb:in_flight:{' .. digest .. '}'
 end
@@ -173,7 +177,7 @@ end
 -- Remove a further key.
 local function forget_key(owner, digest)
   tell(digest)
-  call('DEL', place_of(digest), bucket_of(digest), in_flight_of(digest))
+  call('DEL', place_of(digest), bucket_of(digest), in_flight_of(digest), usage_of('key', digest))
   call('SREM', keys_of(owner), digest)
   call('ZREM', 'tokenlb:further_keys', digest)
 end
