@@ -6,14 +6,14 @@ import os
 import sqlite3
 from typing import Any
 
-from tests.stores.contract import digest_of, new_path
+from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.users_contract import HOUR, id_of, new_user
 from twisted_lb.interfaces import MICROTOKENS, NotStored, StoreUnavailable, Taken
 from twisted_lb.stores.sqlite import schema
 from twisted_lb.stores.sqlite.files import DATABASE_FILE
 from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
-from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, User, UserChange
+from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, Shadow, User, UserChange
 
 # As the release before users and keys were two things has made it.
 FORMAT_1 = """
@@ -67,7 +67,7 @@ class Format1Tests(StoreOnClock):
             self.assertEqual(user, User("ann", 5, 0.5, 4 * MICROTOKENS, keys=(Key(digest_of("a")),)))
             self.assertEqual(self.successResultOf(store.find_key(id_of("b"))).level, -MICROTOKENS)
             self.successResultOf(store.stop())
-            self.assertEqual(version(self.path), 2)
+            self.assertEqual(version(self.path), schema.SCHEMA_VERSION)
 
     def test_what_is_new_can_be_stored_in_it(self) -> None:
         """Keys, states and metadata of a user of such a database are there after a restart."""
@@ -127,6 +127,53 @@ class Format1Tests(StoreOnClock):
         self.assertEqual(version(self.path), 1)
 
 
+class Format2Tests(StoreOnClock):
+    """A database of the second format."""
+
+    def test_it_is_taken_over(self) -> None:
+        """Users and keys are what they were, and have no shadow policy; one that is set is there after a restart."""
+        old = new_path(self)
+        path = make_format_1(old, (digest_of("a"), "ann", 5, 0.5, 2 * MICROTOKENS, START))
+        connection = sqlite3.connect(path, isolation_level=None)
+        for column in ("disabled INTEGER NOT NULL DEFAULT 0", "metadata TEXT NOT NULL DEFAULT ''"):
+            connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
+        connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
+        connection.execute(schema._API_KEY)
+        connection.execute("UPDATE account SET disabled = 1, metadata = '{\"x\":1}', created_us = 7")
+        connection.execute("PRAGMA user_version=2")
+        connection.close()
+        self.store = store = self.started(old)
+        user = User("ann", 5, 0.5, 2 * MICROTOKENS, True, {"x": 1}, 7, (Key(digest_of("a"), created_at=7),))
+        self.assertEqual(self.successResultOf(store.user("ann")), user)
+        changed = self.successResultOf(store.change_user("ann", UserChange(shadow=Shadow(3, 0.0, MICROTOKENS))))
+        self.successResultOf(store.stop())
+        self.assertEqual(version(path), schema.SCHEMA_VERSION)
+        self.store = store = self.started(old)
+        self.assertEqual(self.successResultOf(store.user("ann")), changed.after)
+
+
+class ShadowTests(StoreOnClock):
+    """The bucket of a shadow policy on disk."""
+
+    def test_its_level_is_there_after_a_restart(self) -> None:
+        """What was taken of a shadow is stored with the level of the user, and refilled from then on."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", capacity=100, shadow=Shadow(9, 0.5))))
+        self.store.take(digest_of("a"), Asker(), 6)
+        self.clock.advance(1)
+        self.crash()
+        self.now_us += 2 * SECOND
+        user = self.successResultOf(self.store.user("ann"))
+        self.assertEqual(user.shadow, Shadow(9, 0.5, 4 * MICROTOKENS))
+
+    def test_a_damaged_one(self) -> None:
+        """A text that this program cannot have written is said to be damaged."""
+        for text in ("x", "{}", "[1]", '["1", 1, 1, 1]', "[0, 1.0, 1, 1]", "[1, 1.0, 1.5, 1]", "[1, 1.0, 1, null]"):
+            row = schema.Row(digest_of("a"), "ann", 1, 1.0, 0, 0, shadow=text)
+            self.assertFalse(schema.makes_sense(row), text)
+        written = schema.shadow_text(3, 1 / 3, -7, 8)
+        self.assertEqual(schema.read_shadow(written), (3, 1 / 3, -7, 8))
+
+
 class CrashTests(StoreOnClock):
     """kill -9 before, within and after each call."""
 
@@ -147,7 +194,9 @@ class CrashTests(StoreOnClock):
             lambda store: store.create_key("ann", Key(digest_of("a3"), label="third", bucket=KeyBucket(2, 0.0))),
             lambda store: store.change_key("ann", a2, KeyChange(DISABLED, START + HOUR, "x", KeyBucket(3, 1.0))),
             lambda store: store.rotate_key("ann", a2, HOUR, digest_of("a4")),
-            lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2})),
+            lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2}, Shadow(3, 1.0, 5))),
+            lambda store: store.change_user("ann", UserChange(shadow=Shadow(4, 0.5, 6))),
+            lambda store: store.promote_shadow("ann"),
             lambda store: store.delete_user("bob"),
             lambda store: store.delete_user("ann"),
         ]

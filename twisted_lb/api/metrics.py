@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from twisted_lb.api.status import CERTIFICATE_EXPIRY, Report
+from twisted_lb.limits.shadow_counts import REQUESTS, WOULD_REFUSE
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -51,6 +52,10 @@ _REQUEST_COUNTERS = (
     ("copies", "tokenlb_mirror_copies", "Copies of requests for mirrors, by how they have ended.", "result"),
     ("tunnel_bytes", "tokenlb_tunnel_bytes", "Bytes received through tunnels.", "sender"),
 )
+_SHADOW_COUNTERS = (
+    (REQUESTS, "tokenlb_shadow_requests", "Requests that were admitted, and that a shadow was asked about."),
+    (WOULD_REFUSE, "tokenlb_shadow_would_refuse", "Those of them that the shadow would have refused."),
+)
 _STANDBY = (("standby_admitted", "admitted"), ("standby_refused", "refused"), ("standby_unknown", "unknown"))
 _SERVER_COUNTERS = (
     ("requests", "Requests that were sent to the server."),
@@ -73,6 +78,7 @@ class _Numbers(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics with a value: the embedded store has no number of instances, for example."""
         yield from _of_requests(self._report.counts)
+        yield from _of_shadows(self._report.counts)
         yield from _of_process(self._report.counts)
         yield from _of_certificates(self._report.counts)
         yield from self._of_servers()
@@ -110,6 +116,18 @@ def _of_requests(counts: Mapping[str, float]) -> Iterator[Metric]:
         for count, number in sorted(counts.items()):
             if count.startswith(kind + " "):
                 family.add_metric([count.removeprefix(kind + " ")], number)
+        if family.samples:
+            yield family
+
+
+def _of_shadows(counts: Mapping[str, float]) -> Iterator[Metric]:
+    for kind, name, words in _SHADOW_COUNTERS:
+        family = CounterMetricFamily(name, words, labels=["limit", "owner"])
+        for count, number in sorted(counts.items()):
+            found, _, place = count.partition(" ")
+            if found == kind:
+                limit, _, owner = place.partition(" ")
+                family.add_metric([limit, owner], number)
         if family.samples:
             yield family
 

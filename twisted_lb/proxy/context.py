@@ -12,6 +12,7 @@ from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, Taken
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.shadow_counts import ShadowCounts
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.posted import PostedWork
 from twisted_lb.proxy.counts import Counts
@@ -49,6 +50,7 @@ class ProxyContext:
         "tunnels",
         "records",
         "ids",
+        "shadow_counts",
     )
 
     def __init__(
@@ -84,6 +86,7 @@ class ProxyContext:
         self.keys = keys
         self.authentication = authentication
         self.counts = Counts()
+        self.shadow_counts = ShadowCounts()
         self.failures = FailureLog(sweeper)
         self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
         self.counts_in_flight: bool = buckets.counts_in_flight
@@ -138,6 +141,7 @@ class ProxyContext:
         other.routes = self.routes
         other.cors = self.cors
         other.counts = self.counts
+        other.shadow_counts = self.shadow_counts
         other.failures = self.failures
         other.invalid_cost_reported = self.invalid_cost_reported
         other.counts_in_flight = self.counts_in_flight

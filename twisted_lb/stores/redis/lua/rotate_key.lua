@@ -31,9 +31,9 @@ else
   key[2] = 'revoked'
 end
 if key[1] == owner then
-  write_key(owner, user[6], key)
+  write_key(owner, user[6], user.more, key)
 else
-  write_key(key[1], 'active', key, owner)
+  write_key(key[1], 'active', '', key, owner)
 end
 tell(key[1])
 add_key(owner, {digest, 'active', 0, before[4], now, 0, before[7], before[8], before[9]})
