@@ -37,6 +37,7 @@ FLOORS = {
     "files": GROUND,
     "listed": GROUND,
     "own_fields": GROUND,
+    "usage": GROUND,
     "user_names": GROUND,
     "users": GROUND,
     "key_format": GROUND,

@@ -95,7 +95,7 @@ class ServingTests(SynchronousTestCase):
     def test_parts(self) -> None:
         """The store comes first and the proxy last, and nothing is among them that a machine has only once."""
         kinds = [type(part).__name__ for part in self.serving.together()]
-        self.assertEqual(kinds, ["StoreService", "PoolsInProcess", "TunnelKeys", "ProxyService"])
+        self.assertEqual(kinds, ["StoreService", "UsageService", "PoolsInProcess", "TunnelKeys", "ProxyService"])
 
     def readiness(self) -> tuple[bool, bool, str]:
         return self.serving.report()[:3]

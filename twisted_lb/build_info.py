@@ -35,6 +35,7 @@ COMPILED = (
     "request_record.py",
     "limits/bucket.py",
     "limits/client_networks.py",
+    "limits/collected_counts.py",
     "limits/fallback.py",
     "limits/prefer.py",
     "limits/pricing.py",
@@ -161,8 +162,10 @@ READ = (
     "stores/sqlite/accounts.py",
     "stores/sqlite/database.py",
     "stores/sqlite/schema.py",
+    "stores/sqlite/usage.py",
     "stores/sqlite/users.py",
     "stores/sqlite/writer.py",
+    "usage.py",
     "user_names.py",
     "users.py",
 )

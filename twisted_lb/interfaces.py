@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IAddress
 from zope.interface import Attribute, Interface
 
 from twisted_lb.backend import Backend
+from twisted_lb.usage import WindowCounts
 from twisted_lb.users import Changed, Key, KeyChange, Shadow, User, UserChange, UserFilter, UserPage
 
 # One token, as stored: levels are integers in millionths of a token, so that a rate of r tokens per second
@@ -376,6 +377,25 @@ class IUserStore(Interface):
 
     def refused_keys(digests: Sequence[str]) -> Deferred[list[str]]:
         """Those of these keys that must not be used now, or are unknown: open tunnels of such keys are ended."""
+
+
+class IUsageStore(Interface):
+    """Counts by time: see `twisted_lb.usage`.
+
+    The names of subjects and counters are ASCII without spaces.  What belongs to a key (see
+    `usage.digest_of_subject`) is counted while the key exists, and goes with it; a subject that was silent for a day
+    is forgotten.
+    """
+
+    def add_counts(counts: Mapping[str, Mapping[str, int]]) -> Deferred[dict[str, Mapping[str, int]]]:
+        """Count so many more now, by subject and counter.  Does not fail.
+
+        The result is what was not stored, and should be given again.  What may have been stored is not in it: it is
+        lost rather than counted twice.
+        """
+
+    def counts_of(subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
+        """What was counted of each of these subjects until now.  Fails with StoreUnavailable."""
 
 
 class IRequest(Interface):

@@ -21,17 +21,20 @@ START = 1_800_000_000 * SECOND
 TIME_LINE = b"local time = call('TIME')\n"
 EXPIRY = b"call('PEXPIRE', bucket[KEY], "
 SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin")
-# Those that come after the library of the same name.
-USER_SCRIPTS = (
-    "create_user",
-    "read_user",
-    "change_user",
-    "promote_shadow",
-    "delete_user",
-    "create_key",
-    "change_key",
-    "rotate_key",
-)
+# Those that come after a library, by its name.
+LIBRARIES = {
+    "users": (
+        "create_user",
+        "read_user",
+        "change_user",
+        "promote_shadow",
+        "delete_user",
+        "create_key",
+        "change_key",
+        "rotate_key",
+    ),
+    "counts": ("add_counts", "read_counts"),
+}
 
 
 class Answer(NamedTuple):
@@ -69,8 +72,10 @@ class LuaClient:
         self.global_bucket = -1  # the level of the global bucket after the last batch, where there is one
         self._hashes = {}
         assert script_text("take_tokens").count(EXPIRY) == 1
-        for name in (*SCRIPTS, *USER_SCRIPTS):
-            text = script_text(name, "users" if name in USER_SCRIPTS else "")
+        scripts = [("", name) for name in SCRIPTS]
+        scripts += [(library, name) for library, names in LIBRARIES.items() for name in names]
+        for library, name in scripts:
+            text = script_text(name, library)
             # In production the time comes from Redis alone: only a changed text can be told another one.
             assert text.count(TIME_LINE) == 1 and text.count(b"'TIME'") == 1
             text = text.replace(TIME_LINE, b"local time = {ARGV[#ARGV - 1], ARGV[#ARGV]}\n")

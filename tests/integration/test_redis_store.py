@@ -11,12 +11,13 @@ from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, StoreContract, digest_of
 from tests.stores.limits_contract import LimitsContract
 from tests.stores.shared_contract import SharedContract
+from tests.stores.usage_contract import UsageContract
 from tests.stores.users_contract import UsersContract
 from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, NameTaken, Taken
 from twisted_lb.stores.redis.keys import account_key
 
 
-class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, OnRedis):
+class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, UsageContract, OnRedis):
     """The contract of stores, over Redis."""
 
     def begin_with(self, limits: Limits) -> Deferred[None]:

@@ -12,6 +12,7 @@ from tests.stores.contract import StoreContract, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.limits_contract import LimitsContract
 from tests.stores.shared_contract import SharedContract
+from tests.stores.usage_contract import UsageContract
 from tests.stores.users_contract import UsersContract
 from twisted_lb.interfaces import (
     GLOBAL,
@@ -32,7 +33,7 @@ from twisted_lb.stores.sqlite.writer import FLUSH_SECONDS
 M = MICROTOKENS
 
 
-class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, TestCase):
+class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, UsageContract, TestCase):
     """The contract of stores, over the embedded one."""
 
     def setUp(self) -> None:

@@ -1,10 +1,12 @@
-"""Users and keys of the embedded store on disk: databases of format 1, crashes, and the last use of keys."""
+"""Users and keys of the embedded store on disk: databases of earlier formats, crashes, and the last use of keys."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
@@ -13,6 +15,7 @@ from twisted_lb.interfaces import MICROTOKENS, NotStored, StoreUnavailable, Take
 from twisted_lb.stores.sqlite import schema
 from twisted_lb.stores.sqlite.files import DATABASE_FILE
 from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
+from twisted_lb.usage import key_subject
 from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, Shadow, User, UserChange
 
 # As the release before users and keys were two things has made it.
@@ -26,6 +29,34 @@ CREATE TABLE account (
     stamp_us INTEGER NOT NULL
 ) WITHOUT ROWID;
 PRAGMA user_version=1;
+PRAGMA journal_mode=WAL;
+"""
+FORMAT_2 = """
+CREATE TABLE account (
+    digest TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    capacity INTEGER NOT NULL,
+    rate_per_sec REAL NOT NULL,
+    level INTEGER NOT NULL,
+    stamp_us INTEGER NOT NULL,
+    disabled INTEGER NOT NULL DEFAULT 0,
+    metadata TEXT NOT NULL DEFAULT '',
+    created_us INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE api_key (
+    digest TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    state TEXT NOT NULL,
+    expires_us INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    used_us INTEGER NOT NULL,
+    capacity INTEGER NOT NULL,
+    rate_per_sec REAL NOT NULL,
+    level INTEGER NOT NULL,
+    stamp_us INTEGER NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version=2;
 PRAGMA journal_mode=WAL;
 """
 
@@ -42,11 +73,67 @@ def make_format_1(data_dir: str, *rows: tuple[Any, ...]) -> str:
     return path
 
 
+def make_format_2(data_dir: str) -> str:
+    """A database of format 2 with one user, who has two keys; the path."""
+    os.makedirs(data_dir)
+    path = os.path.join(data_dir, DATABASE_FILE)
+    connection = sqlite3.connect(path)
+    connection.executescript(FORMAT_2)
+    ann = (digest_of("a"), "ann", 5, 0.5, 2 * MICROTOKENS, START, 0, '{"x":1}', START - HOUR)
+    connection.execute("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", ann)
+    further = (digest_of("a2"), digest_of("a"), DISABLED, 0, "second", START, START, 3, 1.0, MICROTOKENS, START)
+    connection.execute("INSERT INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", further)
+    connection.commit()
+    connection.close()
+    return path
+
+
 def version(path: str) -> int:
     connection = sqlite3.connect(path)
     [(found,)] = connection.execute("PRAGMA user_version").fetchall()
     connection.close()
     return int(found)
+
+
+class Failing:
+    """A connection whose statements fail after so many."""
+
+    def __init__(self, connection: sqlite3.Connection, left: int) -> None:
+        self.connection, self.left = connection, left
+
+    def execute(self, statement: str) -> Any:
+        if statement != "ROLLBACK":
+            self.left -= 1
+            if self.left < 0:
+                raise sqlite3.OperationalError("disk I/O error")
+        return self.connection.execute(statement)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.connection.in_transaction
+
+
+def schema_of(path: str) -> list[str]:
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    connection.close()
+    return [sql for (sql,) in found if sql]
+
+
+def failing_migrations(case: SynchronousTestCase, path: str, former: int) -> int:
+    """Let each statement of the migration fail in turn, and check that nothing has changed; how many there are."""
+    statements, before = 0, schema_of(path)
+    while True:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            schema.migrate(Failing(connection, statements), former)  # type: ignore[arg-type]
+            return statements
+        except sqlite3.OperationalError:
+            pass
+        finally:
+            connection.close()
+        case.assertEqual((schema_of(path), version(path)), (before, former), statements)
+        statements += 1
 
 
 class Format1Tests(StoreOnClock):
@@ -67,7 +154,7 @@ class Format1Tests(StoreOnClock):
             self.assertEqual(user, User("ann", 5, 0.5, 4 * MICROTOKENS, keys=(Key(digest_of("a")),)))
             self.assertEqual(self.successResultOf(store.find_key(id_of("b"))).level, -MICROTOKENS)
             self.successResultOf(store.stop())
-            self.assertEqual(version(self.path), schema.SCHEMA_VERSION)
+            self.assertEqual(version(self.path), 3)
 
     def test_what_is_new_can_be_stored_in_it(self) -> None:
         """Keys, states and metadata of a user of such a database are there after a restart."""
@@ -83,36 +170,7 @@ class Format1Tests(StoreOnClock):
     def test_a_migration_that_ends_in_the_middle_is_begun_anew(self) -> None:
         """Whichever statement of the migration fails, the file stays one of format 1; the next start migrates it."""
 
-        class Failing:
-            def __init__(self, connection: sqlite3.Connection, left: int) -> None:
-                self.connection, self.left = connection, left
-
-            def execute(self, statement: str) -> Any:
-                if statement != "ROLLBACK":
-                    self.left -= 1
-                    if self.left < 0:
-                        raise sqlite3.OperationalError("disk I/O error")
-                return self.connection.execute(statement)
-
-            @property
-            def in_transaction(self) -> bool:
-                return self.connection.in_transaction
-
-        statements = 0
-        while True:
-            connection = sqlite3.connect(self.path, isolation_level=None)
-            try:
-                schema.migrate(Failing(connection, statements))  # type: ignore[arg-type]
-                break
-            except sqlite3.OperationalError:
-                tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-                self.assertEqual(tables, [("account",)])
-                columns = connection.execute("PRAGMA table_info(account)").fetchall()
-                self.assertEqual(len(columns), 6, statements)
-            finally:
-                connection.close()
-            self.assertEqual(version(self.path), 1)
-            statements += 1
+        statements = failing_migrations(self, self.path, 1)
         self.assertGreater(statements, 5)
         store = self.started(self.old)
         self.assertEqual(self.successResultOf(store.user("ann")).capacity, 5)
@@ -128,28 +186,37 @@ class Format1Tests(StoreOnClock):
 
 
 class Format2Tests(StoreOnClock):
-    """A database of the second format."""
+    """A database of the first release with several keys for a user."""
 
     def test_it_is_taken_over(self) -> None:
-        """Users and keys are what they were, and have no shadow policy; one that is set is there after a restart."""
+        """Users and keys are what they were, and counts can be stored; also after a restart."""
         old = new_path(self)
-        path = make_format_1(old, (digest_of("a"), "ann", 5, 0.5, 2 * MICROTOKENS, START))
-        connection = sqlite3.connect(path, isolation_level=None)
-        for column in ("disabled INTEGER NOT NULL DEFAULT 0", "metadata TEXT NOT NULL DEFAULT ''"):
-            connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
-        connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
-        connection.execute(schema._API_KEY)
-        connection.execute("UPDATE account SET disabled = 1, metadata = '{\"x\":1}', created_us = 7")
-        connection.execute("PRAGMA user_version=2")
-        connection.close()
-        self.store = store = self.started(old)
-        user = User("ann", 5, 0.5, 2 * MICROTOKENS, True, {"x": 1}, 7, (Key(digest_of("a"), created_at=7),))
-        self.assertEqual(self.successResultOf(store.user("ann")), user)
-        changed = self.successResultOf(store.change_user("ann", UserChange(shadow=Shadow(3, 0.0, MICROTOKENS))))
-        self.successResultOf(store.stop())
-        self.assertEqual(version(path), schema.SCHEMA_VERSION)
-        self.store = store = self.started(old)
-        self.assertEqual(self.successResultOf(store.user("ann")), changed.after)
+        path = make_format_2(old)
+        first = Key(digest_of("a"), created_at=START - HOUR)
+        bucket = KeyBucket(3, 1.0, MICROTOKENS)
+        second = Key(digest_of("a2"), DISABLED, None, "second", START, START, bucket)
+        expected = User("ann", 5, 0.5, 2 * MICROTOKENS, False, {"x": 1}, START - HOUR, (first, second))
+        subject = key_subject(digest_of("a2"))
+        for times in (1, 2):
+            store = self.started(old)
+            self.assertEqual(self.successResultOf(store.user("ann")), expected)
+            self.successResultOf(store.add_counts({subject: {"requests": 3}}))
+            [counts] = self.successResultOf(store.counts_of([subject]))
+            self.assertEqual(counts.hour, {"requests": 3 * times})
+            change = UserChange(shadow=Shadow(times, 0.0))
+            changed = self.successResultOf(store.change_user("ann", change))
+            expected = expected._replace(shadow=Shadow(times, 0.0, MICROTOKENS))
+            self.assertEqual(changed.after, expected)
+            self.successResultOf(store.stop())
+            self.assertEqual(version(path), 3)
+
+    def test_a_migration_that_ends_in_the_middle_is_begun_anew(self) -> None:
+        """Whichever statement of the migration fails, the file stays one of format 2; the next start migrates it."""
+        old = new_path(self)
+        path = make_format_2(old)
+        statements = failing_migrations(self, path, 2)
+        self.assertGreater(statements, 2)
+        self.assertEqual(self.successResultOf(self.started(old).user("ann")).capacity, 5)
 
 
 class ShadowTests(StoreOnClock):

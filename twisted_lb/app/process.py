@@ -29,6 +29,7 @@ from twisted_lb.app.pools_in_process import PoolsInProcess
 from twisted_lb.app.services import Opening, OrderedServices, ProxyService, StoreService, ordered
 from twisted_lb.app.startup import security_of
 from twisted_lb.app.tunnel_keys import TunnelKeys
+from twisted_lb.app.usage_service import UsageService
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
@@ -114,6 +115,7 @@ class Serving:
         if settings.access_log:
             self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
         self.store = StoreService(store)
+        self.usage = UsageService(reactor, self.factory.collected, store)
         self._tunnel_keys = TunnelKeys(reactor, self.factory, store)
         self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
 
@@ -121,7 +123,7 @@ class Serving:
     def parts(self) -> tuple[IService, ...]:
         """In the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
-        return self.store, *log, self.pools, self._tunnel_keys, self.proxy
+        return self.store, *log, self.usage, self.pools, self._tunnel_keys, self.proxy
 
     def together(self) -> OrderedServices:
         """The parts as one service."""

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote
 
 from twisted_lb.interfaces import SHADOW, ShadowDecision, is_of_user
+from twisted_lb.limits.collected_counts import CollectedCounts
 
 REQUESTS: Final = "shadow_requests"
 WOULD_REFUSE: Final = "shadow_would_refuse"
+# The counters of a subject, for counts by time.
+ASKED: Final = "requests"
+REFUSING: Final = "would_refuse"
+_PLAIN: Final = "|:/*"
 OF_USERS: Final = "users"  # all shadow policies of users together, as the owner
 
 
 class ShadowCounts:
     """The numbers: for each limit of servers.yaml, and for those of all users together."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "_subjects", "_collected")
 
-    def __init__(self) -> None:
-        self._counts: dict[str, list[int]] = {}  # by owner and limit: the requests, and those that would be refused
+    def __init__(self, collected: CollectedCounts) -> None:
+        """`collected` gets the counts by time."""
+        self._counts: dict[str, list[int]] = {}  # by the key of the rule: the requests, and those that would be refused
+        self._subjects: dict[str, str] = {}  # by the key of the rule
+        self._collected = collected
 
     def add(self, decisions: tuple[ShadowDecision, ...]) -> None:
         """A request was admitted, and these are the decisions of its shadows."""
+        collected = self._collected
         for shared, would_refuse in decisions:
-            rule = shared.rule
-            found = self._of(OF_USERS if is_of_user(shared) else rule.key)
+            key = shared.rule.key
+            if is_of_user(shared):
+                subject = key
+                found = self._of(OF_USERS)
+            else:
+                subject = self._subjects.get(key) or self._subjects.setdefault(key, subject_of(key))
+                found = self._of(key)
             found[0] += 1
-            found[1] += would_refuse
+            collected.add(subject, ASKED, 1)
+            if would_refuse:
+                found[1] += 1
+                collected.add(subject, REFUSING, 1)
 
     def _of(self, subject: str) -> list[int]:
         found = self._counts.get(subject)
@@ -43,6 +61,11 @@ class ShadowCounts:
                 full = f"{name} {limit} {owner}"
                 numbers[full] = numbers.get(full, 0) + number
         return numbers
+
+
+def subject_of(key: str) -> str:
+    """The subject of a limit of servers.yaml, by the key of its rule."""
+    return quote(key, safe=_PLAIN)
 
 
 def limit_and_owner(subject: str) -> tuple[str, str]:

@@ -459,7 +459,7 @@ class Admission(RequestView):
         """The key exists, and must not be used."""
         self._leave_wait_queue()
         self._tokens.taken = taken
-        self._context.counts.refused[taken.limit] += 1
+        self._count_refused(taken)
         detail, members = key_refusal(taken.limit)
         self._answer(KEY_REFUSED, REFUSED_STATUS, detail, b"", members)
 
@@ -504,9 +504,16 @@ class Admission(RequestView):
     def _refuse(self, taken: Taken, ahead: int) -> None:
         tokens = self._tokens
         tokens.taken = taken
-        self._context.counts.refused[taken.limit] += 1
+        self._count_refused(taken)
         why = refusal(taken, tokens.asked_of(taken.limit), ahead)
         self._answer(LIMITED, STATUS, why.detail, why.fields, why.members)
+
+    def _count_refused(self, taken: Taken) -> None:
+        context, digest = self._context, self._tokens.digest
+        context.counts.refused[taken.limit] += 1
+        # There is no end to keys that are nobody's; while the limit of a network refuses, any may be.
+        if digest and taken.name and taken.limit != ADDRESS:
+            context.collected.request_refused(digest, taken.limit)
 
     def _leave_wait_queue(self) -> None:
         if self.waiting:

@@ -12,6 +12,7 @@ from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, Taken
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.shadow_counts import ShadowCounts
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.posted import PostedWork
@@ -44,6 +45,7 @@ class ProxyContext:
         "keys",
         "authentication",
         "counts",
+        "collected",
         "failures",
         "invalid_cost_reported",
         "counts_in_flight",
@@ -86,7 +88,8 @@ class ProxyContext:
         self.keys = keys
         self.authentication = authentication
         self.counts = Counts()
-        self.shadow_counts = ShadowCounts()
+        self.collected = CollectedCounts()
+        self.shadow_counts = ShadowCounts(self.collected)
         self.failures = FailureLog(sweeper)
         self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
         self.counts_in_flight: bool = buckets.counts_in_flight
@@ -141,6 +144,7 @@ class ProxyContext:
         other.routes = self.routes
         other.cors = self.cors
         other.counts = self.counts
+        other.collected = self.collected
         other.shadow_counts = self.shadow_counts
         other.failures = self.failures
         other.invalid_cost_reported = self.invalid_cost_reported

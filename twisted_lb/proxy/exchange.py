@@ -603,6 +603,8 @@ class Exchange(Admission):
         self._part()
         if tokens.by_response:
             tokens.settle(self)
+        else:
+            tokens.ended_as_taken()
         if self._record is not None:
             self._enter(self._record, COMPLETE)
         self._client.finish(trailers)

@@ -22,6 +22,7 @@ from twisted_lb.deadlines import Sweeper
 from twisted_lb.interfaces import IBucketStore, IDoor
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.response_headers import rate_limit_fields
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.data_path_reactor import IDataPathReactor
@@ -147,6 +148,11 @@ class ProxyFactory(Factory):
         for context in (self.limits.context, self.limits.preflights.context):
             context.routes = routes
             context.cors = cors
+
+    @property
+    def collected(self) -> CollectedCounts:
+        """What has happened since it was taken from there last."""
+        return self.limits.context.collected
 
     @property
     def server_connections(self) -> int:

@@ -178,6 +178,16 @@ class TokenGrant:
         """The request is over, and costs what was taken."""
         self._settle_at(self.cost)
 
+    def ended_as_taken(self) -> None:
+        """The same, where the store need not know; see `by_response`."""
+        if not self.granted:
+            return
+        self.granted = False
+        self.settled = cost = self.cost
+        digest = self.digest
+        if digest:
+            self._context.collected.request_ended(digest, cost)
+
     def refund(self) -> None:
         """The request costs nothing; `taken` tells the level with the tokens back in the bucket."""
         if not self.granted:
@@ -214,6 +224,8 @@ class TokenGrant:
         self.granted = False
         self.settled = cost
         context = self._context
+        if self.digest:
+            context.collected.request_ended(self.digest, cost)
         limits = self.limits
         if self.pays_without_key and (not limits or limits[0].shadow):
             if cost != self.cost:

@@ -17,6 +17,8 @@
     Members of dead instances go with the next change (take_tokens.lua); it expires PLACES_SECONDS after its last use.
 `tokenlb:changed_keys`, a sorted set: digest -> when the state of the key was changed last (users.lua).
     Members are removed after eleven minutes, when others come (announce.lua).
+`tokenlb:usage:{<subject>}`, a hash: what was counted of a subject in the last day (counts.lua).  Removed with the key
+    that it belongs to; expires 25 hours after the last count.
 `tokenlb:instances`, a sorted set: id of an instance -> when it was announced last (announce.lua, rejoin.lua).
     A member is removed by its instance when it stops, and by another one when it was silent for the lease.
 `tokenlb:returning`, a sorted set: id of an instance that comes back from an outage -> its last call of rejoin.lua.
@@ -48,6 +50,11 @@ def account_key(digest: str) -> bytes:
 def places_key(digest: str) -> bytes:
     """The key that holds how many requests each instance has in flight for an account."""
     return b"tokenlb:in_flight:{%s}" % digest.encode()
+
+
+def usage_key(subject: str) -> bytes:
+    """The key of the counts of a subject."""
+    return b"tokenlb:usage:{%s}" % subject.encode()
 
 
 def shared_key(name: str) -> bytes:

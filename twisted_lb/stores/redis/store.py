@@ -9,7 +9,7 @@ fail at once; afterwards Redis is charged for what was spent meanwhile (`recover
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, succeed
@@ -24,6 +24,7 @@ from twisted_lb.interfaces import (
     IBucketStore,
     IStoreReport,
     ITokenReceiver,
+    IUsageStore,
     IUserStore,
     Limits,
     Profile,
@@ -45,7 +46,9 @@ from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.stores.redis.url import RedisAddress, RedisSecurity, parse_redis_url
+from twisted_lb.stores.redis.usage import RedisUsage
 from twisted_lb.stores.redis.users import RedisUsers
+from twisted_lb.usage import WindowCounts
 from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
 
 # What becomes of requests while Redis is away, by the mode of the fallback.
@@ -62,7 +65,7 @@ def _random_id() -> bytes:
     return secrets.token_hex(8).encode()
 
 
-@implementer(IBucketStore, IAccountStore, IUserStore, IStoreReport)
+@implementer(IBucketStore, IAccountStore, IUserStore, IUsageStore, IStoreReport)
 class RedisStore:
     """Buckets and accounts in the Redis that `url` names."""
 
@@ -105,6 +108,7 @@ class RedisStore:
         rejoin = RedisScript("rejoin", connection)
         self._accounts = RedisAccounts(connection)
         self._users = RedisUsers(connection)
+        self._usage = RedisUsage(connection)
         self._last_uses = LastUses(connection, self._fallback, reactor)
         self._resolve = RedisScript("resolve", connection)
         self._levels = RedisScript("read_shared", connection)
@@ -337,6 +341,14 @@ class RedisStore:
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
         return self._users.refused_keys(digests)
+
+    # IUsageStore: see RedisUsage
+
+    def add_counts(self, counts: Mapping[str, Mapping[str, int]]) -> Deferred[dict[str, Mapping[str, int]]]:
+        return self._usage.add_counts(counts)
+
+    def counts_of(self, subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
+        return self._usage.counts_of(subjects)
 
 
 def _unavailable(failure: Failure) -> Failure:

@@ -23,12 +23,15 @@ from twisted_lb.stores.sqlite.files import DataFiles
 from twisted_lb.stores.sqlite.schema import (
     INSERT,
     INSERT_KEY,
+    INSERT_USAGE,
     READABLE,
     SCHEMA_VERSION,
     SELECT,
     SELECT_KEYS,
+    SELECT_USAGE,
     KeyRow,
     Row,
+    UsageRow,
     create,
     key_makes_sense,
     makes_sense,
@@ -88,6 +91,10 @@ class AccountDatabase:
             if not key_makes_sense(row):
                 raise StoreUnavailable(f"the database {self.path} is damaged: it has a key {tuple(row)!r}")
         return rows
+
+    def usage_rows(self) -> list[UsageRow]:
+        """What was counted of every subject."""
+        return [UsageRow(*row) for row in self._select(SELECT_USAGE)]
 
     def _select(self, statement: str) -> list[Any]:
         connection = self._usable()
@@ -151,6 +158,10 @@ class AccountDatabase:
             ("UPDATE account SET shadow = ? WHERE digest = ?", shadows),
         )
 
+    def write_usage(self, rows: Sequence[UsageRow], removed: Sequence[str]) -> None:
+        """Set the counts of some subjects, and remove those of others, all in one transaction."""
+        self._write((INSERT_USAGE, rows), may_miss=("DELETE FROM usage WHERE subject = ?", _column(removed)))
+
     def look(self) -> None:
         """Check whether the file still exists, unchanged.  Raises DatabaseLost."""
         self._usable()
@@ -194,10 +205,17 @@ class AccountDatabase:
 
     def add_rows(self, rows: Sequence[Row], keys: Sequence[KeyRow] = ()) -> None:
         """Add users and keys to the new database."""
+        self._add((INSERT, rows), (INSERT_KEY, keys))
+
+    def add_usage(self, rows: Sequence[UsageRow]) -> None:
+        """Add counts to the new database."""
+        self._add((INSERT_USAGE, rows))
+
+    def _add(self, *writes: Write) -> None:
         assert self._new is not None, "begun"
         try:
-            self._new.executemany(INSERT, rows)
-            self._new.executemany(INSERT_KEY, keys)
+            for statement, rows in writes:
+                self._new.executemany(statement, rows)
         except sqlite3.Error as error:
             self._drop_new()
             raise self._unavailable(error, self._files.new) from None
@@ -277,8 +295,8 @@ class AccountDatabase:
             what = " ".join(found.split())
             raise StoreUnavailable(f"the database {self.path} is damaged: {what}; restore it from a backup")
         if version != SCHEMA_VERSION:
-            migrate(connection)
-        for statement in (SELECT, SELECT_KEYS):
+            migrate(connection, version)
+        for statement in (SELECT, SELECT_KEYS, SELECT_USAGE):
             connection.execute(f"{statement} LIMIT 1").fetchall()
 
     def _usable(self) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ user: `usable` has it by the digest, so that this is one look-up.  All other key
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted_lb.interfaces import MICROTOKENS, Account, Profile
@@ -185,7 +185,7 @@ class HeldKey:
 class HeldUsers:
     """All users and keys."""
 
-    __slots__ = ("usable", "users", "names", "_keys")
+    __slots__ = ("usable", "users", "names", "on_key_removed", "_keys")
 
     def __init__(self) -> None:
         self.usable: dict[str, HeldUser] = {}  # by the digests of plain keys
@@ -193,6 +193,7 @@ class HeldUsers:
         # By their normalized names; None: a name that is taken by a user who is being stored.
         self.names: dict[str, HeldUser | None] = {}
         self._keys: dict[str, HeldKey] = {}  # by their key_id
+        self.on_key_removed: Callable[[str], None] | None = None  # called with its digest
 
     def add(self, row: Row, keys: Sequence[KeyRow], now_us: int) -> None:
         """Add a user; a first key of which there is nothing to say need not be among the keys."""
@@ -225,6 +226,8 @@ class HeldUsers:
         key.user.keys.remove(key)
         self.usable.pop(key.digest, None)
         del self._keys[key_id_of(key.digest)]
+        if self.on_key_removed is not None:
+            self.on_key_removed(key.digest)
 
     def remove(self, user: HeldUser) -> None:
         """Remove a user with all keys."""

@@ -1,7 +1,8 @@
 """The tables of the embedded store.
 
 A user is a row of `account`, named by the digest of the user's first key.  A key is a row of `api_key`; a first key of
-which there is nothing to say has none, as in a database of format 1, which has no such table.
+which there is nothing to say has none, as in a database of format 1, which has no such table.  `usage`, which is new in
+format 3, has counts by time (see `twisted_lb.usage`), with a row for each counter of a subject.
 
 In `account`, `shadow` is that of the user as JSON (see `shadow_text`), or empty; formats 1 and 2 have no such column.
 """
@@ -49,10 +50,22 @@ CREATE TABLE api_key (
     stamp_us INTEGER NOT NULL
 ) WITHOUT ROWID
 """
+# Both BLOBs have slot, number, slot, number, ...: integers of 64 bits, little-endian.
+_USAGE: Final = """
+CREATE TABLE usage (
+    subject TEXT NOT NULL,
+    counter TEXT NOT NULL,
+    minutes BLOB NOT NULL,
+    half_hours BLOB NOT NULL,
+    PRIMARY KEY (subject, counter)
+) WITHOUT ROWID
+"""
 SELECT: Final = "SELECT * FROM account"
 SELECT_KEYS: Final = "SELECT * FROM api_key"
+SELECT_USAGE: Final = "SELECT * FROM usage"
 INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_KEY: Final = "INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_USAGE: Final = "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)"
 
 
 class Row(NamedTuple):
@@ -68,6 +81,15 @@ class Row(NamedTuple):
     metadata: str = ""  # JSON; empty: none
     created_us: int = 0  # 0: not known
     shadow: str = ""  # JSON; empty: none
+
+
+class UsageRow(NamedTuple):
+    """A counter of a subject as stored."""
+
+    subject: str
+    counter: str
+    minutes: bytes
+    half_hours: bytes
 
 
 class KeyRow(NamedTuple):
@@ -90,21 +112,24 @@ def create(connection: sqlite3.Connection) -> None:
     """Create the tables, within a transaction."""
     connection.execute(_ACCOUNT)
     connection.execute(_API_KEY)
+    connection.execute(_USAGE)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Make a database of an earlier format one of this format, in one transaction: it is done completely, or begun
-    anew."""
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Make a database of an earlier format one of this format.
+
+    It is one transaction: it is done completely, or begun anew.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        [version] = connection.execute("PRAGMA user_version").fetchone()
         if version == 1:
             for column in ("disabled INTEGER NOT NULL DEFAULT 0", "metadata TEXT NOT NULL DEFAULT ''"):
                 connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
             connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
             connection.execute(_API_KEY)
         connection.execute("ALTER TABLE account ADD COLUMN shadow TEXT NOT NULL DEFAULT ''")
+        connection.execute(_USAGE)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

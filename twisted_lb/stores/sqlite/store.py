@@ -26,7 +26,7 @@ setting the wall clock has no effect while the store runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -44,6 +44,7 @@ from twisted_lb.interfaces import (
     IBucketStore,
     IStoreReport,
     ITokenReceiver,
+    IUsageStore,
     IUserStore,
     LimitLevel,
     Limits,
@@ -65,8 +66,10 @@ from twisted_lb.stores.sqlite.database import AccountDatabase
 from twisted_lb.stores.sqlite.held import MINUTE_US, HeldKey, HeldUser, HeldUsers
 from twisted_lb.stores.sqlite.other_limits import OtherLimits
 from twisted_lb.stores.sqlite.schema import KeyRow
+from twisted_lb.stores.sqlite.usage import UsageCounts
 from twisted_lb.stores.sqlite.users import EmbeddedUsers
 from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
+from twisted_lb.usage import WindowCounts
 from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
 
 NOTE_SECONDS: Final = 60.0  # from one note of the keys that were used to the next
@@ -84,7 +87,7 @@ def steady_clock() -> Callable[[], int]:
     return lambda: (start_ns + monotonic_ns()) // 1000
 
 
-@implementer(IBucketStore, IAccountStore, IUserStore, IStoreReport)
+@implementer(IBucketStore, IAccountStore, IUserStore, IUsageStore, IStoreReport)
 class EmbeddedStore:
     """Buckets and accounts of one process; `data_dir` is created when it is missing."""
 
@@ -114,6 +117,8 @@ class EmbeddedStore:
         self._in_flight: dict[str, int] = {}  # by the digests of keys
         self._used: set[str] = set()  # digests of the keys that were used since this was noted last
         self._noting = Repeated(reactor, self._note_used, "the note of the keys that were used")
+        self._usage = UsageCounts(now_us, lambda digest: held.key(digest) is not None)
+        held.on_key_removed = self._usage.remove_key
         self._accounts = EmbeddedAccounts(held, self._dirty, now_us)
         self._users = EmbeddedUsers(held, self._dirty, self._dirty_keys, now_us, self._accounts)
 
@@ -125,13 +130,13 @@ class EmbeddedStore:
         try:
             self._load(database)
         except StoreUnavailable:
-            self._held.clear()
+            self._clear()
             database.close()
             raise
         if database.created:
             _log.info("No database was found; {path} was created without users", path=database.path)
         self._writer = writer = DatabaseWriter(
-            database, self._held, self._dirty, self._dirty_keys, self._reactor, self._given_run_blocking
+            database, self._held, self._dirty, self._dirty_keys, self._usage, self._reactor, self._given_run_blocking
         )
         self._accounts.disk = Disk(database, writer)
         writer.start()
@@ -146,6 +151,10 @@ class EmbeddedStore:
             self._held.add(row, keys.pop(row.digest, ()), now_us)
         if keys:
             raise StoreUnavailable(f"the database {database.path} is damaged: it has a key of no user")
+        try:
+            self._usage.load(database.usage_rows())
+        except ValueError as error:
+            raise StoreUnavailable(f"the database {database.path} is damaged: usage: {error}") from None
 
     def _note_used(self) -> None:
         """Note the last use of keys, to the minute."""
@@ -168,8 +177,12 @@ class EmbeddedStore:
 
     def _closed(self, result: object) -> object:
         self._accounts.disk = None
-        self._held.clear()
+        self._clear()
         return result
+
+    def _clear(self) -> None:
+        self._held.clear()
+        self._usage.clear()
 
     # IBucketStore
 
@@ -404,3 +417,12 @@ class EmbeddedStore:
 
     def refused_keys(self, digests: Sequence[str]) -> Deferred[list[str]]:
         return self._users.refused_keys(digests)
+
+    # IUsageStore: see UsageCounts
+
+    def add_counts(self, counts: Mapping[str, Mapping[str, int]]) -> Deferred[dict[str, Mapping[str, int]]]:
+        self._usage.add(counts)
+        return succeed({})
+
+    def counts_of(self, subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
+        return succeed([self._usage.windows(subject) for subject in subjects])

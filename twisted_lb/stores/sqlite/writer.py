@@ -30,10 +30,12 @@ from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers
+from twisted_lb.stores.sqlite.usage import UsageCounts
 
 FLUSH_SECONDS = 1.0
 # Levels per transaction: collecting them takes the reactor about 2 ms.
 FLUSH_SLICE = 4096
+USAGE_SLICE = 256  # subjects, likewise
 IDLE_ROUNDS = 10  # without a write, until a test write
 STUCK_ROUNDS = 5  # without the return of a call
 MAX_WAITING = 1000  # accounts that wait for the thread
@@ -64,12 +66,13 @@ class DatabaseWriter:
         held: HeldUsers,
         dirty: set[HeldUser],
         dirty_keys: set[HeldKey],
+        usage: UsageCounts,
         reactor: Any,
         run_blocking: RunBlocking | None = None,
     ) -> None:
-        """`held` is what is in memory, `dirty` and `dirty_keys` are those whose levels, or last uses, have changed.
+        """`held` and `usage` are what is in memory; `run_blocking` replaces the thread, for tests.
 
-        `run_blocking` replaces the thread, for tests.
+        `dirty` and `dirty_keys` are those whose levels, or last uses, have changed.
         """
         self.errors = 0  # calls that failed
         self.outages = 0
@@ -79,6 +82,7 @@ class DatabaseWriter:
         self._held = held
         self._dirty = dirty
         self._dirty_keys = dirty_keys
+        self._usage = usage
         self._reactor = reactor
         self._pool: ThreadPool | None = None
         self._run_blocking = run_blocking or self._in_thread
@@ -204,17 +208,20 @@ class DatabaseWriter:
 
     async def _write_dirty(self) -> bool:
         """Write what has changed; return whether anything has.  What could not be written stays dirty."""
-        users = await self._write_slices(self._dirty, self._write_users)
-        keys = await self._write_slices(self._dirty_keys, self._write_keys)
-        return users or keys
+        users = await self._write_slices(self._dirty, self._write_users, FLUSH_SLICE)
+        keys = await self._write_slices(self._dirty_keys, self._write_keys, FLUSH_SLICE)
+        usage = await self._write_slices(self._usage.dirty, self._write_usage, USAGE_SLICE)
+        return users or keys or usage
 
-    async def _write_slices(self, dirty: set[Any], write: Callable[[list[Any]], Deferred[Any]]) -> bool:
+    async def _write_slices(
+        self, dirty: set[Any], write: Callable[[list[Any]], Deferred[Any]], size: int
+    ) -> bool:
         taken = list(dirty)
         dirty.clear()
         written = 0
         try:
             while written < len(taken):
-                now = taken[written : written + FLUSH_SLICE]
+                now = taken[written : written + size]
                 await write(now)
                 written += len(now)
         finally:
@@ -233,6 +240,9 @@ class DatabaseWriter:
         rows = [key.row() for key in keys if self._may_write(key.user) and self._held.key(key.digest) is key]
         return self.run(self._database.write_keys, rows)
 
+    def _write_usage(self, subjects: list[str]) -> Deferred[Any]:
+        return self.run(self._database.write_usage, *self._usage.rows(subjects))
+
     def _may_write(self, user: HeldUser) -> bool:
         return user is not self.busy and self._held.users.get(user.digest) is user
 
@@ -240,19 +250,24 @@ class DatabaseWriter:
         """Write all users, as they are in memory, to a new database."""
         database, users = self._database, list(self._held.users.values())
         # A level that changes during this is written again afterwards.
-        dirty, dirty_keys = set(self._dirty), set(self._dirty_keys)
-        self._dirty.clear()
-        self._dirty_keys.clear()
+        all_dirty: tuple[set[Any], ...] = (self._dirty, self._dirty_keys, self._usage.dirty)
+        before = [dirty.copy() for dirty in all_dirty]
+        for dirty in all_dirty:
+            dirty.clear()
         try:
             await self.run(database.begin_anew)
             for at in range(0, len(users), FLUSH_SLICE):
                 now = users[at : at + FLUSH_SLICE]
                 keys = [row for user in now for row in user.key_rows()]
                 await self.run(database.add_rows, [user.row() for user in now], keys)
+            subjects = self._usage.subjects
+            for at in range(0, len(subjects), USAGE_SLICE):
+                counters, _ = self._usage.rows(subjects[at : at + USAGE_SLICE])
+                await self.run(database.add_usage, counters)
             aside = await self.run(database.finish_anew)
         except BaseException:
-            self._dirty.update(dirty)
-            self._dirty_keys.update(dirty_keys)
+            for dirty, written in zip(all_dirty, before):
+                dirty.update(written)
             raise
         self._lost = False
         self._anew_seconds = ANEW_SECONDS

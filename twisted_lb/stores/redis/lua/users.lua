@@ -26,6 +26,10 @@ local function shadow_bucket_of(owner)
   return 'tokenlb:shadow_bucket:{' .. owner .. '}'
 end
 
+local function usage_of(kind, digest)
+  return 'tokenlb:usage:{' .. kind .. ':' .. digest .. '}'
+end
+
 local function in_flight_of(digest)
   return 'tokenlb:in_flight:{' .. digest .. '}'
 end
@@ -201,7 +205,7 @@ end
 -- Remove a further key.
 local function forget_key(owner, digest)
   tell(digest)
-  call('DEL', place_of(digest), bucket_of(digest), in_flight_of(digest))
+  call('DEL', place_of(digest), bucket_of(digest), in_flight_of(digest), usage_of('key', digest))
   call('SREM', keys_of(owner), digest)
   call('ZREM', 'tokenlb:further_keys', digest)
 end

@@ -1,0 +1,52 @@
+"""Tells the store what this process has counted, every few seconds and at the stop: see `twisted_lb.usage`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import deferLater
+
+from twisted_lb.limits.collected_counts import CollectedCounts
+from twisted_lb.repeated import Repeated
+
+FLUSH_SECONDS: Final = 10.0
+PART: Final = 200  # subjects, in one call of the store: about 2 ms
+
+
+class UsageService(Service):
+    """It starts after the store, and stops before it."""
+
+    def __init__(self, reactor: Any, collected: CollectedCounts, store: Any) -> None:
+        """`store` is an IUsageStore."""
+        self._reactor = reactor
+        self._collected = collected
+        self._store = store
+        self._lock = DeferredLock()
+        self._repeated = Repeated(reactor, self.flush, "the note of what was counted")
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self._repeated.start(FLUSH_SECONDS)
+
+    def stopService(self) -> Deferred[None]:
+        """Tell it once more."""
+        super().stopService()
+        self._repeated.stop()
+        return self.flush()
+
+    def flush(self) -> Deferred[None]:
+        """Tell the store what was counted until now.  Fires when it was told, or is unavailable; does not fail."""
+        flushed: Deferred[None] = self._lock.run(lambda: Deferred.fromCoroutine(self._flush()))
+        return flushed
+
+    async def _flush(self) -> None:
+        begun = False
+        for counts in self._collected.take(PART):
+            if begun:
+                # Others have the reactor in between.
+                await deferLater(self._reactor, 0)
+            begun = True
+            self._collected.put_back(await self._store.add_counts(counts))
