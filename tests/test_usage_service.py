@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
 
 from twisted_lb.app.usage_service import FLUSH_SECONDS, PART, UsageService
+from twisted_lb.interfaces import IUsageReport
 from twisted_lb.limits.collected_counts import CollectedCounts
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -28,6 +30,10 @@ class ToldStore:
             self.pending.append(Deferred())
             return self.pending[-1]
         return succeed(counts if self.refuses else {})
+
+    def counts_of(self, subjects: Sequence[str]) -> Deferred[list[int]]:
+        """How often it was told anything."""
+        return succeed([len(self.told)] * len(subjects))
 
 
 class UsageServiceTests(SynchronousTestCase):
@@ -78,6 +84,13 @@ class UsageServiceTests(SynchronousTestCase):
         self.clock.advance(FLUSH_SECONDS)
         self.clock.advance(FLUSH_SECONDS)
         self.assertEqual(self.store.told, [{"x:0": {"requests": 1}}, {"x:0": {"requests": 2}}])
+
+    def test_counts_of(self) -> None:
+        """What was counted in this process is told first; IUsageReport is provided."""
+        self.assertTrue(verifyObject(IUsageReport, self.service))
+        self.count(1)
+        self.assertEqual(self.successResultOf(self.service.counts_of(["x:0"])), [len(self.store.told)])
+        self.assertEqual(self.store.told, [{"x:0": {"requests": 1}}])
 
     def test_a_flush_waits_for_the_one_under_way(self) -> None:
         """When `flush` fires, all that was counted before the call is in the store."""

@@ -7,7 +7,7 @@ import os
 import select
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ReactorNotRunning
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.stdio import StandardIO
@@ -19,6 +19,7 @@ from twisted_lb.api.status import Report
 from twisted_lb.app.workers.child import answer, first_line
 from twisted_lb.app.workers.pipe import ParentPipe
 from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.usage import WindowCounts
 
 
 class FakeReactor:
@@ -130,6 +131,17 @@ class AnswerTests(SynchronousTestCase):
     def users(self) -> Any:
         return self
 
+    @property
+    def usage(self) -> Any:
+        return self
+
+    def counts_of(self, subjects: list[str]) -> Any:
+        self.asked += subjects
+        return self.page
+
+    def flush(self) -> Any:
+        return self.page
+
     def user(self, name: str) -> Any:
         self.asked.append(name)
         return self.page
@@ -150,6 +162,22 @@ class AnswerTests(SynchronousTestCase):
         first, second = self.answers()
         self.assertEqual(Report(**first["answer"]), self.report())
         self.assertEqual((first["number"], second), (2, {"number": 1, "answer": {"result": None}}))
+
+    def test_usage(self) -> None:
+        """What was counted is told to the store, and then the store is asked."""
+        self.ask("flush", 1)
+        self.assertEqual(self.answers(), [])
+        self.page.callback(None)
+        self.page = succeed([WindowCounts({"a": 1}, {"a": 2})])
+        self.ask("usage", 2, subjects=["key:x"])
+        expected = [{"number": 1, "answer": True}, {"number": 2, "answer": [[{"a": 1}, {"a": 2}]]}]
+        self.assertEqual((self.answers(), self.asked), (expected, ["key:x"]))
+
+    def test_usage_without_the_store(self) -> None:
+        """Without the store there is no answer, and nothing is logged of it here."""
+        self.page = fail(StoreUnavailable("Redis at h is away"))
+        self.ask("usage", 1, subjects=["key:x"])
+        self.assertEqual(self.answers(), [{"number": 1, "answer": None}])
 
     def test_store_away(self) -> None:
         """Without the store the parent is told, and nothing is logged of it here."""

@@ -14,10 +14,12 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
 
 from twisted_lb.api.status import Report, shown_server
 from twisted_lb.app.startup import Startup
 from twisted_lb.app.workers.pipe import as_bytes
+from twisted_lb.app.workers.remote_usage import UsageOfWorkers
 from twisted_lb.app.workers.slot import (
     ANSWER_SECONDS,
     FIRST_DELAY_SECONDS,
@@ -28,7 +30,9 @@ from twisted_lb.app.workers.supervisor import GRACE_SECONDS, SHARE_SECONDS, USER
 from twisted_lb.backend import Backend
 from twisted_lb.config.servers_file import read_gateway
 from twisted_lb.config.settings import Settings
+from twisted_lb.interfaces import IUsageReport, StoreUnavailable
 from twisted_lb.network.certificate import Certificate
+from twisted_lb.usage import WindowCounts
 
 FLEET = "servers: [{name: a, url: 'http://127.0.0.1:9001'}]"
 KILLED = ProcessTerminated(signal=9)
@@ -371,6 +375,33 @@ class WorkersTests(SynchronousTestCase):
         self.reactor.advance(USERS_SECONDS)
         self.reactor.processes[1].answer(None)
         self.assertIsNone(self.successResultOf(asked))
+
+    def test_usage(self) -> None:
+        """All workers tell the store what they have counted; then the first one that can is asked."""
+        self.start()
+        first, second = self.reactor.processes
+        usage = UsageOfWorkers(self.workers.usage)
+        self.assertTrue(verifyObject(IUsageReport, usage))
+        asked = usage.counts_of(("key:a",))
+        self.assertEqual([process.questions()[0]["ask"] for process in (first, second)], ["flush", "flush"])
+        second.answer(True)
+        self.assertEqual(len(first.questions()), 1)
+        # One that cannot is no reason to tell nothing.
+        first.answer(None)
+        self.assertEqual((first.questions()[1]["ask"], first.questions()[1]["subjects"]), ("usage", ["key:a"]))
+        first.answer(None)
+        second.answer([[{"requests": 1}, {"requests": 2}]])
+        self.assertEqual(self.successResultOf(asked), [WindowCounts({"requests": 1}, {"requests": 2})])
+
+    def test_usage_that_nobody_knows(self) -> None:
+        """When no worker can tell, the store is unavailable."""
+        self.start()
+        asked = UsageOfWorkers(self.workers.usage).counts_of(["key:a"])
+        for what in ("flush", "usage"):
+            for process in self.reactor.processes:
+                self.assertEqual(process.questions()[-1]["ask"], what)
+                process.answer(None)
+        self.failureResultOf(asked, StoreUnavailable)
 
     def test_another_pool(self) -> None:
         """All workers are told of another pool, and one that is started later begins with it."""

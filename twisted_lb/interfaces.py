@@ -379,8 +379,15 @@ class IUserStore(Interface):
         """Those of these keys that must not be used now, or are unknown: open tunnels of such keys are ended."""
 
 
-class IUsageStore(Interface):
-    """Counts by time: see `twisted_lb.usage`.
+class IUsageReport(Interface):
+    """Counts by time, for reports: see `twisted_lb.usage`."""
+
+    def counts_of(subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
+        """What was counted of each of these subjects until now.  Fails with StoreUnavailable."""
+
+
+class IUsageStore(IUsageReport):
+    """Stores counts by time.
 
     The names of subjects and counters are ASCII without spaces.  What belongs to a key (see
     `usage.digest_of_subject`) is counted while the key exists, and goes with it; a subject that was silent for a day
@@ -393,9 +400,6 @@ class IUsageStore(Interface):
         The result is what was not stored, and should be given again.  What may have been stored is not in it: it is
         lost rather than counted twice.
         """
-
-    def counts_of(subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
-        """What was counted of each of these subjects until now.  Fails with StoreUnavailable."""
 
 
 class IRequest(Interface):

@@ -50,7 +50,7 @@ class HealthTests(SynchronousTestCase):
 
     def factory(self, token: str = "") -> OperatorFactory:
         store: Any = self
-        users = UserAdministration(store, KeyFormat(), 5, 1.0, lambda: 0)
+        users = UserAdministration(store, KeyFormat(), 5, 1.0, lambda: 0, store)
         return admin_factory(self.clock, self, admin_tokens(token), users=users)
 
     def call(

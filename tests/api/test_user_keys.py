@@ -44,6 +44,7 @@ class OnStore(SynchronousTestCase):
             users=self.store,
             self_service=self_service,
             now_us=lambda: self.now_us,
+            usage=self.store,
         )
         self.door = ApiDoor(api.resource())
 

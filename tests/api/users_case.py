@@ -51,7 +51,7 @@ class UsersCase(StoreOnClock):
         self.listen()
 
     def listen(self) -> None:
-        users = UserAdministration(self.store, KeyFormat(self.prefix), 5, 1.0, lambda: self.now_us)
+        users = UserAdministration(self.store, KeyFormat(self.prefix), 5, 1.0, lambda: self.now_us, self.store)
         running: Any = None
         self.factory = admin_factory(self.clock, running, self.tokens, recording=self.audit, users=users)
 

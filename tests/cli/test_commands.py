@@ -202,6 +202,34 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual((head[-1], first[-1], second[-3:]), ("CURRENT_CAPACITY", "-", ["7", "1", "-2"]))
 
 
+class UsageTests(SynchronousTestCase):
+    NOW = {"requests": 2, "tokens": 5, "refused": {}}
+    DAY = {"requests": 9, "tokens": 20, "refused": {"default": 3, "in-flight": 1}}
+
+    def test_key(self) -> None:
+        """A line for the hour and one for the day, with the refusals of each limit."""
+        usage = {"key_id": "key_1", "hour": self.NOW, "day": self.DAY, "user": "a/b"}
+        server = Server(response(usage))
+        found = ran(["keys", "usage", "key_1"], server)
+        self.assertEqual(server.asked[0].target, "/keys/key_1/usage")
+        lines = [line.split() for line in found.out.splitlines()]
+        expected = [["LAST", "REQUESTS", "TOKENS", "REFUSED"], ["hour", "2", "5", "-"]]
+        self.assertEqual(lines, [*expected, ["day", "9", "20", "default=3,in-flight=1"]])
+        self.assertEqual(ran(["keys", "usage", "key_1", "--json"], Server(response(usage))).document, usage)
+
+    def test_user(self) -> None:
+        """The sum comes first, and then each key."""
+        key = {"key_id": "key_1", "label": "", "hour": self.NOW, "day": self.NOW}
+        usage = {"name": "a/b", "hour": self.NOW, "day": self.DAY, "keys": [key]}
+        server = Server(response(usage))
+        found = ran(["users", "usage", "a/b"], server)
+        self.assertEqual(server.asked[0].target, "/users/a%2Fb/usage")
+        lines = [line.split() for line in found.out.splitlines()[1:]]
+        self.assertEqual([line[:4] for line in lines[:2]], [["all", "-", "hour", "2"], ["all", "-", "day", "9"]])
+        self.assertEqual([line[:4] for line in lines[2:]], [["key_1", "-", span, "2"] for span in ("hour", "day")])
+        self.assertEqual(ran(["users", "usage", "a/b", "--json"], Server(response(usage))).document, usage)
+
+
 class ServerTests(SynchronousTestCase):
     def test_pool_is_found(self) -> None:
         """The pool of a server need not be given where only one has it."""

@@ -39,6 +39,7 @@ _USER: Final = {
     "created_at": or_null(TIME),
     "keys": array(ref("Key")),
 }
+_USAGE: Final = {"hour": ref("UsageCounts"), "day": ref("UsageCounts")}
 
 _COUNTS: Final = {
     **{name: whole(minimum=0) for name in SUMS},
@@ -120,6 +121,28 @@ SCHEMAS: Final[dict[str, Part]] = {
         {"users": array(ref("User")), "next": or_null(text("The `after` of the next page; null: this is the last."))},
     ),
     "UserKey": members("A key with the name of its user.", _OWNED_KEY, _BUCKET),
+    "UsageCounts": members(
+        "What was counted of the requests of a key, or of all keys of a user, in a time until now.",
+        {
+            "requests": whole("Admitted requests that are over.", minimum=0),
+            "tokens": whole("What they have cost in the end.", minimum=0),
+            "refused": {
+                "type": "object",
+                "description": "Refused requests by the name of the limit, or by the reason why the key is refused.",
+                "additionalProperties": whole(minimum=1),
+            },
+        },
+    ),
+    "OwnKeyUsage": members("The usage of a key.", {"key_id": KEY_ID, **_USAGE}),
+    "KeyUsage": members("The usage of a key, with the name of its user.", {"key_id": KEY_ID, **_USAGE, "user": _NAME}),
+    "UserUsage": members(
+        "The usage of all keys of a user, together and one by one.",
+        {
+            "name": _NAME,
+            **_USAGE,
+            "keys": array(members("One key.", {"key_id": KEY_ID, "label": text("One line for people."), **_USAGE})),
+        },
+    ),
     "NewKeyOfUser": members("A new key, with the key itself.", {**_OWNED_KEY, **_NEW}, _BUCKET),
     "RotatedKey": members(
         "The new key in place of another.", {**_OWNED_KEY, "replaces": KEY_ID, **_NEW}, _BUCKET

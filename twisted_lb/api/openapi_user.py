@@ -106,6 +106,17 @@ PATHS: Final[Mapping[str, Part]] = {
             _ONE_KEY,
         ),
     },
+    f"{KEYS}/{{key_id}}/usage": {
+        "get": operation(
+            "showOwnKeyUsage",
+            TAG,
+            "Count the requests and tokens of a key in the last hour and day.",
+            {200: answer("The usage.", ref("OwnKeyUsage"))},
+            (*_ASKED, 404),
+            _WITH_KEY,
+            _ONE_KEY,
+        )
+    },
     f"{KEYS}/{{key_id}}/rotate": {
         "post": operation(
             "rotateOwnKey",

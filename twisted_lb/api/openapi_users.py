@@ -84,6 +84,12 @@ def _key(name: str, summary: str, request: Part | None = None) -> Part:
     return operation(name, TAG, summary, answers, (*_CHANGED, 409), _CHANGER, _KEY, request)
 
 
+def _usage(name: str, parameters: tuple[Part, ...]) -> Part:
+    summary = "Count the requests and tokens of a key in the last hour and day."
+    answers = {200: answer("The usage.", ref("KeyUsage"))}
+    return operation(name, TAG, summary, answers, _ONE, _READER, parameters)
+
+
 def _created(what: str, schema: str) -> dict[int, Part]:
     return {201: answer(what, ref(schema), X_Request_ID=_ID, Location=LOCATION)}
 
@@ -126,6 +132,17 @@ PATHS: Final[Mapping[str, Part]] = {
             "deleteUser", TAG, "Delete a user with all keys.", _GONE, _CHANGED, _CHANGER, _USER
         ),
     },
+    "/users/{name}/usage": {
+        "get": operation(
+            "showUserUsage",
+            TAG,
+            "Count the requests and tokens of a user in the last hour and day.",
+            {200: answer("The usage.", ref("UserUsage"))},
+            _ONE,
+            _READER,
+            _USER,
+        )
+    },
     "/users/{name}/disable": {"post": _user("disableUser", "Refuse all keys of a user until it is enabled.")},
     "/users/{name}/enable": {"post": _user("enableUser", "Let the keys of a disabled user work again.")},
     "/users/{name}/level": {
@@ -161,6 +178,7 @@ PATHS: Final[Mapping[str, Part]] = {
             "deleteKey", TAG, "Revoke a key for good.", _GONE, (*_CHANGED, 409), _CHANGER, _KEY
         ),
     },
+    "/users/{name}/keys/{key_id}/usage": {"get": _usage("showKeyUsage", _KEY)},
     "/users/{name}/keys/{key_id}/disable": {"post": _key("disableKey", "Refuse a key until it is enabled.")},
     "/users/{name}/keys/{key_id}/enable": {"post": _key("enableKey", "Let a disabled key work again.")},
     "/users/{name}/keys/{key_id}/expire": {"post": _key("expireKey", "Let a key expire now.")},
@@ -188,6 +206,7 @@ PATHS: Final[Mapping[str, Part]] = {
             (_ONE_KEY,),
         )
     },
+    "/keys/{key_id}/usage": {"get": _usage("findKeyUsage", (_ONE_KEY,))},
     "/export/users": {
         "get": operation(
             "exportUsers",

@@ -85,3 +85,13 @@ class RecordedChanges:
             raise
         attempt.applied(made.before, made.after, made.more)
         return made.result
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The members of both that differ; of the keys only those that differ."""
+    names = [name for name in after if before[name] != after[name]]
+    old, new = {name: before[name] for name in names}, {name: after[name] for name in names}
+    if "keys" in new:
+        old["keys"] = [key for key in before["keys"] if key not in after["keys"]]
+        new["keys"] = [key for key in after["keys"] if key not in before["keys"]]
+    return old, new

@@ -25,7 +25,16 @@ from twisted_lb.api.responses import Refusal, failure_answer, json_answer, store
 from twisted_lb.api.self_service import SelfService
 from twisted_lb.api.user_keys import UserKeys
 from twisted_lb.credentials import AmbiguousKey, KeyPlaces, digest
-from twisted_lb.interfaces import Account, IAccountStore, IUserStore, NameTaken, NotStored, Profile, StoreUnavailable
+from twisted_lb.interfaces import (
+    Account,
+    IAccountStore,
+    IUsageReport,
+    IUserStore,
+    NameTaken,
+    NotStored,
+    Profile,
+    StoreUnavailable,
+)
 from twisted_lb.limits.rejection import MISTYPED
 from twisted_lb.users import User
 
@@ -62,11 +71,13 @@ class UserApi:
         users: IUserStore | None = None,
         self_service: SelfService = SelfService(),
         now_us: Callable[[], int] = _now_us,
+        usage: IUsageReport | None = None,
     ) -> None:
         """The defaults, in tokens and tokens per second, are for users created without a policy.
 
         `keys` are the fields in which requests carry keys, and their form; `new_key` creates keys in another way.
-        `users` is needed for the endpoints about keys; `now_us` gives microseconds since 1970.
+        `users` is needed for the endpoints about keys, and `usage` for what was counted of them; `now_us` gives
+        microseconds since 1970.
         """
         self._accounts = accounts
         self._default_capacity = default_capacity
@@ -74,7 +85,7 @@ class UserApi:
         self._new_key = new_key if new_key is not None else keys.form.new_key
         self._users = users
         self._self_service = self_service
-        self._user_keys = UserKeys(users, keys.form, now_us, self_service) if users is not None else None
+        self._user_keys = UserKeys(users, keys.form, now_us, self_service, usage) if users is not None else None
         self._gate = gate
         self._keys = keys
 
@@ -146,6 +157,11 @@ class UserApi:
     async def _rotate_key(self, request: Request, key_id: str) -> bytes:
         keys, user = await self._owner(request)
         return await keys.rotate(request, user, key_id)
+
+    @_app.route(f"{KEYS}/<key_id>/usage", methods=["GET"])
+    async def _usage_of_key(self, request: Request, key_id: str) -> bytes:
+        keys, user = await self._owner(request)
+        return await keys.usage(request, user, key_id)
 
     @_app.handle_errors(Exception)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:

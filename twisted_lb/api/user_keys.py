@@ -1,4 +1,4 @@
-"""A user's own keys: list, create, label, rotate and revoke them, with any of them.
+"""A user's own keys: list, create, label, rotate and revoke them, and what was counted, with any of them.
 
 A key is shown once, in the response that has created it.  All else is about `key_id`.
 """
@@ -19,8 +19,9 @@ from twisted_lb.api.representations import shown_key
 from twisted_lb.api.requests import body_of, undisturbed
 from twisted_lb.api.responses import Refusal, json_answer
 from twisted_lb.api.self_service import SelfService
+from twisted_lb.api.usage import usage_of_key
 from twisted_lb.credentials import digest
-from twisted_lb.interfaces import IUserStore
+from twisted_lb.interfaces import IUsageReport, IUserStore
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.users import (
     DISABLED,
@@ -42,10 +43,16 @@ class UserKeys:
     """The endpoints below /user/keys; `user` is who has sent the request."""
 
     def __init__(
-        self, users: IUserStore, form: KeyFormat, now_us: Callable[[], int], self_service: SelfService
+        self,
+        users: IUserStore,
+        form: KeyFormat,
+        now_us: Callable[[], int],
+        self_service: SelfService,
+        usage: IUsageReport | None,
     ) -> None:
         """`now_us` gives microseconds since 1970."""
         self._users = users
+        self._usage = usage
         self._form = form
         self._now_us = now_us
         self._self_service = self_service
@@ -88,6 +95,13 @@ class UserKeys:
         key = self._form.new_key()
         rotated = self._users.rotate_key(user.name, key_id, wanted.grace, digest(key.encode()))
         return self._new_key(request, key, await _stored(rotated))
+
+    async def usage(self, request: Request, user: User, key_id: str) -> bytes:
+        """What was counted of it."""
+        key = _key_of(user, key_id)
+        if self._usage is None:
+            raise Refusal(404, "There is nothing here.")
+        return json_answer(request, await usage_of_key(self._usage, key))
 
     async def _change(self, user: User, key_id: str, change: KeyChange) -> Changed:
         _key_of(user, key_id)

@@ -10,8 +10,8 @@ is percent-encoded, so that it is one segment whatever it contains.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
-from urllib.parse import quote, unquote
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from klein import Klein
 from twisted.internet.defer import Deferred
@@ -21,15 +21,17 @@ from twisted.web.server import Request
 
 from twisted_lb.api.audit import Attempt
 from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_nothing, read_rotation
+from twisted_lb.api.named_in_path import key_of, name_in, unknown_key, unknown_user
 from twisted_lb.api.operator_token import OperatorTokens, given_token
-from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges
+from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges, differences
 from twisted_lb.api.representations import shown_key, shown_user
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
+from twisted_lb.api.usage import usage_of_key, usage_of_user
 from twisted_lb.api.user_bodies import Level, UserToCreate, read_key_patch, read_user_patch
 from twisted_lb.api.user_query import page_asked_for
 from twisted_lb.config.admin_tokens import KEYS
 from twisted_lb.credentials import digest
-from twisted_lb.interfaces import MICROTOKENS, IUserStore, NameTaken
+from twisted_lb.interfaces import MICROTOKENS, IUsageReport, IUserStore, NameTaken
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.limits.bucket import MAX_CAPACITY
 from twisted_lb.users import (
@@ -67,6 +69,7 @@ class UserAdministration(NamedTuple):
     default_capacity: int  # of users created without a policy
     default_rate_per_sec: float
     now_us: Callable[[], int]  # microseconds since 1970
+    usage: IUsageReport
 
 
 class UsersApi:
@@ -93,27 +96,39 @@ class UsersApi:
     @app.route("/users/<name>", methods=["GET"])
     async def _user(self, request: Request, name: str) -> bytes:
         self._tokens.check_reader(request)
-        return self._user_answer(request, await self._found(_name_in(name)))
+        return self._user_answer(request, await self._found(name_in(name)))
 
     @app.route("/users/<name>/keys", methods=["GET"])
     async def _keys(self, request: Request, name: str) -> bytes:
         self._tokens.check_reader(request)
-        user = await self._found(_name_in(name))
+        user = await self._found(name_in(name))
         now_us = self._users.now_us()
         return json_answer(request, {"name": user.name, "keys": [shown_key(key, now_us) for key in user.keys]})
 
     @app.route(_Key, methods=["GET"])
     async def _key(self, request: Request, name: str, key_id: str) -> bytes:
         self._tokens.check_reader(request)
-        return self._key_answer(request, await self._found(_name_in(name)), key_id)
+        return self._key_answer(request, await self._found(name_in(name)), key_id)
 
     @app.route("/keys/<key_id>", methods=["GET"])
     async def _find_key(self, request: Request, key_id: str) -> bytes:
         self._tokens.check_reader(request)
-        user = await self._store.find_key(key_id) if is_key_id(key_id) else None
-        if user is None:
-            raise Refusal(404, f"There is no key {key_id!r}.")
-        return self._key_answer(request, user, key_id)
+        return self._key_answer(request, await self._owner_of(key_id), key_id)
+
+    @app.route("/users/<name>/usage", methods=["GET"])
+    async def _usage(self, request: Request, name: str) -> bytes:
+        self._tokens.check_reader(request)
+        return json_answer(request, await usage_of_user(self._users.usage, await self._found(name_in(name))))
+
+    @app.route(f"{_Key}/usage", methods=["GET"])
+    async def _usage_of_key(self, request: Request, name: str, key_id: str) -> bytes:
+        self._tokens.check_reader(request)
+        return await self._usage_answer(request, await self._found(name_in(name)), key_id)
+
+    @app.route("/keys/<key_id>/usage", methods=["GET"])
+    async def _usage_of_found_key(self, request: Request, key_id: str) -> bytes:
+        self._tokens.check_reader(request)
+        return await self._usage_answer(request, await self._owner_of(key_id), key_id)
 
     # Users
 
@@ -165,13 +180,13 @@ class UsersApi:
 
     @app.route("/users/<name>", methods=["DELETE"])
     def _delete(self, request: Request, name: str) -> Deferred[bytes]:
-        name = _name_in(name)
+        name = name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
             _read(read_nothing, body)
             user = await self._store.delete_user(name)
             if user is None:
-                _unknown_user(name)
+                unknown_user(name)
             return Outcome(self._shown(user), {}, b"")
 
         return self._changes.make(request, KEYS, "delete_user", {"user": name}, make).addCallback(
@@ -181,12 +196,12 @@ class UsersApi:
     def _change_user(
         self, request: Request, action: str, name: str, read: Callable[[bytes], UserChange]
     ) -> Deferred[bytes]:
-        name = _name_in(name)
+        name = name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
             changed = await self._store.change_user(name, _read(read, body))
             if changed is None:
-                _unknown_user(name)
+                unknown_user(name)
             return self._outcome(changed)
 
         return self._changes.make(request, KEYS, action, {"user": name}, make).addCallback(
@@ -197,7 +212,7 @@ class UsersApi:
 
     @app.route("/users/<name>/keys", methods=["POST"])
     def _create_key(self, request: Request, name: str) -> Deferred[bytes]:
-        name = _name_in(name)
+        name = name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
             wanted = _read(lambda content: read_new_key(content or b"{}"), body)
@@ -215,13 +230,13 @@ class UsersApi:
 
     @app.route(f"{_Key}/rotate", methods=["POST"])
     def _rotate_key(self, request: Request, name: str, key_id: str) -> Deferred[bytes]:
-        name = _name_in(name)
+        name = name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
             wanted = _read(read_rotation, body)
             old = (await self._found(name)).key(key_id)
             if old is None:
-                _unknown_key(name, key_id)
+                unknown_key(name, key_id)
             key = self._new_key(request, "rotate", old.digest)
             new_digest = digest(key.encode())
             attempt.about(new_key_id=key_id_of(new_digest))
@@ -262,12 +277,12 @@ class UsersApi:
         read: Callable[[bytes], KeyChange],
         status: int = 200,
     ) -> Deferred[bytes]:
-        name = _name_in(name)
+        name = name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
             change = _read(read, body)
             if not is_key_id(key_id):
-                _unknown_key(name, key_id)
+                unknown_key(name, key_id)
             return self._with_key(await _stored(self._store.change_key(name, key_id, change), name, key_id), key_id)
 
         return self._change_keys(request, action, name, key_id, make, status)
@@ -309,7 +324,13 @@ class UsersApi:
     async def _found(self, name: str) -> User:
         user = await self._store.user(name)
         if user is None:
-            _unknown_user(name)
+            unknown_user(name)
+        return user
+
+    async def _owner_of(self, key_id: str) -> User:
+        user = await self._store.find_key(key_id) if is_key_id(key_id) else None
+        if user is None:
+            raise Refusal(404, f"There is no key {key_id!r}.")
         return user
 
     def _shown(self, user: User) -> dict[str, object]:
@@ -321,28 +342,19 @@ class UsersApi:
     def _key_answer(self, request: Request, user: User, key_id: str) -> bytes:
         return json_answer(request, self._shown_key(user, key_id))
 
+    async def _usage_answer(self, request: Request, user: User, key_id: str) -> bytes:
+        shown = await usage_of_key(self._users.usage, key_of(user, key_id))
+        return json_answer(request, {**shown, "user": user.name})
+
     def _shown_key(self, user: User, key_id: str) -> dict[str, object]:
-        key = user.key(key_id)
-        if key is None:
-            _unknown_key(user.name, key_id)
-        return {**shown_key(key, self._users.now_us()), "user": user.name}
+        return {**shown_key(key_of(user, key_id), self._users.now_us()), "user": user.name}
 
     def _outcome(self, changed: Changed) -> Outcome:
-        return Outcome(*_differences(self._shown(changed.before), self._shown(changed.after)), changed.after)
+        return Outcome(*differences(self._shown(changed.before), self._shown(changed.after)), changed.after)
 
     def _with_key(self, changed: Changed, key_id: str, more: Mapping[str, object] = {}) -> Outcome:
         """The outcome; the key is answered."""
         return self._outcome(changed)._replace(result={**self._shown_key(changed.after, key_id), **more})
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The members of both that differ; of the keys only those that differ."""
-    names = [name for name in after if before[name] != after[name]]
-    old, new = {name: before[name] for name in names}, {name: after[name] for name in names}
-    if "keys" in new:
-        old["keys"] = [key for key in before["keys"] if key not in after["keys"]]
-        new["keys"] = [key for key in after["keys"] if key not in before["keys"]]
-    return old, new
 
 
 def _read(read: Callable[[bytes], _Body], body: bytes) -> _Body:
@@ -364,22 +376,6 @@ async def _stored(changed: Deferred[Changed | None], name: str, key_id: str) -> 
     if found is None:
         raise Refusal(404, f"There is no user {name!r}, or the user has no key {key_id!r}.")
     return found
-
-
-def _name_in(segment: str) -> str:
-    """The name in a segment of the path.  Raises Refusal."""
-    name = unquote(segment)
-    if "\0" in name:
-        _unknown_user(name)
-    return name
-
-
-def _unknown_user(name: str) -> NoReturn:
-    raise Refusal(404, f"There is no user {name!r}.")
-
-
-def _unknown_key(name: str, key_id: str) -> NoReturn:
-    raise Refusal(404, f"The user {name} has no key {key_id!r}.")
 
 
 def _no_content(request: Request) -> bytes:

@@ -51,6 +51,7 @@ from twisted_lb.app.services import (
 from twisted_lb.app.signals import Hangups, Reopening
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.ticket_rotation import TicketRotation
+from twisted_lb.app.workers.remote_usage import UsageOfWorkers
 from twisted_lb.app.workers.remote_users import UsersOfWorkers
 from twisted_lb.app.workers.supervisor import Workers
 from twisted_lb.config.admin_tokens import AdminToken, admin_tokens
@@ -59,7 +60,7 @@ from twisted_lb.config.server_tls import files_of
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
 from twisted_lb.discovery.service import Apply, Discovery, Found, in_one_process
-from twisted_lb.interfaces import IUserStore
+from twisted_lb.interfaces import IUsageReport, IUserStore
 from twisted_lb.key_format import KeyFormat
 from twisted_lb.network.certificate import Certificate
 from twisted_lb.network.listener import listen
@@ -106,8 +107,9 @@ def build(reactor: Any, startup: Startup) -> IService:
         rotation = _rotation(reactor, startup, workers)
         audit = AuditLog(reactor, settings.audit_log)
         users = UsersOfWorkers(workers.ask_about_users)
+        usage = UsageOfWorkers(workers.usage)
         running = WithCounts(workers, _counts(file, watch))
-        admin = _admin(reactor, settings, tokens, running, gateway, file, audit, users)
+        admin = _admin(reactor, settings, tokens, running, gateway, file, audit, users, usage)
         health = _health(reactor, settings, workers)
         announcement = _Announcement(startup, workers, admin, health)
         demo = _demo(reactor, startup, gateway)
@@ -120,7 +122,7 @@ def build(reactor: Any, startup: Startup) -> IService:
     watch = _watch(reactor, startup)
     audit = AuditLog(reactor, settings.audit_log)
     running = WithCounts(serving, _counts(file, watch))
-    admin = _admin(reactor, settings, tokens, running, serving.gateway, file, audit, serving.users)
+    admin = _admin(reactor, settings, tokens, running, serving.gateway, file, audit, serving.users, serving.usage)
     health = _health(reactor, settings, serving)
     return ordered(
         serving.store,
@@ -256,12 +258,13 @@ def _admin(
     file: ServersFile,
     audit: AuditLog,
     store: IUserStore,
+    usage: IUsageReport,
 ) -> ListeningService:
     most = settings.admin_max_connections
     changes = OperatorChanges(reactor, file, _writing(reactor, settings) if settings.admin_writes == "file" else None)
     explaining = Explainer(gateway, limits_of(settings))
     form, default = KeyFormat(settings.key_prefix), (settings.default_capacity, settings.default_rate_per_sec)
-    users = UserAdministration(store, form, *default, now_us)
+    users = UserAdministration(store, form, *default, now_us, usage)
     factory = admin_factory(reactor, running, tokens, most, explaining, changes, audit, users)
     endpoint = settings.admin_listen
     return ListeningService(factory, {f"ADMIN_LISTEN {endpoint}": _opening(reactor, settings, endpoint)})

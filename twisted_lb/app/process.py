@@ -36,6 +36,7 @@ from twisted_lb.credentials import key_places
 from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.response_headers import rate_limit_fields
 from twisted_lb.listed import listed
@@ -74,6 +75,8 @@ class Serving:
         self._settings = settings
         self.fallback = _fallback(settings, limits)
         self._store = store = _store(reactor, settings, limits, self.fallback)
+        collected = CollectedCounts()
+        self.usage = UsageService(reactor, collected, store)
         # Shared by the proxy and the user API: a key that one of them has admitted is known to both.
         known_keys = KnownKeys(settings.local_keys) if limits.address.capacity else None
         self.gate: Gate = Gate()
@@ -88,6 +91,7 @@ class Serving:
             keys=keys,
             users=store,
             self_service=self_service_of(settings),
+            usage=self.usage,
         )
         self.user_api = users.resource()
         self.gateway = Gateway(reactor, spec)
@@ -109,13 +113,13 @@ class Serving:
             data_path_lost=partial(end_process, reactor, "The epoll set of the data path was lost"),
             authentication=make_authentication(settings.authenticator, reactor.seconds),
             contexts=contexts,
+            collected=collected,
         )
         self.pools = PoolsInProcess(reactor, self.gateway, self.factory, dialer)
         self.access_log: AccessLogService | None = None
         if settings.access_log:
             self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
         self.store = StoreService(store)
-        self.usage = UsageService(reactor, self.factory.collected, store)
         self._tunnel_keys = TunnelKeys(reactor, self.factory, store)
         self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
 
@@ -237,7 +241,7 @@ def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:
-    """An IBucketStore, IAccountStore, IUserStore and IStoreReport."""
+    """An IBucketStore, IAccountStore, IUserStore, IUsageStore and IStoreReport."""
     if fallback is None:
         return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
     security = security_of(settings)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import deferLater
+from zope.interface import implementer
 
+from twisted_lb.interfaces import IUsageReport
 from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.repeated import Repeated
+from twisted_lb.usage import WindowCounts
 
 FLUSH_SECONDS: Final = 10.0
 PART: Final = 200  # subjects, in one call of the store: about 2 ms
 
 
+@implementer(IUsageReport)
 class UsageService(Service):
     """It starts after the store, and stops before it."""
 
@@ -41,6 +46,10 @@ class UsageService(Service):
         """Tell the store what was counted until now.  Fires when it was told, or is unavailable; does not fail."""
         flushed: Deferred[None] = self._lock.run(lambda: Deferred.fromCoroutine(self._flush()))
         return flushed
+
+    def counts_of(self, subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
+        """See IUsageReport.  What this process has counted until now is told to the store first."""
+        return self.flush().addCallback(lambda _: self._store.counts_of(subjects))
 
     async def _flush(self) -> None:
         begun = False

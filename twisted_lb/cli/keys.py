@@ -8,11 +8,21 @@ from uuid import uuid4
 import click
 
 from twisted_lb.cli.client import AdminClient, path_to
-from twisted_lb.cli.display import show_json, show_notice, show_values
+from twisted_lb.cli.display import show_json, show_notice, show_table, show_values
 from twisted_lb.cli.failures import UNAVAILABLE, UNREACHABLE, Failed
 from twisted_lb.cli.options import Group, as_json, check_confirmable, confirm, pass_client, yes_option
 from twisted_lb.cli.parameters import NEVER, field_text, label_text, moment_ahead, text
-from twisted_lb.cli.users import ONCE, capacity_option, expires_option, given_body, label_option, rate_option, show_keys
+from twisted_lb.cli.users import (
+    ONCE,
+    USAGE,
+    capacity_option,
+    expires_option,
+    given_body,
+    label_option,
+    rate_option,
+    show_keys,
+    usage_rows,
+)
 
 _SHOWN: Final = ("user", "key_id", "label", "state", "expires_at", "created_at", "last_used")
 _BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
@@ -98,6 +108,18 @@ def create(client: AdminClient, /, user: str, idempotency_key: str | None, **mem
 def show(client: AdminClient, key_id: str) -> None:
     """Show a key, and whose it is."""
     show_key(_find(client, key_id))
+
+
+@keys.command()
+@key_id_argument
+@pass_client
+def usage(client: AdminClient, key_id: str) -> None:
+    """Show what was counted of a key in the last hour and day."""
+    found = client.get(path_to("keys", key_id, "usage"))
+    if as_json():
+        show_json(found)
+    else:
+        show_table(USAGE, usage_rows(found))
 
 
 @keys.command()

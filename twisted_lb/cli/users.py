@@ -17,6 +17,7 @@ PAGE: Final = 200
 _SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "created_at", "metadata")
 _OF_KEY: Final = ("key_id", "label", "state", "expires_at", "created_at", "last_used")
 _BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
+USAGE: Final = ("last", "requests", "tokens", "refused")
 ONCE: Final = "The API key is shown only now: it is not stored."
 
 name_argument = click.argument("name", type=text)
@@ -58,6 +59,16 @@ def show_keys(keys: list[dict[str, Any]]) -> None:
     bucket = [column for column in _BUCKET if any(column in one for one in keys)]
     columns = (*_OF_KEY, *bucket)
     show_table(columns, ([one.get(column) for column in columns] for one in keys))
+
+
+def usage_rows(usage: dict[str, Any], *first: object) -> list[list[object]]:
+    """The rows of one key, or of all, in a table that ends with the columns of USAGE."""
+    rows: list[list[object]] = []
+    for window in ("hour", "day"):
+        counts = usage[window]
+        refused = ",".join(f"{limit}={number}" for limit, number in counts["refused"].items())
+        rows.append([*first, window, counts["requests"], counts["tokens"], refused])
+    return rows
 
 
 @click.group(cls=Group)
@@ -121,6 +132,21 @@ def _pages(
 def show(client: AdminClient, name: str) -> None:
     """Show a user, with all keys."""
     show_user(client.get(path_to("users", name)))
+
+
+@users.command()
+@name_argument
+@pass_client
+def usage(client: AdminClient, name: str) -> None:
+    """Show what was counted of a user in the last hour and day."""
+    found = client.get(path_to("users", name, "usage"))
+    if as_json():
+        show_json(found)
+        return
+    rows = usage_rows(found, "all", None)
+    for key in found["keys"]:
+        rows += usage_rows(key, key["key_id"], key["label"])
+    show_table(("key_id", "label", *USAGE), rows)
 
 
 @users.command()

@@ -67,13 +67,14 @@ class ProxyContext:
         posted: PostedWork,
         keys: KeyPlaces,
         authentication: Authentication | None = None,
+        collected: CollectedCounts | None = None,
     ) -> None:
         """The routes and the CORS policy are those of the configuration, see `ProxyFactory.use`.
 
         `limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
 
         `known_keys` is None where client addresses have no bucket; `authentication` is None where requests carry their
-        keys in the places of `keys`.
+        keys in the places of `keys`.  `collected` counts what becomes of the requests of each key.
         """
         self.buckets = buckets
         self.routes: RouteTable = RouteTable(())
@@ -88,7 +89,7 @@ class ProxyContext:
         self.keys = keys
         self.authentication = authentication
         self.counts = Counts()
-        self.collected = CollectedCounts()
+        self.collected: CollectedCounts = CollectedCounts() if collected is None else collected
         self.shadow_counts = ShadowCounts(self.collected)
         self.failures = FailureLog(sweeper)
         self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
@@ -140,11 +141,11 @@ class ProxyContext:
             self.posted,
             self.keys,
             self.authentication,
+            self.collected,
         )
         other.routes = self.routes
         other.cors = self.cors
         other.counts = self.counts
-        other.collected = self.collected
         other.shadow_counts = self.shadow_counts
         other.failures = self.failures
         other.invalid_cost_reported = self.invalid_cost_reported

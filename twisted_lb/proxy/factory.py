@@ -66,6 +66,7 @@ class ProxyFactory(Factory):
         dead: DeadAddresses | None = None,
         authentication: Authentication | None = None,
         contexts: TlsContexts | None = None,
+        collected: CollectedCounts | None = None,
     ) -> None:
         """`data_path` is the IDataPathReactor; `names` resolves the names of servers.
 
@@ -76,7 +77,7 @@ class ProxyFactory(Factory):
         `authentication` finds the keys of requests, by default in the places that the settings name.
 
         `known_keys` is given where client addresses have a bucket; `data_path_lost` is called when nothing can be read
-        or written any more.
+        or written any more; `collected` counts what becomes of the requests of each key.
         """
         self.data_path = data_path
         self._data_path_lost = data_path_lost
@@ -102,6 +103,7 @@ class ProxyFactory(Factory):
                 known_keys=known_keys,
                 keys=key_places(settings),
                 authentication=authentication,
+                collected=collected,
             ),
             settings,
             door,

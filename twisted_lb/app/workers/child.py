@@ -78,6 +78,10 @@ def answer(running: Any, question: dict[str, Any], write: Callable[[bytes], obje
         found = maybeDeferred(running.choices, question["asked"])
     elif question["ask"] == "users":
         found = maybeDeferred(answered_call, running.users, question["call"], question["arguments"])
+    elif question["ask"] == "usage":
+        found = maybeDeferred(running.usage.counts_of, question["subjects"])
+    elif question["ask"] == "flush":
+        found = maybeDeferred(running.usage.flush).addCallback(lambda _: True)
     elif question["ask"] == "levels":
         found = maybeDeferred(running.levels, question["digest"], question["buckets"])
     else:

@@ -77,10 +77,10 @@ def as_bytes(files: Mapping[str, str]) -> dict[str, bytes]:
     return {path: content.encode("latin-1") for path, content in files.items()}
 
 
-async def first_answer(workers: Iterable[Any], what: str, word: str, **question: Any) -> dict[str, Any]:
+async def first_answer(workers: Iterable[Any], what: str, word: str, **question: Any) -> Any:
     """That of the first worker that responds, as the supervisor has them.  Raises StoreUnavailable."""
     for worker in workers:
-        found: dict[str, Any] | None = await worker.ask(word, **question) if worker.alive else None
+        found: Any = await worker.ask(word, **question) if worker.alive else None
         if found is not None:
             return found
     raise StoreUnavailable(f"no worker could {what}; see the log")

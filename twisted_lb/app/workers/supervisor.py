@@ -208,11 +208,20 @@ class Workers(Service):
 
     async def choices(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the first worker that responds; each has its own.  See api.status.Running."""
-        return await first_answer(self._slots, "tell its choices", "choices", asked=asked)
+        found: dict[str, Any] = await first_answer(self._slots, "tell its choices", "choices", asked=asked)
+        return found
 
     async def levels(self, digest: str, buckets: list[list[Any]]) -> dict[str, Any]:
         """Levels of buckets.  See api.status.Running."""
-        return await first_answer(self._slots, "tell the levels", "levels", digest=digest, buckets=buckets)
+        question = {"digest": digest, "buckets": buckets}
+        found: dict[str, Any] = await first_answer(self._slots, "tell the levels", "levels", **question)
+        return found
+
+    async def usage(self, subjects: Sequence[str]) -> Any:
+        """What was counted of these, with what workers have not told the store yet; see `remote_usage`."""
+        await gatherResults([slot.ask("flush") for slot in self._slots if slot.alive])
+        question = {"seconds": USERS_SECONDS, "subjects": subjects}
+        return await first_answer(self._slots, "tell what was counted", "usage", **question)
 
     async def ask_about_users(self, call: str, arguments: Sequence[object], repeatable: bool) -> object:
         """The answer of a worker to a call of IUserStore, see `remote_users`; None if none could be had.
