@@ -236,7 +236,15 @@ class ExplainTests(SynchronousTestCase):
 
     def limits(self, **query: str) -> list[tuple[Any, ...]]:
         """The limits as tuples of name, per, of, capacity, rate and level."""
-        return [tuple(limit.values()) for limit in self.explained(LIMITED, **query)["limits"]]
+        found = self.explained(LIMITED, **query)["limits"]
+        return [tuple(value for name, value in limit.items() if name != "shadow") for limit in found]
+
+    def test_shadows(self) -> None:
+        """Limits of all routes, and shadows, are shown; shadows come last."""
+        text = f"global_limits: [{{name: later, per: all, capacity: 6, rate_per_sec: 1, shadow: true}}]\n{LIMITED}"
+        found = self.explained(text, key_digest=DIGEST, client="2001:db8::1")["limits"]
+        self.assertEqual([one["shadow"] for one in found], [False] * 6 + [True])
+        self.assertEqual((found[-1]["name"], found[-1]["of"], found[-1]["level"]), ("later", "all", 1.500004))
 
     def test_limits_with_a_key(self) -> None:
         """The limits in the order in which they are asked, with their levels; nothing else of the key is looked at."""

@@ -195,6 +195,8 @@ LONG_FILES = {
     "proxy/admission.py": "the steps from a key to a decision, each of which leads to the next",
     "proxy/exchange.py": "the states of one request; tokens are in admission, and decisions in retry_policy",
     "proxy/client_connection.py": "the states of one connection, each a method that goes over into the others",
+    "stores/sqlite/users.py": "the calls of IUserStore: checks, a write, and what follows from it in memory",
+    "stores/sqlite/store.py": "four interfaces, most calls of which are handed on to their parts",
     "proxy/server_connection.py": "both directions of one connection, which share its deadline and its end",
 }
 

@@ -50,7 +50,7 @@ class LimitsTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """An error names the line and the key, and says what was expected."""
         for limit, expected in (
-            ("5", "expected a mapping with any of the keys name, per, capacity, rate_per_sec, not 5"),
+            ("5", "expected a mapping with any of the keys name, per, capacity, rate_per_sec, shadow, not 5"),
             ("{per: key, capacity: 1, rate_per_sec: 1}", ".name: is missing; expected a text of 1 to 64 letters"),
             (LIMIT.replace("burst", "a b"), ".name: expected a text of 1 to 64 letters"),
             (LIMIT.replace("burst", "global"), ".name: expected a name other than default, api-key, in-flight"),
@@ -74,6 +74,45 @@ class LimitsTests(SynchronousTestCase):
         many = ", ".join(LIMIT.replace("burst", f"n{number}") for number in range(9))
         [problem] = self.problems("", f"pool: p, limits: [{many}]")
         self.assertIn("routes[0].limits: expected a list of up to 8 limits", problem)
+
+    def test_shadows(self) -> None:
+        """A limit may be a shadow, which comes after those that are enforced."""
+        shadow = LIMIT.replace("}", ", shadow: true}").replace("burst", "later")
+        of_all = LIMIT.replace("burst", "of-all").replace("per: key", "per: all")
+        pool = f"limits: [{LIMIT.replace('burst', 'pool-limit')}]"
+        routes = f"routes: [{{pool: p, limits: [{shadow}]}}]"
+        text = f"global_limits: [{of_all}]\npools: {{p: {{{SERVERS}, {pool}}}}}\n{routes}"
+        spec = read_gateway(text, "s.yaml")
+        self.assertEqual(spec.limits, (LimitSpec("of-all", "all", 20, 5.0),))
+        self.assertEqual(spec.routes[0].limits, (LimitSpec("later", "key", 20, 5.0, True),))
+        limits = LimitRules().limits_of(spec.routes[0], spec.pools[0], spec.limits)
+        assert limits is not None
+        self.assertEqual(
+            [(one.key, one.shadow) for one in limits.buckets("d", "n")],
+            [
+                ("limit:pool|p|pool-limit|key|d", False),
+                ("limit:all||of-all", False),
+                ("limit:route|/|later|key|d", True),
+            ],
+        )
+        self.assertEqual(limits.key, "limit:pool|p|pool-limit|key limit:all||of-all")
+        [problem] = self.problems("", f"pool: p, limits: [{shadow.replace('true', '1')}]")
+        self.assertIn("routes[0].limits[0].shadow: expected true or false, not 1", problem)
+
+    def test_names_of_global_limits(self) -> None:
+        """A limit of all routes has a name that no route and no pool has for a limit."""
+        of_all = f"global_limits: [{LIMIT}]\n"
+        for text in (
+            f"pools: {{p: {{{SERVERS}, limits: [{LIMIT}]}}}}\nroutes: [{{pool: p}}]",
+            f"pools: {{p: {{{SERVERS}}}}}\nroutes: [{{pool: p, limits: [{LIMIT}]}}]",
+            f"limits: [{LIMIT}]\n{SERVERS}",
+        ):
+            with self.assertRaises(Misconfigured) as caught:
+                read_gateway(of_all + text, "s.yaml")
+            self.assertIn("'burst' is already the name of one of global_limits", str(caught.exception))
+        with self.assertRaises(Misconfigured) as caught:
+            read_gateway(of_all.replace("per: key", "per: route") + SERVERS, "s.yaml")
+        self.assertIn("global_limits[0].per: expected key, network or all, not 'route'", str(caught.exception))
 
     def test_names(self) -> None:
         """Names are unique in a list, and among those of a route and the pools that it leads to."""
@@ -126,10 +165,10 @@ class RulesTests(SynchronousTestCase):
     def test_policies(self) -> None:
         """A limit that stays is the same one with another policy; one that was removed in between is not."""
         route = "pool: p, limits: [{{name: one, per: route, capacity: {}, rate_per_sec: 1}}]"
-        [(first, _)] = self.limits("", route.format(3))  # type: ignore[misc]
-        [(second, _)] = self.limits("", route.format(4))  # type: ignore[misc]
+        [(first, *_)] = self.limits("", route.format(3))  # type: ignore[misc]
+        [(second, *_)] = self.limits("", route.format(4))  # type: ignore[misc]
         self.assertEqual((first is second, first.capacity), (True, 4))
         self.assertIsNone(self.rules.limits_of(read("", "pool: p").routes[0]))
         self.rules.forget_unused()
-        [(third, _)] = self.limits("", route.format(5))  # type: ignore[misc]
+        [(third, *_)] = self.limits("", route.format(5))  # type: ignore[misc]
         self.assertEqual((third is first, first.capacity, third.key), (False, 4, first.key))

@@ -44,6 +44,7 @@ COMPILED = (
     "limits/request_limits.py",
     "limits/response_headers.py",
     "limits/share.py",
+    "limits/shadow_counts.py",
     "limits/shared_buckets.py",
     "limits/shared_shares.py",
     "limits/wait_queue.py",

@@ -15,7 +15,7 @@ from zope.interface import Attribute, Interface
 
 from twisted_lb.backend import Backend
 from twisted_lb.usage import WindowCounts
-from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
+from twisted_lb.users import Changed, Key, KeyChange, Shadow, User, UserChange, UserFilter, UserPage
 
 # One token, as stored: levels are integers in millionths of a token, so that a rate of r tokens per second
 # refills exactly r of them per microsecond.
@@ -35,6 +35,9 @@ class Profile(NamedTuple):
 
     account: Account
     level: int  # microtokens; negative while the bucket is in debt
+    # Of a user with a shadow policy, with the digest of the user's first key.
+    owner: str = ""
+    shadow: Shadow | None = None
 
 
 class Policy(NamedTuple):
@@ -58,6 +61,8 @@ OWN: Final = "api-key"  # the bucket of one key's own
 GLOBAL: Final = "global"
 ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
+# The shadow policy of a user, which no response names.
+SHADOW: Final = "shadow"
 
 
 class LimitRule:
@@ -79,9 +84,9 @@ class LimitRule:
         self.rate_per_sec = rate_per_sec
         self.unbounded = unbounded
 
-    def bucket(self, subject: str = "") -> SharedBucket:
+    def bucket(self, subject: str = "", shadow: bool = False) -> SharedBucket:
         """Its bucket for a key's digest or a network; for a rule with one bucket, ""."""
-        return SharedBucket(self, f"{self.key}|{subject}" if subject else self.key)
+        return SharedBucket(self, f"{self.key}|{subject}" if subject else self.key, shadow)
 
 
 class SharedBucket(NamedTuple):
@@ -89,6 +94,41 @@ class SharedBucket(NamedTuple):
 
     rule: LimitRule
     key: str  # unique among all buckets
+    # It refuses nothing: a request that the other limits admit takes its tokens if it has as many, and else none of
+    # it.
+    shadow: bool = False
+
+
+def enforced(limits: tuple[SharedBucket, ...]) -> tuple[SharedBucket, ...]:
+    """Those that are no shadows.  Shadows come last."""
+    if not limits or not limits[-1].shadow:
+        return limits
+    return tuple([shared for shared in limits if not shared.shadow])
+
+
+def shadows(limits: tuple[SharedBucket, ...]) -> tuple[SharedBucket, ...]:
+    """The others."""
+    if not limits or not limits[-1].shadow:
+        return ()
+    return tuple([shared for shared in limits if shared.shadow])
+
+
+class ShadowDecision(NamedTuple):
+    """What a shadow said of a request that was admitted."""
+
+    shared: SharedBucket
+    would_refuse: bool  # it had not enough tokens, and nothing was taken of it
+
+
+def shadow_bucket(owner: str, capacity: int, rate_per_sec: float) -> SharedBucket:
+    """The bucket of a user's shadow policy; `owner` is the digest of the user's first key."""
+    rule = LimitRule(f"shadow:{owner}", SHADOW, capacity, rate_per_sec)
+    return SharedBucket(rule, f"shadow_bucket:{{{owner}}}", True)
+
+
+def is_of_user(shared: SharedBucket) -> bool:
+    """Whether it is a `shadow_bucket`."""
+    return shared.rule.name == SHADOW
 
 
 class LimitLevel(NamedTuple):
@@ -112,6 +152,7 @@ class Taken(NamedTuple):
     # `users.REFUSALS`, the key must not be used, and the capacity is 0.
     limit: str = KEY
     more: tuple[LimitLevel, ...] = ()  # when admitted: the buckets beside the one described, without the global one
+    shadows: tuple[ShadowDecision, ...] = ()  # when admitted: those that were asked, that of the user last
 
 
 class StoreState(NamedTuple):
@@ -167,29 +208,43 @@ class IBucketStore(Interface):
         nothing and writes nothing.  A key that must not be used is refused before all of them; a revoked one is
         unknown.
 
+        Shadows among `limits`, which come last, and the shadow policy of the key's user refuse nothing: each of them is
+        asked for the tokens of a request that all others admit, and the decisions are in `Taken.shadows`.
+
         `network` is given for a key that was not seen from this client's network before.  Then an unknown key takes
         one token from the network's bucket, and while that bucket is empty, every key is refused unless it is in use
         (see IAccountStore.in_use).
         """
 
     def take_without_key(limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1) -> None:
-        """The same for a request without a key, which is limited by these buckets, at least one, and no others."""
+        """The same for a request without a key, which is limited by these buckets, at least one, and no others.
+
+        At least one is no shadow.
+        """
 
     def release(digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """An admitted request has ended; called at most once for each.  Does not raise.
 
-        `digest` is "" for a request without a key, and `limits` are those of `take` or `take_without_key`.
+        `digest` is "" for a request without a key, and `limits` are those of `take` or `take_without_key`; of shadows,
+        those that would not have refused the request, that of the user included.
 
         The request no longer counts as in flight.  `tokens` are taken in addition from all its buckets and, with a key,
         from the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
         capacity.  If `tokens` is 0 and `counts_in_flight` is false, the call may be omitted.
         """
 
-    def take_address(network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+    def take_address(
+        network: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        served: bool = False,
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """Take tokens from the bucket of a client's network, for a request without a valid key.
 
         Always admitted where this limit is disabled.  `served`: the request is served for these tokens, so that the
-        store may be unavailable for it; the others are refused anyway, and are only limited.
+        store may be unavailable for it; the others are refused anyway, and are only limited.  `limits` are the shadows
+        of the request; tokens that were taken of them are released by `release`.
         """
 
     def release_address(network: str, tokens: int) -> None:
@@ -248,7 +303,7 @@ class IAccountStore(Interface):
     def change(digest: str, capacity: int | None, rate_per_sec: float | None) -> Deferred[Profile | None]:
         """Set the arguments that are not None.  The level is kept, or reduced to a smaller capacity.
 
-        None: no such account.
+        None: no such account.  The profile is without a shadow policy.
         """
 
     def page(after: str, count: int) -> Deferred[AccountPage]:
@@ -290,6 +345,12 @@ class IUserStore(Interface):
 
     def change_user(name: str, change: UserChange) -> Deferred[Changed | None]:
         """Change a user; None: there is no such user.  As in `change`, a level above the capacity is reduced to it."""
+
+    def promote_shadow(name: str) -> Deferred[Changed | None]:
+        """Make the shadow policy of a user the policy, and remove the shadow; the level is kept, as in `change`.
+
+        None: there is no such user.  Fails with NoShadow.
+        """
 
     def delete_user(name: str) -> Deferred[User | None]:
         """Remove a user and all keys, which are unknown from then on.  The user as it was; None: there was none."""

@@ -8,16 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from twisted_lb.users import ACTIVE, Key, KeyBucket, User
+from twisted_lb.users import ACTIVE, Key, KeyBucket, Shadow, User
 
-_USER: Final = frozenset(("name", "capacity", "rate_per_sec", "level", "disabled", "metadata", "created_at", "keys"))
+_USER: Final = frozenset(
+    ("name", "capacity", "rate_per_sec", "level", "disabled", "metadata", "created_at", "keys", "shadow")
+)
 _KEY: Final = frozenset(("digest", "state", "expires_at", "label", "created_at", "last_used", "bucket"))
 _BUCKET: Final = frozenset(("capacity", "rate_per_sec", "level"))
 
 
 def user_record(user: User) -> dict[str, Any]:
     """A user as JSON."""
-    return {**user._asdict(), "metadata": dict(user.metadata), "keys": [key_record(key) for key in user.keys]}
+    return {
+        **user._asdict(),
+        "metadata": dict(user.metadata),
+        "keys": [key_record(key) for key in user.keys],
+        "shadow": None if user.shadow is None else user.shadow._asdict(),
+    }
 
 
 def key_record(key: Key) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def key_record(key: Key) -> dict[str, Any]:
 def user_from(record: object) -> User:
     """The user of a record.  Raises ValueError for what is not one; stores check the values."""
     members = _members("the user", record, _USER, ("name", "capacity", "rate_per_sec", "keys"))
-    keys = members["keys"]
+    keys, shadow = members["keys"], members.get("shadow")
     if not isinstance(keys, list):
         raise ValueError("keys: expected an array of keys")
     return User(
@@ -40,6 +47,7 @@ def user_from(record: object) -> User:
         _value("metadata", members, _is_object, {}),
         _value("created_at", members, _is_whole, None),
         tuple(key_from(key) for key in keys),
+        None if shadow is None else Shadow(*_bucket_from("shadow", shadow)),
     )
 
 
@@ -54,13 +62,13 @@ def key_from(record: object) -> Key:
         _value("label", members, _is_text, ""),
         _value("created_at", members, _is_whole, None),
         _value("last_used", members, _is_whole, None),
-        None if bucket is None else _bucket_from(bucket),
+        None if bucket is None else KeyBucket(*_bucket_from("bucket", bucket)),
     )
 
 
-def _bucket_from(record: object) -> KeyBucket:
-    members = _members("bucket", record, _BUCKET, ("capacity", "rate_per_sec"))
-    return KeyBucket(
+def _bucket_from(what: str, record: object) -> tuple[int, float, int | None]:
+    members = _members(what, record, _BUCKET, ("capacity", "rate_per_sec"))
+    return (
         _value("capacity", members, _is_whole),
         float(_value("rate_per_sec", members, _is_number)),
         _value("level", members, _is_whole, None),

@@ -55,6 +55,14 @@ class KeyBucket(NamedTuple):
     level: int | None = None  # microtokens; None for a new one: full
 
 
+class Shadow(NamedTuple):
+    """The shadow policy of a user: a bucket that refuses nothing, but of which is counted what it would refuse."""
+
+    capacity: int  # tokens, at least 1
+    rate_per_sec: float  # tokens per second, 0 or more
+    level: int | None = None  # microtokens; None for a new one: full
+
+
 class Key(NamedTuple):
     """One key of a user."""
 
@@ -88,6 +96,7 @@ class User(NamedTuple):
     metadata: Mapping[str, Any] = {}  # anything that is JSON, for operators
     created_at: int | None = None
     keys: tuple[Key, ...] = ()  # in the order of their creation; at least one
+    shadow: Shadow | None = None
 
     def key(self, key_id: str) -> Key | None:
         """The key with this key_id, if it is the user's."""
@@ -137,8 +146,10 @@ class UserChange(NamedTuple):
     level: int | None = None  # microtokens, reduced to the capacity
     disabled: bool | None = None
     metadata: Mapping[str, Any] | None = None
+    shadow: Shadow | None = None  # or NO_SHADOW; its level is kept, unless one is given
 
 
+NO_SHADOW: Final = Shadow(0, 0.0)  # as `shadow` of a change: the user has none any more
 NEVER: Final = 0  # as `expires_at` of a change: the key does not expire any more
 NO_BUCKET: Final = KeyBucket(0, 0.0)  # as `bucket` of a change: the key has none of its own any more
 
@@ -165,6 +176,10 @@ class KeyTaken(Exception):
 
 class KeyRevoked(Exception):
     """The key is revoked, which cannot be undone."""
+
+
+class NoShadow(Exception):
+    """The user has no shadow policy that could be promoted."""
 
 
 class TooManyKeys(Exception):

@@ -23,7 +23,16 @@ EXPIRY = b"call('PEXPIRE', bucket[KEY], "
 SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin")
 # Those that come after a library, by its name.
 LIBRARIES = {
-    "users": ("create_user", "read_user", "change_user", "delete_user", "create_key", "change_key", "rotate_key"),
+    "users": (
+        "create_user",
+        "read_user",
+        "change_user",
+        "promote_shadow",
+        "delete_user",
+        "create_key",
+        "change_key",
+        "rotate_key",
+    ),
     "counts": ("add_counts", "read_counts"),
 }
 
@@ -109,7 +118,8 @@ class LuaClient:
         reply = self._run("take_tokens", now_us, count, parts)
         takings = len(names) + sum(position == 0 for position, _, _ in limited)
         answers, rest = reply[: 5 * takings], reply[5 * takings :]
-        levels = sum(len(buckets) for _, _, buckets in limited)
+        # A shadow has two numbers.
+        levels = sum(len(buckets) + sum(one.shadow for one in buckets) for _, _, buckets in limited)
         self.levels, rest = rest[:levels], rest[levels:]
         if self._global_bucket:
             # Where there is a bucket of everyone, its level comes after them.

@@ -15,7 +15,7 @@ from tests.integration.lua_client import START, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.limits.test_bucket import LIVES
 from tests.stores.contract import Asker, digest_of, new_path
-from twisted_lb.interfaces import Account, LimitRule, Limits, Policy, SharedBucket, Taken
+from twisted_lb.interfaces import Account, LimitRule, Limits, Policy, Profile, SharedBucket, Taken
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.sqlite.store import EmbeddedStore
 
@@ -133,22 +133,32 @@ class ArithmeticTests(SynchronousTestCase):
         max_examples=100,
         suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
-    @given(st.lists(policies, min_size=2, max_size=2), policies, shared_steps)
+    @given(st.lists(policies, min_size=2, max_size=2), policies, policies, shared_steps)
     def test_shared_buckets_agree_step_by_step(
-        self, shared: list[tuple[int, float]], policy: tuple[int, float], operations: list[Any]
+        self,
+        shared: list[tuple[int, float]],
+        policy: tuple[int, float],
+        other_policy: tuple[int, float],
+        operations: list[Any],
     ) -> None:
-        """The same of buckets of routes and pools, with keys and without, also when their policies change."""
+        """The same of buckets of routes and pools, with keys and without, also when their policies change.
+
+        The last one is a shadow.
+        """
         name = self.create(*policy)
         rules = [LimitRule(f"{name} {at}", f"rule{at}", *of_rule) for at, of_rule in enumerate(shared)]
+        shadow = LimitRule(f"{name} shadow", "later", *other_policy)
         for what, cost, chosen, other, elapsed_us in operations:
             self.now_us = max(0, min(self.now_us + elapsed_us, 4 * 10**15))
             limits = tuple(rule.bucket() for rule, is_chosen in zip(rules, chosen) if is_chosen) or (rules[0].bucket(),)
             if what == "settle":
+                limits += (shadow.bucket("", True),)
                 self.lua.batch(self.now_us, charged=[(name, cost)], shared_charges=[(one, cost) for one in limits])
                 self.embedded.release(digest_of(name), cost, limits)
             elif what == "policy":
                 rules[0].capacity, rules[0].rate_per_sec = other
             else:
+                limits += (shadow.bucket("", True),)
                 self.assert_same_shared_taking(name if what == "take" else "", abs(cost), limits)
 
     def assert_same_shared_taking(self, name: str, cost: int, limits: tuple[SharedBucket, ...]) -> None:
@@ -164,14 +174,18 @@ class ArithmeticTests(SynchronousTestCase):
         assert isinstance(taken, Taken)
         if taken.admitted:
             levels = [more.level for more in taken.more]
-            self.assertEqual((answer.outcome, self.lua.levels), (1, levels if name else [taken.level, *levels]))
+            [decision] = taken.shadows
+            *of_lua, of_shadow, said = self.lua.levels
+            self.assertEqual((answer.outcome, of_lua), (1, levels if name else [taken.level, *levels]))
+            [level] = self.successResultOf(self.embedded.levels([decision.shared]))
+            self.assertEqual((of_shadow, said), (level, decision.would_refuse))
         outcomes = {"default": 0, "global": 3}
         outcomes.update({one.rule.name: place for place, one in enumerate(limits, 6)})
         self.assertEqual((answer.outcome, answer.level), (1 if taken.admitted else outcomes[taken.limit], taken.level))
 
     def assert_same_profile(self, reply: list[Any], profile: Any) -> None:
         name, capacity, rate, level, *_ = reply
-        self.assertEqual((Account(name.decode(), int(capacity), float(rate)), level), profile)
+        self.assertEqual(Profile(Account(name.decode(), int(capacity), float(rate)), level), profile)
 
     def test_a_batch_is_its_takings_one_after_another(self) -> None:
         """A batch with keys many times, charges and unknown keys answers as single calls would."""

@@ -20,7 +20,19 @@ from twisted_lb.stores.redis.accounts import REFUSAL_OF
 from twisted_lb.stores.redis.outcomes import OF_OWN, SPECIAL
 from twisted_lb.stores.redis.users import RedisUsers
 from twisted_lb.stores.sqlite.store import EmbeddedStore
-from twisted_lb.users import ACTIVE, DISABLED, NO_BUCKET, REVOKED, Key, KeyBucket, KeyChange, User, UserChange
+from twisted_lb.users import (
+    ACTIVE,
+    DISABLED,
+    NO_BUCKET,
+    NO_SHADOW,
+    REVOKED,
+    Key,
+    KeyBucket,
+    KeyChange,
+    Shadow,
+    User,
+    UserChange,
+)
 
 KEYS = "abcd"
 levels = st.none() | st.integers(-3 * MICROTOKENS, 12 * MICROTOKENS)
@@ -32,6 +44,7 @@ key_changes = st.tuples(
     st.none() | st.sampled_from(["", "x"]),
     st.none() | st.just(NO_BUCKET) | buckets,
 )
+shadows = st.builds(Shadow, st.integers(1, 6), st.sampled_from([0.0, 0.5, 1000.0]), levels)
 user_changes = st.builds(
     UserChange,
     st.none() | st.integers(1, 12),
@@ -39,20 +52,22 @@ user_changes = st.builds(
     levels,
     st.none() | st.booleans(),
     st.none() | st.sampled_from([{}, {"x": 1}]),
+    st.none() | st.just(NO_SHADOW) | shadows,
 )
 keys = st.sampled_from(KEYS)
 steps = st.lists(
     st.tuples(
         st.one_of(
-            st.tuples(st.just("take"), keys, st.integers(0, 4)),
-            st.tuples(st.just("take"), keys, st.integers(0, 4)),
+            st.tuples(st.just("take"), keys, st.integers(0, 4), st.integers(-2, 3)),
+            st.tuples(st.just("take"), keys, st.integers(0, 4), st.just(0)),
             st.tuples(st.just("settle"), keys, st.integers(-3, 3)),
             st.tuples(st.just("change_key"), keys, key_changes),
             st.tuples(st.just("change_user"), user_changes),
             st.tuples(st.just("create_key"), keys, st.none() | buckets),
             st.tuples(st.just("rotate_key"), keys, keys, st.sampled_from([0, 2_000_000]), st.booleans()),
             st.tuples(st.just("delete_user")),
-            st.tuples(st.just("create_user"), st.none() | buckets, levels),
+            st.tuples(st.just("create_user"), st.none() | buckets, levels, st.none() | shadows),
+            st.tuples(st.just("promote_shadow")),
         ),
         st.integers(0, 3_000_000),
     ),
@@ -87,6 +102,7 @@ class StepTests(SynchronousTestCase):
             ("_read", "read_user"),
             ("_create", "create_user"),
             ("_change", "change_user"),
+            ("_promote", "promote_shadow"),
             ("_delete", "delete_user"),
             ("_create_key", "create_key"),
             ("_change_key", "change_key"),
@@ -106,7 +122,8 @@ class StepTests(SynchronousTestCase):
         redis, embedded = [getattr(one, "type", one) for one in outcomes]
         self.assertEqual(redis, embedded, (verb, arguments))
 
-    def take(self, key: str, cost: int) -> None:
+    def take(self, key: str, cost: int, more: int) -> None:
+        """A request, which costs `more` in the end, as the buckets and shadows that admit it are told."""
         receiver = Asker()
         self.embedded.take(digest_of(key), receiver, cost)
         [taken] = receiver.answers
@@ -118,6 +135,13 @@ class StepTests(SynchronousTestCase):
         outcome = answer.outcome % SPECIAL
         limit = REFUSAL_OF.get(outcome) or {OF_OWN: OWN}.get(outcome, "default")
         self.assertEqual((limit, outcome == 1, answer.level), (taken.limit, taken.admitted, taken.level))
+        decisions: list[Any] = answer.name[6:] if isinstance(answer.name, list) and outcome == 1 else []
+        of_embedded = [(one.shared.rule.capacity, one.would_refuse) for one in taken.shadows]
+        self.assertEqual([(decisions[0], decisions[3])] if decisions else [], of_embedded)
+        if more and taken.admitted:
+            asked = tuple(one.shared for one in taken.shadows if not one.would_refuse)
+            self.embedded.release(digest_of(key), more, asked)
+            self.lua.batch(self.now_us, charged=[(key, more)], shared_charges=[(one, more) for one in asked])
 
     # Another instance plays it when it is repeated, on a machine that may be slow.
     @settings(max_examples=60, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])
@@ -126,7 +150,7 @@ class StepTests(SynchronousTestCase):
         """Users, keys, states, expiries, buckets and answers are the same at every step."""
         self.lua.command(b"FLUSHALL")
         self.both_deleted()
-        self.create(None, None)
+        self.create(None, None, None)
         for (verb, *arguments), elapsed_us in operations:
             self.now_us += elapsed_us
             if verb == "take":
@@ -154,6 +178,6 @@ class StepTests(SynchronousTestCase):
     def both_deleted(self) -> None:
         self.successResultOf(self.embedded.delete_user("ann"))
 
-    def create(self, bucket: KeyBucket | None, level: int | None) -> None:
+    def create(self, bucket: KeyBucket | None, level: int | None, shadow: Shadow | None) -> None:
         first, second = Key(digest_of("a"), bucket=bucket), Key(digest_of("b"))
-        self.both("create_user", User("ann", 5, 1.0, level, keys=(first, second)))
+        self.both("create_user", User("ann", 5, 1.0, level, keys=(first, second), shadow=shadow))

@@ -107,7 +107,16 @@ class ScriptedBuckets:
         if tokens < 0:
             self.refunded.append(digest)
 
-    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+    def take_address(
+        self,
+        network: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        served: bool = False,
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
+        if limits:
+            self.limits.append(limits)
         self.addresses.append(network)
         self.of_addresses.append((cost, served))
         receiver.bucket_answered(self.of_address)

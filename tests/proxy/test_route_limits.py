@@ -18,8 +18,10 @@ from tests.stores.contract import new_path
 from twisted_lb.credentials import digest
 from twisted_lb.interfaces import MICROTOKENS, Account, Limits, Policy
 from twisted_lb.limits.client_networks import KnownKeys
+from twisted_lb.proxy.token_grant import TokenGrant
 from twisted_lb.request_record import RequestRecord
 from twisted_lb.stores.sqlite.store import EmbeddedStore
+from twisted_lb.users import Shadow, UserChange
 
 OTHER_KEY = KEY[::-1]
 ONE = "{name: one, per: route, capacity: 3, rate_per_sec: 0}"
@@ -48,8 +50,8 @@ class LimitsCase(SynchronousTestCase):
     def now_us(self) -> int:
         return 10**15 + round(self.world.clock.seconds() * 1_000_000) if hasattr(self, "world") else 10**15
 
-    def use(self, *routes: str, pool: str = "") -> None:
-        self.world.use_routes(*routes, pool=pool)
+    def use(self, *routes: str, pool: str = "", top: str = "") -> None:
+        self.world.use_routes(*routes, pool=pool, top=top)
 
     def send(self, data: bytes = b"", answer: bytes = response(), address: Address = CLIENT) -> Response:
         """The response to a request, which the server answers if it gets it."""
@@ -286,3 +288,105 @@ class WaitingTests(LimitsCase):
                 side.send(response())
         self.assertEqual([client.response().status for client in clients], [200, 200])
         self.assertEqual(self.level(), 96)
+
+
+class GlobalLimitsTests(LimitsCase):
+    """`global_limits`."""
+
+    def test_all_routes_share_them(self) -> None:
+        """A limit for all concerns the requests of each route to a pool, and none that a route answers itself."""
+        top = "global_limits: [{name: everything, per: all, capacity: 2, rate_per_sec: 0}]"
+        self.use("path: /a, pool: p", "path: /b, respond: {body: ok}", "pool: p", top=top)
+        a, b = request("GET", "/a"), request("GET", "/b")
+        self.assertEqual(self.statuses(a, b, request(), a, request(), b), [200, 200, 200, 429, 429, 200])
+        self.assertEqual(self.send().members["violated-policies"], ["everything"])
+
+    def test_per_key_and_network(self) -> None:
+        """Each key, or network, has a bucket for all routes together."""
+        for per, statuses in (("key", [200, 429, 200, 429]), ("network", [200, 429, 429, 429])):
+            top = f"global_limits: [{{name: {per}, per: {per}, capacity: 1, rate_per_sec: 0}}]"
+            self.use("path: /a, pool: p", "pool: p", top=top)
+            other = OTHER.replace(b" / ", b" /a ")
+            self.assertEqual(self.statuses(request("GET", "/a"), request(), OTHER, other), statuses)
+
+
+class ShadowTests(LimitsCase):
+    """Limits that are not enforced yet."""
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers of shadows, without the words before them."""
+        counts = self.world.factory.counts()
+        return {name.removeprefix("shadow_"): count for name, count in counts.items() if name.startswith("shadow_")}
+
+    def test_it_is_counted_and_not_told(self) -> None:
+        """A shadow refuses nothing and is in no response, and what it would have refused is counted exactly."""
+        plain = [self.send() for _ in range(2)][-1]
+        shadow = ONE.replace("}", ", shadow: true}")
+        of_all = shadow.replace("route", "key").replace("name: one", "name: all-keys")
+        self.use(f"pool: p, limits: [{shadow}]", top=f"global_limits: [{of_all}]")
+        answers = [self.send() for _ in range(5)]
+        self.assertEqual([answer.status for answer in answers], [200] * 5)
+        self.assertEqual(answers[-1].fields.keys(), plain.fields.keys())
+        self.assertEqual(answers[-1].field("ratelimit"), '"default";r=93')
+        self.send(OTHER)
+        self.assertEqual(
+            self.numbers(),
+            {
+                "requests one route /": 6,
+                "would_refuse one route /": 3,
+                "requests all-keys all": 6,
+                "would_refuse all-keys all": 2,
+            },
+        )
+
+    def test_what_is_refused_is_not_asked(self) -> None:
+        """A request that an enforced limit refuses is neither counted nor taken of the shadow."""
+        shadow = ONE.replace("}", ", shadow: true}").replace("one", "later")
+        self.use(f"pool: p, limits: [{shadow}, {ONE}]")
+        self.assertEqual(self.statuses(*[request()] * 5), [200] * 3 + [429] * 2)
+        self.assertEqual(self.numbers(), {"requests later route /": 3, "would_refuse later route /": 0})
+        self.assertEqual(self.send().field("ratelimit-policy"), '"one";q=3')
+
+    def test_costs_are_settled(self) -> None:
+        """What a request costs in the end is settled with a shadow that it has tokens of, and with no other."""
+        self.use(f"pool: p, limits: [{ONE.replace('}', ', shadow: true}')}]")
+        self.send(answer=response(b"", b"X-Token-Cost: 2"))
+        self.send(answer=response(b"", b"X-Token-Cost: 0"))
+        self.send(answer=response(b"", b"X-Token-Cost: 3"))
+        # It is at -2 now: nothing is taken of it, so nothing comes back.
+        for _ in range(3):
+            self.send(answer=response(b"", b"X-Token-Cost: 0"))
+        self.assertEqual(self.numbers(), {"requests one route /": 6, "would_refuse one route /": 3})
+        self.assertEqual(self.level(), 95)
+
+    def test_requests_without_a_key(self) -> None:
+        """Where all limits are shadows, the network's bucket pays; both are settled."""
+        self.use(f"pool: p, key: none, limits: [{ONE.replace('}', ', shadow: true}')}]")
+        costless = response(b"", b"X-Token-Cost: 0")
+        for _ in range(3):
+            self.send(without_key(), costless)
+        self.assertEqual(self.statuses(*[without_key()] * 5), [200] * 4 + [429])
+        self.assertEqual(self.numbers(), {"requests one route /": 7, "would_refuse one route /": 1})
+
+    def test_a_user_with_a_shadow_policy(self) -> None:
+        """The shadow policy of a user is counted with those of all users, and told to nobody."""
+        change = UserChange(shadow=Shadow(2, 0.0))
+        self.successResultOf(self.store.change_user("user1", change))
+        self.send(answer=response(b"", b"X-Token-Cost: 2"))
+        self.assertEqual([self.send().field("ratelimit") for _ in range(2)], ['"default";r=97', '"default";r=96'])
+        self.send(OTHER)
+        self.assertEqual(self.numbers(), {"requests shadow users": 3, "would_refuse shadow users": 2})
+
+    def test_a_queue_is_that_of_enforced_limits(self) -> None:
+        """A key's requests that wait have the same place in the queue, whatever shadows there are."""
+        shadow = ONE.replace("}", ", shadow: true}").replace("one", "later")
+        keys = []
+        for limits in ("", shadow, ONE, f"{shadow}, {ONE}"):
+            self.use(f"pool: p, limits: [{limits}]")
+            tokens = TokenGrant(self.world.factory.limits.context, self.world.route.pricing)
+            tokens.digest = tokens.queue = "key"
+            route: Any = self.world.factory.limits.context.routes.only
+            if route.limits is not None:
+                tokens.use(route, "network")
+            keys.append(tokens.queue)
+        self.assertEqual(keys, ["key", "key", "key limit:route|/|one", "key limit:route|/|one"])

@@ -181,14 +181,17 @@ class World:
         self.route = route
         self.factory.use(RouteTable([(Match(), route)]), cors, route.hooks is not None)
 
-    def use_routes(self, *texts: str, pool: str = "") -> None:
-        """The routes of a servers.yaml, each without braces; the pool p has all servers, and these keys."""
+    def use_routes(self, *texts: str, pool: str = "", top: str = "") -> None:
+        """The routes of a servers.yaml, each without braces; the pool p has all servers, and these keys.
+
+        `top` is what else is at the top of the file.
+        """
         routes = "".join(f"- {{{text}}}\n" for text in texts)
         pools = f"pools: {{p: {{servers: [{{url: 'http://a'}}], {pool}}}}}"
-        spec = read_gateway(f"{pools}\nroutes:\n{routes}", "servers.yaml")
+        spec = read_gateway(f"{top}\n{pools}\nroutes:\n{routes}", "servers.yaml")
         made: list[tuple[Match, Route | AnsweringRoute]] = []
         for one in spec.routes:
-            limits = self.limit_rules.limits_of(one, spec.pools[0] if one.pool else None)
+            limits = self.limit_rules.limits_of(one, spec.pools[0] if one.pool else None, spec.limits)
             if one.pool:
                 made.append((match_of(one), new_pool_route(one, self.server_pool, limits=limits)))
             else:

@@ -110,9 +110,11 @@ class StoreCase(TestCase):
         self.store.take_without_key(limits, receiver, cost)
         return receiver.told
 
-    def take_address(self, network: str, cost: int = 1, served: bool = False) -> Deferred[Any]:
+    def take_address(
+        self, network: str, cost: int = 1, served: bool = False, limits: tuple[SharedBucket, ...] = ()
+    ) -> Deferred[Any]:
         receiver = Asker()
-        self.store.take_address(network, receiver, cost, served)
+        self.store.take_address(network, receiver, cost, served, limits)
         return receiver.told
 
     def create(self, key: str, name: str, capacity: Any = 5, rate_per_sec: Any = 0.0) -> Deferred[None]:

@@ -57,7 +57,8 @@ def read_shared(
     charges, limited = number(), number()
     keys = [(next(parts), next(parts), next(parts))[0] for _ in range(named)]
     charged = [(keys[number() - 1], number()) for _ in range(charges)]
-    takings = [(number(), number(), [keys[number() - 1] for _ in range(number())]) for _ in range(limited)]
+    # Those of shadows are below zero.
+    takings = [(number(), number(), [keys[abs(number()) - 1] for _ in range(number())]) for _ in range(limited)]
     assert not list(parts)
     return charged, takings
 

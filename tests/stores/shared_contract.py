@@ -15,6 +15,7 @@ from twisted_lb.interfaces import (
     LimitRule,
     Limits,
     Policy,
+    ShadowDecision,
     SharedBucket,
     Taken,
 )
@@ -191,6 +192,79 @@ class SharedContract(StoreCase):
         self.assertEqual((yield self.take_address(HERE)).level, 0)
         self.store.release_address(HERE, -2)
         self.assertEqual((yield self.take_address(HERE)).level, M)
+
+    @inlineCallbacks
+    def test_a_shadow_refuses_nothing(self) -> Any:
+        """A shadow takes as long as it has tokens, refuses nobody after that, and is no part of what is described."""
+        yield self.create("k", "ann", 100)
+        shadow, binding = self.rule("later", 3).bucket("", True), self.rule("all", 9).bucket()
+        answers = yield gatherResults([self.take("k", cost, limits=(binding, shadow)) for cost in (2, 2, 1, 1)])
+        self.assertEqual([answer.admitted for answer in answers], [True] * 4)
+        self.assertEqual([answer.shadows for answer in answers], [(ShadowDecision(shadow, no),) for no in (0, 1, 0, 1)])
+        self.assertEqual([[more.limit for more in answer.more] for answer in answers], [["all"]] * 4)
+        self.assertEqual((yield self.store.levels([shadow, binding])), [0, 3 * M])
+        alone = yield self.take("k", limits=(shadow,))
+        self.assertEqual(alone, Taken(True, b"ann", 100, 0.0, 93 * M, shadows=(ShadowDecision(shadow, True),)))
+
+    @inlineCallbacks
+    def test_a_shadow_is_asked_after_all_others(self) -> Any:
+        """What another limit refuses takes nothing of a shadow, and the shadow says nothing of it."""
+        yield self.create("k", "ann", 5)
+        shadow, binding = self.rule("later", 9).bucket("", True), self.rule("all", 3).bucket()
+        for cost in (6, 4):
+            refused = yield self.take("k", cost, limits=(binding, shadow))
+            self.assertEqual((refused.admitted, refused.shadows), (False, ()))
+        self.assertFalse((yield self.take_without_key(binding, shadow, cost=4)).admitted)
+        self.assertEqual((yield self.store.levels([shadow])), [9 * M])
+
+    @inlineCallbacks
+    def test_shadows_are_asked_each_by_itself(self) -> Any:
+        """Of two shadows the one with tokens takes, whatever the other one says."""
+        yield self.create("k", "ann", 100)
+        small, large = self.rule("small", 1).bucket("", True), self.rule("large", 9).bucket("", True)
+        taken = yield self.take("k", 2, limits=(small, large))
+        self.assertEqual(taken.shadows, (ShadowDecision(small, True), ShadowDecision(large, False)))
+        self.assertEqual((yield self.store.levels([small, large])), [M, 7 * M])
+
+    @inlineCallbacks
+    def test_a_shadow_is_settled(self) -> Any:
+        """What a request costs in the end is taken of, or refunded to, the shadows that are named then."""
+        yield self.create("k", "ann", 100)
+        shadow = self.rule("later", 5).bucket("", True)
+        yield self.take("k", 2, limits=(shadow,))
+        self.store.release(digest_of("k"), 4, (shadow,))
+        self.assertEqual((yield self.take("k", 1, limits=(shadow,))).shadows, (ShadowDecision(shadow, True),))
+        self.assertEqual((yield self.store.levels([shadow])), [-M])
+        self.store.release(digest_of("k"), -6, (shadow,))
+        self.assertEqual((yield self.take("k", 5, limits=(shadow,))).shadows, (ShadowDecision(shadow, False),))
+
+    @inlineCallbacks
+    def test_shadows_of_requests_without_a_key(self) -> Any:
+        """A request without a key asks its shadows, whether a limit or its network pays, or nothing does."""
+        shadow, binding = self.rule("later", 3).bucket("", True), self.rule("all", 9).bucket()
+        taken = yield self.take_without_key(binding, shadow, cost=2)
+        decisions = (ShadowDecision(shadow, False),)
+        self.assertEqual(taken, Taken(True, b"", 9, 0.0, 7 * M, "all", shadows=decisions))
+        taken = yield self.take_address(HERE, 1, True, (shadow,))
+        self.assertEqual(taken, Taken(True, b"", 0, 0.0, 0, "address", shadows=decisions))
+        yield self.begin_with(Limits(address=Policy(2, 0.0)))
+        shadow = self.rule("other", 3).bucket("", True)
+        decisions = (ShadowDecision(shadow, False),)
+        taken = yield self.take_address(HERE, 2, True, (shadow,))
+        self.assertEqual(taken, Taken(True, b"", 2, 0.0, 0, "address", shadows=decisions))
+        self.assertEqual((yield self.take_address(HERE, 1, True, (shadow,))).shadows, ())
+        taken = yield self.take_address(THERE, 2, True, (shadow,))
+        self.assertEqual(taken.shadows, (ShadowDecision(shadow, True),))
+
+    @inlineCallbacks
+    def test_a_shadow_becomes_a_limit(self) -> Any:
+        """A limit that is enforced from now on has the level that it had as a shadow."""
+        yield self.create("k", "ann", 100)
+        rule = self.rule("later", 5)
+        yield self.take("k", 2, limits=(rule.bucket("", True),))
+        taken = yield self.take("k", 2, limits=(rule.bucket(),))
+        self.assertEqual(taken.more, (LimitLevel(5, 0.0, M, "later"),))
+        self.assertEqual((yield self.take("k", 2, limits=(rule.bucket(),))).limit, "later")
 
     @inlineCallbacks
     def test_many_at_once(self) -> Any:

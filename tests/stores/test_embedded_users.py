@@ -16,7 +16,7 @@ from twisted_lb.stores.sqlite import schema
 from twisted_lb.stores.sqlite.files import DATABASE_FILE
 from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
 from twisted_lb.usage import key_subject
-from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, User, UserChange
+from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, Shadow, User, UserChange
 
 # As the release before users and keys were two things has made it.
 FORMAT_1 = """
@@ -203,6 +203,10 @@ class Format2Tests(StoreOnClock):
             self.successResultOf(store.add_counts({subject: {"requests": 3}}))
             [counts] = self.successResultOf(store.counts_of([subject]))
             self.assertEqual(counts.hour, {"requests": 3 * times})
+            change = UserChange(shadow=Shadow(times, 0.0))
+            changed = self.successResultOf(store.change_user("ann", change))
+            expected = expected._replace(shadow=Shadow(times, 0.0, MICROTOKENS))
+            self.assertEqual(changed.after, expected)
             self.successResultOf(store.stop())
             self.assertEqual(version(path), 3)
 
@@ -213,6 +217,28 @@ class Format2Tests(StoreOnClock):
         statements = failing_migrations(self, path, 2)
         self.assertGreater(statements, 2)
         self.assertEqual(self.successResultOf(self.started(old).user("ann")).capacity, 5)
+
+
+class ShadowTests(StoreOnClock):
+    """The bucket of a shadow policy on disk."""
+
+    def test_its_level_is_there_after_a_restart(self) -> None:
+        """What was taken of a shadow is stored with the level of the user, and refilled from then on."""
+        self.successResultOf(self.store.create_user(new_user("ann", "a", capacity=100, shadow=Shadow(9, 0.5))))
+        self.store.take(digest_of("a"), Asker(), 6)
+        self.clock.advance(1)
+        self.crash()
+        self.now_us += 2 * SECOND
+        user = self.successResultOf(self.store.user("ann"))
+        self.assertEqual(user.shadow, Shadow(9, 0.5, 4 * MICROTOKENS))
+
+    def test_a_damaged_one(self) -> None:
+        """A text that this program cannot have written is said to be damaged."""
+        for text in ("x", "{}", "[1]", '["1", 1, 1, 1]', "[0, 1.0, 1, 1]", "[1, 1.0, 1.5, 1]", "[1, 1.0, 1, null]"):
+            row = schema.Row(digest_of("a"), "ann", 1, 1.0, 0, 0, shadow=text)
+            self.assertFalse(schema.makes_sense(row), text)
+        written = schema.shadow_text(3, 1 / 3, -7, 8)
+        self.assertEqual(schema.read_shadow(written), (3, 1 / 3, -7, 8))
 
 
 class CrashTests(StoreOnClock):
@@ -235,7 +261,9 @@ class CrashTests(StoreOnClock):
             lambda store: store.create_key("ann", Key(digest_of("a3"), label="third", bucket=KeyBucket(2, 0.0))),
             lambda store: store.change_key("ann", a2, KeyChange(DISABLED, START + HOUR, "x", KeyBucket(3, 1.0))),
             lambda store: store.rotate_key("ann", a2, HOUR, digest_of("a4")),
-            lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2})),
+            lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2}, Shadow(3, 1.0, 5))),
+            lambda store: store.change_user("ann", UserChange(shadow=Shadow(4, 0.5, 6))),
+            lambda store: store.promote_shadow("ann"),
             lambda store: store.delete_user("bob"),
             lambda store: store.delete_user("ann"),
         ]

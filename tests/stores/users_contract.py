@@ -26,6 +26,7 @@ from twisted_lb.users import (
     MAX_KEYS,
     NEVER,
     NO_BUCKET,
+    NO_SHADOW,
     REVOKED,
     USER_DISABLED,
     Key,
@@ -34,6 +35,8 @@ from twisted_lb.users import (
     KeyRefused,
     KeyRevoked,
     KeyTaken,
+    NoShadow,
+    Shadow,
     TooManyKeys,
     User,
     UserChange,
@@ -65,6 +68,81 @@ class UsersContract(StoreCase):
 
     def change_key(self, name: str, key: str, **change: Any) -> Any:
         return self.store.change_key(name, id_of(key), KeyChange(**change))
+
+    @inlineCallbacks
+    def test_a_shadow_policy(self) -> Any:
+        """The shadow policy of a user is asked by requests with any key, refuses nothing, and is no part of answers."""
+        yield self.create_user("ann", "a", "b", capacity=100, shadow=Shadow(3, 0.0))
+        asked = []
+        for key, cost in (("a", 2), ("b", 1), ("b", 1), ("a", 0)):
+            taken = yield self.take(key, cost)
+            [decision] = taken.shadows
+            self.assertEqual(decision.shared.rule.key, "shadow:" + digest_of("a"))
+            asked.append((taken.admitted, taken.more, decision.would_refuse))
+        self.assertEqual(asked, [(True, (), no) for no in (False, False, True, False)])
+        user = yield self.store.user("ann")
+        self.assertEqual((user.level, user.shadow), (96 * MICROTOKENS, Shadow(3, 0.0, 0)))
+        profile = yield self.store.profile(digest_of("b"))
+        self.assertEqual(profile, Profile(Account("ann", 100, 0.0), 96 * MICROTOKENS, digest_of("a"), user.shadow))
+        profile = yield self.store.change(digest_of("b"), 90, None)
+        self.assertEqual(profile, Profile(Account("ann", 90, 0.0), 90 * MICROTOKENS))
+
+    @inlineCallbacks
+    def test_a_shadow_policy_is_settled(self) -> Any:
+        """What a request costs in the end concerns the shadow policy if that is named, and of a user who has one."""
+        yield self.create_user("ann", "a", capacity=100, shadow=Shadow(9, 0.0))
+        taken = yield self.take("a", 2)
+        of_user = tuple(decision.shared for decision in taken.shadows)
+        self.store.release(digest_of("a"), 3, of_user)
+        self.store.release(digest_of("a"), 1)
+        self.assertEqual((yield self.take("a", 4)).shadows[0].would_refuse, False)
+        user = yield self.store.user("ann")
+        self.assertEqual((user.level, user.shadow.level), (90 * MICROTOKENS, 0))
+
+    @inlineCallbacks
+    def test_changes_of_a_shadow_policy(self) -> Any:
+        """A changed shadow policy keeps its level, one that is removed does not come back, and keys are as before."""
+        yield self.create_user("ann", "a", capacity=100)
+        yield self.change_key("ann", "a", expires_at=FUTURE)
+        changed = yield self.store.change_user("ann", UserChange(shadow=Shadow(5, 0.5)))
+        self.assertEqual((changed.before.shadow, changed.after.shadow), (None, Shadow(5, 0.5, 5 * MICROTOKENS)))
+        yield self.store.change_user("ann", UserChange(shadow=Shadow(9, 0.0, 4 * MICROTOKENS)))
+        yield self.store.change_user("ann", UserChange(disabled=True))
+        changed = yield self.store.change_user("ann", UserChange(disabled=False, shadow=Shadow(7, 0.0)))
+        self.assertEqual(changed.after.shadow, Shadow(7, 0.0, 4 * MICROTOKENS))
+        changed = yield self.store.change_user("ann", UserChange(shadow=Shadow(2, 0.0)))
+        self.assertEqual(changed.after.shadow, Shadow(2, 0.0, 2 * MICROTOKENS))
+        yield self.take("a", 2)
+        changed = yield self.store.change_user("ann", UserChange(shadow=NO_SHADOW))
+        self.assertEqual((changed.after.shadow, changed.after.keys[0].expires_at), (None, FUTURE))
+        self.assertEqual((yield self.take("a")).shadows, ())
+        changed = yield self.store.change_user("ann", UserChange(shadow=Shadow(2, 0.0)))
+        self.assertEqual(changed.after.shadow.level, 2 * MICROTOKENS)
+        for shadow in (Shadow(0, 1.0), Shadow(1, -1.0), Shadow(1, 1.0, True)):
+            with self.assertRaises(ValueError):
+                yield self.store.change_user("ann", UserChange(shadow=shadow))
+
+    @inlineCallbacks
+    def test_a_shadow_policy_is_promoted(self) -> Any:
+        """A promoted shadow is the policy, the level of the user is kept or cut, and the shadow is removed."""
+        yield self.create_user("ann", "a", "b", capacity=9, rate_per_sec=0.5, shadow=Shadow(3, 0.0, MICROTOKENS))
+        changed = yield self.store.promote_shadow("ann")
+        self.assertEqual(changed.before.shadow, Shadow(3, 0.0, MICROTOKENS))
+        self.assertEqual(changed.after[1:4], (3, 0.0, 3 * MICROTOKENS))
+        self.assertEqual((changed.after.shadow, changed.after), (None, (yield self.store.user("ann"))))
+        self.assertTrue((yield self.take("a", 2)).admitted)
+        self.assertFalse((yield self.take("b", 2)).admitted)
+        with self.assertRaises(NoShadow):
+            yield self.store.promote_shadow("ann")
+        self.assertIsNone((yield self.store.promote_shadow("bob")))
+
+    @inlineCallbacks
+    def test_a_shadow_policy_goes_with_its_user(self) -> Any:
+        """Another user with the same key and the same policy has a full bucket."""
+        for _ in range(2):
+            yield self.create_user("ann", "a", capacity=9, shadow=Shadow(2, 0.0))
+            self.assertFalse((yield self.take("a", 2)).shadows[0].would_refuse)
+            yield self.store.delete_user("ann")
 
     def test_it_provides_the_interface(self) -> None:
         """A store provides IUserStore."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from twisted_lb.interfaces import KEY, MICROTOKENS, OWN
+from twisted_lb.interfaces import KEY, MICROTOKENS, OWN, SHADOW
 from twisted_lb.request_record import KEY_REFUSED, UNAUTHORIZED
 
 
@@ -21,6 +21,7 @@ def with_levels(limits: list[dict[str, Any]], found: Mapping[str, Any] | None) -
     levels = {} if found is None else found["levels"]
     account = None if found is None else found["key"]
     shown: list[dict[str, Any]] = []
+    of_user: dict[str, Any] | None = None  # the shadow policy, which comes last
     for limit in limits:
         bucket = limit["bucket"]
         one = {name: value for name, value in limit.items() if name != "bucket"}
@@ -28,8 +29,10 @@ def with_levels(limits: list[dict[str, Any]], found: Mapping[str, Any] | None) -
             own = account["own"]
             one.update({name: account[name] for name in ("capacity", "rate_per_sec", "level")})
             shown += [one] if own is None else [one, {**one, "name": OWN, **own}]
+            if account.get("shadow") is not None:
+                of_user = {**one, "name": SHADOW, "shadow": True, **account["shadow"]}
             continue
         if bucket in levels:
             one["level"] = levels[bucket] / MICROTOKENS
         shown.append(one)
-    return shown
+    return shown if of_user is None else [*shown, of_user]

@@ -33,6 +33,7 @@ def what_changed(before: GatewaySpec, now: GatewaySpec, changes: Mapping[str, Ch
         yield
     parts.append((yield from _other_routes(before.routes, now.routes)))
     parts.append("cors changed" if before.cors != now.cors else "")
+    parts.append("global_limits changed" if before.limits != now.limits else "")
     return "; ".join(part for part in parts if part) or NOTHING
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
 
 from twisted_lb.app.certificate_watch import shown_expiry
+from twisted_lb.app.limit_rules import ALL
 from twisted_lb.app.listener_tls import certificate_lines
 from twisted_lb.app.startup import Startup, endpoints_of
 from twisted_lb.app.version import version_text
@@ -56,6 +57,8 @@ def description(startup: Startup) -> str:
     shown += [f"{'notice':<11}{notice}" for notice in startup.notices]
     for pool in gateway.pools:
         shown += _pool(pool)
+    if gateway.limits:
+        shown.append(f"{'limits':<11}{shown_limits(gateway.limits)}")
     if gateway.has_routes:
         shown += ["routes", *map(_route, gateway.routes)]
     return "\n".join(["twisted_lb: the configuration is valid", *shown])
@@ -206,11 +209,12 @@ def _terms(route: RouteSpec) -> Iterator[str]:
 
 
 def shown_limits(limits: Iterable[LimitSpec]) -> str:
-    """Limits of a route or a pool."""
+    """Limits of a route, a pool, or all routes."""
     shown = []
     for limit in limits:
-        each = "each" if limit.per in (PER_KEY, PER_NETWORK) else "the"
-        shown.append(f"{limit.name} ({limit.capacity} for {each} {limit.per}, {limit.rate_per_sec:g} a second)")
+        each = "each " if limit.per in (PER_KEY, PER_NETWORK) else "the " if limit.per != ALL else ""
+        rate = f"{limit.rate_per_sec:g} a second{', a shadow' if limit.shadow else ''}"
+        shown.append(f"{limit.name} ({limit.capacity} for {each}{limit.per}, {rate})")
     return " and ".join(shown)
 
 

@@ -60,7 +60,8 @@ class Explainer:
         limits = []
         if route is not None and not is_user_path(path) and outcome["reason"] not in (FORBIDDEN, MAINTENANCE):
             pools = {name: one.spec for name, one in self._gateway.pools.items()}
-            limits = limits_met(route, pools, self._limits, digest, network_of(client) if client else "")
+            of_all = self._gateway.spec.limits
+            limits = limits_met(route, pools, of_all, self._limits, digest, network_of(client) if client else "")
         return {
             "compared_as": comparable(path).decode("utf-8", "replace") or "*",
             "route": None if route is None else shown_route(route),

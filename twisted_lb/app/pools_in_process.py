@@ -6,7 +6,7 @@ it has been idle for some seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from twisted_lb.app.health_service import HealthService
 from twisted_lb.app.limit_rules import LimitRules
 from twisted_lb.backend import Backend
 from twisted_lb.config.gateway import GatewaySpec, RouteSpec
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.pool import HeaderRules as HeaderRulesSpec
 from twisted_lb.config.pool import PoolSpec
 from twisted_lb.cors import CorsPolicy
@@ -119,20 +120,21 @@ class PoolsInProcess(MultiService):
         routes: list[tuple[Match, Route | AnsweringRoute]] = []
         for some in chunks(list(enumerate(spec.routes))):
             for place, one in some:
-                routes.append((match_of(one), self._route(one, pools, self._gateway.hooks.get(place))))
+                hooks = self._gateway.hooks.get(place)
+                routes.append((match_of(one), self._route(one, pools, hooks, spec.limits)))
             yield
         return (yield from RouteTable.in_steps(routes))
 
     def _route(
-        self, spec: RouteSpec, pools: Mapping[str, PoolInUse], hooks: Hooks | None
+        self, spec: RouteSpec, pools: Mapping[str, PoolInUse], hooks: Hooks | None, of_all: Sequence[LimitSpec]
     ) -> Route | AnsweringRoute:
-        """`hooks` are the route's own."""
+        """`hooks` are the route's own, and `of_all` the limits of all routes."""
         if not spec.pool:
             return new_route(spec, self._limit_rules.limits_of(spec))
         routes = []
         for name, weight in spec.split or ((spec.pool, 1),):
             pool = pools[name]
-            limits = self._limit_rules.limits_of(spec, pool.spec)
+            limits = self._limit_rules.limits_of(spec, pool.spec, of_all)
             routes.append((self._to_pool(spec, pool, limits, hooks or pool.hooks), weight))
         first, _ = routes[0]
         if spec.mirror is not None:

@@ -50,7 +50,7 @@ from twisted_lb.network.tls_client import TlsContexts, open_tls
 from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.stores.redis.store import RedisStore
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
-from twisted_lb.users import KeyBucket, KeyRefused, User, key_id_of
+from twisted_lb.users import KeyBucket, KeyRefused, Shadow, User, key_id_of
 
 SHOWN_POOLS = 5  # in a reason
 
@@ -197,7 +197,8 @@ class Serving:
         if user is not None:
             key = user.key(key_id_of(digest))
             own = None if key is None or key.bucket is None else _shown_bucket(key.bucket)
-            account = {"user": user.name, **_shown_bucket(user), "own": own}
+            shadow = None if user.shadow is None else _shown_bucket(user.shadow)
+            account = {"user": user.name, **_shown_bucket(user), "own": own, "shadow": shadow}
         return {"levels": dict(zip(keys, levels)), "key": account, "refused": refused}
 
     @property
@@ -207,7 +208,7 @@ class Serving:
         return users
 
 
-def _shown_bucket(bucket: User | KeyBucket) -> dict[str, Any]:
+def _shown_bucket(bucket: User | KeyBucket | Shadow) -> dict[str, Any]:
     level = None if bucket.level is None else bucket.level / MICROTOKENS
     return {"capacity": bucket.capacity, "rate_per_sec": bucket.rate_per_sec, "level": level}
 

@@ -72,6 +72,7 @@ class GatewaySpec:
     pools: tuple[PoolSpec, ...]
     routes: tuple[RouteSpec, ...]
     cors: Cors | None = None  # None: preflights are passed to the servers, whose responses are not changed
+    limits: tuple[LimitSpec, ...] = ()  # of all requests that a route sends to a pool
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # files, and their contents
     hidden: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # the values of references
 

@@ -1,4 +1,4 @@
-"""The limits of a route or a pool in servers.yaml."""
+"""The limits in servers.yaml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class LimitSpec:
     """A token bucket, or several: one for each key or client network."""
 
-    name: str  # in responses; unique among those of a route and its pools
-    per: str  # "key", "network", and for one bucket "route" or "pool"
+    name: str  # in responses; unique among those of a route and its pools, and those of all routes
+    per: str  # "key", "network", and for one bucket "route", "pool" or "all"
     capacity: int  # tokens
     rate_per_sec: float
+    shadow: bool = False  # it is counted what it would refuse, and nothing is refused

@@ -6,14 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.sections import NAME, NAME_FORM, Section
 from twisted_lb.config.server_url import shortened
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, OWN
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, OWN, SHADOW
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 
-MAX_LIMITS = 8  # of a route or a pool
+MAX_LIMITS = 8  # of a route, a pool, or all routes
 # The names of other limits in responses.
-RESERVED = (KEY, OWN, IN_FLIGHT, GLOBAL, ADDRESS)
+RESERVED = (KEY, OWN, IN_FLIGHT, GLOBAL, ADDRESS, SHADOW)
 _LIMITS = f"a list of up to {MAX_LIMITS} limits, each as {{name: ..., per: ..., capacity: ..., rate_per_sec: ...}}"
 
 
@@ -24,7 +25,7 @@ def _free_name(name: object) -> object:
 
 
 class LimitModel(Section):
-    """One of the limits of a route or a pool."""
+    """One limit."""
 
     name: Annotated[str, BeforeValidator(_free_name)] = Field(pattern=NAME, description=f"{NAME_FORM}, such as burst")
     per: str
@@ -32,6 +33,7 @@ class LimitModel(Section):
     rate_per_sec: float = Field(
         ge=0, le=MAX_RATE_PER_SEC, allow_inf_nan=False, description=f"a number from 0 to {MAX_RATE_PER_SEC}"
     )
+    shadow: bool = Field(default=LimitSpec.shadow, description="true or false")
 
 
 class RouteLimitModel(LimitModel):
@@ -44,6 +46,12 @@ class PoolLimitModel(LimitModel):
     """limits: of a pool."""
 
     per: Literal["key", "network", "pool"] = Field(description="key, network or pool")
+
+
+class GlobalLimitModel(LimitModel):
+    """global_limits: of all routes that lead to pools."""
+
+    per: Literal["key", "network", "all"] = Field(description="key, network or all")
 
 
 def limits_field() -> Any:

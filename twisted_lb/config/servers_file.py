@@ -37,6 +37,7 @@ from twisted_lb.config.servers_specs import (
     Keys,
     cors_of,
     discover_spec,
+    limit_specs,
     name_from_url,
     pool_parts,
     route_name,
@@ -105,7 +106,8 @@ def read_with_lines(text: str, file_name: str, read: ReadFile = read_file) -> tu
         problems.sort(key=lambda problem: document.line(problem.path))
         raise Misconfigured([_line(problem, document, file_name) for problem in problems])
     routes = tuple(map(route_spec, file.routes)) if file.routes else (RouteSpec(pools[0].name, "/"),)
-    spec = GatewaySpec(tuple(pools), routes, cors_of(file), references.files, references.values)
+    of_all = limit_specs(file.global_limits)
+    spec = GatewaySpec(tuple(pools), routes, cors_of(file), of_all, references.files, references.values)
     lines = {(name, key): _class_place(document, places[name], key) for name in places for key in CLASSES}
     for index, route in enumerate(routes):
         if route.hooks is not None:
@@ -275,9 +277,11 @@ def _of_route(route: RouteModel, place: Path) -> Iterator[_Problem]:
 
 def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]:
     """Buckets have the names of routes and pools, and refusals name the limit: neither may be ambiguous."""
-    yield from _same_limits(("limits",), file.limits, {})
+    yield from _same_limits(("global_limits",), file.global_limits, {})
+    of_all = {limit.name: "one of global_limits" for limit in file.global_limits}
+    yield from _same_limits(("limits",), file.limits, dict(of_all))
     for name, pool in (file.pools or {}).items():
-        yield from _same_limits(("pools", name, "limits"), pool.limits, {})
+        yield from _same_limits(("pools", name, "limits"), pool.limits, dict(of_all))
     limits_of = {pool.name: {limit.name: f"a limit of the pool {pool.name}" for limit in pool.limits} for pool in pools}
     names: dict[str, int] = {}
     for index, route in enumerate(file.routes or []):
@@ -289,7 +293,7 @@ def _of_limits(file: FileModel, pools: Sequence[PoolSpec]) -> Iterator[_Problem]
             yield _Problem(
                 ("routes", index), f"expected a name: with limits, {name!r} is already that of {other}, which has some"
             )
-        taken: dict[str, str] = {}
+        taken: dict[str, str] = dict(of_all)
         for pool_name in route.split.pools if route.split is not None else [route.pool]:
             taken.update(limits_of.get(pool_name, {}))
         yield from _same_limits(("routes", index, "limits"), route.limits, taken)

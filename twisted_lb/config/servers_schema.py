@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 from twisted_lb.config.cors import Cors
 from twisted_lb.config.cors_values import header_names, methods, origins
 from twisted_lb.config.header_rules import HeaderRulesModel
-from twisted_lb.config.limits_schema import PoolLimitModel, RouteLimitModel, limits_field
+from twisted_lb.config.limits_schema import GlobalLimitModel, PoolLimitModel, RouteLimitModel, limits_field
 from twisted_lb.config.pool import (
     ADMIN_STATES,
     READY,
@@ -299,6 +299,7 @@ class FileModel(PoolKeys):
     cors: Annotated[CorsModel | None, BeforeValidator(_pass_or_keys)] = Field(
         default=None, description="pass, or the keys of cors"
     )
+    global_limits: list[GlobalLimitModel] = limits_field()
 
 
 # The keys whose value is a section, and what that is; servers and routes are elements of a list, pools have names.
@@ -306,6 +307,7 @@ _INNER: dict[tuple[type[Section], str], type[Section]] = {
     (FileModel, "pools"): PoolModel,
     (FileModel, "routes"): RouteModel,
     (FileModel, "cors"): CorsModel,
+    (FileModel, "global_limits"): GlobalLimitModel,
     (RouteModel, "respond"): RespondModel,
     (RouteModel, "split"): SplitModel,
     (RouteModel, "mirror"): MirrorModel,
@@ -327,7 +329,7 @@ for _model in (FileModel, PoolModel):
 for _with_rules in (FileModel, PoolModel, RouteModel):
     _INNER[_with_rules, "request_headers"] = HeaderRulesModel
     _INNER[_with_rules, "response_headers"] = HeaderRulesModel
-_MEMBERS = (ServerModel, PoolModel, RouteModel, RouteLimitModel, PoolLimitModel)
+_MEMBERS = (ServerModel, PoolModel, RouteModel, RouteLimitModel, PoolLimitModel, GlobalLimitModel)
 
 
 def section_of(path: tuple[str | int, ...]) -> tuple[type[Section], str]:

@@ -175,9 +175,9 @@ def route_spec(route: RouteModel) -> RouteSpec:
 
 
 def limit_specs(limits: Iterable[LimitModel]) -> tuple[LimitSpec, ...]:
-    """The limits of a route or a pool."""
+    """The limits of a route, a pool, or all routes."""
     # Never -0.0, by which Lua would divide.
-    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec + 0.0) for one in limits)
+    return tuple(LimitSpec(one.name, one.per, one.capacity, one.rate_per_sec + 0.0, one.shadow) for one in limits)
 
 
 def cors_of(file: FileModel) -> Cors | None:

@@ -47,8 +47,12 @@ from twisted_lb.interfaces import (
     MICROTOKENS,
     OWN,
     Limits,
+    ShadowDecision,
     SharedBucket,
     Taken,
+    enforced,
+    shadow_bucket,
+    shadows,
 )
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.limits.recent_keys import RecentKeys, SpecialKey
@@ -139,7 +143,7 @@ class Fallback(RecentKeys):
             return Taken(False, known[0].name, 0, 0.0, 0, KEY_EXPIRED)
         if self.mode == ALLOW:
             self.counts[ADMITTED] += 1
-            return known[0]._replace(admitted=True, limit=KEY, more=())
+            return known[0]._replace(admitted=True, limit=KEY, more=(), shadows=())
         taken = self._decide(digest, special, known, cost, in_flight, limits)
         self.counts[ADMITTED if taken.admitted else REFUSED] += 1
         return taken
@@ -155,14 +159,17 @@ class Fallback(RecentKeys):
 
     def _decide_without_key(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken:
         now_us = _us(self.now())
+        binding = enforced(limits)
+        decisions: tuple[ShadowDecision, ...] = ()
         if self.mode == ALLOW:
-            levels = tuple([self.shared.known(shared, now_us) for shared in limits])
+            levels = tuple([self.shared.known(shared, now_us) for shared in binding])
         else:
-            refused = self.shared.refusing(limits, cost, now_us)
+            refused = self.shared.refusing(binding, cost, now_us)
             if refused is not None:
                 return Taken(False, b"", *refused)
-            levels = self.shared.take(limits, cost, now_us)
-        return Taken(True, b"", *levels[0], more=levels[1:])
+            levels = self.shared.take(binding, cost, now_us)
+            decisions = self.shared.take_shadows(shadows(limits), cost, now_us)
+        return Taken(True, b"", *levels[0], more=levels[1:], shadows=decisions)
 
     def _decide(
         self,
@@ -189,7 +196,8 @@ class Fallback(RecentKeys):
             most = max(1, self._limits.in_flight // self.instances)
             if in_flight >= most:
                 return Taken(False, name, most, 0.0, 0, IN_FLIGHT)
-        refused = self.shared.refusing(limits, cost, now_us) if limits else None
+        binding = enforced(limits)
+        refused = self.shared.refusing(binding, cost, now_us) if binding else None
         if refused is not None:
             return Taken(False, name, *refused)
         global_bucket = self._global_bucket(now_us)
@@ -201,8 +209,12 @@ class Fallback(RecentKeys):
         if own is not None:
             own.take(cost, now_us)
         _, level = share.take(cost, now_us)
-        more = self.shared.take(limits, cost, now_us) if limits else ()
-        return Taken(True, name, capacity, share.rate_per_sec, level, KEY, more)
+        more = self.shared.take(binding, cost, now_us) if binding else ()
+        asked = shadows(limits)
+        if special is not None and special.shadow.capacity:
+            asked += (shadow_bucket(special.owner, *special.shadow),)
+        decisions = self.shared.take_shadows(asked, cost, now_us) if asked else ()
+        return Taken(True, name, capacity, share.rate_per_sec, level, KEY, more, decisions)
 
     def _share(self, owner: str, known: tuple[Taken, float], now_us: int) -> Share:
         """The share of a user's bucket; it is created from the last known state of the bucket."""
@@ -242,19 +254,28 @@ class Fallback(RecentKeys):
         return self.of_address((address_bucket(self._address_rule, network),), 1, spend)
 
     def of_address(self, limits: tuple[SharedBucket, ...], cost: int, spend: bool = True) -> Taken:
-        """The decision of the bucket of a client's network, the only one in `limits`.
+        """The decision of the bucket of a client's network, the only one in `limits` beside shadows.
 
         Each process has its own bucket, which is full at first.  Always admitted where this limit is disabled.
         """
         rule = self._address_rule
-        if not rule.capacity:
-            return Taken(True, b"", 0, 0.0, 0, ADDRESS)
         now_us = _us(self.now())
+        asked = shadows(limits)
+        if not rule.capacity:
+            return Taken(True, b"", 0, 0.0, 0, ADDRESS, shadows=self._take_shadows(asked, cost, now_us))
+        limits = enforced(limits)
         refusing = self._networks.refusing(limits, cost, now_us)
         if refusing is not None:
             return Taken(False, b"", rule.capacity, rule.rate_per_sec, refusing[1], ADDRESS)
         level = self._networks.take(limits, cost, now_us)[0] if spend else self._networks.level(limits[0], now_us)
-        return Taken(True, b"", rule.capacity, rule.rate_per_sec, level, ADDRESS)
+        decisions = self._take_shadows(asked, cost, now_us)
+        return Taken(True, b"", rule.capacity, rule.rate_per_sec, level, ADDRESS, shadows=decisions)
+
+    def _take_shadows(
+        self, asked: tuple[SharedBucket, ...], cost: int, now_us: int
+    ) -> tuple[ShadowDecision, ...]:
+        """Of requests without a key, which are admitted in any mode, shadows are asked with LOCAL alone."""
+        return self.shared.take_shadows(asked, cost, now_us) if asked and self.mode == LOCAL else ()
 
     def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """A request has ended during the outage, whether it was admitted here or by the store.

@@ -1,7 +1,7 @@
 """What a store has decided recently, for each key: what is known when the store is unavailable.
 
-A key is *special* when it is not the only one of its user, expires, or has a bucket of its own.  Of the others, nothing
-is known but the last decision, which also describes the bucket of the user.
+A key is *special* when it is not the only one of its user, expires, or has a bucket of its own, and when its user has a
+shadow policy.  Of the others, nothing is known but the last decision, which also describes the bucket of the user.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ OF_USER: Final = "user "
 
 
 class SpecialKey(NamedTuple):
-    """What is known of a key that is not the only one of its user, expires, or has a bucket of its own."""
+    """What is known of a special key."""
 
     owner: str  # the digest of the user's first key
     expires: float  # seconds, by the clock of the fallback
     own: Policy  # of its own bucket; capacity 0: it has none
     level: int  # of its own bucket, microtokens
     seen_at: float  # seconds
+    shadow: Policy = Policy()  # of its user; capacity 0: there is none
 
 
 class RecentKeys:
@@ -90,8 +91,8 @@ class RecentKeys:
         """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
 
         Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens; a special
-        key has its digest, its owner, the seconds until it expires (-1: it does not), and of its own bucket capacity,
-        rate and level.
+        key has its digest, its owner, the seconds until it expires (-1: it does not), of its own bucket capacity,
+        rate and level, and the capacity and the rate of its user's shadow policy.
         """
         new = list(islice(self.recent.items(), self._told, self._told + most))
         self._told += len(new)
@@ -102,19 +103,19 @@ class RecentKeys:
             (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
             for digest, (taken, _) in new
         ]
-        for digest, (owner, expires, own, level, _) in specials:
-            rows.append((digest, owner, -1 if expires == inf else max(expires - now, 0), *own, level))
+        for digest, (owner, expires, own, level, _, shadow) in specials:
+            rows.append((digest, owner, -1 if expires == inf else max(expires - now, 0), *own, level, *shadow))
         return rows
 
     def learn(self, news: Iterable[Sequence[Any]]) -> None:
         """The `news` of another process that shares the store."""
         now = self.now()
         for row in news:
-            if len(row) == 6:
-                digest, owner, left, capacity, rate_per_sec, level = row
+            if len(row) == 8:
+                digest, owner, left, capacity, rate_per_sec, level, *shadow = row
                 expires = inf if left < 0 else now + left
                 if digest not in self._specials and len(self._older_specials) < self._keys:
-                    key = SpecialKey(owner, expires, Policy(capacity, rate_per_sec), level, now)
+                    key = SpecialKey(owner, expires, Policy(capacity, rate_per_sec), level, now, Policy(*shadow))
                     self._older_specials[digest] = key
                 continue
             digest, name, capacity, rate_per_sec, level = row

@@ -21,23 +21,25 @@ class RequestLimit(NamedTuple):
     per: str  # PER_KEY, PER_NETWORK, or anything else for one bucket
     rule: LimitRule
     of_networks: LimitRule  # for requests without a key, and with PER_NETWORK for all
+    shadow: bool = False
 
     def bucket(self, digest: str, network: str) -> SharedBucket:
         """See RequestLimits.buckets."""
         if self.per == PER_NETWORK or (self.per == PER_KEY and not digest):
-            return self.of_networks.bucket(network)
-        return self.rule.bucket(digest if self.per == PER_KEY else "")
+            return self.of_networks.bucket(network, self.shadow)
+        return self.rule.bucket(digest if self.per == PER_KEY else "", self.shadow)
 
 
 class RequestLimits:
-    """The limits of a route, those of its pool behind them."""
+    """The limits of a route, those of its pool behind them, and then those of all routes; shadows last."""
 
     __slots__ = ("key", "_limits")
 
     def __init__(self, limits: Sequence[RequestLimit]) -> None:
-        self._limits = tuple(limits)
-        # The same for the same limits.
-        self.key = " ".join([limit.rule.key for limit in limits])
+        enforced = [limit for limit in limits if not limit.shadow]
+        self._limits = (*enforced, *[limit for limit in limits if limit.shadow])
+        # The same for the same limits that are enforced; "" if none is.
+        self.key = " ".join([limit.rule.key for limit in enforced])
 
     def buckets(self, digest: str, network: str) -> tuple[SharedBucket, ...]:
         """The buckets of a request; `digest` is that of its key, "" without one, and `network` that of its client."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from twisted_lb.interfaces import ADDRESS, MICROTOKENS, LimitRule, Policy, SharedBucket
+from twisted_lb.interfaces import ADDRESS, MICROTOKENS, LimitRule, Policy, ShadowDecision, SharedBucket
 from twisted_lb.limits.bucket import Bucket
 
 MAX_BUCKETS: Final = 100_000
@@ -66,6 +66,19 @@ class SharedBuckets:
             levels.append(level)
             self._keep(shared, bucket, now_us)
         return levels
+
+    def take_shadows(
+        self, limits: tuple[SharedBucket, ...], cost: int, now_us: int
+    ) -> tuple[ShadowDecision, ...]:
+        """Take `cost` tokens from each bucket that has them."""
+        decisions = []
+        for shared in limits:
+            bucket = self._bucket(shared, now_us)
+            admitted, _ = bucket.take(cost, now_us)
+            if admitted:
+                self._keep(shared, bucket, now_us)
+            decisions.append(ShadowDecision(shared, not admitted))
+        return tuple(decisions)
 
     def settle(self, limits: tuple[SharedBucket, ...], tokens: int, now_us: int) -> None:
         """Take `tokens` more from all buckets, even if levels become negative; negative `tokens` are refunded."""

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from twisted_lb.interfaces import MICROTOKENS, LimitLevel, SharedBucket
+from twisted_lb.interfaces import MICROTOKENS, LimitLevel, ShadowDecision, SharedBucket
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.limits.share import Share
 
@@ -75,6 +75,16 @@ class SharedShares:
             _, level = share.take(cost, now_us)
             found.append(_described(shared, share, level))
         return tuple(found)
+
+    def take_shadows(
+        self, limits: tuple[SharedBucket, ...], cost: int, now_us: int
+    ) -> tuple[ShadowDecision, ...]:
+        """Take `cost` tokens from each share that has them."""
+        decisions = []
+        for shared in limits:
+            admitted, _ = self._share(shared, now_us).take(cost, now_us)
+            decisions.append(ShadowDecision(shared, not admitted))
+        return tuple(decisions)
 
     def settle(self, limits: tuple[SharedBucket, ...], tokens: int, now_us: int) -> None:
         """Take `tokens` more from all shares, or refund them."""

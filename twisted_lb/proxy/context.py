@@ -13,6 +13,7 @@ from twisted_lb.interfaces import IBucketStore, Taken
 from twisted_lb.limits.authentication import Authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.collected_counts import CollectedCounts
+from twisted_lb.limits.shadow_counts import ShadowCounts
 from twisted_lb.limits.wait_queue import WaitQueue
 from twisted_lb.network.posted import PostedWork
 from twisted_lb.proxy.counts import Counts
@@ -51,6 +52,7 @@ class ProxyContext:
         "tunnels",
         "records",
         "ids",
+        "shadow_counts",
     )
 
     def __init__(
@@ -88,6 +90,7 @@ class ProxyContext:
         self.authentication = authentication
         self.counts = Counts()
         self.collected: CollectedCounts = CollectedCounts() if collected is None else collected
+        self.shadow_counts = ShadowCounts(self.collected)
         self.failures = FailureLog(sweeper)
         self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
         self.counts_in_flight: bool = buckets.counts_in_flight
@@ -143,6 +146,7 @@ class ProxyContext:
         other.routes = self.routes
         other.cors = self.cors
         other.counts = self.counts
+        other.shadow_counts = self.shadow_counts
         other.failures = self.failures
         other.invalid_cost_reported = self.invalid_cost_reported
         other.counts_in_flight = self.counts_in_flight

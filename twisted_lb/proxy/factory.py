@@ -275,7 +275,8 @@ class ProxyFactory(Factory):
         ended = self.handshakes.ended
         handshakes = {f"handshakes {how}": ended[how] for how in ended}
         failures = self.handshakes.failures.numbers()
-        return {**context.counts.numbers(), **context.tunnels.numbers(), **handshakes, **failures}
+        limits = {**context.counts.numbers(), **context.shadow_counts.numbers()}
+        return {**limits, **context.tunnels.numbers(), **handshakes, **failures}
 
     def tunnel_keys(self) -> list[str]:
         """The digests of the keys that have open tunnels."""

@@ -9,7 +9,16 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import ADDRESS, MICROTOKENS, IRequest, ITokenReceiver, SharedBucket, Taken
+from twisted_lb.interfaces import (
+    ADDRESS,
+    MICROTOKENS,
+    IRequest,
+    ITokenReceiver,
+    ShadowDecision,
+    SharedBucket,
+    Taken,
+    enforced,
+)
 from twisted_lb.limits.pricing import Pricing, token_cost
 from twisted_lb.own_fields import TOKEN_COST
 from twisted_lb.proxy.context import ProxyContext
@@ -45,9 +54,10 @@ class TokenGrant:
     def __init__(self, context: ProxyContext, pricing: Pricing) -> None:
         self.digest = ""  # of the key
         self.network = ""  # the client's, when the key is not known to come from there, or the network pays
-        self.limits: tuple[SharedBucket, ...] = ()  # of the route and the pool
+        # Of the route and the pool, and of all; once they have admitted it, without shadows that would have refused it.
+        self.limits: tuple[SharedBucket, ...] = ()
         self.queue = ""  # in which it may wait for its tokens: that of the key, with these limits
-        self.pays_without_key = False  # these limits, or else the network's bucket, pay
+        self.pays_without_key = False  # these limits, or, if all are shadows, the network's bucket, pay
         self.cost = pricing.default_cost  # tokens, as taken
         self.taken: Taken | None = None  # what the limits have answered last
         self.granted = False  # and neither refunded nor settled yet
@@ -72,16 +82,18 @@ class TokenGrant:
         limits = terms.limits
         if limits is not None:
             self.limits = limits.buckets(self.digest, network)
-            self.queue = f"{self.digest} {limits.key}"
+            if limits.key:
+                self.queue = f"{self.digest} {limits.key}"
 
     def take_without_key(self, network: str, receiver: ITokenReceiver) -> None:
         """Ask the limits of the route for the tokens, or, if there are none, the client's network."""
         self.pays_without_key = True
-        if self.limits:
-            self._context.buckets.take_without_key(self.limits, receiver, self.cost)
+        limits = self.limits
+        if limits and not limits[0].shadow:
+            self._context.buckets.take_without_key(limits, receiver, self.cost)
         else:
             self.network = network
-            self._context.buckets.take_address(network, receiver, self.cost, True)
+            self._context.buckets.take_address(network, receiver, self.cost, True, limits)
 
     def take(self, receiver: ITokenReceiver) -> None:
         """Ask the limits for the tokens; `receiver` is told, and passes an admission on to `grant`."""
@@ -97,6 +109,13 @@ class TokenGrant:
         """The tokens are taken."""
         self.taken = taken
         self.granted = True
+        if taken.shadows:
+            self._count_shadows(taken.shadows)
+
+    def _count_shadows(self, decisions: tuple[ShadowDecision, ...]) -> None:
+        self._context.shadow_counts.add(decisions)
+        admitting = [shared for shared, would_refuse in decisions if not would_refuse]
+        self.limits = (*enforced(self.limits), *admitting)
 
     # The response
 
@@ -207,11 +226,14 @@ class TokenGrant:
         context = self._context
         if self.digest:
             context.collected.request_ended(self.digest, cost)
-        if self.pays_without_key and not self.limits:
+        limits = self.limits
+        if self.pays_without_key and (not limits or limits[0].shadow):
             if cost != self.cost:
                 context.buckets.release_address(self.network, cost - self.cost)
+                if limits:
+                    context.buckets.release("", cost - self.cost, limits)
         elif cost != self.cost or context.counts_in_flight:
-            context.buckets.release(self.digest, cost - self.cost, self.limits)
+            context.buckets.release(self.digest, cost - self.cost, limits)
             key_queues = context.waiting.key_queues
             if key_queues and self.queue in key_queues:
                 context.waiting.room_available(self.queue)

@@ -10,10 +10,12 @@ from twisted_lb.users import (
     ACTIVE,
     DISABLED,
     NO_BUCKET,
+    NO_SHADOW,
     REVOKED,
     Key,
     KeyBucket,
     KeyChange,
+    Shadow,
     User,
     UserChange,
     check_label,
@@ -71,8 +73,8 @@ def check_state(state: object) -> None:
         raise ValueError(f"state: expected one of {', '.join(STATES)}, not {state!r}")
 
 
-def check_bucket(bucket: KeyBucket) -> None:
-    """That it can be a key's own."""
+def check_bucket(bucket: KeyBucket | Shadow) -> None:
+    """That it can be a key's own, or a user's shadow."""
     check_policy(bucket.capacity, bucket.rate_per_sec)
     check_level(bucket.level)
 
@@ -90,6 +92,8 @@ def check_user(user: User, most_keys: int) -> None:
         raise ValueError("keys: two of them have the same key_id")
     for key in user.keys:
         check_key(key)
+    if user.shadow is not None:
+        check_bucket(user.shadow)
 
 
 def check_user_change(change: UserChange) -> None:
@@ -98,6 +102,8 @@ def check_user_change(change: UserChange) -> None:
     check_level(change.level)
     if change.metadata is not None:
         metadata_text(change.metadata)
+    if change.shadow is not None and change.shadow != NO_SHADOW:
+        check_bucket(change.shadow)
 
 
 def check_key_change(change: KeyChange) -> None:

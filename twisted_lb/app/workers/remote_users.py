@@ -22,6 +22,8 @@ from twisted_lb.users import (
     KeyRefused,
     KeyRevoked,
     KeyTaken,
+    NoShadow,
+    Shadow,
     TooManyKeys,
     User,
     UserChange,
@@ -34,7 +36,17 @@ Ask = Callable[[str, Sequence[object], bool], Awaitable[Any]]
 
 _ERRORS: Final[dict[str, type[Exception]]] = {
     error.__name__: error
-    for error in (NameTaken, KeyTaken, KeyRevoked, TooManyKeys, KeyRefused, NotStored, StoreUnavailable, ValueError)
+    for error in (
+        NameTaken,
+        KeyTaken,
+        KeyRevoked,
+        NoShadow,
+        TooManyKeys,
+        KeyRefused,
+        NotStored,
+        StoreUnavailable,
+        ValueError,
+    )
 }
 
 
@@ -68,6 +80,10 @@ class UsersOfWorkers:
     def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
         """See IUserStore."""
         return self._call("change_user", [name, change], _changed_from)
+
+    def promote_shadow(self, name: str) -> Deferred[Changed | None]:
+        """See IUserStore."""
+        return self._call("promote_shadow", [name], _changed_from)
 
     def delete_user(self, name: str) -> Deferred[User | None]:
         """See IUserStore."""
@@ -139,6 +155,11 @@ def _page_from(page: Any) -> UserPage:
     return UserPage([user_from(record) for record in page["users"]], page["more_after"])
 
 
+def _user_change_from(values: Sequence[Any]) -> UserChange:
+    change = UserChange(*values)
+    return change if change.shadow is None else change._replace(shadow=Shadow(*change.shadow))
+
+
 def _key_change_from(values: Sequence[Any]) -> KeyChange:
     change = KeyChange(*values)
     return change if change.bucket is None else change._replace(bucket=KeyBucket(*change.bucket))
@@ -148,7 +169,7 @@ def _key_change_from(values: Sequence[Any]) -> KeyChange:
 _ARGUMENTS: Final[dict[str, tuple[Callable[[Any], Any], ...]]] = {
     "user_page": (_plain, _plain, lambda values: UserFilter(*values)),
     "create_user": (user_from,),
-    "change_user": (_plain, lambda values: UserChange(*values)),
+    "change_user": (_plain, _user_change_from),
     "create_key": (_plain, key_from),
     "change_key": (_plain, _plain, _key_change_from),
 }

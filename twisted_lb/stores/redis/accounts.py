@@ -22,9 +22,10 @@ from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
 from twisted_lb.stores.redis.rates import rate_text
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.user_names import equal_forms
-from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, KeyRefused
+from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, KeyRefused, Shadow
 
 MAX_PAGE = 200  # accounts
+_CHANGED: Final = 6  # elements of a reply of change_account.lua
 # Why a key is refused, by the numbers of `refusal` in bucket.lua.
 REFUSAL_OF: Final = {90: USER_DISABLED, 91: KEY_DISABLED, 92: KEY_EXPIRED}
 
@@ -123,7 +124,11 @@ def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     if reply[5]:
         raise KeyRefused(REFUSAL_OF[reply[5]])
-    return _new_profile(*reply[:4])
+    profile = _new_profile(*reply[:4])
+    if len(reply) == _CHANGED or not reply[-3]:
+        return profile
+    capacity, rate, level = reply[-3:]
+    return profile._replace(owner=reply[6].decode(), shadow=Shadow(capacity, float(rate), level))
 
 
 def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
@@ -132,8 +137,10 @@ def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     name, capacity, rate, level, _, reason, *special = reply
-    owner, left, own_capacity, _, _ = special
-    plain = owner.decode() == digest and not left and not own_capacity
+    owner, left, own_capacity, _, _, shadow_capacity, _, _ = special
+    plain = owner.decode() == digest and not left and not own_capacity and not shadow_capacity
+    # As in a reply of take_tokens.lua.
+    special = [*special, 0] if shadow_capacity else special[:-3]
     return FoundKey(
         _new_profile(name, capacity, rate, level), REFUSAL_OF.get(reason, ""), None if plain else [name, *special]
     )
@@ -141,9 +148,10 @@ def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
 
 def special_key(found: list[Any], now: float) -> tuple[bytes, SpecialKey]:
     """The user's name, and the key, of a special key as take_tokens.lua replies it; `now` is the fallback's clock."""
-    name, owner, left, capacity, rate, level = found
+    name, owner, left, capacity, rate, level, *shadow = found
     expires = now + left / 1_000_000 if left else inf
-    return name, SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now)
+    of_user = Policy(shadow[0], float(shadow[1])) if shadow else Policy()
+    return name, SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now, of_user)
 
 
 def _in_use(reply: list[Any] | None) -> bool:

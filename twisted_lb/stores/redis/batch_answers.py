@@ -9,7 +9,17 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, LimitLevel, Limits, SharedBucket, Taken
+from twisted_lb.interfaces import (
+    ADDRESS,
+    GLOBAL,
+    IN_FLIGHT,
+    KEY,
+    LimitLevel,
+    Limits,
+    ShadowDecision,
+    SharedBucket,
+    Taken,
+)
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.stores.redis.accounts import REFUSAL_OF
 from twisted_lb.stores.redis.batch_encoding import Batch, WithoutKey
@@ -51,7 +61,10 @@ class BatchAnswers:
         for digest, receiver, limits, name, capacity, rate, outcome, level in zip(
             batch.digests, batch.receivers, limits_of, element, element, element, element, element
         ):
-            more = self._seen(limits, levels) if limits is not None else ()
+            more: tuple[LimitLevel, ...] = ()
+            decisions: tuple[ShadowDecision, ...] = ()
+            if limits is not None:
+                more, decisions = self._seen(limits, levels)
             if name is None and outcome == _DAMAGED:
                 try:
                     receiver.bucket_unavailable("what Redis holds for this key is not an account")
@@ -62,14 +75,15 @@ class BatchAnswers:
                 taken = None
                 fallback.forget(digest)
             elif outcome < _OF_IN_FLIGHT:
-                taken = _new_tuple(
-                    Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more if outcome else ())
-                )
+                if not outcome:
+                    more = decisions = ()
+                taken = _new_tuple(Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions))
                 recent[digest] = (taken, now)
                 if counting and outcome:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
             elif outcome >= SPECIAL:
-                taken = self._special(digest, name, (capacity, float(rate), outcome - SPECIAL, level), more)
+                answer = capacity, float(rate), outcome - SPECIAL, level
+                taken = self._special(digest, name, answer, more, decisions)
                 if counting and taken.admitted:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
             elif outcome in REFUSAL_OF:
@@ -89,10 +103,15 @@ class BatchAnswers:
             self._wrong_keys.found(key)
 
     def _special(
-        self, digest: str, found: list[Any], answer: tuple[int, float, int, int], more: tuple[LimitLevel, ...]
+        self,
+        digest: str,
+        found: list[Any],
+        answer: tuple[int, float, int, int],
+        more: tuple[LimitLevel, ...],
+        decisions: tuple[ShadowDecision, ...],
     ) -> Taken:
         """The decision about a special key (see `recent_keys`)."""
-        taken = special_taken(digest, found, answer, more, self._fallback)
+        taken = special_taken(digest, found, answer, more, decisions, self._fallback)
         return taken if taken is not None else self._refused(answer[2], found[0], answer[3], more)
 
     def _refused(self, outcome: int, name: bytes, level: int, more: tuple[LimitLevel, ...]) -> Taken:
@@ -105,15 +124,22 @@ class BatchAnswers:
         limit, policy = (GLOBAL, limits.global_bucket) if outcome == _OF_GLOBAL else (ADDRESS, limits.address)
         return Taken(False, name, policy.capacity, policy.rate_per_sec, level, limit)
 
-    def _seen(self, limits: tuple[SharedBucket, ...], levels: Iterator[Any]) -> tuple[LimitLevel, ...]:
-        """The levels of the shared buckets of one taking."""
+    def _seen(
+        self, limits: tuple[SharedBucket, ...], levels: Iterator[Any]
+    ) -> tuple[tuple[LimitLevel, ...], tuple[ShadowDecision, ...]]:
+        """The levels of the shared buckets of one taking, and the decisions of shadows."""
         found = []
-        for shared, level in zip(limits, levels):
+        decisions = []
+        for shared in limits:
+            level = next(levels)
             rule = shared.rule
             if rule.name != ADDRESS:
                 self._fallback.seen_shared(shared, level)
-            found.append(LimitLevel(rule.capacity, rule.rate_per_sec, level, rule.name))
-        return tuple(found)
+            if shared.shadow:
+                decisions.append(ShadowDecision(shared, next(levels) == 1))
+            else:
+                found.append(LimitLevel(rule.capacity, rule.rate_per_sec, level, rule.name))
+        return tuple(found), tuple(decisions)
 
     def _answer_without_key(
         self, without_key: list[WithoutKey], element: Iterator[Any], levels: Iterator[Any]
@@ -121,9 +147,11 @@ class BatchAnswers:
         for (limits, _, receiver, _), _, _, _, outcome, _ in zip(
             without_key, element, element, element, element, element
         ):
-            seen = self._seen(limits, levels)
-            if outcome == _ADMITTED:
-                taken = Taken(True, b"", *seen[0], more=seen[1:])
+            seen, decisions = self._seen(limits, levels)
+            if not seen:
+                taken = Taken(True, b"", 0, 0.0, 0, ADDRESS, shadows=decisions)
+            elif outcome == _ADMITTED:
+                taken = Taken(True, b"", *seen[0], more=seen[1:], shadows=decisions)
             else:
                 taken = Taken(False, b"", *seen[outcome - _OF_SHARED])
             answer(receiver, taken)

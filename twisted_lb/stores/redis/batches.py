@@ -28,14 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import (
-    ADDRESS,
-    MICROTOKENS,
-    ITokenReceiver,
-    Limits,
-    SharedBucket,
-    Taken,
-)
+from twisted_lb.interfaces import ADDRESS, MICROTOKENS, ITokenReceiver, Limits, SharedBucket, Taken
 from twisted_lb.limits.bucket import MAX_COST, check_cost
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.shared_buckets import address_bucket, address_rule
@@ -186,10 +179,19 @@ class TokenBatches:
         if not self._under_way:
             self._send_soon()
 
-    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+    def take_address(
+        self,
+        network: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        served: bool = False,
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  On shares, this process has buckets of its own."""
-        without_key = WithoutKey((address_bucket(self._address_rule, network),), cost, receiver, served)
         if self._with_addresses:
+            limits = (address_bucket(self._address_rule, network), *limits)
+        without_key = WithoutKey(limits, cost, receiver, served)
+        if limits:
             self._take_without_key(without_key)
         elif self._on_shares or not self._connection.ready:
             self._local.decide_without_key(without_key, self._reason(), self._instance.new)

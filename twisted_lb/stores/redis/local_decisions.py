@@ -98,7 +98,8 @@ class LocalDecisions:
         """The same for a request without a key; `new`: this instance has never decided about a request with Redis."""
         limits, cost, receiver, served = without_key
         fallback = self._fallback
-        if limits[0].rule.name == ADDRESS:
+        if not limits or limits[0].rule.name == ADDRESS or limits[0].shadow:
+            # Without a limit of networks there may be shadows alone.
             if served and fallback.mode == DENY:
                 receiver.bucket_unavailable(reason)
             else:
@@ -127,7 +128,8 @@ class LocalDecisions:
                 fallback.of_network(network, spend=True)
             receiver.bucket_answered(None)
             return
-        (name, capacity, rate_per_sec), level = found.profile
+        name, capacity, rate_per_sec = found.profile.account
+        level = found.profile.level
         if found.refused:
             receiver.bucket_answered(Taken(False, name.encode(), 0, 0.0, 0, found.refused))
             return

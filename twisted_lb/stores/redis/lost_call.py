@@ -6,14 +6,14 @@ lost call (resolve.lua).  Then the outcome is known, and the buckets are correct
 
 1. The call was not executed: its charges are still due.  Its requests were decided without Redis, and took no tokens.
 2. It was executed: its charges are done.  The tokens that its requests took are refunded, since these requests were
-   decided without Redis as well, and are charged for that.
+   decided without Redis as well, and are charged for that.  Shadows are not: whether they were taken of is not known.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import MICROTOKENS, SharedBucket
+from twisted_lb.interfaces import MICROTOKENS, SharedBucket, enforced
 from twisted_lb.stores.redis.batch_encoding import Batch
 
 
@@ -46,8 +46,8 @@ def lost_call(number: int, batch: Batch) -> LostCall:
         (digest, costs.get(position, 1) * MICROTOKENS) for position, digest in enumerate(batch.digests, 1)
     ]
     charges = [(digest, tokens * MICROTOKENS) for digest, tokens in zip(batch.charged, batch.tokens)]
-    limits = [(batch.limits.get(position, ()), cost) for position, (_, cost) in enumerate(takings, 1)]
-    limits += [(limits, cost * MICROTOKENS) for limits, cost, *_ in batch.without_key]
+    limits = [(enforced(batch.limits.get(position, ())), cost) for position, (_, cost) in enumerate(takings, 1)]
+    limits += [(enforced(limits), cost * MICROTOKENS) for limits, cost, *_ in batch.without_key]
     shared_charges = [(shared, tokens * MICROTOKENS) for shared, tokens in batch.shared_charges]
     return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS, limits, shared_charges)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from twisted_lb.interfaces import KEY, OWN, LimitLevel, Taken
+from twisted_lb.interfaces import KEY, OWN, LimitLevel, ShadowDecision, Taken, shadow_bucket
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.stores.redis.accounts import REFUSAL_OF, special_key
 
@@ -23,15 +23,22 @@ def special_taken(
     found: list[Any],
     answer: tuple[int, float, int, int],
     more: tuple[LimitLevel, ...],
+    decisions: tuple[ShadowDecision, ...],
     fallback: Fallback,
 ) -> Taken | None:
     """The decision of the buckets of a special key and its user; None: another limit refuses.
 
-    `answer` is the capacity, the rate, the outcome without SPECIAL, and the level; `more` are the shared buckets.
+    `answer` is the capacity, the rate, the outcome without SPECIAL, and the level; `more` are the shared buckets, and
+    `decisions` those of shadows among them.
     """
     capacity, rate_per_sec, outcome, level = answer
     name, special = special_key(found, fallback.now())
-    own = special.own
+    own, shadow = special.own, special.shadow
+    if shadow.capacity:
+        *_, level_of_shadow, would_refuse = found
+        shared = shadow_bucket(special.owner, *shadow)
+        fallback.seen_shared(shared, level_of_shadow)
+        decisions = (*decisions, ShadowDecision(shared, would_refuse == 1))
     if outcome == OF_OWN:
         return Taken(False, name, own.capacity, own.rate_per_sec, level, OWN)
     if outcome not in (0, 1):
@@ -42,4 +49,4 @@ def special_taken(
         return described
     if own.capacity:
         more = (LimitLevel(own.capacity, own.rate_per_sec, special.level, OWN), *more)
-    return Taken(True, name, capacity, rate_per_sec, level, KEY, more)
+    return Taken(True, name, capacity, rate_per_sec, level, KEY, more, decisions)

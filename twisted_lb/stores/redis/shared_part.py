@@ -17,7 +17,7 @@ class Limited(NamedTuple):
 
     position: int  # among those with a key, from 1; 0: it has none
     cost: int  # tokens, without a key
-    limits: tuple[SharedBucket, ...]
+    limits: tuple[SharedBucket, ...]  # shadows last
 
 
 def encode_shared(
@@ -39,6 +39,7 @@ def encode_shared(
     for shared, amount in charges:
         rest += number(shared), b"%d" % amount
     for position, cost, limits in takings:
-        rest += b"%d" % position, b"%d" % cost, b"%d" % len(limits), *map(number, limits)
+        rest += b"%d" % position, b"%d" % cost, b"%d" % len(limits)
+        rest += [b"-" + number(shared) if shared.shadow else number(shared) for shared in limits]
     parts = [b"%d" % len(charges), b"%d" % len(takings), *named, *rest]
     return len(numbers), len(parts), encode_parts(*parts)

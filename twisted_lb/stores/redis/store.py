@@ -232,9 +232,16 @@ class RedisStore:
         """See IBucketStore.  While Redis is unavailable, the fallback charges it, and Redis is charged afterwards."""
         self._batches.release(digest, tokens, limits)
 
-    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+    def take_address(
+        self,
+        network: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        served: bool = False,
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  While Redis is away, this process has buckets of its own for networks."""
-        self._batches.take_address(network, receiver, cost, served)
+        self._batches.take_address(network, receiver, cost, served, limits)
 
     def release_address(self, network: str, tokens: int) -> None:
         """See IBucketStore.  While Redis is away, it concerns the bucket of this process for the network."""
@@ -316,6 +323,9 @@ class RedisStore:
 
     def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
         return self._users.change_user(name, change)
+
+    def promote_shadow(self, name: str) -> Deferred[Changed | None]:
+        return self._users.promote_shadow(name)
 
     def delete_user(self, name: str) -> Deferred[User | None]:
         return self._users.delete_user(name)

@@ -43,6 +43,8 @@ from twisted_lb.users import (
     KeyRefused,
     KeyRevoked,
     KeyTaken,
+    NoShadow,
+    Shadow,
     TooManyKeys,
     User,
     UserChange,
@@ -88,6 +90,7 @@ class RedisUsers:
         self._index = script("index_keys")
         self._create = script("create_user")
         self._change = script("change_user")
+        self._promote = script("promote_shadow")
         self._delete = script("delete_user")
         self._create_key = script("create_key")
         self._change_key = script("change_key")
@@ -140,6 +143,7 @@ class RedisUsers:
             _user_state(user.disabled),
             metadata_text(user.metadata).encode() if user.metadata else b"",
             _number(user.created_at),
+            *((b"0", b"0", b"") if user.shadow is None else _bucket_arguments(user.shadow)),
         ]
         for key in user.keys:
             arguments += _key_arguments(key)
@@ -156,8 +160,14 @@ class RedisUsers:
             _number(change.level),
             b"" if change.disabled is None else _user_state(change.disabled),
             b"" if change.metadata is None else metadata_text(change.metadata).encode(),
+            *((b"", b"", b"") if change.shadow is None else _bucket_arguments(change.shadow)),
             keys=0,
         ).addCallback(_changed)
+
+    @_failing
+    def promote_shadow(self, name: str) -> Deferred[Changed | None]:
+        """See IUserStore."""
+        return self._promote.call(*_forms(name), keys=0).addCallback(_changed)
 
     @_failing
     def delete_user(self, name: str) -> Deferred[User | None]:
@@ -253,7 +263,7 @@ def _key_arguments(key: Key) -> list[bytes]:
     ]
 
 
-def _bucket_arguments(bucket: KeyBucket) -> tuple[bytes, bytes, bytes]:
+def _bucket_arguments(bucket: KeyBucket | Shadow) -> tuple[bytes, bytes, bytes]:
     return b"%d" % bucket.capacity, rate_text(bucket.rate_per_sec), _number(bucket.level)
 
 
@@ -274,6 +284,8 @@ def _changed(reply: Any) -> Changed | None:
         raise TooManyKeys
     if reply == 4:
         raise KeyRevoked
+    if reply == 5:
+        raise NoShadow
     if reply is None:
         return None
     before, after = reply or (reply, reply)
@@ -299,7 +311,8 @@ def _user(reply: list[Any]) -> User:
     """See `user_at` in users.lua."""
     if not reply:
         raise StoreUnavailable("what Redis holds for this user is not a user")
-    _, name, capacity, rate, level, state, metadata, created, first, *further = reply
+    _, name, capacity, rate, level, state, more, created, first, *further = reply
+    metadata, shadow_capacity, shadow_rate, shadow_level = more
     keys = list(map(_key, further))
     if len(keys) > 1:
         keys.sort(key=lambda key: (key.created_at or 0, key.digest))
@@ -312,6 +325,7 @@ def _user(reply: list[Any]) -> User:
         _metadata(metadata),
         created or None,
         (_key(first), *keys),
+        Shadow(shadow_capacity, float(shadow_rate), shadow_level) if shadow_capacity else None,
     )
 
 

@@ -132,7 +132,7 @@ class EmbeddedAccounts:
             now_us,
         )
         self._dirty.add(user)
-        return user.profile(now_us)
+        return user.profile(now_us)._replace(owner="", shadow=None)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See IAccountStore.  Fails with ValueError for a count that is not from 1 to 200, or an invalid name."""

@@ -137,20 +137,26 @@ class AccountDatabase:
         stamp_us: int,
         disabled: bool | None = None,
         metadata: str | None = None,
+        shadow: str | None = None,
     ) -> None:
         """Set of a user what is not None, and the level at the time of the change, durably."""
         self._write(
             (
                 "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
-                " level = ?, stamp_us = ?, disabled = coalesce(?, disabled), metadata = coalesce(?, metadata)"
-                " WHERE digest = ?",
-                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, digest)],
+                " level = ?, stamp_us = ?, disabled = coalesce(?, disabled), metadata = coalesce(?, metadata),"
+                " shadow = coalesce(?, shadow) WHERE digest = ?",
+                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, shadow, digest)],
             )
         )
 
-    def write_levels(self, levels: Sequence[tuple[int, int, str]]) -> None:
-        """Set (level, stamp_us) of each digest, all in one transaction."""
-        self._write(("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels))
+    def write_levels(
+        self, levels: Sequence[tuple[int, int, str]], shadows: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Set (level, stamp_us), and the shadow, of each digest, all in one transaction."""
+        self._write(
+            ("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels),
+            ("UPDATE account SET shadow = ? WHERE digest = ?", shadows),
+        )
 
     def write_usage(self, rows: Sequence[UsageRow], removed: Sequence[str]) -> None:
         """Set the counts of some subjects, and remove those of others, all in one transaction."""

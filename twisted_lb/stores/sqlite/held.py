@@ -13,7 +13,7 @@ from typing import Final
 from twisted_lb.interfaces import MICROTOKENS, Account, Profile
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
-from twisted_lb.stores.sqlite.schema import KeyRow, Row
+from twisted_lb.stores.sqlite.schema import KeyRow, Row, read_shadow, shadow_text
 from twisted_lb.user_names import normalized
 from twisted_lb.users import (
     ACTIVE,
@@ -24,6 +24,7 @@ from twisted_lb.users import (
     USER_DISABLED,
     Key,
     KeyBucket,
+    Shadow,
     User,
     key_id_of,
 )
@@ -34,7 +35,7 @@ MINUTE_US: Final = 60_000_000
 class HeldUser(Bucket):
     """A user's bucket, with the user."""
 
-    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys")
+    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys", "shadow")
 
     def __init__(self, row: Row, now_us: int) -> None:
         # A time stamp in the future is from before the clock was set back: the bucket must not pause until then.
@@ -46,9 +47,21 @@ class HeldUser(Bucket):
         self.metadata = row.metadata
         self.created_us = row.created_us
         self.keys: list[HeldKey] = []  # the first one first
+        self.shadow: Bucket | None = None
+        stored = read_shadow(row.shadow)
+        if stored is not None:
+            capacity, rate_per_sec, level, stamp_us = stored
+            self.shadow = Bucket(capacity, rate_per_sec, level, min(stamp_us, now_us))
 
     def profile(self, now_us: int) -> Profile:
-        return Profile(Account(self.name, self.capacity, self.rate_per_sec), self.level_at(now_us))
+        account = Account(self.name, self.capacity, self.rate_per_sec)
+        if self.shadow is None:
+            return Profile(account, self.level_at(now_us))
+        return Profile(account, self.level_at(now_us), self.digest, self._shown_shadow(now_us))
+
+    def set_shadow(self, shadow: Shadow, now_us: int) -> None:
+        """Give it this shadow policy, or none; the level is kept unless there is one in `shadow`."""
+        self.shadow = _changed_bucket(self.shadow, shadow.capacity, shadow.rate_per_sec, shadow.level, now_us)
 
     def in_use(self, now_us: int) -> bool:
         """Whether tokens were taken recently; see IAccountStore.in_use."""
@@ -66,7 +79,21 @@ class HeldUser(Bucket):
             int(self.disabled),
             self.metadata,
             self.created_us,
+            self.shadow_text(),
         )
+
+    def shadow_text(self) -> str:
+        """The shadow as it is stored."""
+        shadow = self.shadow
+        if shadow is None:
+            return ""
+        return shadow_text(shadow.capacity, shadow.rate_per_sec, shadow.level, shadow.stamp_us)
+
+    def _shown_shadow(self, now_us: int) -> Shadow | None:
+        shadow = self.shadow
+        if shadow is None:
+            return None
+        return Shadow(shadow.capacity, shadow.rate_per_sec, shadow.level_at(now_us))
 
     def key_rows(self) -> list[KeyRow]:
         """The keys of which there is something to say."""
@@ -84,6 +111,7 @@ class HeldUser(Bucket):
             json.loads(self.metadata) if self.metadata else {},
             self.created_us or None,
             tuple([key.shown(now_us) for key in self.keys]),
+            self._shown_shadow(now_us),
         )
 
 
@@ -106,16 +134,7 @@ class HeldKey:
 
     def set_bucket(self, bucket: KeyBucket, now_us: int) -> None:
         """Give it this bucket of its own, or none; the level is kept unless there is one in `bucket`."""
-        capacity, rate_per_sec, level = bucket
-        own = self.own
-        if not capacity:
-            self.own = None
-        elif own is None:
-            self.own = Bucket(capacity, rate_per_sec, new_level(capacity, level), now_us)
-        else:
-            own.change(capacity, rate_per_sec, now_us)
-            if level is not None:
-                own.level = new_level(capacity, level)
+        self.own = _changed_bucket(self.own, bucket.capacity, bucket.rate_per_sec, bucket.level, now_us)
 
     def refusal(self, now_us: int) -> str:
         """Why it must not be used, or ""; a revoked key is unknown."""
@@ -128,7 +147,9 @@ class HeldKey:
     @property
     def plain(self) -> bool:
         """Whether a request needs nothing but the user's bucket."""
-        return self.state == ACTIVE and not self.expires_us and self.own is None and not self.user.disabled
+        user = self.user
+        of_user = not user.disabled and user.shadow is None
+        return of_user and self.state == ACTIVE and not self.expires_us and self.own is None
 
     def row(self) -> KeyRow:
         """As it is stored."""
@@ -243,6 +264,23 @@ class HeldUsers:
 
 def _order(key: HeldKey) -> tuple[int, str]:
     return key.created_us, key.digest
+
+
+def _changed_bucket(
+    bucket: Bucket | None, capacity: int, rate_per_sec: float, level: int | None, now_us: int
+) -> Bucket | None:
+    """The bucket with another policy, and this level if there is one; a new one where there was none.
+
+    A capacity of 0: there is none any more.
+    """
+    if not capacity:
+        return None
+    if bucket is None:
+        return Bucket(capacity, rate_per_sec, new_level(capacity, level), now_us)
+    bucket.change(capacity, rate_per_sec, now_us)
+    if level is not None:
+        bucket.level = new_level(capacity, level)
+    return bucket
 
 
 def new_level(capacity: int, level: int | None) -> int:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, LimitLevel, Limits, SharedBucket, Taken
+from twisted_lb.interfaces import (
+    ADDRESS,
+    GLOBAL,
+    IN_FLIGHT,
+    MICROTOKENS,
+    LimitLevel,
+    Limits,
+    ShadowDecision,
+    SharedBucket,
+    Taken,
+    enforced,
+    shadows,
+)
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
 
@@ -46,16 +58,29 @@ class OtherLimits:
         """Take from buckets that do not refuse."""
         levels = self._shared.take(limits, cost, now_us)
         return tuple(
-            [LimitLevel(rule.capacity, rule.rate_per_sec, level, rule.name) for (rule, _), level in zip(limits, levels)]
+            [
+                LimitLevel(rule.capacity, rule.rate_per_sec, level, rule.name)
+                for (rule, *_), level in zip(limits, levels)
+            ]
         )
 
+    def take_shadows(
+        self, cost: int, limits: tuple[SharedBucket, ...], now_us: int
+    ) -> tuple[ShadowDecision, ...]:
+        """Ask shadows for the tokens of a request that was admitted."""
+        return self._shared.take_shadows(limits, cost, now_us)
+
     def take_without_key(self, cost: int, limits: tuple[SharedBucket, ...], now_us: int) -> Taken:
-        """The decision about a request without a key."""
-        refused = self._refused_shared(b"", cost, limits, now_us)
+        """The decision about a request without a key; there need not be a limit that is no shadow."""
+        binding = enforced(limits)
+        refused = self._refused_shared(b"", cost, binding, now_us)
         if refused is not None:
             return refused
-        levels = self.take_shared(cost, limits, now_us)
-        return Taken(True, b"", *levels[0], more=levels[1:])
+        levels = self.take_shared(cost, binding, now_us)
+        decisions = self.take_shadows(cost, shadows(limits), now_us)
+        if not levels:
+            return Taken(True, b"", 0, 0.0, 0, ADDRESS, shadows=decisions)
+        return Taken(True, b"", *levels[0], more=levels[1:], shadows=decisions)
 
     def refused_network(self, network: str, spend: bool, now_us: int) -> Taken | None:
         """The refusal of a network's bucket without tokens; otherwise None, and a token is taken if `spend`."""
@@ -101,5 +126,5 @@ class OtherLimits:
         refusing = self._shared.refusing(limits, cost, now_us)
         if refusing is None:
             return None
-        (rule, _), level = refusing
+        (rule, *_), level = refusing
         return Taken(False, name, rule.capacity, rule.rate_per_sec, level, rule.name)

@@ -3,10 +3,13 @@
 A user is a row of `account`, named by the digest of the user's first key.  A key is a row of `api_key`; a first key of
 which there is nothing to say has none, as in a database of format 1, which has no such table.  `usage`, which is new in
 format 3, has counts by time (see `twisted_lb.usage`), with a row for each counter of a subject.
+
+In `account`, `shadow` is that of the user as JSON (see `shadow_text`), or empty; formats 1 and 2 have no such column.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Final, NamedTuple
 
@@ -27,7 +30,8 @@ CREATE TABLE account (
     stamp_us INTEGER NOT NULL,
     disabled INTEGER NOT NULL DEFAULT 0,
     metadata TEXT NOT NULL DEFAULT '',
-    created_us INTEGER NOT NULL DEFAULT 0
+    created_us INTEGER NOT NULL DEFAULT 0,
+    shadow TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID
 """
 # A capacity of 0: the key has no bucket of its own.
@@ -59,7 +63,7 @@ CREATE TABLE usage (
 SELECT: Final = "SELECT * FROM account"
 SELECT_KEYS: Final = "SELECT * FROM api_key"
 SELECT_USAGE: Final = "SELECT * FROM usage"
-INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_KEY: Final = "INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_USAGE: Final = "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)"
 
@@ -76,6 +80,7 @@ class Row(NamedTuple):
     disabled: int = 0
     metadata: str = ""  # JSON; empty: none
     created_us: int = 0  # 0: not known
+    shadow: str = ""  # JSON; empty: none
 
 
 class UsageRow(NamedTuple):
@@ -123,6 +128,7 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
                 connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
             connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
             connection.execute(_API_KEY)
+        connection.execute("ALTER TABLE account ADD COLUMN shadow TEXT NOT NULL DEFAULT ''")
         connection.execute(_USAGE)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
@@ -134,8 +140,12 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
 
 def makes_sense(row: Row) -> bool:
     """Whether this program can have written the row: SQLite columns accept values of any type."""
-    texts, numbers = (row.digest, row.name, row.metadata), (row.level, row.stamp_us, row.created_us)
+    texts, numbers = (row.digest, row.name, row.metadata, row.shadow), (row.level, row.stamp_us, row.created_us)
     if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
+        return False
+    try:
+        read_shadow(row.shadow)
+    except ValueError:
         return False
     return row.disabled in (0, 1) and _is_policy(row.capacity, row.rate_per_sec)
 
@@ -148,6 +158,25 @@ def key_makes_sense(row: KeyRow) -> bool:
     if not all(type(number) is int for number in numbers) or row.state not in (ACTIVE, DISABLED, REVOKED):
         return False
     return row.capacity == 0 or _is_policy(row.capacity, row.rate_per_sec)
+
+
+def shadow_text(capacity: int, rate_per_sec: float, level: int, stamp_us: int) -> str:
+    """The bucket of a shadow policy as it is stored; no capacity: there is none."""
+    return json.dumps([capacity, rate_per_sec, level, stamp_us]) if capacity else ""
+
+
+def read_shadow(text: str) -> tuple[int, float, int, int] | None:
+    """Capacity, rate, level and time stamp.  Raises ValueError for what `shadow_text` cannot have written."""
+    if not text:
+        return None
+    read = json.loads(text)
+    if not isinstance(read, list) or len(read) != 4:
+        raise ValueError(text)
+    capacity, rate_per_sec, level, stamp_us = read
+    check_policy(capacity, rate_per_sec)
+    if type(level) is not int or type(stamp_us) is not int:
+        raise ValueError(text)
+    return capacity, float(rate_per_sec), level, stamp_us
 
 
 def _is_policy(capacity: object, rate_per_sec: object) -> bool:

@@ -49,10 +49,15 @@ from twisted_lb.interfaces import (
     LimitLevel,
     Limits,
     Profile,
+    ShadowDecision,
     SharedBucket,
     StoreState,
     StoreUnavailable,
     Taken,
+    enforced,
+    is_of_user,
+    shadow_bucket,
+    shadows,
 )
 from twisted_lb.limits.bucket import check_cost
 from twisted_lb.repeated import Repeated
@@ -215,22 +220,25 @@ class EmbeddedStore:
         admitted, level = bucket.take(cost, now_us)
         self._used.add(digest)
         more: tuple[LimitLevel, ...] = ()
+        decisions: tuple[ShadowDecision, ...] = ()
         if admitted:
             if before is not None:
                 in_flight = self._in_flight.get(digest, 0)
-                refused = other_limits.refused(bucket.name_bytes, in_flight, cost, limits, now_us)
+                binding = enforced(limits)
+                refused = other_limits.refused(bucket.name_bytes, in_flight, cost, binding, now_us)
                 if refused is not None:
                     # Nothing is taken then; a refund would not undo the refill.
                     bucket.level, bucket.stamp_us = before
                     receiver.bucket_answered(refused)
                     return
                 if limits:
-                    more = other_limits.take_shared(cost, limits, now_us)
+                    more = other_limits.take_shared(cost, binding, now_us)
+                    decisions = other_limits.take_shadows(cost, shadows(limits), now_us)
                 if self.counts_in_flight:
                     self._in_flight[digest] = in_flight + 1
             self._dirty.add(bucket)
         # Taken(...) without the call of its Python-level __new__: this runs once per request.
-        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY, more)
+        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY, more, decisions)
         receiver.bucket_answered(_new_tuple(Taken, answer))
 
     def _take_of_key(self, key: HeldKey, cost: int, network: str, limits: tuple[SharedBucket, ...]) -> Taken:
@@ -253,8 +261,9 @@ class EmbeddedStore:
             if own_level < cost * MICROTOKENS:
                 refused = Taken(False, name, own.capacity, own.rate_per_sec, own_level, OWN)
         in_flight = self._in_flight.get(key.digest, 0)
+        binding = enforced(limits)
         if refused is None and (limits or other_limits.limits_keys):
-            refused = other_limits.refused(name, in_flight, cost, limits, now_us)
+            refused = other_limits.refused(name, in_flight, cost, binding, now_us)
         if refused is not None:
             user.level, user.stamp_us = before
             return refused
@@ -262,12 +271,19 @@ class EmbeddedStore:
             _, own_level = own.take(cost, now_us)
             more = (LimitLevel(own.capacity, own.rate_per_sec, own_level, OWN),)
             self._dirty_keys.add(key)
+        decisions: tuple[ShadowDecision, ...] = ()
         if limits:
-            more += other_limits.take_shared(cost, limits, now_us)
+            more += other_limits.take_shared(cost, binding, now_us)
+            decisions = other_limits.take_shadows(cost, shadows(limits), now_us)
+        shadow = user.shadow
+        if shadow is not None:
+            has_tokens, _ = shadow.take(cost, now_us)
+            shared = shadow_bucket(user.digest, shadow.capacity, shadow.rate_per_sec)
+            decisions += (ShadowDecision(shared, not has_tokens),)
         if self.counts_in_flight:
             self._in_flight[key.digest] = in_flight + 1
         self._dirty.add(user)
-        return Taken(True, name, user.capacity, user.rate_per_sec, level, KEY, more)
+        return Taken(True, name, user.capacity, user.rate_per_sec, level, KEY, more, decisions)
 
     def take_without_key(
         self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1
@@ -280,6 +296,9 @@ class EmbeddedStore:
         """See IBucketStore."""
         now_us = self._now_us()
         if tokens and limits:
+            if is_of_user(limits[-1]):
+                self._settle_shadow(tokens, limits[-1], now_us)
+                limits = limits[:-1]
             self._other_limits.settle_shared(tokens, limits, now_us)
         if not digest:
             return
@@ -303,10 +322,26 @@ class EmbeddedStore:
             self._dirty.add(bucket)
             self._other_limits.settle_global(tokens, now_us)
 
-    def take_address(self, network: str, receiver: ITokenReceiver, cost: int = 1, served: bool = False) -> None:
+    def _settle_shadow(self, tokens: int, shared: SharedBucket, now_us: int) -> None:
+        """The shadow of a user has admitted a request that cost `tokens` more than was taken."""
+        user = self._held.users.get(shared.rule.key.partition(":")[2])
+        if user is not None and user.shadow is not None:
+            user.shadow.settle(tokens, now_us)
+            self._dirty.add(user)
+
+    def take_address(
+        self,
+        network: str,
+        receiver: ITokenReceiver,
+        cost: int = 1,
+        served: bool = False,
+        limits: tuple[SharedBucket, ...] = (),
+    ) -> None:
         """See IBucketStore.  Answers within the call."""
         if self._other_limits.limits_networks:
-            self.take_without_key(self._other_limits.address(network), receiver, cost)
+            self.take_without_key((*self._other_limits.address(network), *limits), receiver, cost)
+        elif limits:
+            self.take_without_key(limits, receiver, cost)
         else:
             receiver.bucket_answered(Taken(True, b"", 0, 0.0, 0, ADDRESS))
 
@@ -368,6 +403,9 @@ class EmbeddedStore:
 
     def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
         return self._users.change_user(name, change)
+
+    def promote_shadow(self, name: str) -> Deferred[Changed | None]:
+        return self._users.promote_shadow(name)
 
     def delete_user(self, name: str) -> Deferred[User | None]:
         return self._users.delete_user(name)

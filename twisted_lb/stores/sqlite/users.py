@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import NameTaken
-from twisted_lb.limits.bucket import NEVER_USED_US
+from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
 from twisted_lb.stores.filtered_page import filtered_page
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts, not_running
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers, new_level, row_of_key
-from twisted_lb.stores.sqlite.schema import KeyRow, Row
+from twisted_lb.stores.sqlite.schema import KeyRow, Row, shadow_text
 from twisted_lb.stores.sqlite.sequential import SequentialCalls
 from twisted_lb.stores.user_checks import (
     check_digest,
@@ -35,6 +35,7 @@ from twisted_lb.user_names import normalized
 from twisted_lb.users import (
     ACTIVE,
     MAX_KEYS,
+    NO_SHADOW,
     REVOKED,
     Changed,
     Key,
@@ -43,6 +44,8 @@ from twisted_lb.users import (
     KeyRefused,
     KeyRevoked,
     KeyTaken,
+    NoShadow,
+    Shadow,
     TooManyKeys,
     User,
     UserChange,
@@ -149,6 +152,7 @@ class EmbeddedUsers:
             int(user.disabled),
             metadata_text(user.metadata) if user.metadata else "",
             created_us,
+            _stored_shadow(user.shadow, now_us) if user.shadow is not None else "",
         )
         keys = [row_of_key(key, first, now_us) for key in user.keys]
         keys[0] = keys[0]._replace(created_us=created_us)
@@ -176,7 +180,7 @@ class EmbeddedUsers:
             return succeed(None)
         now_us = self._now_us()
         before = user.shown(now_us)
-        capacity, rate_per_sec, level, disabled, _ = change
+        capacity, rate_per_sec, level, disabled, _, shadow = change
         metadata = None if change.metadata is None else metadata_text(change.metadata) if change.metadata else ""
         of_bucket = not (capacity is None and rate_per_sec is None and level is None)
         if of_bucket:
@@ -193,6 +197,7 @@ class EmbeddedUsers:
             user.stamp_us,
             disabled,
             metadata,
+            None if shadow is None else _stored_shadow(shadow, now_us, user.shadow),
         )
 
         def changed(_: object) -> Changed:
@@ -210,11 +215,29 @@ class EmbeddedUsers:
                 user.metadata = metadata
             if disabled is not None:
                 user.disabled = disabled
+            if shadow is not None:
+                user.set_shadow(shadow, now_us)
+                self._dirty.add(user)
+            if disabled is not None or shadow is not None:
                 for key in user.keys:
                     self._held.key_changed(key)
             return Changed(before, user.shown(now_us))
 
         return stored.addCallback(changed)
+
+    def promote_shadow(self, name: str) -> Deferred[Changed | None]:
+        """See IUserStore."""
+        return self._in_turn(partial(self._promote_shadow, name))
+
+    def _promote_shadow(self, name: str) -> Deferred[Changed | None]:
+        user = self._named(name)
+        if user is None:
+            return succeed(None)
+        shadow = user.shadow
+        if shadow is None:
+            raise NoShadow
+        change = UserChange(shadow.capacity, shadow.rate_per_sec, shadow=NO_SHADOW)
+        return self._change_user(name, change)
 
     def delete_user(self, name: str) -> Deferred[User | None]:
         """See IUserStore."""
@@ -398,3 +421,11 @@ class EmbeddedUsers:
     def _unchanged(self, user: HeldUser) -> Changed:
         shown = user.shown(self._now_us())
         return Changed(shown, shown)
+
+
+def _stored_shadow(shadow: Shadow, now_us: int, before: Bucket | None = None) -> str:
+    """A shadow as it is stored; the level is that of the one `before`, unless one is given."""
+    level = shadow.level
+    if level is None and before is not None:
+        level = before.level_at(now_us)
+    return shadow_text(shadow.capacity, shadow.rate_per_sec, new_level(shadow.capacity, level), now_us)

@@ -230,8 +230,10 @@ class DatabaseWriter:
 
     def _write_users(self, users: list[HeldUser]) -> Deferred[Any]:
         self._dirty.update(user for user in users if user is self.busy)
-        levels = [(user.level, user.stamp_us, user.digest) for user in users if self._may_write(user)]
-        return self.run(self._database.write_levels, levels)
+        written = [user for user in users if self._may_write(user)]
+        levels = [(user.level, user.stamp_us, user.digest) for user in written]
+        shadows = [(user.shadow_text(), user.digest) for user in written if user.shadow is not None]
+        return self.run(self._database.write_levels, levels, shadows)
 
     def _write_keys(self, keys: list[HeldKey]) -> Deferred[Any]:
         self._dirty_keys.update(key for key in keys if key.user is self.busy)

@@ -84,20 +84,39 @@ end
 
 -- What `state` says; it is absent where nothing is out of the ordinary.  Of the user, in the hash of the first key alone:
 -- 'active' or 'disabled'; of the key: 'active', 'disabled' or 'revoked'; when it expires (0: it does not); and 'own' for a
--- bucket of its own, in tokenlb:key_bucket:{<digest>}, within the user's.  nil where it says nothing of that.
+-- bucket of its own, in tokenlb:key_bucket:{<digest>}, within the user's.  Then, of the user again, letters for what
+-- there is: 's' for a shadow policy, with its bucket in tokenlb:shadow_bucket:{<digest of the first key>}; absent: none.
+-- nil where it says nothing of that.
 local function states(text)
   if not text then
-    return 'active', 'active', 0, false
+    return 'active', 'active', 0, false, ''
   end
-  local user, key, expires, bucket = text:match('^(%l+) (%l+) (%d+) (%l+)$')
+  local user, key, expires, bucket, more = text:match('^(%l+) (%l+) (%d+) (%l+) ?(%l*)$')
   expires = number(expires, 0, LAST_STAMP)
   if not expires or user ~= 'active' and user ~= 'disabled' or bucket ~= 'own' and bucket ~= 'shared' then
+    return nil
+  end
+  if more ~= '' and more ~= 's' then
     return nil
   end
   if key ~= 'active' and key ~= 'disabled' and key ~= 'revoked' then
     return nil
   end
-  return user, key, expires, bucket == 'own'
+  return user, key, expires, bucket == 'own', more
+end
+
+local function has_shadow(more)
+  return more:find('s', 1, true) ~= nil
+end
+
+-- The bucket of the shadow policy of a user, and that policy, capacity and rate as text, where `key` is the user's hash.
+-- nil where there is no policy that could be.
+local function shadow_of(key)
+  local fields = call('HMGET', key, 'shadow_capacity', 'shadow_rate')
+  if number(fields[1], 1, MOST_CAPACITY) and number(fields[2], 0, MOST_RATE) then
+    return 'tokenlb:shadow_bucket:' .. key:sub(9), tonumber(fields[1]), fields[2]
+  end
+  return nil
 end
 
 local REVOKED = -1
@@ -135,7 +154,8 @@ local function further(key)
 end
 
 -- The account of any key: why the key must not be used (see `refusal`; 0: it may be), the account's key in Redis,
--- microseconds until it expires (0: it does not), capacity (0: none) and rate of its own bucket.
+-- microseconds until it expires (0: it does not), capacity (0: none) and rate of its own bucket, and what else there is
+-- of the user (see `states`).
 -- nil where there is no such key, false where what is there is not one.
 local function account_of(key)
   local name, _, _, _, _, _, text = refilled(key)
@@ -157,7 +177,7 @@ local function account_of(key)
       return false
     end
   end
-  local user = states(of_user)
+  local user, _, _, _, more = states(of_user)
   local _, state, expires, own = states(text)
   if not user or not state then
     return false
@@ -169,7 +189,7 @@ local function account_of(key)
     end
   end
   local left = expires > 0 and max(expires - now, 1) or 0
-  return refusal(user, state, expires) or 0, place, left, own and capacity or 0, own and rate or '0'
+  return refusal(user, state, expires) or 0, place, left, own and capacity or 0, own and rate or '0', more
 end
 
 -- A bucket without an account, which is full until it is used, refilled to now: level, elapsed microseconds, and the level

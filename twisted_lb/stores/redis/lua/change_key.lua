@@ -26,9 +26,9 @@ if ARGV[at + 4] ~= '' then
   key[9] = min(level, key[7] * MICROTOKENS)
 end
 if key[1] == owner then
-  write_key(owner, user[6], key)
+  write_key(owner, user[6], user.more, key)
 else
-  write_key(key[1], 'active', key, owner)
+  write_key(key[1], 'active', '', key, owner)
 end
 tell(key[1])
 return {user, user_at(owner)}

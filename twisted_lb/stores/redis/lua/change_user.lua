@@ -1,5 +1,6 @@
 -- Change a user; empty arguments are left as they are.
 --   ARGV   how many forms of the name; the forms; capacity, rate, level, state, metadata
+--          capacity (0: none any more), rate and level of the shadow policy
 -- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
 -- user.
 
@@ -18,8 +19,17 @@ end
 if ARGV[at + 4] ~= '' then
   call('HSET', place, 'metadata', ARGV[at + 4])
 end
-if ARGV[at + 3] ~= '' and ARGV[at + 3] ~= user[6] then
-  write_key(owner, ARGV[at + 3], user[9])
+local shadow, more = tonumber(ARGV[at + 5]), user.more
+if shadow then
+  local level = tonumber(ARGV[at + 7]) or user[7][2] > 0 and user[7][4] or shadow * MICROTOKENS
+  write_shadow(owner, shadow, ARGV[at + 6], min(level, shadow * MICROTOKENS))
+  more = shadow > 0 and 's' or ''
+end
+local state = ARGV[at + 3] ~= '' and ARGV[at + 3] or user[6]
+if state ~= user[6] or more ~= user.more then
+  write_key(owner, state, more, user[9])
+end
+if state ~= user[6] then
   for i = 9, #user do
     tell(user[i][1])
   end

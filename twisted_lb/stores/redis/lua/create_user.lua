@@ -1,6 +1,7 @@
 -- Store a user with all keys, unless the name or one of the keys is in use.
 --   ARGV   how many forms of the name; the forms, the first of which is stored
 --          capacity, rate, level ('': full), state, metadata, created ('': now)
+--          capacity (0: none), rate and level ('': full) of the shadow policy
 --          then nine for each key, see `key_argument`; the first is that of the record
 -- Reply: 0 stored, 1 the name is taken, 2 a key is taken.
 
@@ -10,7 +11,7 @@ if owner_of_name(2, forms) then
 end
 local at = 2 + forms
 local keys = {}
-for i = at + 6, #ARGV - 8, 9 do
+for i = at + 9, #ARGV - 8, 9 do
   keys[#keys + 1] = key_argument(i)
 end
 local owner = keys[1][1]
@@ -21,6 +22,7 @@ for _, key in ipairs(keys) do
 end
 call('SCARD', keys_of(owner))
 call('HLEN', bucket_of(owner))
+call('HLEN', shadow_bucket_of(owner))
 local capacity = tonumber(ARGV[at])
 local level = min(tonumber(ARGV[at + 2]) or capacity * MICROTOKENS, capacity * MICROTOKENS)
 -- The stamp of a full bucket says that nothing was ever taken.
@@ -29,7 +31,10 @@ call('HSET', place_of(owner), 'name', ARGV[2], 'capacity', ARGV[at], 'rate', ARG
 if ARGV[at + 4] ~= '' then
   call('HSET', place_of(owner), 'metadata', ARGV[at + 4])
 end
-write_key(owner, ARGV[at + 3], keys[1])
+local shadow = tonumber(ARGV[at + 6])
+write_key(owner, ARGV[at + 3], shadow > 0 and 's' or '', keys[1])
+local shadow_level = tonumber(ARGV[at + 8]) or shadow * MICROTOKENS
+write_shadow(owner, shadow, ARGV[at + 7], min(shadow_level, shadow * MICROTOKENS))
 call('HSET', place_of(owner), 'created', ARGV[at + 5] ~= '' and ARGV[at + 5] or now_text)
 call('ZADD', 'tokenlb:names', 0, ARGV[2] .. '\0' .. owner)
 call('ZADD', 'tokenlb:first_keys', 0, owner)

@@ -14,6 +14,6 @@ end
 call('ZREM', 'tokenlb:names', user[2] .. '\0' .. owner)
 call('ZREM', 'tokenlb:first_keys', owner)
 tell(owner)
-call('DEL', place_of(owner), keys_of(owner), bucket_of(owner), in_flight_of(owner))
+call('DEL', place_of(owner), keys_of(owner), bucket_of(owner), shadow_bucket_of(owner), in_flight_of(owner))
 call('DEL', usage_of('key', owner), usage_of('shadow', owner))
 return user

@@ -32,9 +32,9 @@ else
   key[2] = 'revoked'
 end
 if key[1] == owner then
-  write_key(owner, user[6], key)
+  write_key(owner, user[6], user.more, key)
 else
-  write_key(key[1], 'active', key, owner)
+  write_key(key[1], 'active', '', key, owner)
 end
 tell(key[1])
 local expires = ARGV[at + 4] == '1' and before[3] or 0

@@ -18,10 +18,11 @@
 --             three elements for each bucket: its key without `tokenlb:`, capacity and rate
 --             two for each charge: the number of the bucket (from 1), microtokens (below zero: to give back)
 --             for each taking: its position, or 0 if it has no key; its cost in tokens if it has none; how many buckets
---             it needs tokens of, and their numbers
+--             it needs tokens of, and their numbers, below zero for shadows, which come last
 --   A taking without an extra costs one token and has no network.
 -- Reply, five elements for each taking with a key, then five for each one without; then, for each taking that needs
--- tokens of shared buckets, their levels; then, where there is one, the level of everyone's bucket; at last the keys
+-- tokens of shared buckets, their levels, and after that of a shadow 1 if it would have refused an admitted taking, else
+-- 0; then, where there is one, the level of everyone's bucket; at last the keys
 -- that were not what they should be:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
 --   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 everyone's bucket,
@@ -29,9 +30,11 @@
 --   account; 90 to 92 see `refusal`; 93 the key's own bucket.  Name, capacity and rate are those of the account where
 --   there is one, the level is that of the bucket that refused.
 --   A revoked key is answered like an unknown one.
---   For a key that is not the only one of its user, expires or has a bucket of its own, 100 is added unless the network's
---   bucket refuses or the key must not be used, and the name is a list: name, digest of the user's first key, microseconds
---   until the key expires (0: it does not), and of its own bucket capacity (0: none), rate as text, level.
+--   For a key that is not the only one of its user, expires or has a bucket of its own, or whose user has a shadow policy,
+--   100 is added unless the network's bucket refuses or the key must not be used, and the name is a list: name, digest of
+--   the user's first key, microseconds until the key expires (0: it does not), and of its own bucket capacity (0: none),
+--   rate as text, level.  Where there is a shadow policy, four more: its capacity, rate as text, level, and 1 if it would
+--   have refused an admitted taking, else 0.
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
@@ -100,6 +103,12 @@ local function charge(bucket, microtokens)
   end
 end
 
+-- Also at a cost of 0 it is stored, refilled to now, as in twisted_lb/limits/bucket.py.
+local function take(bucket, microtokens)
+  bucket[LEVEL] = bucket[LEVEL] - microtokens
+  mark(bucket, MOVED)
+end
+
 local replaced = {} -- keys that are removed before they are written
 
 local function shared_bucket(key, capacity, rate)
@@ -143,9 +152,10 @@ local specials = {} -- key -> what is special about it
 
 local account
 
--- What is special about a key: the bucket of its user, why it is refused, and its own bucket.
-local function special(key, owner, bucket, user, state, expires, own, capacity, rate)
-  local found = {bucket = bucket, owner = owner, user = user, refused = refusal(user, state, expires)}
+-- What is special about a key: the bucket of its user, why it is refused, its own bucket, and the shadow of its user,
+-- {bucket, capacity, rate as text}.
+local function special(key, owner, bucket, user, state, expires, own, capacity, rate, shadow)
+  local found = {bucket = bucket, owner = owner, user = user, refused = refusal(user, state, expires), shadow = shadow}
   found.left = expires > 0 and max(expires - now, 1) or 0
   if own then
     found.capacity, found.rate = own_policy(capacity, rate)
@@ -163,7 +173,7 @@ local function further_special(key)
   if not owner then
     return nil
   end
-  local bucket, user = accounts[owner], 'active'
+  local bucket, user, shadow = accounts[owner], 'active', nil
   if bucket == nil then
     bucket = account(owner)
   end
@@ -173,10 +183,10 @@ local function further_special(key)
     if not first or first.owner ~= owner then
       return nil
     end
-    bucket, user = first.bucket, first.user
+    bucket, user, shadow = first.bucket, first.user, first.shadow
   end
   local _, state, expires, own = states(text)
-  return state and special(key, owner, bucket, user, state, expires, own, capacity, rate)
+  return state and special(key, owner, bucket, user, state, expires, own, capacity, rate, shadow)
 end
 
 function account(key)
@@ -193,9 +203,14 @@ function account(key)
   end
   local found
   if bucket then
-    local user, state, expires, own = states(text)
+    local user, state, expires, own, more = states(text)
     local policy = own and call('HMGET', key, 'key_capacity', 'key_rate') or {}
-    found = user and special(key, key, bucket, user, state, expires, own, policy[1], policy[2])
+    local shadow = nil
+    if user and has_shadow(more) then
+      local place, full, speed = shadow_of(key)
+      shadow, user = place and {shared_of(place, full, tonumber(speed)), full, speed}, place and user
+    end
+    found = user and special(key, key, bucket, user, state, expires, own, policy[1], policy[2], shadow)
   else
     found = further_special(key)
   end
@@ -293,7 +308,7 @@ local size = 5 * (#KEYS - first)
 local outcomes = {}
 local limited = nil -- the takings that need tokens of shared buckets, in their order: arrays of buckets, and `levels`
 local limits_of = nil -- position of a taking -> the one of `limited`
-local refusing, take_from, note_levels = nil, nil, nil
+local refusing, take_from, take_shadows, note_levels = nil, nil, nil, nil
 
 -- What is made here costs every call, so it is made where it is needed.
 if shared_count > 0 then
@@ -309,8 +324,19 @@ if shared_count > 0 then
 
   take_from = function(buckets, cost)
     for i = 1, #buckets do
-      buckets[i][LEVEL] = buckets[i][LEVEL] - cost
-      mark(buckets[i], MOVED)
+      take(buckets[i], cost)
+    end
+  end
+
+  -- Ask the shadows of an admitted taking; what they say is for `note_levels`.
+  take_shadows = function(buckets, cost)
+    local shadows = buckets.shadows
+    for i = 1, #shadows do
+      local has_tokens = shadows[i][LEVEL] >= cost
+      if has_tokens then
+        take(shadows[i], cost)
+      end
+      shadows.said[i] = has_tokens and 0 or 1
     end
   end
 
@@ -318,6 +344,10 @@ if shared_count > 0 then
     local levels = {}
     for i = 1, #buckets do
       levels[i] = buckets[i][LEVEL]
+    end
+    local shadows = buckets.shadows
+    for i = 1, shadows and #shadows or 0 do
+      levels[#levels + 1], levels[#levels + 2] = shadows[i][LEVEL], shadows.said[i] or 0
     end
     buckets.levels = levels
   end
@@ -338,7 +368,14 @@ if shared_count > 0 then
     local position, cost, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) * MICROTOKENS, tonumber(ARGV[at + 2])
     local buckets = {}
     for j = 1, count do
-      buckets[j] = named[tonumber(ARGV[at + 2 + j])]
+      local place = tonumber(ARGV[at + 2 + j])
+      if place > 0 then
+        buckets[j] = named[place]
+      else
+        local shadows = buckets.shadows or {said = {}}
+        shadows[#shadows + 1] = named[-place]
+        buckets.shadows = shadows
+      end
     end
     at = at + 3 + count
     limited[i] = buckets
@@ -349,6 +386,9 @@ if shared_count > 0 then
       local outcome = refused and 5 + refused or 1
       if not refused then
         take_from(buckets, cost)
+        if buckets.shadows then
+          take_shadows(buckets, cost)
+        end
       end
       note_levels(buckets)
       without_key = without_key + 1
@@ -365,7 +405,7 @@ end
 local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
-  local network = nil
+  local network, shadow_said = nil, 0
   if costs and costs[i - first] then
     cost = costs[i - first]
     network = networks[i - first]
@@ -414,8 +454,15 @@ for i = first + 1, #KEYS do
           changed[#changed + 1] = bucket
         end
         bucket[CHANGE] = MOVED
-        if found and found.own then
-          charge(found.own, cost)
+        if found then
+          if found.own then
+            take(found.own, cost)
+          end
+          local shadow = found.shadow and found.shadow[1]
+          shadow_said = shadow and shadow[LEVEL] < cost and 1 or 0
+          if shadow and shadow_said == 0 then
+            take(shadow, cost)
+          end
         end
         if everyone then
           everyone[LEVEL] = everyone[LEVEL] - cost
@@ -425,6 +472,9 @@ for i = first + 1, #KEYS do
         end
         if limits then
           take_from(limits, cost)
+          if limits.shadows then
+            take_shadows(limits, cost)
+          end
         end
         if in_flight_limit > 0 then
           local mine = places[key]
@@ -443,6 +493,11 @@ for i = first + 1, #KEYS do
       bucket[NAME], found.owner:sub(10, -2), found.left, own and found.capacity or 0, own and found.rate or 0,
       own and own[LEVEL] or 0,
     }
+    local shadow = found.shadow
+    if shadow then
+      local list = reply[last + 1]
+      list[7], list[8], list[9], list[10] = shadow[2], shadow[3], shadow[1][LEVEL], shadow_said
+    end
     outcome = outcome + 100
   end
   reply[last + 4], reply[last + 5] = outcome, level

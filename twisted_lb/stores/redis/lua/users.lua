@@ -1,7 +1,7 @@
 -- Users and their keys; this text comes after bucket.lua in the scripts about them.
 --
 -- The hash of a user's first key is the user's record, whatever becomes of that key.  Beside what bucket.lua reads it has:
---   metadata (JSON), created (microseconds), and what each key has
+--   metadata (JSON), created (microseconds), shadow_capacity and shadow_rate (of the shadow policy), and what each key has
 -- A key has, beside `owner` and `state`:
 --   label, created, last_used (microseconds), key_capacity and key_rate (of its own bucket)
 -- Absent fields have defaults: a store of an earlier version is complete as it is.
@@ -12,6 +12,7 @@
 
 -- The first one is the last one of `refilled`.
 local KEY_FIELDS = {'state', 'label', 'created', 'last_used', 'key_capacity', 'key_rate', 'owner', 'metadata'}
+local SHADOW_FIELDS = {'shadow_capacity', 'shadow_rate'}
 local DIGITS = 16 -- of a digest in a key_id
 
 local function place_of(digest)
@@ -20,6 +21,10 @@ end
 
 local function bucket_of(digest)
   return 'tokenlb:key_bucket:{' .. digest .. '}'
+end
+
+local function shadow_bucket_of(owner)
+  return 'tokenlb:shadow_bucket:{' .. owner .. '}'
 end
 
 local function usage_of(kind, digest)
@@ -35,9 +40,10 @@ local function keys_of(owner)
 end
 
 -- A key: {digest, state, expires, label, created, last used, capacity of its own bucket (0: none), rate, level}; and the
--- state of the user.  nil where the fields, those of KEY_FIELDS after the first `at`, are not those of a key.
+-- state of the user with what else there is (see `states`).  nil where the fields, those of KEY_FIELDS after the first `at`,
+-- are not those of a key.
 local function key_from(digest, fields, at)
-  local user, state, expires, own = states(fields[at + 1])
+  local user, state, expires, own, more = states(fields[at + 1])
   if not user then
     return nil
   end
@@ -50,10 +56,11 @@ local function key_from(digest, fields, at)
     level = refilled_shared(bucket_of(digest), capacity * MICROTOKENS, tonumber(rate))
   end
   local created, used = number(fields[at + 3], 0, LAST_STAMP), number(fields[at + 4], 0, LAST_STAMP)
-  return {digest, state, expires, fields[at + 2] or '', created or 0, used or 0, capacity, rate, level}, user
+  return {digest, state, expires, fields[at + 2] or '', created or 0, used or 0, capacity, rate, level}, user, more
 end
 
--- A user: {digest of the first key, name, capacity, rate as text, level, state, metadata, created, keys...}.
+-- A user: {digest of the first key, name, capacity, rate as text, level, state, more, created, keys...}, where `more` is
+-- {metadata, and of the shadow policy capacity (0: none), rate as text, level}; and as `more`, see `states`.
 -- nil where there is no user, false where what is there is none.
 local function user_at(owner)
   local place = place_of(owner)
@@ -64,11 +71,21 @@ local function user_at(owner)
     -- A further key has a hash of its own, and is no user.
     return name
   end
-  local key, state = key_from(owner, fields, 5)
+  local key, state, more = key_from(owner, fields, 5)
   if not key then
     return false
   end
-  local user = {owner, name, whole(capacity), rate, level, state, fields[13] or '', key[5], key}
+  local metadata = {fields[13] or '', 0, '0', 0}
+  if has_shadow(more) then
+    local bucket, full, speed = shadow_of(place)
+    if not bucket then
+      return false
+    end
+    metadata[2], metadata[3] = full, speed
+    metadata[4] = refilled_shared(bucket, full * MICROTOKENS, tonumber(speed))
+  end
+  local user = {owner, name, whole(capacity), rate, level, state, metadata, key[5], key}
+  user.more = more
   for _, digest in ipairs(read('SMEMBERS', keys_of(owner)) or {}) do
     fields = read('HMGET', place_of(digest), unpack(KEY_FIELDS))
     key = fields and fields[7] == owner and key_from(digest, fields, 0)
@@ -125,11 +142,12 @@ local function key_taken(digest)
   return call('EXISTS', place_of(digest)) == 1 or digest_of_id(digest:sub(1, DIGITS)) ~= nil
 end
 
--- The fields of a key, as `key_from` reads them; `user` is the state of the user ('active' for further keys).
+-- The fields of a key, as `key_from` reads them; `user` is the state of the user ('active' for further keys), and `more`
+-- what else there is of it ('' for further keys), see `states`.
 -- `key` is as `key_from` returns it.  Its fields in Redis are replaced.
-local function write_key(digest, user, key, owner)
+local function write_key(digest, user, more, key, owner)
   local place = place_of(digest)
-  local special = user ~= 'active' or key[2] ~= 'active' or key[3] > 0 or key[7] > 0
+  local special = user ~= 'active' or key[2] ~= 'active' or key[3] > 0 or key[7] > 0 or more ~= ''
   local fields = {}
   local function set(name, value, wanted)
     if wanted then
@@ -140,7 +158,8 @@ local function write_key(digest, user, key, owner)
   end
   set('owner', owner, owner)
   local kind = key[7] > 0 and 'own' or 'shared'
-  set('state', user .. ' ' .. key[2] .. ' ' .. whole(key[3]) .. ' ' .. kind, special)
+  local words = user .. ' ' .. key[2] .. ' ' .. whole(key[3]) .. ' ' .. kind
+  set('state', more == '' and words or words .. ' ' .. more, special)
   set('label', key[4], key[4] ~= '')
   set('created', whole(key[5]), key[5] > 0)
   set('last_used', whole(key[6]), key[6] > 0)
@@ -152,6 +171,19 @@ local function write_key(digest, user, key, owner)
   call('DEL', bucket_of(digest))
   if key[7] > 0 and key[9] < key[7] * MICROTOKENS then
     call('HSET', bucket_of(digest), 'level', whole(key[9]), 'stamp', now_text)
+  end
+end
+
+-- Set the shadow policy of a user; a capacity of 0: there is none any more.
+local function write_shadow(owner, capacity, rate, level)
+  if capacity > 0 then
+    call('HSET', place_of(owner), 'shadow_capacity', whole(capacity), 'shadow_rate', rate)
+  else
+    call('HDEL', place_of(owner), unpack(SHADOW_FIELDS))
+  end
+  call('DEL', shadow_bucket_of(owner))
+  if level < capacity * MICROTOKENS then
+    call('HSET', shadow_bucket_of(owner), 'level', whole(level), 'stamp', now_text)
   end
 end
 
@@ -204,7 +236,7 @@ end
 
 -- Add a further key.
 local function add_key(owner, key)
-  write_key(key[1], 'active', key, owner)
+  write_key(key[1], 'active', '', key, owner)
   call('SADD', keys_of(owner), key[1])
   call('ZADD', 'tokenlb:further_keys', 0, key[1])
 end
