@@ -39,6 +39,8 @@ FLOORS = {
     "own_fields": GROUND,
     "user_names": GROUND,
     "users": GROUND,
+    "notices": GROUND,
+    "quotas": GROUND,
     "key_format": GROUND,
     "timestamps": GROUND,
     "user_records": GROUND,
@@ -195,6 +197,9 @@ LONG_FILES = {
     "proxy/exchange.py": "the states of one request; tokens are in admission, and decisions in retry_policy",
     "proxy/client_connection.py": "the states of one connection, each a method that goes over into the others",
     "proxy/server_connection.py": "both directions of one connection, which share its deadline and its end",
+    "stores/redis/batches.py": "what waits for the next call leaves with it, and is answered or decided here",
+    "stores/sqlite/store.py": "one class with the interfaces of a store, most of whose methods are passed on",
+    "stores/sqlite/users.py": "each call that changes a user or a key, in memory and on disk",
 }
 
 

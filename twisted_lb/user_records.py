@@ -8,16 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from twisted_lb.quotas import UTC, Quota
 from twisted_lb.users import ACTIVE, Key, KeyBucket, User
 
-_USER: Final = frozenset(("name", "capacity", "rate_per_sec", "level", "disabled", "metadata", "created_at", "keys"))
+_USER: Final = frozenset(
+    ("name", "capacity", "rate_per_sec", "level", "disabled", "metadata", "created_at", "keys", "quota")
+)
 _KEY: Final = frozenset(("digest", "state", "expires_at", "label", "created_at", "last_used", "bucket"))
 _BUCKET: Final = frozenset(("capacity", "rate_per_sec", "level"))
+_QUOTA: Final = frozenset(Quota._fields)
 
 
 def user_record(user: User) -> dict[str, Any]:
     """A user as JSON."""
-    return {**user._asdict(), "metadata": dict(user.metadata), "keys": [key_record(key) for key in user.keys]}
+    record = {**user._asdict(), "metadata": dict(user.metadata), "keys": [key_record(key) for key in user.keys]}
+    # Earlier versions can import users without one.
+    del record["quota"]
+    return record if user.quota is None else {**record, "quota": user.quota._asdict()}
 
 
 def key_record(key: Key) -> dict[str, Any]:
@@ -31,6 +38,7 @@ def user_from(record: object) -> User:
     keys = members["keys"]
     if not isinstance(keys, list):
         raise ValueError("keys: expected an array of keys")
+    quota = members.get("quota")
     return User(
         _value("name", members, _is_text),
         _value("capacity", members, _is_whole),
@@ -40,6 +48,21 @@ def user_from(record: object) -> User:
         _value("metadata", members, _is_object, {}),
         _value("created_at", members, _is_whole, None),
         tuple(key_from(key) for key in keys),
+        None if quota is None else quota_from(quota),
+    )
+
+
+def quota_from(record: object) -> Quota:
+    """The quota of a record.  Raises ValueError."""
+    members = _members("the quota", record, _QUOTA, ("amount", "unit", "per"))
+    return Quota(
+        _value("amount", members, _is_whole),
+        _value("unit", members, _is_text),
+        _value("per", members, _is_text),
+        _value("time_zone", members, _is_text, UTC),
+        _value("used", members, _is_whole, 0),
+        _value("starts_us", members, _is_whole, 0),
+        _value("ends_us", members, _is_whole, 0),
     )
 
 

@@ -14,6 +14,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from twisted_lb.quotas import Quota
+
 # The states of a key.
 ACTIVE: Final = "active"
 DISABLED: Final = "disabled"  # until it is enabled
@@ -83,6 +85,7 @@ class User(NamedTuple):
     metadata: Mapping[str, Any] = {}  # anything that is JSON, for operators
     created_at: int | None = None
     keys: tuple[Key, ...] = ()  # in the order of their creation; at least one
+    quota: Quota | None = None  # as it is now, by the clock of the store
 
     def key(self, key_id: str) -> Key | None:
         """The key with this key_id, if it is the user's."""
@@ -132,6 +135,8 @@ class UserChange(NamedTuple):
     level: int | None = None  # microtokens, reduced to the capacity
     disabled: bool | None = None
     metadata: Mapping[str, Any] | None = None
+    quota: Quota | None = None  # or NO_QUOTA; what was used stays if unit and period do
+    quota_used: int | None = None  # what was used of the quota, if there is one
 
 
 NEVER: Final = 0  # as `expires_at` of a change: the key does not expire any more

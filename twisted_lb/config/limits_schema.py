@@ -8,12 +8,12 @@ from pydantic import BeforeValidator, Field
 
 from twisted_lb.config.sections import NAME, NAME_FORM, Section
 from twisted_lb.config.server_url import shortened
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, OWN
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, OWN, QUOTA
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 
 MAX_LIMITS = 8  # of a route or a pool
 # The names of other limits in responses.
-RESERVED = (KEY, OWN, IN_FLIGHT, GLOBAL, ADDRESS)
+RESERVED = (KEY, OWN, QUOTA, IN_FLIGHT, GLOBAL, ADDRESS)
 _LIMITS = f"a list of up to {MAX_LIMITS} limits, each as {{name: ..., per: ..., capacity: ..., rate_per_sec: ...}}"
 
 

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from twisted_lb.interfaces import IUserStore, NameTaken, NotStored, StoreUnavailable
+from twisted_lb.quotas import Quota
 from twisted_lb.user_records import key_from, key_record, user_from, user_record
 from twisted_lb.users import (
     Changed,
@@ -142,11 +143,16 @@ def _key_change_from(values: Sequence[Any]) -> KeyChange:
     return change if change.bucket is None else change._replace(bucket=KeyBucket(*change.bucket))
 
 
+def _user_change_from(values: Sequence[Any]) -> UserChange:
+    change = UserChange(*values)
+    return change if change.quota is None else change._replace(quota=Quota(*change.quota))
+
+
 # How a worker reads the arguments of calls that do not only have plain ones.
 _ARGUMENTS: Final[dict[str, tuple[Callable[[Any], Any], ...]]] = {
     "user_page": (_plain, _plain, lambda values: UserFilter(*values)),
     "create_user": (user_from,),
-    "change_user": (_plain, lambda values: UserChange(*values)),
+    "change_user": (_plain, _user_change_from),
     "create_key": (_plain, key_from),
     "change_key": (_plain, _plain, _key_change_from),
 }

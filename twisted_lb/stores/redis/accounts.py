@@ -17,6 +17,7 @@ from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, 
 from twisted_lb.limits.bucket import check_change, check_policy
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
 from twisted_lb.limits.recent_keys import SpecialKey
+from twisted_lb.quotas import Quota, QuotaLevel, quota_at, quota_from_text
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
 from twisted_lb.stores.redis.rates import rate_text
@@ -123,7 +124,7 @@ def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     if reply[5]:
         raise KeyRefused(REFUSAL_OF[reply[5]])
-    return _new_profile(*reply[:4])
+    return _new_profile(*reply[:4])._replace(quota=quota_of(reply[11:]))
 
 
 def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
@@ -132,8 +133,8 @@ def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     name, capacity, rate, level, _, reason, *special = reply
-    owner, left, own_capacity, _, _ = special
-    plain = owner.decode() == digest and not left and not own_capacity
+    owner, left, own_capacity, _, _, *quota = special
+    plain = owner.decode() == digest and not left and not own_capacity and not quota
     return FoundKey(
         _new_profile(name, capacity, rate, level), REFUSAL_OF.get(reason, ""), None if plain else [name, *special]
     )
@@ -141,9 +142,26 @@ def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
 
 def special_key(found: list[Any], now: float) -> tuple[bytes, SpecialKey]:
     """The user's name, and the key, of a special key as take_tokens.lua replies it; `now` is the fallback's clock."""
-    name, owner, left, capacity, rate, level = found
+    name, owner, left, capacity, rate, level = found[:6]
     expires = now + left / 1_000_000 if left else inf
     return name, SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now)
+
+
+def quota_of(found: list[Any]) -> Quota | None:
+    """The quota of the elements of `add_quota` in bucket.lua, as it is now."""
+    if not found or not found[0]:
+        return None
+    text, used, starts_us, ends_us, now_us = found[:5]
+    return quota_at(quota_from_text(text.decode(), used, starts_us, ends_us), now_us)
+
+
+def quota_level(found: list[Any]) -> QuotaLevel | None:
+    """The same as a part of a decision, where its period is not over; `found` is for `special_key`."""
+    if len(found) < 11 or not found[6]:
+        return None
+    text, used, starts_us, ends_us, now_us = found[6:11]
+    amount, unit, per, time_zone = text.decode().split(" ")
+    return QuotaLevel(int(amount), unit, per, time_zone, int(amount) - used, starts_us, ends_us, now_us)
 
 
 def _in_use(reply: list[Any] | None) -> bool:

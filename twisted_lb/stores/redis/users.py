@@ -15,8 +15,10 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import NameTaken, StoreUnavailable
+from twisted_lb.limits.quota_count import QuotaCount
+from twisted_lb.quotas import NO_QUOTA, Quota, quota_text
 from twisted_lb.stores.filtered_page import filtered_page
-from twisted_lb.stores.redis.accounts import REFUSAL_OF
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_of
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.rates import rate_text
@@ -140,6 +142,7 @@ class RedisUsers:
             _user_state(user.disabled),
             metadata_text(user.metadata).encode() if user.metadata else b"",
             _number(user.created_at),
+            *_new_quota(user.quota),
         ]
         for key in user.keys:
             arguments += _key_arguments(key)
@@ -156,6 +159,8 @@ class RedisUsers:
             _number(change.level),
             b"" if change.disabled is None else _user_state(change.disabled),
             b"" if change.metadata is None else metadata_text(change.metadata).encode(),
+            _quota(change.quota),
+            _number(change.quota_used),
             keys=0,
         ).addCallback(_changed)
 
@@ -228,6 +233,18 @@ def _user_state(disabled: bool) -> bytes:
     return b"disabled" if disabled else b"active"
 
 
+def _quota(quota: Quota | None) -> bytes:
+    """A change of it."""
+    return b"" if quota is None else b"-" if quota == NO_QUOTA else quota_text(quota).encode()
+
+
+def _new_quota(quota: Quota | None) -> list[bytes]:
+    if quota is None:
+        return [b""] * 5
+    numbers = (quota.used, quota.starts_us, quota.ends_us, QuotaCount(quota).told)
+    return [quota_text(quota).encode(), *[b"%d" % number for number in numbers]]
+
+
 def _digits(key_id: str) -> bytes:
     return key_id.removeprefix(KEY_ID_PREFIX).encode()
 
@@ -291,7 +308,7 @@ def _user(reply: list[Any]) -> User:
     """See `user_at` in users.lua."""
     if not reply:
         raise StoreUnavailable("what Redis holds for this user is not a user")
-    _, name, capacity, rate, level, state, metadata, created, first, *further = reply
+    _, name, capacity, rate, level, state, metadata, (created, *quota), first, *further = reply
     keys = sorted(map(_key, further), key=lambda key: (key.created_at or 0, key.digest))
     return User(
         name.decode(),
@@ -302,6 +319,7 @@ def _user(reply: list[Any]) -> User:
         _metadata(metadata),
         created or None,
         (_key(first), *keys),
+        quota_of(quota),
     )
 
 

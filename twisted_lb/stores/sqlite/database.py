@@ -23,10 +23,12 @@ from twisted_lb.stores.sqlite.files import DataFiles
 from twisted_lb.stores.sqlite.schema import (
     INSERT,
     INSERT_KEY,
+    INSERT_NOTICE,
     READABLE,
     SCHEMA_VERSION,
     SELECT,
     SELECT_KEYS,
+    SELECT_NOTICES,
     KeyRow,
     Row,
     create,
@@ -36,6 +38,7 @@ from twisted_lb.stores.sqlite.schema import (
 )
 
 DELETE_KEY = "DELETE FROM api_key WHERE digest = ?"
+DELETE_NOTICE = "DELETE FROM notice WHERE id = ?"
 # A statement, and the arguments of each time that it is executed.
 Write = tuple[str, Sequence[tuple[object, ...]]]
 
@@ -89,6 +92,10 @@ class AccountDatabase:
                 raise StoreUnavailable(f"the database {self.path} is damaged: it has a key {tuple(row)!r}")
         return rows
 
+    def notice_rows(self) -> list[tuple[str, str]]:
+        """The ids and contents of all notices."""
+        return self._select(SELECT_NOTICES)
+
     def _select(self, statement: str) -> list[Any]:
         connection = self._usable()
         try:
@@ -130,20 +137,36 @@ class AccountDatabase:
         stamp_us: int,
         disabled: bool | None = None,
         metadata: str | None = None,
+        quota: str | None = None,
+        notices: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Set of a user what is not None, and the level at the time of the change, durably."""
+        """Set of a user what is not None, and the level at the time of the change, durably; add these notices."""
         self._write(
             (
                 "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
-                " level = ?, stamp_us = ?, disabled = coalesce(?, disabled), metadata = coalesce(?, metadata)"
-                " WHERE digest = ?",
-                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, digest)],
-            )
+                " level = ?, stamp_us = ?, disabled = coalesce(?, disabled), metadata = coalesce(?, metadata),"
+                " quota = coalesce(?, quota) WHERE digest = ?",
+                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, quota, digest)],
+            ),
+            (INSERT_NOTICE, notices),
         )
 
-    def write_levels(self, levels: Sequence[tuple[int, int, str]]) -> None:
-        """Set (level, stamp_us) of each digest, all in one transaction."""
-        self._write(("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels))
+    def write_levels(
+        self,
+        levels: Sequence[tuple[int, int, str]],
+        quotas: Sequence[tuple[str, str]] = (),
+        notices: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Set (level, stamp_us) and (quota) of each digest, and add notices, all in one transaction."""
+        self._write(
+            ("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels),
+            ("UPDATE account SET quota = ? WHERE digest = ?", quotas),
+            (INSERT_NOTICE, notices),
+        )
+
+    def remove_notices(self, ids: Sequence[str]) -> None:
+        """Remove notices that may be there."""
+        self._write(may_miss=(DELETE_NOTICE, _column(ids)))
 
     def look(self) -> None:
         """Check whether the file still exists, unchanged.  Raises DatabaseLost."""
@@ -186,12 +209,15 @@ class AccountDatabase:
             self._drop_new()
             raise self._unavailable(error, self._files.new) from None
 
-    def add_rows(self, rows: Sequence[Row], keys: Sequence[KeyRow] = ()) -> None:
-        """Add users and keys to the new database."""
+    def add_rows(
+        self, rows: Sequence[Row], keys: Sequence[KeyRow] = (), notices: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Add users, keys and notices to the new database."""
         assert self._new is not None, "begun"
         try:
             self._new.executemany(INSERT, rows)
             self._new.executemany(INSERT_KEY, keys)
+            self._new.executemany(INSERT_NOTICE, notices)
         except sqlite3.Error as error:
             self._drop_new()
             raise self._unavailable(error, self._files.new) from None
@@ -271,8 +297,8 @@ class AccountDatabase:
             what = " ".join(found.split())
             raise StoreUnavailable(f"the database {self.path} is damaged: {what}; restore it from a backup")
         if version != SCHEMA_VERSION:
-            migrate(connection)
-        for statement in (SELECT, SELECT_KEYS):
+            migrate(connection, version)
+        for statement in (SELECT, SELECT_KEYS, SELECT_NOTICES):
             connection.execute(f"{statement} LIMIT 1").fetchall()
 
     def _usable(self) -> sqlite3.Connection:

@@ -1,7 +1,8 @@
 """The users and keys of the embedded store, in memory.
 
-Of a key that may be used, does not expire and has no bucket of its own, a request needs nothing but the bucket of its
-user: `usable` has it by the digest, so that this is one look-up.  All other keys are found by their key_id.
+Of a key that may be used, does not expire and has no bucket of its own, and whose user has no quota, a request needs
+nothing but the bucket of its user: `usable` has it by the digest, so that this is one look-up.  All other keys are
+found by their key_id.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final
 from twisted_lb.interfaces import MICROTOKENS, Account, Profile
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.limits.quota_count import QuotaCount, count_from_text
+from twisted_lb.quotas import quota_at
 from twisted_lb.stores.sqlite.schema import KeyRow, Row
 from twisted_lb.user_names import normalized
 from twisted_lb.users import (
@@ -34,7 +37,7 @@ MINUTE_US: Final = 60_000_000
 class HeldUser(Bucket):
     """A user's bucket, with the user."""
 
-    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys")
+    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys", "quota")
 
     def __init__(self, row: Row, now_us: int) -> None:
         # A time stamp in the future is from before the clock was set back: the bucket must not pause until then.
@@ -46,9 +49,12 @@ class HeldUser(Bucket):
         self.metadata = row.metadata
         self.created_us = row.created_us
         self.keys: list[HeldKey] = []  # the first one first
+        self.quota: QuotaCount | None = count_from_text(row.quota) if row.quota else None
 
     def profile(self, now_us: int) -> Profile:
-        return Profile(Account(self.name, self.capacity, self.rate_per_sec), self.level_at(now_us))
+        account = Account(self.name, self.capacity, self.rate_per_sec)
+        quota = quota_at(self.quota.quota(), now_us) if self.quota is not None else None
+        return Profile(account, self.level_at(now_us), quota)
 
     def in_use(self, now_us: int) -> bool:
         """Whether tokens were taken recently; see IAccountStore.in_use."""
@@ -66,6 +72,7 @@ class HeldUser(Bucket):
             int(self.disabled),
             self.metadata,
             self.created_us,
+            self.quota.text() if self.quota is not None else "",
         )
 
     def key_rows(self) -> list[KeyRow]:
@@ -84,6 +91,7 @@ class HeldUser(Bucket):
             json.loads(self.metadata) if self.metadata else {},
             self.created_us or None,
             tuple([key.shown(now_us) for key in self.keys]),
+            quota_at(self.quota.quota(), now_us) if self.quota is not None else None,
         )
 
 
@@ -128,7 +136,9 @@ class HeldKey:
     @property
     def plain(self) -> bool:
         """Whether a request needs nothing but the user's bucket."""
-        return self.state == ACTIVE and not self.expires_us and self.own is None and not self.user.disabled
+        user = self.user
+        of_key = self.state == ACTIVE and not self.expires_us and self.own is None
+        return of_key and not user.disabled and user.quota is None
 
     def row(self) -> KeyRow:
         """As it is stored."""

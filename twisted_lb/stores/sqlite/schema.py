@@ -10,11 +10,12 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from twisted_lb.limits.bucket import check_policy
+from twisted_lb.limits.quota_count import count_from_text
 from twisted_lb.users import ACTIVE, DISABLED, REVOKED
 
 # Stored in the file (PRAGMA user_version); files with other numbers are rejected.
-SCHEMA_VERSION: Final = 2
-READABLE: Final = (1, SCHEMA_VERSION)
+SCHEMA_VERSION: Final = 3
+READABLE: Final = (1, 2, SCHEMA_VERSION)
 
 _ACCOUNT: Final = """
 CREATE TABLE account (
@@ -26,7 +27,8 @@ CREATE TABLE account (
     stamp_us INTEGER NOT NULL,
     disabled INTEGER NOT NULL DEFAULT 0,
     metadata TEXT NOT NULL DEFAULT '',
-    created_us INTEGER NOT NULL DEFAULT 0
+    created_us INTEGER NOT NULL DEFAULT 0,
+    quota TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID
 """
 # A capacity of 0: the key has no bucket of its own.
@@ -45,10 +47,19 @@ CREATE TABLE api_key (
     stamp_us INTEGER NOT NULL
 ) WITHOUT ROWID
 """
+# Notices that are not delivered yet.
+_NOTICE: Final = """
+CREATE TABLE notice (
+    id TEXT PRIMARY KEY,
+    content TEXT NOT NULL
+) WITHOUT ROWID
+"""
 SELECT: Final = "SELECT * FROM account"
 SELECT_KEYS: Final = "SELECT * FROM api_key"
-INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SELECT_NOTICES: Final = "SELECT * FROM notice"
+INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_KEY: Final = "INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_NOTICE: Final = "INSERT OR REPLACE INTO notice VALUES (?, ?)"
 
 
 class Row(NamedTuple):
@@ -63,6 +74,7 @@ class Row(NamedTuple):
     disabled: int = 0
     metadata: str = ""  # JSON; empty: none
     created_us: int = 0  # 0: not known
+    quota: str = ""  # see QuotaCount.text; empty: none
 
 
 class KeyRow(NamedTuple):
@@ -85,17 +97,21 @@ def create(connection: sqlite3.Connection) -> None:
     """Create the tables, within a transaction."""
     connection.execute(_ACCOUNT)
     connection.execute(_API_KEY)
+    connection.execute(_NOTICE)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Make a database of format 1 one of this format, in one transaction: it is done completely, or begun anew."""
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Make a database of an earlier format one of this format, in one transaction: completely, or it is begun anew."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for column in ("disabled INTEGER NOT NULL DEFAULT 0", "metadata TEXT NOT NULL DEFAULT ''"):
-            connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
-        connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
-        connection.execute(_API_KEY)
+        if version == 1:
+            for column in ("disabled INTEGER NOT NULL DEFAULT 0", "metadata TEXT NOT NULL DEFAULT ''"):
+                connection.execute(f"ALTER TABLE account ADD COLUMN {column}")
+            connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
+            connection.execute(_API_KEY)
+        connection.execute("ALTER TABLE account ADD COLUMN quota TEXT NOT NULL DEFAULT ''")
+        connection.execute(_NOTICE)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
@@ -106,10 +122,10 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 def makes_sense(row: Row) -> bool:
     """Whether this program can have written the row: SQLite columns accept values of any type."""
-    texts, numbers = (row.digest, row.name, row.metadata), (row.level, row.stamp_us, row.created_us)
+    texts, numbers = (row.digest, row.name, row.metadata, row.quota), (row.level, row.stamp_us, row.created_us)
     if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
         return False
-    return row.disabled in (0, 1) and _is_policy(row.capacity, row.rate_per_sec)
+    return row.disabled in (0, 1) and _is_policy(row.capacity, row.rate_per_sec) and _is_quota(row.quota)
 
 
 def key_makes_sense(row: KeyRow) -> bool:
@@ -120,6 +136,13 @@ def key_makes_sense(row: KeyRow) -> bool:
     if not all(type(number) is int for number in numbers) or row.state not in (ACTIVE, DISABLED, REVOKED):
         return False
     return row.capacity == 0 or _is_policy(row.capacity, row.rate_per_sec)
+
+
+def _is_quota(text: str) -> bool:
+    try:
+        return not text or count_from_text(text).amount > 0
+    except ValueError:
+        return False
 
 
 def _is_policy(capacity: object, rate_per_sec: object) -> bool:

@@ -30,6 +30,7 @@ from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers
+from twisted_lb.stores.sqlite.notices import EmbeddedNotices
 
 FLUSH_SECONDS = 1.0
 # Levels per transaction: collecting them takes the reactor about 2 ms.
@@ -65,7 +66,8 @@ class DatabaseWriter:
         dirty: set[HeldUser],
         dirty_keys: set[HeldKey],
         reactor: Any,
-        run_blocking: RunBlocking | None = None,
+        run_blocking: RunBlocking | None,
+        notices: EmbeddedNotices,
     ) -> None:
         """`held` is what is in memory, `dirty` and `dirty_keys` are those whose levels, or last uses, have changed.
 
@@ -79,6 +81,7 @@ class DatabaseWriter:
         self._held = held
         self._dirty = dirty
         self._dirty_keys = dirty_keys
+        self._notices = notices
         self._reactor = reactor
         self._pool: ThreadPool | None = None
         self._run_blocking = run_blocking or self._in_thread
@@ -223,8 +226,15 @@ class DatabaseWriter:
 
     def _write_users(self, users: list[HeldUser]) -> Deferred[Any]:
         self._dirty.update(user for user in users if user is self.busy)
-        levels = [(user.level, user.stamp_us, user.digest) for user in users if self._may_write(user)]
-        return self.run(self._database.write_levels, levels)
+        written = [user for user in users if self._may_write(user)]
+        levels = [(user.level, user.stamp_us, user.digest) for user in written]
+        limited = [user for user in written if user.quota is not None]
+        if not limited:
+            return self.run(self._database.write_levels, levels)
+        quotas = [(user.quota.text(), user.digest) for user in limited if user.quota is not None]
+        notices = self._notices.rows_of([user.digest for user in limited])
+        stored = self.run(self._database.write_levels, levels, quotas, notices)
+        return stored.addCallback(lambda _: self._notices.written(notices))
 
     def _write_keys(self, keys: list[HeldKey]) -> Deferred[Any]:
         self._dirty_keys.update(key for key in keys if key.user is self.busy)
@@ -243,11 +253,14 @@ class DatabaseWriter:
         self._dirty_keys.clear()
         try:
             await self.run(database.begin_anew)
+            notices = self._notices.rows()
+            await self.run(database.add_rows, [], [], notices)
             for at in range(0, len(users), FLUSH_SLICE):
                 now = users[at : at + FLUSH_SLICE]
                 keys = [row for user in now for row in user.key_rows()]
                 await self.run(database.add_rows, [user.row() for user in now], keys)
             aside = await self.run(database.finish_anew)
+            self._notices.written(notices)
         except BaseException:
             self._dirty.update(dirty)
             self._dirty_keys.update(dirty_keys)

@@ -1,5 +1,6 @@
 -- Change a user; empty arguments are left as they are.
---   ARGV   how many forms of the name; the forms; capacity, rate, level, state, metadata
+--   ARGV   how many forms of the name; the forms; capacity, rate, level, state, metadata; quota ('-': none any more), and
+--          what was used of it
 -- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
 -- user.
 
@@ -18,8 +19,29 @@ end
 if ARGV[at + 4] ~= '' then
   call('HSET', place, 'metadata', ARGV[at + 4])
 end
-if ARGV[at + 3] ~= '' and ARGV[at + 3] ~= user[6] then
-  write_key(owner, ARGV[at + 3], user[9])
+local text, used = ARGV[at + 5], ARGV[at + 6]
+local quota = #user[8] > 1 and quota_at(place) or nil
+if text == '-' then
+  call('HDEL', place, 'quota', 'quota_used', 'quota_starts', 'quota_ends', 'quota_told')
+elseif text ~= '' or used ~= '' and quota then
+  -- As `changed_quota` in quotas.py.
+  local new = {text ~= '' and text or quota.text, 0, 0, 0, 0}
+  local kind, zone = new[1]:match('^%d+ (%l+ %l+) (.+)$')
+  local before, before_zone = (quota and quota.text or ''):match('^%d+ (%l+ %l+) (.+)$')
+  if kind == before and (quota.ends == 0 or now < quota.ends) then
+    new[2], new[5] = quota.used, quota.told
+    if zone == before_zone then
+      new[3], new[4] = quota.starts, quota.ends
+    end
+  end
+  if used ~= '' then
+    new[2], new[3], new[4] = tonumber(used), 0, 0
+  end
+  write_quota(place, unpack(new))
+end
+local quota_changed = text ~= '' and (text == '-') == (quota ~= nil)
+if ARGV[at + 3] ~= '' and ARGV[at + 3] ~= user[6] or quota_changed then
+  write_key(owner, ARGV[at + 3] ~= '' and ARGV[at + 3] or user[6], user[9])
   for i = 9, #user do
     tell(user[i][1])
   end

@@ -1,6 +1,7 @@
 -- Store a user with all keys, unless the name or one of the keys is in use.
 --   ARGV   how many forms of the name; the forms, the first of which is stored
 --          capacity, rate, level ('': full), state, metadata, created ('': now)
+--          quota ('': none), what was used of it, start and end of its period, and the highest threshold reached
 --          then nine for each key, see `key_argument`; the first is that of the record
 -- Reply: 0 stored, 1 the name is taken, 2 a key is taken.
 
@@ -10,7 +11,7 @@ if owner_of_name(2, forms) then
 end
 local at = 2 + forms
 local keys = {}
-for i = at + 6, #ARGV - 8, 9 do
+for i = at + 11, #ARGV - 8, 9 do
   keys[#keys + 1] = key_argument(i)
 end
 local owner = keys[1][1]
@@ -28,6 +29,9 @@ local stamp = level < capacity * MICROTOKENS and now_text or 0
 call('HSET', place_of(owner), 'name', ARGV[2], 'capacity', ARGV[at], 'rate', ARGV[at + 1], 'level', whole(level), 'stamp', stamp)
 if ARGV[at + 4] ~= '' then
   call('HSET', place_of(owner), 'metadata', ARGV[at + 4])
+end
+if ARGV[at + 6] ~= '' then
+  write_quota(place_of(owner), unpack(ARGV, at + 6, at + 10))
 end
 write_key(owner, ARGV[at + 3], keys[1])
 call('HSET', place_of(owner), 'created', ARGV[at + 5] ~= '' and ARGV[at + 5] or now_text)

@@ -3,9 +3,9 @@
 -- Reply: nil where there is no account, or the key is revoked; an empty list where what is there is not an account; else
 -- name, capacity as text, rate as text, level, and microseconds since its bucket was last used; why the key must not be
 -- used (see `refusal`), or 0; digest of the first key, microseconds until the key expires (0: it does not), and of its
--- own bucket capacity (0: none), rate as text, level.
+-- own bucket capacity (0: none), rate as text, level; and if there is one, the quota (see `add_quota`).
 
-local reason, place, left, own_capacity, own_rate = account_of(KEYS[1])
+local reason, place, left, own_capacity, own_rate, quota = account_of(KEYS[1])
 if reason == nil or reason == REVOKED then
   return false
 elseif not reason then
@@ -17,6 +17,7 @@ if own_capacity > 0 then
   local own = 'tokenlb:key_bucket:' .. KEYS[1]:sub(9)
   own_level = refilled_shared(own, own_capacity * MICROTOKENS, tonumber(own_rate))
 end
-return {
+local reply = {
   name, whole(capacity), rate, level, max(elapsed, 0), reason, place:sub(10, -2), left, own_capacity, own_rate, own_level,
 }
+return quota and add_quota(reply, quota) or reply

@@ -2,6 +2,7 @@
 --
 -- The hash of a user's first key is the user's record, whatever becomes of that key.  Beside what bucket.lua reads it has:
 --   metadata (JSON), created (microseconds), and what each key has
+--   quota and more, for a quota: see `quota_at` in bucket.lua
 -- A key has, beside `owner` and `state`:
 --   label, created, last_used (microseconds), key_capacity and key_rate (of its own bucket)
 -- Absent fields have defaults: a store of an earlier version is complete as it is.
@@ -30,9 +31,9 @@ local function keys_of(owner)
 end
 
 -- A key: {digest, state, expires, label, created, last used, capacity of its own bucket (0: none), rate, level}; and the
--- state of the user.  nil where the fields are not those of a key.
+-- state of the user, and the letters of `states`.  nil where the fields are not those of a key.
 local function key_from(digest, fields)
-  local user, state, expires, own = states(fields[1])
+  local user, state, expires, own, more = states(fields[1])
   if not user then
     return nil
   end
@@ -45,10 +46,11 @@ local function key_from(digest, fields)
     level = refilled_shared(bucket_of(digest), capacity * MICROTOKENS, tonumber(rate))
   end
   local created, used = number(fields[3], 0, LAST_STAMP), number(fields[4], 0, LAST_STAMP)
-  return {digest, state, expires, fields[2] or '', created or 0, used or 0, capacity, rate, level}, user
+  return {digest, state, expires, fields[2] or '', created or 0, used or 0, capacity, rate, level}, user, more
 end
 
--- A user: {digest of the first key, name, capacity, rate as text, level, state, metadata, created, keys...}.
+-- A user: {digest of the first key, name, capacity, rate as text, level, state, metadata, more, keys...}, where `more` is
+-- {created} and what `add_quota` adds, if there is a quota.
 -- nil where there is no user, false where what is there is none.
 local function user_at(owner)
   local name, capacity, rate, level = refilled(place_of(owner))
@@ -57,11 +59,19 @@ local function user_at(owner)
     return name
   end
   local fields = call('HMGET', place_of(owner), unpack(KEY_FIELDS))
-  local key, state = key_from(owner, fields)
+  local key, state, letters = key_from(owner, fields)
   if not key then
     return false
   end
-  local user = {owner, name, whole(capacity), rate, level, state, fields[8] or '', key[5], key}
+  local more = {key[5]}
+  if letters:find('q', 1, true) then
+    local quota = quota_at(place_of(owner))
+    if not quota then
+      return false
+    end
+    add_quota(more, quota)
+  end
+  local user = {owner, name, whole(capacity), rate, level, state, fields[8] or '', more, key}
   for _, digest in ipairs(read('SMEMBERS', keys_of(owner)) or {}) do
     fields = read('HMGET', place_of(digest), unpack(KEY_FIELDS))
     key = fields and fields[7] == owner and key_from(digest, fields)
@@ -122,7 +132,8 @@ end
 -- `key` is as `key_from` returns it.  Its fields in Redis are replaced.
 local function write_key(digest, user, key, owner)
   local place = place_of(digest)
-  local special = user ~= 'active' or key[2] ~= 'active' or key[3] > 0 or key[7] > 0
+  local more = not owner and call('HEXISTS', place, 'quota') == 1 and ' q' or ''
+  local special = user ~= 'active' or key[2] ~= 'active' or key[3] > 0 or key[7] > 0 or more ~= ''
   local fields = {}
   local function set(name, value, wanted)
     if wanted then
@@ -133,7 +144,7 @@ local function write_key(digest, user, key, owner)
   end
   set('owner', owner, owner)
   local kind = key[7] > 0 and 'own' or 'shared'
-  set('state', user .. ' ' .. key[2] .. ' ' .. whole(key[3]) .. ' ' .. kind, special)
+  set('state', user .. ' ' .. key[2] .. ' ' .. whole(key[3]) .. ' ' .. kind .. more, special)
   set('label', key[4], key[4] ~= '')
   set('created', whole(key[5]), key[5] > 0)
   set('last_used', whole(key[6]), key[6] > 0)
@@ -200,4 +211,12 @@ local function add_key(owner, key)
   write_key(key[1], 'active', key, owner)
   call('SADD', keys_of(owner), key[1])
   call('ZADD', 'tokenlb:further_keys', 0, key[1])
+end
+
+-- The quota of a user.
+local function write_quota(place, text, used, starts, ends, told)
+  call(
+    'HSET', place, 'quota', text, 'quota_used', whole(used), 'quota_starts', whole(starts), 'quota_ends', whole(ends),
+    'quota_told', told
+  )
 end
