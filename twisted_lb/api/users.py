@@ -25,7 +25,7 @@ from twisted_lb.api.operator_token import OperatorTokens, given_token
 from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges
 from twisted_lb.api.representations import shown_key, shown_user
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer
-from twisted_lb.api.user_bodies import Level, UserToCreate, read_key_patch, read_user_patch
+from twisted_lb.api.user_bodies import Level, QuotaUsed, UserToCreate, read_key_patch, read_user_patch
 from twisted_lb.api.user_query import page_asked_for
 from twisted_lb.config.admin_tokens import KEYS
 from twisted_lb.credentials import digest
@@ -129,6 +129,7 @@ class UsersApi:
                 self._users.default_rate_per_sec if wanted.rate_per_sec is None else wanted.rate_per_sec,
                 metadata=wanted.metadata,
                 keys=(Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at),),
+                quota=wanted.new_quota,
             )
             try:
                 await self._store.create_user(user)
@@ -162,6 +163,23 @@ class UsersApi:
             return UserChange(level=level)
 
         return self._change_user(request, "set_level", name, read)
+
+    @app.route("/users/<name>/quota", methods=["PUT"])
+    def _set_used(self, request: Request, name: str) -> Deferred[bytes]:
+        name = _name_in(name)
+
+        async def make(body: bytes, attempt: Attempt) -> Outcome:
+            used = _read(lambda content: read_model(QuotaUsed, content), body).used if body else 0
+            changed = await self._store.change_user(name, UserChange(quota_used=used))
+            if changed is None:
+                _unknown_user(name)
+            if changed.after.quota is None:
+                raise Refusal(409, f"The user {name} has no quota.")
+            return self._outcome(changed)
+
+        return self._changes.make(request, KEYS, "set_quota_used", {"user": name}, make).addCallback(
+            lambda user: self._user_answer(request, user)
+        )
 
     @app.route("/users/<name>", methods=["DELETE"])
     def _delete(self, request: Request, name: str) -> Deferred[bytes]:
@@ -336,9 +354,9 @@ class UsersApi:
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The members of both that differ; of the keys only those that differ."""
-    names = [name for name in after if before[name] != after[name]]
-    old, new = {name: before[name] for name in names}, {name: after[name] for name in names}
+    """The members of both that differ; of the keys only those that differ.  One that is not there is null."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    old, new = {name: before.get(name) for name in names}, {name: after.get(name) for name in names}
     if "keys" in new:
         old["keys"] = [key for key in before["keys"] if key not in after["keys"]]
         new["keys"] = [key for key in after["keys"] if key not in before["keys"]]
