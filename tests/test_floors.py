@@ -47,6 +47,7 @@ FLOORS = {
     "repeated": GROUND,
     "request_record": NETWORK,
     "steps": GROUND,
+    "webhook": GROUND,
     "wire": GROUND,
     "testing": POLICY,
     "balancers": POLICY,

@@ -93,8 +93,8 @@ class UserTests(SynchronousTestCase):
     def test_quota(self) -> None:
         """A quota is set, removed, and told what was used; half of one is an error of usage."""
         server = Server(response(USER), response(USER))
-        arguments = ["users", "set", "ann", "--quota-requests", "9", "--quota-per", "day", "--time-zone", "Asia/Kolkata"]
-        self.assertEqual(ran([*arguments, "--quota-used", "3"], server).status, 0)
+        arguments = ["users", "set", "ann", "--quota-requests", "9", "--quota-per", "day"]
+        self.assertEqual(ran([*arguments, "--time-zone", "Asia/Kolkata", "--quota-used", "3"], server).status, 0)
         patch, put = server.asked
         self.assertEqual(patch.body, {"quota": {"requests": 9, "per": "day", "time_zone": "Asia/Kolkata"}})
         self.assertEqual((put.method, put.target, put.body), ("PUT", "/users/ann/quota", {"used": 3}))

@@ -166,20 +166,10 @@ class UsersApi:
 
     @app.route("/users/<name>/quota", methods=["PUT"])
     def _set_used(self, request: Request, name: str) -> Deferred[bytes]:
-        name = _name_in(name)
+        def read(body: bytes) -> UserChange:
+            return UserChange(quota_used=read_model(QuotaUsed, body).used if body else 0)
 
-        async def make(body: bytes, attempt: Attempt) -> Outcome:
-            used = _read(lambda content: read_model(QuotaUsed, content), body).used if body else 0
-            changed = await self._store.change_user(name, UserChange(quota_used=used))
-            if changed is None:
-                _unknown_user(name)
-            if changed.after.quota is None:
-                raise Refusal(409, f"The user {name} has no quota.")
-            return self._outcome(changed)
-
-        return self._changes.make(request, KEYS, "set_quota_used", {"user": name}, make).addCallback(
-            lambda user: self._user_answer(request, user)
-        )
+        return self._change_user(request, "set_quota_used", name, read)
 
     @app.route("/users/<name>", methods=["DELETE"])
     def _delete(self, request: Request, name: str) -> Deferred[bytes]:
@@ -202,9 +192,12 @@ class UsersApi:
         name = _name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
-            changed = await self._store.change_user(name, _read(read, body))
+            change = _read(read, body)
+            changed = await self._store.change_user(name, change)
             if changed is None:
                 _unknown_user(name)
+            if change.quota_used is not None and changed.after.quota is None:
+                raise Refusal(409, f"The user {name} has no quota.")
             return self._outcome(changed)
 
         return self._changes.make(request, KEYS, action, {"user": name}, make).addCallback(
