@@ -171,7 +171,7 @@ class ArithmeticTests(SynchronousTestCase):
 
     def assert_same_profile(self, reply: list[Any], profile: Any) -> None:
         name, capacity, rate, level, *_ = reply
-        self.assertEqual((Account(name.decode(), int(capacity), float(rate)), level), profile)
+        self.assertEqual((Account(name.decode(), int(capacity), float(rate)), level, None), profile)
 
     def test_a_batch_is_its_takings_one_after_another(self) -> None:
         """A batch with keys many times, charges and unknown keys answers as single calls would."""

@@ -39,6 +39,9 @@ user_changes = st.builds(
     levels,
     st.none() | st.booleans(),
     st.none() | st.sampled_from([{}, {"x": 1}]),
+    # See test_redis_quota_steps.
+    st.none(),
+    st.none(),
 )
 keys = st.sampled_from(KEYS)
 steps = st.lists(

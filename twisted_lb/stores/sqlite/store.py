@@ -336,11 +336,6 @@ class EmbeddedStore:
         quota = key.user.quota if key is not None else None
         if key is None or quota is None:
             return
-        if charge.amount > 0:
-            try:
-                quota.begin(now_us)
-            except UnknownTimeZone:
-                """It counts in the period that is over."""
         if quota.charge(charge):
             self._notices.look(key.user.digest, key.user.name, quota, now_us)
             self._dirty.add(key.user)

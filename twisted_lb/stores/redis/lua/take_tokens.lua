@@ -307,10 +307,6 @@ local function charge_quota(quota, text)
       quota.used, quota.told, quota.starts, quota.ends = 0, 0, starts, ends
     end
   end
-  if amount > 0 and not of_users and quota.ends > 0 and now >= quota.ends then
-    -- It counts in the period that is determined next.
-    quota.used, quota.told, quota.starts, quota.ends = 0, 0, 0, 0
-  end
   if amount > 0 or amount < 0 and starts == quota.starts then
     use(quota, amount)
   end
