@@ -104,6 +104,9 @@ setup(
         "python-dotenv>=1.0",
         "PyYAML>=6.0.1",
         "rich>=13.7",
+        "treq>=24.9",
+        # Images without a database of time zones.
+        "tzdata>=2025.2",
         "Werkzeug>=3.0",
         "txredisapi>=1.6",
         "zope.interface>=6.1",
@@ -126,7 +129,6 @@ setup(
             "jsonschema>=4.21",
             "requests>=2.31",
             "schemathesis>=4.0",
-            "treq>=24.9",
             "uvicorn>=0.30",
             "websockets>=13.1",
         ],

@@ -6,17 +6,19 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from twisted_lb.quotas import MONTH, TOKENS, Quota
 from twisted_lb.user_records import key_from, key_record, user_from, user_record
 from twisted_lb.users import Key, KeyBucket, User
 
 FULL = User("é", 5, 0.5, -1, True, {"a": [None]}, 4, (Key("a" * 64, "disabled", 5, "x", 6, 7, KeyBucket(1, 2.5, -3)),))
 NEW = User("bob", 1, 2.0, keys=(Key("c" * 64),))
+LIMITED = NEW._replace(quota=Quota(9, TOKENS, MONTH, "Asia/Kolkata", 3, 4, 5))
 
 
 class RecordTests(SynchronousTestCase):
     def test_there_and_back(self) -> None:
         """Nothing is lost, and what may be absent has its default."""
-        for user in (FULL, NEW):
+        for user in (FULL, NEW, LIMITED):
             self.assertEqual(user_from(json.loads(json.dumps(user_record(user)))), user)
             for key in user.keys:
                 self.assertEqual(key_from(json.loads(json.dumps(key_record(key)))), key)

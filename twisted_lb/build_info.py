@@ -39,7 +39,10 @@ COMPILED = (
     "limits/fallback.py",
     "limits/prefer.py",
     "limits/pricing.py",
+    "limits/quota_count.py",
+    "limits/quota_share.py",
     "limits/recent_keys.py",
+    "limits/recent_quotas.py",
     "limits/rejection.py",
     "limits/request_limits.py",
     "limits/response_headers.py",
@@ -129,7 +132,7 @@ COMPILED = (
 
 # Classes in these that interpreted classes may inherit from, which makes calls slower; others may not be inherited
 # from.
-INHERITED = ("Fallback", "RecentKeys")
+INHERITED = ("Fallback", "RecentKeys", "RecentQuotas")
 
 # Modules of the package that these import, and that are not compiled.
 READ = (
@@ -145,9 +148,11 @@ READ = (
     "network/tls_client.py",
     "network/tls_errors.py",
     "network/transport.py",
+    "notices.py",
     "plugins.py",
     "proxy/lingering.py",
     "proxy/streams.py",
+    "quotas.py",
     "steps.py",
     "stores/redis/accounts.py",
     "stores/redis/connection.py",
@@ -157,10 +162,12 @@ READ = (
     "stores/redis/lost_call.py",
     "stores/redis/outcomes.py",
     "stores/redis/protocol.py",
+    "stores/redis/quota_periods.py",
     "stores/redis/scripts.py",
     "stores/redis/wrong_keys.py",
     "stores/sqlite/accounts.py",
     "stores/sqlite/database.py",
+    "stores/sqlite/notices.py",
     "stores/sqlite/schema.py",
     "stores/sqlite/usage.py",
     "stores/sqlite/users.py",

@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IAddress
 from zope.interface import Attribute, Interface
 
 from twisted_lb.backend import Backend
+from twisted_lb.notices import Notice
+from twisted_lb.quotas import Quota, QuotaCharge, QuotaLevel
 from twisted_lb.usage import WindowCounts
 from twisted_lb.users import Changed, Key, KeyChange, Shadow, User, UserChange, UserFilter, UserPage
 
@@ -38,6 +40,7 @@ class Profile(NamedTuple):
     # Of a user with a shadow policy, with the digest of the user's first key.
     owner: str = ""
     shadow: Shadow | None = None
+    quota: Quota | None = None  # as it is now, if there is one
 
 
 class Policy(NamedTuple):
@@ -58,6 +61,7 @@ class Limits(NamedTuple):
 # The names of the limits in responses and header fields.
 KEY: Final = "default"  # the bucket of the user, to which all keys of the user lead
 OWN: Final = "api-key"  # the bucket of one key's own
+QUOTA: Final = "quota"  # of the user, for a day or a month
 GLOBAL: Final = "global"
 ADDRESS: Final = "address"
 IN_FLIGHT: Final = "in-flight"
@@ -153,6 +157,7 @@ class Taken(NamedTuple):
     limit: str = KEY
     more: tuple[LimitLevel, ...] = ()  # when admitted: the buckets beside the one described, without the global one
     shadows: tuple[ShadowDecision, ...] = ()  # when admitted: those that were asked, that of the user last
+    quota: QuotaLevel | None = None  # that of the user, if there is one
 
 
 class StoreState(NamedTuple):
@@ -203,10 +208,10 @@ class IBucketStore(Interface):
     ) -> None:
         """Take `cost` tokens, 0 or more, for a request, and call `receiver`, within this call or later.
 
-        The limits are the bucket of the key's user, the key's own bucket, the requests in flight of the key, the
-        buckets in `limits`, and the global bucket, in this order; the first that refuses is reported.  A refusal takes
-        nothing and writes nothing.  A key that must not be used is refused before all of them; a revoked one is
-        unknown.
+        The limits are the bucket of the key's user, the key's own bucket, the user's quota, the requests in flight of
+        the key, the buckets in `limits`, and the global bucket, in this order; the first that refuses is reported.  A
+        refusal takes nothing and writes nothing.  A key that must not be used is refused before all of them; a revoked
+        one is unknown.
 
         Shadows among `limits`, which come last, and the shadow policy of the key's user refuse nothing: each of them is
         asked for the tokens of a request that all others admit, and the decisions are in `Taken.shadows`.
@@ -222,7 +227,12 @@ class IBucketStore(Interface):
         At least one is no shadow.
         """
 
-    def release(digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+    def release(
+        digest: str,
+        tokens: int,
+        limits: tuple[SharedBucket, ...] = (),
+        quota: QuotaCharge | None = None,
+    ) -> None:
         """An admitted request has ended; called at most once for each.  Does not raise.
 
         `digest` is "" for a request without a key, and `limits` are those of `take` or `take_without_key`; of shadows,
@@ -230,7 +240,9 @@ class IBucketStore(Interface):
 
         The request no longer counts as in flight.  `tokens` are taken in addition from all its buckets and, with a key,
         from the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
-        capacity.  If `tokens` is 0 and `counts_in_flight` is false, the call may be omitted.
+        capacity.  If `tokens` is 0, there is no `quota` and `counts_in_flight` is false, the call may be omitted.
+
+        `quota` is what the user's quota is charged: see `limits.quota_count`.
         """
 
     def take_address(
@@ -403,6 +415,26 @@ class IUsageStore(IUsageReport):
         The result is what was not stored, and should be given again.  What may have been stored is not in it: it is
         lost rather than counted twice.
         """
+
+
+class INoticeOutbox(Interface):
+    """Notices about quotas that are not delivered yet (see `twisted_lb.notices`).
+
+    A notice is made in the step in which its threshold is reached, at most once for each user, period and threshold,
+    and is kept until it is removed, also over a restart.  The Deferreds fail with StoreUnavailable.
+    """
+
+    def want_notices() -> None:
+        """From now on there are notices: somebody takes them."""
+
+    def claim_notices(most: int, lease_seconds: float) -> Deferred[list[Notice]]:
+        """Up to `most` notices that are due; nobody else gets them before the lease is over."""
+
+    def remove_notice(notice_id: str) -> Deferred[None]:
+        """It was delivered, or is given up."""
+
+    def delay_notice(notice_id: str, seconds: float) -> Deferred[None]:
+        """It is due again after this time."""
 
 
 class IRequest(Interface):

@@ -8,23 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from twisted_lb.quotas import UTC, Quota
 from twisted_lb.users import ACTIVE, Key, KeyBucket, Shadow, User
 
 _USER: Final = frozenset(
-    ("name", "capacity", "rate_per_sec", "level", "disabled", "metadata", "created_at", "keys", "shadow")
+    ("name", "capacity", "rate_per_sec", "level", "disabled", "metadata", "created_at", "keys", "shadow", "quota")
 )
 _KEY: Final = frozenset(("digest", "state", "expires_at", "label", "created_at", "last_used", "bucket"))
 _BUCKET: Final = frozenset(("capacity", "rate_per_sec", "level"))
+_QUOTA: Final = frozenset(Quota._fields)
 
 
 def user_record(user: User) -> dict[str, Any]:
     """A user as JSON."""
-    return {
-        **user._asdict(),
-        "metadata": dict(user.metadata),
-        "keys": [key_record(key) for key in user.keys],
-        "shadow": None if user.shadow is None else user.shadow._asdict(),
-    }
+    record = {**user._asdict(), "metadata": dict(user.metadata), "keys": [key_record(key) for key in user.keys]}
+    # Earlier versions can import users without these.
+    for name, value in (("shadow", user.shadow), ("quota", user.quota)):
+        del record[name]
+        if value is not None:
+            record[name] = value._asdict()
+    return record
 
 
 def key_record(key: Key) -> dict[str, Any]:
@@ -38,6 +41,7 @@ def user_from(record: object) -> User:
     keys, shadow = members["keys"], members.get("shadow")
     if not isinstance(keys, list):
         raise ValueError("keys: expected an array of keys")
+    quota = members.get("quota")
     return User(
         _value("name", members, _is_text),
         _value("capacity", members, _is_whole),
@@ -48,6 +52,21 @@ def user_from(record: object) -> User:
         _value("created_at", members, _is_whole, None),
         tuple(key_from(key) for key in keys),
         None if shadow is None else Shadow(*_bucket_from("shadow", shadow)),
+        None if quota is None else quota_from(quota),
+    )
+
+
+def quota_from(record: object) -> Quota:
+    """The quota of a record.  Raises ValueError."""
+    members = _members("the quota", record, _QUOTA, ("amount", "unit", "per"))
+    return Quota(
+        _value("amount", members, _is_whole),
+        _value("unit", members, _is_text),
+        _value("per", members, _is_text),
+        _value("time_zone", members, _is_text, UTC),
+        _value("used", members, _is_whole, 0),
+        _value("starts_us", members, _is_whole, 0),
+        _value("ends_us", members, _is_whole, 0),
     )
 
 

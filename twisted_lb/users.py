@@ -14,6 +14,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from twisted_lb.quotas import Quota
+
 # The states of a key.
 ACTIVE: Final = "active"
 DISABLED: Final = "disabled"  # until it is enabled
@@ -97,6 +99,7 @@ class User(NamedTuple):
     created_at: int | None = None
     keys: tuple[Key, ...] = ()  # in the order of their creation; at least one
     shadow: Shadow | None = None
+    quota: Quota | None = None  # as it is now, by the clock of the store
 
     def key(self, key_id: str) -> Key | None:
         """The key with this key_id, if it is the user's."""
@@ -147,6 +150,8 @@ class UserChange(NamedTuple):
     disabled: bool | None = None
     metadata: Mapping[str, Any] | None = None
     shadow: Shadow | None = None  # or NO_SHADOW; its level is kept, unless one is given
+    quota: Quota | None = None  # or NO_QUOTA; what was used stays if unit and period do
+    quota_used: int | None = None  # what was used of the quota, if there is one
 
 
 NO_SHADOW: Final = Shadow(0, 0.0)  # as `shadow` of a change: the user has none any more

@@ -17,7 +17,7 @@ from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_policy
 from twisted_lb.api.openapi import document, openapi_text, operations
 from twisted_lb.api.pools import PoolsApi
 from twisted_lb.api.user import UserApi
-from twisted_lb.api.user_bodies import Level, UserToCreate, read_key_patch, read_user_patch
+from twisted_lb.api.user_bodies import Level, QuotaUsed, UserToCreate, read_key_patch, read_user_patch
 from twisted_lb.api.users import UsersApi
 from twisted_lb.api.users_transfer import TransferApi
 
@@ -165,6 +165,32 @@ BODIES: list[tuple[str, Any, list[tuple[dict[str, Any], bool | None]]]] = [
             ({"disabled": True}, True),
             ({"metadata": None}, False),
             ({"metadata": {}}, True),
+            ({"quota": None}, True),
+            ({"quota": {"requests": 5.0, "per": "day"}}, True),
+            ({"quota": {"tokens": 5, "per": "month", "time_zone": "Europe/Berlin"}}, True),
+            ({"quota": {"tokens": 5, "per": "month", "time_zone": "Europe/Atlantis"}}, None),
+            ({"quota": {"tokens": 5, "per": "month", "time_zone": "a//b"}}, False),
+            ({"quota": {"tokens": 5, "per": "month", "time_zone": None}}, False),
+            ({"quota": {"tokens": 5, "requests": 5, "per": "day"}}, False),
+            ({"quota": {"per": "day"}}, False),
+            ({"quota": {"requests": 0, "per": "day"}}, False),
+            ({"quota": {"requests": 10**12 + 1, "per": "day"}}, False),
+            ({"quota": {"requests": None, "tokens": 5, "per": "day"}}, False),
+            ({"quota": {"requests": 5}}, False),
+            ({"quota": {"requests": 5, "per": "week"}}, False),
+            ({"quota": {"requests": 5, "per": "day", "used": 1}}, False),
+            ({"quota": 5}, False),
+        ],
+    ),
+    (
+        "QuotaUsed",
+        lambda body: read_model(QuotaUsed, body),
+        [
+            ({"used": 0}, True),
+            ({"used": 5.0}, True),
+            ({"used": -1}, False),
+            ({"used": None}, False),
+            ({}, False),
         ],
     ),
     (

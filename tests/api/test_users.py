@@ -55,6 +55,31 @@ class UserTests(UsersCase):
             (("admin", "create_user", "applied"), {"user": "Ann Lee", "before": {}, "after": shown}),
         )
 
+    def test_quota(self) -> None:
+        """A quota is created, changed, told what was used, and removed; each of it is recorded."""
+        wanted = {"requests": 10, "per": "day", "time_zone": "Europe/Berlin"}
+        resets_at = "2027-01-15T23:00:00Z"
+        shown = {**wanted, "used": 0, "left": 10, "resets_at": resets_at}
+        created = self.called(201, "POST", "/users", {"name": "ann", "quota": wanted})
+        self.assertEqual(created["quota"], shown)
+        used = {**shown, "used": 4, "left": 6}
+        self.assertEqual(self.called(200, "PUT", "/users/ann/quota", {"used": 4})["quota"], used)
+        self.assertEqual(self.recorded()[1], {"user": "ann", "before": {"quota": shown}, "after": {"quota": used}})
+        more = {**used, "requests": 20, "left": 16}
+        self.assertEqual(
+            self.called(200, "PATCH", "/users/ann", {"quota": {**wanted, "requests": 20}})["quota"], more
+        )
+        self.assertEqual(self.called(200, "GET", "/users?name=ann")["users"][0]["quota"], more)
+        self.assertEqual(self.called(200, "PUT", "/users/ann/quota")["quota"]["used"], 0)
+        self.assertNotIn("quota", self.called(200, "PATCH", "/users/ann", {"quota": None}))
+        self.assertEqual(self.recorded()[1]["after"], {"quota": None})
+        self.assertEqual(self.call("PUT", "/users/ann/quota").status, 409)
+        self.assertEqual(self.call("PUT", "/users/bob/quota").status, 404)
+        for quota in ({**wanted, "tokens": 1}, {**wanted, "time_zone": "Mars/Base"}, {"requests": 1}, 5):
+            answer = self.call("PATCH", "/users/ann", {"quota": quota})
+            self.assertEqual(answer.status, 400)
+            self.assertIn("requests or tokens", answer.json["detail"])
+
     def test_what_is_given(self) -> None:
         """A policy and an end may be given."""
         wanted = {"name": "ann", "capacity": 7, "rate_per_sec": 0.5, "expires_at": rfc3339(START + HOUR)}

@@ -90,6 +90,30 @@ class UserTests(SynchronousTestCase):
         self.assertEqual(ran(["users", "set", "ann"], Server()).status, 2)
         self.assertEqual(ran(["users", "set", "ann", "--level", "x"], Server()).status, 2)
 
+    def test_quota(self) -> None:
+        """A quota is set, removed, and told what was used; half of one is an error of usage."""
+        server = Server(response(USER), response(USER))
+        arguments = ["users", "set", "ann", "--quota-requests", "9", "--quota-per", "day"]
+        self.assertEqual(ran([*arguments, "--time-zone", "Asia/Kolkata", "--quota-used", "3"], server).status, 0)
+        patch, put = server.asked
+        self.assertEqual(patch.body, {"quota": {"requests": 9, "per": "day", "time_zone": "Asia/Kolkata"}})
+        self.assertEqual((put.method, put.target, put.body), ("PUT", "/users/ann/quota", {"used": 3}))
+        server = Server(response(USER))
+        ran(["users", "set", "ann", "--no-quota"], server)
+        self.assertEqual(server.asked[0].body, {"quota": None})
+        server = Server(response({**USER, "api_key": "k-1"}, 201))
+        ran(["users", "create", "ann", "--quota-tokens", "5", "--quota-per", "month"], server)
+        self.assertEqual(server.asked[0].body, {"name": "ann", "quota": {"tokens": 5, "per": "month"}})
+        for wrong in (
+            ["--quota-requests", "9"],
+            ["--quota-per", "day"],
+            ["--quota-requests", "9", "--quota-tokens", "9", "--quota-per", "day"],
+            ["--no-quota", "--quota-used", "0"],
+            ["--quota-requests", "9", "--quota-per", "week"],
+        ):
+            server = Server()
+            self.assertEqual((ran(["users", "set", "ann", *wrong], server).status, server.asked), (2, []), wrong)
+
     def test_wrong_values(self) -> None:
         """Values that cannot be sent are errors of usage, before anything is asked."""
         for arguments in (

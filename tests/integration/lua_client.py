@@ -20,7 +20,7 @@ SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
 TIME_LINE = b"local time = call('TIME')\n"
 EXPIRY = b"call('PEXPIRE', bucket[KEY], "
-SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin")
+SCRIPTS = ("take_tokens", "create_account", "change_account", "read_account", "announce", "rejoin", "renew_quota")
 # Those that come after a library, by its name.
 LIBRARIES = {
     "users": (

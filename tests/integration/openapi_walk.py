@@ -127,6 +127,9 @@ class Walk:
                 send("GET", "/user/tokens/profile", key=created["api_key"])
         send("PUT", "/users/carl/level")
         send("PUT", "/users/carl/level", {"current_capacity": 3})
+        send("PUT", "/users/carl/quota")
+        send("PATCH", "/users/carl", {"quota": {"requests": 1000, "per": "day", "time_zone": "Europe/Berlin"}})
+        send("PUT", "/users/carl/quota", {"used": 10})
         more = {"label": "ci", "capacity": 2, "rate_per_sec": 0}
         new = send("POST", "/users/carl/keys", more, **{"Idempotency-Key": "one"})
         send("GET", "/users/carl/keys")

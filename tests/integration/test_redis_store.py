@@ -10,6 +10,7 @@ from twisted.internet.task import deferLater
 from tests.integration.on_redis import OnRedis
 from tests.stores.contract import Asker, StoreContract, digest_of
 from tests.stores.limits_contract import LimitsContract
+from tests.stores.quotas_contract import QuotasContract
 from tests.stores.shared_contract import SharedContract
 from tests.stores.usage_contract import UsageContract
 from tests.stores.users_contract import UsersContract
@@ -17,7 +18,9 @@ from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, Limits, Nam
 from twisted_lb.stores.redis.keys import account_key
 
 
-class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, UsageContract, OnRedis):
+class ContractTests(
+    StoreContract, LimitsContract, SharedContract, UsersContract, UsageContract, QuotasContract, OnRedis
+):
     """The contract of stores, over Redis."""
 
     def begin_with(self, limits: Limits) -> Deferred[None]:
@@ -27,6 +30,9 @@ class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract
 
     def some_milliseconds(self) -> Deferred[None]:
         return deferLater(self.reactor, 0.005)
+
+    def some_time(self) -> None:
+        """It is written with what was used."""
 
 
 class WritingTests(OnRedis):

@@ -53,6 +53,9 @@ user_changes = st.builds(
     st.none() | st.booleans(),
     st.none() | st.sampled_from([{}, {"x": 1}]),
     st.none() | st.just(NO_SHADOW) | shadows,
+    # See test_redis_quota_steps.
+    st.none(),
+    st.none(),
 )
 keys = st.sampled_from(KEYS)
 steps = st.lists(

@@ -9,9 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hypothesis_profile import given
 from tests.limits.seconds import seconds_to_full, seconds_to_next
-from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, MICROTOKENS, OWN, QUOTA, LimitLevel, Taken
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 from twisted_lb.limits.response_headers import FAMILIES, RATELIMIT, X_RATELIMIT, rate_limit_fields, retry_after
+from twisted_lb.quotas import DAY, REQUESTS, TOKENS, QuotaLevel
 
 M = MICROTOKENS
 
@@ -47,6 +48,42 @@ class FieldsTests(SynchronousTestCase):
             b"\r\nX-RateLimit-Limit: 5\r\nX-RateLimit-Remaining: 4\r\nX-RateLimit-Reset: 1"
             b'\r\nRateLimit-Policy: "default";q=5;w=5\r\nRateLimit: "default";r=4;t=1',
         )
+
+    def test_a_quota_is_an_item_of_its_own(self) -> None:
+        """The quota comes last, with the seconds of its period; X-RateLimit describes what has the least left."""
+        quota = QuotaLevel(100, REQUESTS, DAY, "UTC", 50, 0, 86_400 * M, 86_399 * M + 1)
+        fields = rate_limit_fields(FAMILIES)
+        policy = b'\r\nRateLimit-Policy: "default";q=5;w=5, "quota";q=100;qu="requests";w=86400'
+        self.assertEqual(
+            fields(taken(5, 1.0, 4 * M)._replace(quota=quota)),
+            b"\r\nX-RateLimit-Limit: 5\r\nX-RateLimit-Remaining: 4\r\nX-RateLimit-Reset: 1"
+            + policy
+            + b'\r\nRateLimit: "default";r=4;t=1, "quota";r=50;t=1',
+        )
+        scarce = fields(taken(5, 1.0, 4 * M)._replace(quota=quota._replace(left=3, now_us=0)))
+        self.assertIn(
+            b"\r\nX-RateLimit-Limit: 100\r\nX-RateLimit-Remaining: 3\r\nX-RateLimit-Reset: 86400\r\n", scarce
+        )
+        self.assertTrue(scarce.endswith(b', "quota";r=3;t=86400'))
+        own = LimitLevel(9, 0.0, 2 * M, OWN)
+        three = rate_limit_fields([RATELIMIT])(taken(5, 1.0, 4 * M)._replace(quota=quota, more=(own,)))
+        self.assertTrue(three.endswith(b'RateLimit: "default";r=4;t=1, "api-key";r=2, "quota";r=50;t=1'), three)
+
+    def test_refusals_of_users_with_a_quota(self) -> None:
+        """A refusal by the quota describes it alone; one by another limit that one, and then the quota."""
+        quota = QuotaLevel(100, TOKENS, DAY, "UTC", -7, 0, 86_400 * M, 86_300 * M)
+        refused = Taken(False, b"ann", 100, 0.0, -7 * M, QUOTA, (), quota)
+        self.assertEqual(
+            rate_limit_fields(FAMILIES)(refused),
+            b"\r\nX-RateLimit-Limit: 100\r\nX-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 100"
+            b'\r\nRateLimit-Policy: "quota";q=100;w=86400\r\nRateLimit: "quota";r=0;t=100',
+        )
+        self.assertEqual((retry_after(refused), retry_after(refused, 100), retry_after(refused, 101)), (100, 100, None))
+        of_bucket = taken(5, 1.0, -M)._replace(quota=quota)
+        found = rate_limit_fields(FAMILIES)(of_bucket)
+        self.assertIn(b"\r\nX-RateLimit-Limit: 5\r\n", found)
+        self.assertTrue(found.endswith(b'RateLimit: "default";r=0;t=2, "quota";r=0;t=100'), found)
+        self.assertEqual(retry_after(of_bucket), 2)
 
     def test_cases(self) -> None:
         """Each family, alone and with the other, says the same exact seconds and tokens, or leaves them out."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, MICROTOKENS, QUOTA, Taken
 from twisted_lb.limits.rejection import refusal
+from twisted_lb.quotas import MONTH, REQUESTS, TOKENS, QuotaLevel
 
 M = MICROTOKENS
 
@@ -15,6 +16,34 @@ def taken(capacity: int, rate: float, level: int, limit: str = "default") -> Tak
 
 
 class RefusalTests(SynchronousTestCase):
+    def test_quota(self) -> None:
+        """A refusal by a quota says for how long it is, and when the next period begins."""
+        quota = QuotaLevel(5, REQUESTS, MONTH, "UTC", 0, 0, 90 * M, 80 * M)
+        for one, cost, detail, seconds in (
+            (quota, 1, "The quota of 5 requests a month is used up. The next month begins in 10 s.", 10),
+            (quota, 9, "The quota of 5 requests a month is used up. The next month begins in 10 s.", 10),
+            (
+                quota._replace(unit=TOKENS, left=2),
+                3,
+                "The quota of 5 tokens a month has 2 left, and this request costs 3. The next month begins in 10 s.",
+                10,
+            ),
+            (
+                quota._replace(unit=TOKENS, left=2),
+                6,
+                "The quota of 5 tokens a month has 2 left, and this request costs 6. It never has as many.",
+                None,
+            ),
+            (
+                quota._replace(amount=1),
+                1,
+                "The quota of 1 request a month is used up. The next month begins in 10 s.",
+                10,
+            ),
+        ):
+            found = refusal(Taken(False, b"ann", one.amount, 0.0, one.left * M, QUOTA, (), one), cost)
+            self.assertEqual(found, (detail, seconds, {"violated-policies": ["quota"]}))
+
     def test_sentences(self) -> None:
         """Each refusal says which limit it was and what to do about it."""
         for one, cost, ahead, detail, seconds in (

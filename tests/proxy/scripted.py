@@ -30,6 +30,7 @@ from twisted_lb.interfaces import (
 )
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.network.names import Follower, Unresolved, Waiter
+from twisted_lb.quotas import QuotaCharge
 
 KEY = b"01234567-89ab-cdef-0123-456789abcdef"
 # The answer about a bucket of 5 tokens at 1 token per second, of which one was just taken.
@@ -66,6 +67,7 @@ class ScriptedBuckets:
         self.without_key: Taken | str = OF_ADDRESS  # the answer to requests without a key
         self.refunded: list[str] = []
         self.released: list[tuple[str, int]] = []
+        self.quota_charges: list[QuotaCharge] = []
         self.unreleased = 0
         self._waiting: list[tuple[str, ITokenReceiver]] = []
 
@@ -95,7 +97,15 @@ class ScriptedBuckets:
         else:
             receiver.bucket_answered(answer)
 
-    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+    def release(
+        self,
+        digest: str,
+        tokens: int,
+        limits: tuple[SharedBucket, ...] = (),
+        quota: QuotaCharge | None = None,
+    ) -> None:
+        if quota is not None:
+            self.quota_charges.append(quota)
         if limits:
             assert limits in self.limits
             self.released_limits.append((limits, tokens))

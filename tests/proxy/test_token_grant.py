@@ -9,6 +9,7 @@ from tests.proxy.world import World, response
 from twisted_lb.interfaces import MICROTOKENS, Taken
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.token_grant import TokenGrant
+from twisted_lb.quotas import DAY, REQUESTS, TOKENS, QuotaCharge, QuotaLevel
 from twisted_lb.wire.head import ResponseHead, read_response_head
 
 
@@ -45,6 +46,47 @@ class TokenGrantTests(SynchronousTestCase):
         self.assertEqual(self.released, [("key", -3)])
         assert self.tokens.taken is not None
         self.assertEqual(self.tokens.taken.level, min(level + 3 * MICROTOKENS, ADMITTED.capacity * MICROTOKENS))
+
+    def limited(self, unit: str) -> QuotaLevel:
+        """The tokens were taken of a user with a quota."""
+        quota = QuotaLevel(10, unit, DAY, "UTC", 4, 5, 9, 7)
+        self.tokens.grant(ADMITTED._replace(quota=quota))
+        return quota
+
+    def test_quota_of_requests(self) -> None:
+        """A request that no server answers is given back to it; otherwise it counts once, whatever it costs."""
+        quota = self.limited(REQUESTS)
+        taken = self.tokens.response_started(head_of(b"X-Token-Cost: 5"), "s1")
+        self.assertEqual(taken.quota, quota)
+        self.tokens.settle(self)  # type: ignore[arg-type]
+        self.assertEqual((self.released, self.world.buckets.quota_charges), ([("key", 2)], []))
+        self.setUp()
+        self.limited(REQUESTS)
+        self.tokens.refund()
+        self.assertEqual(self.released, [("key", -3)])
+        self.assertEqual(self.world.buckets.quota_charges, [QuotaCharge(REQUESTS, 5, 9, -1)])
+        assert self.tokens.taken is not None and self.tokens.taken.quota is not None
+        self.assertEqual(self.tokens.taken.quota.left, 5)
+
+    def test_a_request_of_no_cost_is_given_back_to_a_quota(self) -> None:
+        """The store is told of a refund that concerns the quota alone."""
+        self.tokens.cost = 0
+        self.limited(REQUESTS)
+        self.tokens.refund()
+        self.assertEqual((self.released, len(self.world.buckets.quota_charges)), ([("key", 0)], 1))
+
+    def test_quota_of_tokens(self) -> None:
+        """What a request costs more or less than was taken is charged to the quota as well."""
+        self.limited(TOKENS)
+        taken = self.tokens.response_started(head_of(b"X-Token-Cost: 5"), "s1")
+        assert taken.quota is not None
+        self.assertEqual(taken.quota.left, 2)
+        self.tokens.settle(self)  # type: ignore[arg-type]
+        self.assertEqual(self.world.buckets.quota_charges, [QuotaCharge(TOKENS, 5, 9, 2)])
+        self.setUp()
+        self.limited(TOKENS)
+        self.tokens.settle_as_taken()
+        self.assertEqual((self.released, self.world.buckets.quota_charges), ([], []))
 
     def test_as_taken(self) -> None:
         """What costs what was taken needs no word with the store, and is not refunded later."""

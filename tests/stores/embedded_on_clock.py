@@ -68,14 +68,15 @@ class StoreOnClock(SynchronousTestCase):
         """Go on with what is on disk now, as after kill -9."""
         copy = new_path(self)
         shutil.copytree(self.data_dir, copy)
+        self.data_dir = copy
         self.store = self.started(copy)
 
     def create(self, key: str, capacity: int = 5, rate_per_sec: float = 0.0) -> None:
         self.successResultOf(self.store.create(digest_of(key), Account("user " + key, capacity, rate_per_sec)))
 
-    def take(self, key: str) -> Any:
+    def take(self, key: str, cost: int = 1) -> Any:
         receiver = Asker()
-        self.store.take(digest_of(key), receiver)
+        self.store.take(digest_of(key), receiver, cost)
         self.assertEqual(len(receiver.answers), 1, "the embedded store answers within the call")
         return receiver.answers[0]
 

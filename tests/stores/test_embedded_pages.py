@@ -28,7 +28,7 @@ class PageTests(StoreOnClock):
         for number in range(300):
             self.create(f"k{number:03}")
         asked: list[str] = []
-        self.patch(held, "Profile", lambda account, level: asked.append(account.name) or Profile(account, level))
+        self.patch(held, "Profile", lambda account, *rest: asked.append(account.name) or Profile(account, *rest))
         calls = self.disk.calls
         page = self.successResultOf(self.store.page("user k100", 3))
         self.assertEqual((asked, page.more_after), (["user k101", "user k102", "user k103"], "user k103"))

@@ -11,6 +11,7 @@ from tests.limits.test_bucket import LIVES
 from tests.stores.contract import StoreContract, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.limits_contract import LimitsContract
+from tests.stores.quotas_contract import QuotasContract
 from tests.stores.shared_contract import SharedContract
 from tests.stores.usage_contract import UsageContract
 from tests.stores.users_contract import UsersContract
@@ -33,7 +34,9 @@ from twisted_lb.stores.sqlite.writer import FLUSH_SECONDS
 M = MICROTOKENS
 
 
-class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract, UsageContract, TestCase):
+class ContractTests(
+    StoreContract, LimitsContract, SharedContract, UsersContract, UsageContract, QuotasContract, TestCase
+):
     """The contract of stores, over the embedded one."""
 
     def setUp(self) -> None:
@@ -41,12 +44,16 @@ class ContractTests(StoreContract, LimitsContract, SharedContract, UsersContract
         self.begin_with(Limits())
 
     def begin_with(self, limits: Limits) -> None:
-        self.store = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred, limits)
+        self.clock = Clock()
+        self.store = EmbeddedStore(new_path(self), lambda: self.now_us, self.clock, maybeDeferred, limits)
         self.store.start()
         self.addCleanup(self.store.stop)
 
     def some_milliseconds(self) -> None:
         self.now_us += 5000
+
+    def some_time(self) -> None:
+        self.clock.advance(FLUSH_SECONDS)
 
 
 class TakingTests(StoreOnClock):

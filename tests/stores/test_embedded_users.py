@@ -12,8 +12,10 @@ from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.users_contract import HOUR, id_of, new_user
 from twisted_lb.interfaces import MICROTOKENS, LimitRule, NotStored, StoreUnavailable, Taken
+from twisted_lb.quotas import DAY, REQUESTS, Quota
 from twisted_lb.stores.sqlite import schema
 from twisted_lb.stores.sqlite.files import DATABASE_FILE
+from twisted_lb.stores.sqlite.schema import SCHEMA_VERSION
 from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
 from twisted_lb.usage import key_subject
 from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, Shadow, User, UserChange
@@ -154,7 +156,7 @@ class Format1Tests(StoreOnClock):
             self.assertEqual(user, User("ann", 5, 0.5, 4 * MICROTOKENS, keys=(Key(digest_of("a")),)))
             self.assertEqual(self.successResultOf(store.find_key(id_of("b"))).level, -MICROTOKENS)
             self.successResultOf(store.stop())
-            self.assertEqual(version(self.path), 3)
+            self.assertEqual(version(self.path), SCHEMA_VERSION)
 
     def test_what_is_new_can_be_stored_in_it(self) -> None:
         """Keys, states and metadata of a user of such a database are there after a restart."""
@@ -174,6 +176,23 @@ class Format1Tests(StoreOnClock):
         self.assertGreater(statements, 5)
         store = self.started(self.old)
         self.assertEqual(self.successResultOf(store.user("ann")).capacity, 5)
+
+    def test_the_format_in_between_is_taken_over(self) -> None:
+        """A database of format 2 has its users, keys and states afterwards, and can have quotas."""
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        schema.migrate(connection, 1)
+        for statement in ("ALTER TABLE account DROP COLUMN quota", "DROP TABLE notice", "PRAGMA user_version=2"):
+            connection.execute(statement)
+        connection.execute("UPDATE account SET disabled = 1 WHERE name = 'bob'")
+        connection.close()
+        quota = Quota(3, REQUESTS, DAY)
+        self.store = store = self.started(self.old)
+        self.successResultOf(store.change_user("ann", UserChange(quota=quota)))
+        self.assertTrue(self.successResultOf(store.user("bob")).disabled)
+        self.successResultOf(store.stop())
+        self.assertEqual(version(self.path), SCHEMA_VERSION)
+        self.store = store = self.started(self.old)
+        self.assertEqual(self.successResultOf(store.user("ann")).quota[:4], quota[:4])
 
     def test_a_damaged_one_is_left_as_it_is(self) -> None:
         """A file of format 1 that cannot be read is not migrated."""

@@ -17,14 +17,14 @@ from twisted_lb.api import openapi_admin, openapi_user, openapi_users
 from twisted_lb.api.bodies import KeyLabel, NewKey, NewUser, PolicyChange, Rotation
 from twisted_lb.api.openapi_answers import SCHEMAS
 from twisted_lb.api.openapi_parts import JSON, Part, problem_name, problem_responses, schemas_of
-from twisted_lb.api.user_bodies import KeyPatch, Level, UserPatch, UserToCreate
+from twisted_lb.api.user_bodies import KeyPatch, Level, QuotaUsed, UserPatch, UserToCreate
 from twisted_lb.config.servers_schema import ServerModel
 from twisted_lb.wire.problem import CONTENT_TYPE as PROBLEM_TYPE
 
 PUBLIC_SERVER: Final = {"url": "http://localhost:8080", "description": "The public listener."}
 ADMIN_SERVER: Final = {"url": "http://localhost:9090", "description": "The admin listener."}
 BODIES: Final = (
-    NewUser, PolicyChange, NewKey, KeyLabel, Rotation, UserToCreate, UserPatch, KeyPatch, Level, ServerModel,
+    NewUser, PolicyChange, NewKey, KeyLabel, Rotation, UserToCreate, UserPatch, KeyPatch, Level, QuotaUsed, ServerModel,
 )  # fmt: skip
 EXAMPLES: Final = Path(__file__).with_name("openapi_examples.json")
 

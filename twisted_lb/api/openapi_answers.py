@@ -9,6 +9,7 @@ from twisted_lb.api.pool_summary import STATES, SUMS
 from twisted_lb.api.representations import EXPIRED
 from twisted_lb.config.pool import ADMIN_STATES
 from twisted_lb.limits.rejection import MEMBER, REASON
+from twisted_lb.quotas import PERIODS, REQUESTS, TOKENS, UNITS
 from twisted_lb.users import ACTIVE, DISABLED, KEY_ID_DIGITS, KEY_ID_PREFIX, REFUSALS, REVOKED
 
 TIME: Final = text("A time of RFC 3339 in UTC.", format="date-time")
@@ -31,6 +32,7 @@ _KEY: Final = {
     "last_used": or_null({**TIME, "description": "To the minute."}),
 }
 _OWNED_KEY: Final = {**_KEY, "user": _NAME}
+_OF_QUOTA: Final = {"quota": ref("Quota")}
 _USER: Final = {
     "name": _NAME,
     **_BUCKET,
@@ -110,12 +112,25 @@ SCHEMAS: Final[dict[str, Part]] = {
         },
     ),
     "CreatedUser": members("A new user.", {"name": _NAME, **_POLICY, **_NEW}),
-    "Profile": members("A user with the bucket.", {"name": _NAME, **_BUCKET}),
+    "Profile": members(
+        "A user with the bucket; and the quota of a user who has one.", {"name": _NAME, **_BUCKET}, _OF_QUOTA
+    ),
+    "Quota": members(
+        "A quota of either requests or tokens, and what was used of it in its present period.",
+        {
+            "per": text(enum=list(PERIODS)),
+            "time_zone": text("A name of the IANA database."),
+            "used": whole("Since the period has begun.", minimum=0),
+            "left": whole("What may still be used in it.", minimum=0),
+            "resets_at": or_null({**TIME, "description": "When the next period begins."}),
+        },
+        {REQUESTS: whole(minimum=1), TOKENS: whole(minimum=1)},
+    ),
     "Key": members("A key; with the members of a bucket if it has one of its own.", _KEY, _BUCKET),
     "NewOwnKey": members("A new key, with the key itself.", {**_KEY, **_NEW}, _BUCKET),
     "Keys": members("The keys of a user.", {"name": _NAME, "keys": array(ref("Key"))}),
-    "User": members("A user with all keys.", _USER),
-    "NewUserWithKey": members("A new user, with the key.", {**_USER, **_NEW}),
+    "User": members("A user with all keys; and the quota of a user who has one.", _USER, _OF_QUOTA),
+    "NewUserWithKey": members("A new user, with the key.", {**_USER, **_NEW}, _OF_QUOTA),
     "Users": members(
         "A page of users.",
         {"users": array(ref("User")), "next": or_null(text("The `after` of the next page; null: this is the last."))},
@@ -155,6 +170,18 @@ SCHEMAS: Final[dict[str, Part]] = {
             "disabled": or_null(flag()),
             "metadata": or_null({"type": "object"}),
             "created_at": _TIME_US,
+            "quota": or_null(
+                members(
+                    "A quota, with what was used in its period.",
+                    {"amount": whole(minimum=1), "unit": text(enum=list(UNITS)), "per": text(enum=list(PERIODS))},
+                    {
+                        "time_zone": or_null(text()),
+                        "used": or_null(whole(minimum=0)),
+                        "starts_us": _TIME_US,
+                        "ends_us": _TIME_US,
+                    },
+                )
+            ),
         },
     ),
     "KeyRecord": members(

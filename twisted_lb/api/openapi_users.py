@@ -148,6 +148,18 @@ PATHS: Final[Mapping[str, Part]] = {
     "/users/{name}/level": {
         "put": _user("setLevel", "Fill the bucket, or set its level.", body(ref("Level"), required=False))
     },
+    "/users/{name}/quota": {
+        "put": operation(
+            "setQuotaUsed",
+            TAG,
+            "Set what was used of a quota in its present period, or that nothing was.",
+            {200: answer("The user after the change.", ref("User"), X_Request_ID=_ID)},
+            (*_CHANGED, 409),
+            _CHANGER,
+            _USER,
+            body(ref("QuotaUsed"), required=False),
+        )
+    },
     "/users/{name}/keys": {
         "get": operation(
             "listKeys",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted_lb.interfaces import MICROTOKENS, Account, Profile
+from twisted_lb.quotas import Quota
 from twisted_lb.timestamps import rfc3339
 from twisted_lb.users import ACTIVE, Key, User
 
@@ -23,12 +24,25 @@ def shown_policy(capacity: int, rate_per_sec: float) -> dict[str, object]:
 
 
 def shown_profile(profile: Profile) -> dict[str, object]:
-    """The account and its whole tokens.
+    """The account and its whole tokens; and the quota of a user who has one.
 
     Rounded down, also below zero: half a token is shown as 0, and a debt of half a token as -1, so that a debt is
     always visible.
     """
-    return shown_account(profile.account) | {"current_capacity": profile.level // MICROTOKENS}
+    shown = shown_account(profile.account) | {"current_capacity": profile.level // MICROTOKENS}
+    return shown if profile.quota is None else shown | {"quota": shown_quota(profile.quota)}
+
+
+def shown_quota(quota: Quota) -> dict[str, object]:
+    """A quota, and what was used of it in its present period."""
+    return {
+        quota.unit: quota.amount,
+        "per": quota.per,
+        "time_zone": quota.time_zone,
+        "used": quota.used,
+        "left": max(quota.left, 0),
+        "resets_at": shown_time(quota.ends_us or None),
+    }
 
 
 def shown_key(key: Key, now_us: int) -> dict[str, object]:
@@ -51,6 +65,7 @@ def shown_key(key: Key, now_us: int) -> dict[str, object]:
 
 def shown_user(user: User, now_us: int) -> dict[str, object]:
     """A user with all keys, for operators."""
+    quota = {} if user.quota is None else {"quota": shown_quota(user.quota)}
     return {
         "name": user.name,
         **shown_policy(user.capacity, user.rate_per_sec),
@@ -58,6 +73,7 @@ def shown_user(user: User, now_us: int) -> dict[str, object]:
         "disabled": user.disabled,
         "metadata": dict(user.metadata),
         "created_at": shown_time(user.created_at),
+        **quota,
         "keys": [shown_key(key, now_us) for key in user.keys],
     }
 

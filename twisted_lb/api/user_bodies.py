@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from twisted_lb.api.bodies import (
     LABEL,
@@ -20,6 +20,7 @@ from twisted_lb.api.bodies import (
     whole,
 )
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.quotas import MAX_AMOUNT, MAX_USED, NO_QUOTA, REQUESTS, TOKENS, UTC, Quota, zone_named
 from twisted_lb.timestamps import TIME
 from twisted_lb.users import MAX_METADATA_BYTES, NEVER, NO_BUCKET, KeyBucket, KeyChange, UserChange, metadata_text
 
@@ -36,12 +37,66 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
 METADATA = f"a JSON object of at most {MAX_METADATA_BYTES} bytes"
 
 
+Amount = Annotated[int, Field(ge=1, le=MAX_AMOUNT), BeforeValidator(whole)]
+AMOUNT = f"a whole number from 1 to {MAX_AMOUNT}"
+
+
+def _time_zone(name: str) -> str:
+    zone_named(name)
+    return name
+
+
+class QuotaToSet(BaseModel):
+    """A quota: so many requests or tokens in each day or month of a time zone."""
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": [REQUESTS]}, {"required": [TOKENS]}]},
+    )
+
+    requests: Annotated[Amount | None, NOT_NULL] = Field(None, description=AMOUNT)
+    tokens: Annotated[Amount | None, NOT_NULL] = Field(None, description=AMOUNT)
+    per: Literal["day", "month"] = Field(description="day or month")
+    time_zone: Annotated[
+        str,
+        AfterValidator(_time_zone),
+        WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,3}$"}),
+    ] = Field(UTC, description="a name of the IANA database such as Europe/Berlin")
+
+
+def _quota(quota: QuotaToSet) -> QuotaToSet:
+    if (quota.requests is None) == (quota.tokens is None):
+        raise ValueError
+    return quota
+
+
+QuotaBody = Annotated[QuotaToSet, AfterValidator(_quota)]
+QUOTA = (
+    f"an object with either requests or tokens, {AMOUNT}, per, day or month, and optionally time_zone,"
+    " a name of the IANA database such as Europe/Berlin"
+)
+
+
+def _quota_of(body: QuotaToSet) -> Quota:
+    if body.requests is not None:
+        return Quota(body.requests, REQUESTS, body.per, body.time_zone)
+    return Quota(body.tokens or 0, TOKENS, body.per, body.time_zone)
+
+
 class UserToCreate(NewUser):
     """The body of `POST /users`; label and expires_at are those of the user's first key."""
 
     metadata: Metadata = Field({}, description=METADATA)
     label: Label = Field("", description=LABEL)
     expires_at: Annotated[Time | None, NOT_NULL] = Field(None, description=TIME)
+    quota: QuotaBody | None = Field(None, description=f"{QUOTA}; or null")
+
+    @property
+    def new_quota(self) -> Quota | None:
+        """The quota, if there is one."""
+        return None if self.quota is None else _quota_of(self.quota)
 
 
 class UserPatch(Policy):
@@ -51,6 +106,7 @@ class UserPatch(Policy):
 
     disabled: Annotated[bool | None, NOT_NULL] = Field(None, description="true or false")
     metadata: Annotated[Metadata | None, NOT_NULL] = Field(None, description=METADATA)
+    quota: QuotaBody | None = Field(None, description=f"{QUOTA}; or null, for none")
 
 
 # What `read_key_patch` checks: both of the policy, or both null.
@@ -85,12 +141,25 @@ class Level(BaseModel):
     )
 
 
+class QuotaUsed(BaseModel):
+    """The body of `PUT /users/<name>/quota`."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    used: Annotated[int, Field(ge=0, le=MAX_USED), BeforeValidator(whole)] = Field(
+        description=f"a whole number from 0 to {MAX_USED}"
+    )
+
+
 def read_user_patch(body: bytes) -> UserChange:
     """What to change of a user.  Raises BadBody."""
     patch = read_model(UserPatch, body)
     if not patch.model_fields_set:
-        raise BadBody("There is nothing to change: give capacity, rate_per_sec, disabled or metadata.")
-    return UserChange(patch.capacity, patch.rate_per_sec, disabled=patch.disabled, metadata=patch.metadata)
+        raise BadBody("There is nothing to change: give capacity, rate_per_sec, disabled, metadata or quota.")
+    quota = None
+    if "quota" in patch.model_fields_set:
+        quota = NO_QUOTA if patch.quota is None else _quota_of(patch.quota)
+    return UserChange(patch.capacity, patch.rate_per_sec, None, patch.disabled, patch.metadata, quota=quota)
 
 
 def read_key_patch(body: bytes) -> KeyChange:

@@ -27,7 +27,7 @@ from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges, diffe
 from twisted_lb.api.representations import shown_key, shown_user
 from twisted_lb.api.responses import JSON_TYPE, Refusal, answer, failure_answer, json_answer
 from twisted_lb.api.usage import usage_of_key, usage_of_user
-from twisted_lb.api.user_bodies import Level, UserToCreate, read_key_patch, read_user_patch
+from twisted_lb.api.user_bodies import Level, QuotaUsed, UserToCreate, read_key_patch, read_user_patch
 from twisted_lb.api.user_query import page_asked_for
 from twisted_lb.api.users_page import users_page
 from twisted_lb.config.admin_tokens import KEYS
@@ -144,6 +144,7 @@ class UsersApi:
                 self._users.default_rate_per_sec if wanted.rate_per_sec is None else wanted.rate_per_sec,
                 metadata=wanted.metadata,
                 keys=(Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at),),
+                quota=wanted.new_quota,
             )
             try:
                 await self._store.create_user(user)
@@ -178,6 +179,13 @@ class UsersApi:
 
         return self._change_user(request, "set_level", name, read)
 
+    @app.route("/users/<name>/quota", methods=["PUT"])
+    def _set_used(self, request: Request, name: str) -> Deferred[bytes]:
+        def read(body: bytes) -> UserChange:
+            return UserChange(quota_used=read_model(QuotaUsed, body).used if body else 0)
+
+        return self._change_user(request, "set_quota_used", name, read)
+
     @app.route("/users/<name>", methods=["DELETE"])
     def _delete(self, request: Request, name: str) -> Deferred[bytes]:
         name = name_in(name)
@@ -199,9 +207,12 @@ class UsersApi:
         name = name_in(name)
 
         async def make(body: bytes, attempt: Attempt) -> Outcome:
-            changed = await self._store.change_user(name, _read(read, body))
+            change = _read(read, body)
+            changed = await self._store.change_user(name, change)
             if changed is None:
                 unknown_user(name)
+            if change.quota_used is not None and changed.after.quota is None:
+                raise Refusal(409, f"The user {name} has no quota.")
             return self._outcome(changed)
 
         return self._changes.make(request, KEYS, action, {"user": name}, make).addCallback(

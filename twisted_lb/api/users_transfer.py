@@ -189,6 +189,10 @@ def _differing(present: User, user: User) -> str:
 def _comparable(user: User) -> dict[str, Any]:
     record = json.loads(json.dumps(user_record(user._replace(name=normalized(user.name)))))
     del record["level"], record["created_at"]
+    quota = record.get("quota")
+    if quota is not None:
+        del quota["used"], quota["starts_us"], quota["ends_us"]
+    record["quota"] = quota
     for key in record["keys"]:
         del key["created_at"], key["last_used"]
         if key["bucket"] is not None:

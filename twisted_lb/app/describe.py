@@ -29,7 +29,7 @@ from twisted_lb.stores.redis.url import parse_redis_url
 
 # Shown in lines of their own, or secret.
 SHOWN = {"listen", "tls_listen", "admin_listen", "health_listen", "servers_file", "redis_url", "data_dir", "workers"}
-SHOWN |= {"admin_token", "redis_sentinel_password"}
+SHOWN |= {"admin_token", "redis_sentinel_password", "webhook_url", "webhook_secret"}
 
 
 def description(startup: Startup) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from time import monotonic
-from typing import Any
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
@@ -33,7 +33,7 @@ from twisted_lb.app.usage_service import UsageService
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.settings import Settings
 from twisted_lb.credentials import key_places
-from twisted_lb.interfaces import MICROTOKENS, IUserStore, LimitRule, Limits, Policy, SharedBucket
+from twisted_lb.interfaces import MICROTOKENS, INoticeOutbox, IUserStore, LimitRule, Limits, Policy, SharedBucket
 from twisted_lb.limits.authentication import make_authentication
 from twisted_lb.limits.client_networks import KnownKeys
 from twisted_lb.limits.collected_counts import CollectedCounts
@@ -51,6 +51,10 @@ from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.stores.redis.store import RedisStore
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 from twisted_lb.users import KeyBucket, KeyRefused, Shadow, User, key_id_of
+from twisted_lb.webhook import host_of, read_secret_key
+
+if TYPE_CHECKING:
+    from twisted_lb.app.notice_delivery import NoticeDelivery
 
 SHOWN_POOLS = 5  # in a reason
 
@@ -119,6 +123,9 @@ class Serving:
         self.access_log: AccessLogService | None = None
         if settings.access_log:
             self.access_log = AccessLogService(reactor, settings, self.factory.subscribe, standard_output)
+        self._notices: NoticeDelivery | None = None
+        if settings.webhook_url:
+            self._notices = _notices(reactor, settings, store)
         self.store = StoreService(store)
         self._tunnel_keys = TunnelKeys(reactor, self.factory, store)
         self.proxy = ProxyService(self.factory, openings, settings.drain_seconds, self.store.started)
@@ -127,7 +134,8 @@ class Serving:
     def parts(self) -> tuple[IService, ...]:
         """The parts in the order in which they start."""
         log = () if self.access_log is None else (self.access_log,)
-        return self.store, *log, self.usage, self.pools, self._tunnel_keys, self.proxy
+        notices = () if self._notices is None else (self._notices,)
+        return self.store, *log, self.usage, self.pools, self._tunnel_keys, *notices, self.proxy
 
     def together(self) -> OrderedServices:
         """The parts as one service."""
@@ -143,6 +151,8 @@ class Serving:
         counts = {**self._store.counts(), **self.factory.counts()}
         if self.access_log is not None:
             counts.update(self.access_log.counts())
+        if self._notices is not None:
+            counts.update(self._notices.counts())
         return Report(*self._readiness(), servers, counts)
 
     def _readiness(self) -> tuple[bool, bool, str]:
@@ -238,6 +248,16 @@ def _fallback(settings: Settings, limits: Limits) -> Fallback | None:
     if not settings.redis_url:
         return None
     return Fallback(settings.on_store_error, monotonic, settings.local_keys, limits)
+
+
+def _notices(reactor: Any, settings: Settings, store: INoticeOutbox) -> NoticeDelivery:
+    """Sends notices about quotas."""
+    # A client of HTTP is not loaded by processes that send nothing.
+    from twisted_lb.app.notice_delivery import NoticeDelivery, webhook_post
+
+    url = settings.webhook_url
+    key = read_secret_key(settings.webhook_secret)
+    return NoticeDelivery(reactor, store, webhook_post(reactor, url), key, time, host_of(url))
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, ParamSpec, TypeVar
 
 import click
 
@@ -12,9 +12,12 @@ from twisted_lb.cli.display import show_json, show_notice, show_table, show_valu
 from twisted_lb.cli.options import Group, as_json, check_confirmable, confirm, pass_client, yes_option
 from twisted_lb.cli.parameters import NEVER, json_object, label_text, moment_ago, moment_ahead, text
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 PAGE: Final = 200
 # In the order that a person wants; what else is in an answer comes after them.
-_SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "created_at", "metadata")
+_SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "quota", "created_at", "metadata")
 _OF_KEY: Final = ("key_id", "label", "state", "expires_at", "created_at", "last_used")
 _BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
 USAGE: Final = ("last", "requests", "tokens", "refused")
@@ -24,6 +27,12 @@ name_argument = click.argument("name", type=text)
 capacity_option = click.option("--capacity", type=int, metavar="TOKENS", help="Capacity of the bucket.")
 rate_option = click.option(
     "--rate", "--rate-per-sec", "rate_per_sec", type=float, metavar="TOKENS", help="Tokens a second that refill it."
+)
+quota_options = (
+    click.option("--quota-requests", type=int, metavar="COUNT", help="Requests in each day or month."),
+    click.option("--quota-tokens", type=int, metavar="COUNT", help="Tokens in each day or month."),
+    click.option("--quota-per", type=click.Choice(["day", "month"]), help="How long a period of the quota is."),
+    click.option("--time-zone", type=text, metavar="NAME", help="Where days begin, such as Europe/Berlin [UTC]."),
 )
 label_option = click.option("--label", type=label_text, metavar="TEXT", help="What the key is for.")
 expires_option = click.option(
@@ -39,6 +48,25 @@ def given_body(expires: str | None = None, **members: object) -> dict[str, Any]:
     body = {name: value for name, value in members.items() if value is not None}
     if expires is not None:
         body["expires_at"] = None if expires == NEVER else expires
+    return body
+
+
+def with_quota_options(command: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The options that `quota_body` reads."""
+    for option in reversed(quota_options):
+        command = option(command)
+    return command
+
+
+def quota_body(members: dict[str, Any]) -> dict[str, Any] | None:
+    """Takes the options of a quota out of `members`; the quota, if one is given.  Raises UsageError."""
+    requests, tokens = members.pop("quota_requests"), members.pop("quota_tokens")
+    per, time_zone = members.pop("quota_per"), members.pop("time_zone")
+    if requests is None and tokens is None and per is None and time_zone is None:
+        return None
+    if (requests is None) == (tokens is None) or per is None:
+        raise click.UsageError("For a quota, give either --quota-requests or --quota-tokens, and --quota-per.")
+    body = given_body(requests=requests, tokens=tokens, per=per, time_zone=time_zone)
     return body
 
 
@@ -154,12 +182,14 @@ def usage(client: AdminClient, name: str) -> None:
 @capacity_option
 @rate_option
 @click.option("--metadata", type=json_object, metavar="JSON", help='What you want to keep, such as {"plan": "gold"}.')
+@with_quota_options
 @label_option
 @expires_option
 @pass_client
 def create(client: AdminClient, /, **members: Any) -> None:
     """Create a user with a first key."""
-    show_user(client.call("POST", "/users", given_body(**members)))
+    quota = quota_body(members)
+    show_user(client.call("POST", "/users", given_body(**members, quota=quota)))
 
 
 @users.command("set")
@@ -168,19 +198,32 @@ def create(client: AdminClient, /, **members: Any) -> None:
 @rate_option
 @click.option("--metadata", type=json_object, metavar="JSON", help="In place of all that is there.")
 @click.option("--level", metavar="TOKENS|full", help="Tokens in the bucket now; full: as many as its capacity.")
+@with_quota_options
+@click.option("--no-quota", is_flag=True, help="Remove the quota.")
+@click.option("--quota-used", type=int, metavar="COUNT", help="What was used of the quota in this period.")
 @pass_client
-def set_user(client: AdminClient, /, name: str, level: str | None, **members: Any) -> None:
+def set_user(
+    client: AdminClient, /, name: str, level: str | None, no_quota: bool, quota_used: int | None, **members: Any
+) -> None:
     """Change a user.
 
-    What is not given stays.
+    What is not given stays.  What was used of a quota stays if it is of the same kind, requests or tokens, for the same
+    time, day or month.
     """
-    body = given_body(**members)
+    quota = quota_body(members)
+    if no_quota and (quota is not None or quota_used is not None):
+        raise click.UsageError("--no-quota does not go with other options of a quota.")
+    body = given_body(**members, quota=quota) | ({"quota": None} if no_quota else {})
     level_body = _level(level)
-    if not body and level is None:
-        raise click.UsageError("There is nothing to change: give --capacity, --rate, --metadata or --level.")
+    if not body and level is None and quota_used is None:
+        raise click.UsageError(
+            "There is nothing to change: give --capacity, --rate, --metadata, --level or options of a quota."
+        )
     answer = client.call("PATCH", path_to("users", name), body) if body else None
     if level is not None:
         answer = client.call("PUT", path_to("users", name, "level"), level_body)
+    if quota_used is not None:
+        answer = client.call("PUT", path_to("users", name, "quota"), {"used": quota_used})
     show_user(answer or {})
 
 

@@ -113,6 +113,9 @@ READERS: dict[str, Reader] = {
     "on_store_error": one_of(*STORE_ERROR_MODES),
     "local_keys": whole(1, 100_000_000),
     "data_dir": Reader("a directory", str),
+    # They are validated together, without being shown.
+    "webhook_url": Reader("any text", str),
+    "webhook_secret": Reader("any text", str),
     "workers": whole(1, 256),
     "worker_timeout": duration(lowest=0),
     "key_fields": Reader(
@@ -185,7 +188,7 @@ READERS: dict[str, Reader] = {
 
 
 # The settings that may also be in a file, which NAME_FILE names.
-SECRETS: Final = ("redis_url", "redis_sentinel_password", "admin_token")
+SECRETS: Final = ("redis_url", "redis_sentinel_password", "admin_token", "webhook_secret")
 
 
 def read_settings(

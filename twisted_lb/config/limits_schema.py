@@ -9,12 +9,12 @@ from pydantic import BeforeValidator, Field
 from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.sections import NAME, NAME_FORM, Section
 from twisted_lb.config.server_url import shortened
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, OWN, SHADOW
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, OWN, QUOTA, SHADOW
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 
 MAX_LIMITS = 8  # of a route, a pool, or all routes
 # The names of other limits in responses.
-RESERVED = (KEY, OWN, IN_FLIGHT, GLOBAL, ADDRESS, SHADOW)
+RESERVED = (KEY, OWN, QUOTA, IN_FLIGHT, GLOBAL, ADDRESS, SHADOW)
 _LIMITS = f"a list of up to {MAX_LIMITS} limits, each as {{name: ..., per: ..., capacity: ..., rate_per_sec: ...}}"
 
 

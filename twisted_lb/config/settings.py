@@ -60,6 +60,9 @@ class _Stores:
     on_store_error: str = "local"  # "local", "deny" or "allow"
     local_keys: int = 100_000  # that a process remembers for outages of Redis
     data_dir: str = "data"
+    # Where notices about quotas are sent; empty: nowhere.  The URL may contain something secret.
+    webhook_url: str = ""
+    webhook_secret: str = ""  # with which they are signed
 
 
 @dataclass(frozen=True)

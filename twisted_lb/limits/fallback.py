@@ -28,6 +28,9 @@ Deviations, which are documented in docs/limits.md:
   the store.
 - A share holds at least one whole token, so n instances have max(c, n) tokens.
 - A request whose cost leaves a debt delays only the share of its own instance.
+- A quota has shares of what was left of it, rounded down, and after the end of its period of the whole amount.  Where
+  instances know an outdated rest, all shares together are still not more than the amount, so that one outage admits at
+  most that beyond the quota of a period.  What was spent is charged, to the period in which it was.
 - The share of a key's own bucket is not charged to the store: only that of the user's bucket is.
 - The state of a key is the last one that this process has learned from the store.
 - Rounding: the store may continue with up to n microtokens more than is left in the shares, which are rounded down to
@@ -46,6 +49,7 @@ from twisted_lb.interfaces import (
     KEY,
     MICROTOKENS,
     OWN,
+    QUOTA,
     Limits,
     ShadowDecision,
     SharedBucket,
@@ -55,7 +59,9 @@ from twisted_lb.interfaces import (
     shadows,
 )
 from twisted_lb.limits.bucket import Bucket
-from twisted_lb.limits.recent_keys import RecentKeys, SpecialKey
+from twisted_lb.limits.quota_share import QuotaShare
+from twisted_lb.limits.recent_keys import SpecialKey, aged
+from twisted_lb.limits.recent_quotas import ALLOW, RecentQuotas
 from twisted_lb.limits.share import Share
 from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
 from twisted_lb.limits.shared_shares import SharedShares
@@ -63,7 +69,6 @@ from twisted_lb.users import KEY_EXPIRED
 
 LOCAL: Final = "local"
 DENY: Final = "deny"
-ALLOW: Final = "allow"
 
 # Tokens refilled in this time before an outage may have been taken by other instances, so shares do not include them.
 OTHERS_SECONDS: Final = 0.25
@@ -79,14 +84,12 @@ def _us(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-class Fallback(RecentKeys):
+class Fallback(RecentQuotas):
     """Decides about requests during an outage."""
 
     def __init__(self, mode: str, now: Callable[[], float], keys: int, limits: Limits) -> None:
         """`mode` is LOCAL, DENY or ALLOW; `now` is a monotonic clock in seconds; `keys` is the maximum of keys."""
-        super().__init__(now, keys)
-        self.mode = mode
-        self.instances = 1  # live ones, as last known
+        super().__init__(now, keys, mode)
         self.away_since = now()  # since when the store may have served no instance; set when an outage begins
         self.counts: dict[str, float] = {ADMITTED: 0, REFUSED: 0, UNKNOWN: 0}
         self._limits = limits
@@ -122,7 +125,7 @@ class Fallback(RecentKeys):
             whole = _whole(taken, seen_at)
             whole.refill(_us(now))
             whole.settle(tokens, _us(now))
-            self._keep(owner, taken._replace(level=whole.level), now)
+            self._keep(owner, aged(taken, now - seen_at)._replace(level=whole.level), now)
 
     def take(
         self, digest: str, cost: int, in_flight: int, limits: tuple[SharedBucket, ...] = ()
@@ -180,6 +183,21 @@ class Fallback(RecentKeys):
         in_flight: int,
         limits: tuple[SharedBucket, ...],
     ) -> Taken:
+        owner = digest if special is None else special.owner
+        quota = self._quota_share(owner, known)
+        taken = self._decide_limits(digest, special, known, cost, in_flight, limits, quota)
+        return taken if quota is None else taken._replace(quota=quota.level(self.now()))
+
+    def _decide_limits(
+        self,
+        digest: str,
+        special: SpecialKey | None,
+        known: tuple[Taken, float],
+        cost: int,
+        in_flight: int,
+        limits: tuple[SharedBucket, ...],
+        quota: QuotaShare | None,
+    ) -> Taken:
         now_us = _us(self.now())
         share = self._share(digest if special is None else special.owner, known, now_us)
         name, capacity = known[0].name, known[0].capacity
@@ -192,6 +210,8 @@ class Fallback(RecentKeys):
             own_level = own.level_at(now_us)
             if own_level < cost * MICROTOKENS:
                 return Taken(False, name, own.capacity, own.rate_per_sec, own_level, OWN)
+        if quota is not None and quota.left < quota.need(cost):
+            return Taken(False, name, quota.amount, 0.0, quota.left * MICROTOKENS, QUOTA)
         if self._limits.in_flight:
             most = max(1, self._limits.in_flight // self.instances)
             if in_flight >= most:
@@ -208,6 +228,8 @@ class Fallback(RecentKeys):
                 return Taken(False, name, policy.capacity, global_bucket.rate_per_sec, left, GLOBAL)
         if own is not None:
             own.take(cost, now_us)
+        if quota is not None:
+            quota.take(cost)
         _, level = share.take(cost, now_us)
         more = self.shared.take(binding, cost, now_us) if binding else ()
         asked = shadows(limits)
@@ -369,7 +391,7 @@ class Fallback(RecentKeys):
             known = self._of_user(digest)
             if known is not None:
                 level = min(share.level_at(now_us) * share.parts, known[0].capacity * MICROTOKENS)
-                self._keep(digest, known[0]._replace(level=level), now)
+                self._keep(digest, aged(known[0], now - known[1])._replace(level=level), now)
         for digest, share in self._own_shares.items():
             special = self._special(digest)
             if special is not None:

@@ -1,7 +1,8 @@
 """What a store has decided recently, for each key: what is known when the store is unavailable.
 
 A key is *special* when it is not the only one of its user, expires, or has a bucket of its own, and when its user has a
-shadow policy.  Of the others, nothing is known but the last decision, which also describes the bucket of the user.
+quota or a shadow policy.  Of the others, nothing is known but the last decision, which also describes the bucket of the
+user.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from itertools import islice
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from twisted_lb.interfaces import Policy, Taken
+from twisted_lb.interfaces import KEY, Policy, Taken
+from twisted_lb.quotas import QuotaLevel
 
 # A key that was not seen for this time, or for between half of it and this time, is dropped.
 FORGET_SECONDS: Final = 600.0
@@ -31,6 +33,14 @@ class SpecialKey(NamedTuple):
     level: int  # of its own bucket, microtokens
     seen_at: float  # seconds
     shadow: Policy = Policy()  # of its user; capacity 0: there is none
+
+
+def aged(taken: Taken, seconds: float) -> Taken:
+    """The decision as it is so much later: the time of its quota, if there is one, is that of the decision."""
+    quota = taken.quota
+    if quota is None:
+        return taken
+    return taken._replace(quota=quota._replace(now_us=quota.now_us + int(seconds * 1_000_000)))
 
 
 class RecentKeys:
@@ -90,19 +100,21 @@ class RecentKeys:
     def news(self, most: int = MAX_NEWS) -> list[tuple[Any, ...]]:
         """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
 
-        Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens; a special
-        key has its digest, its owner, the seconds until it expires (-1: it does not), of its own bucket capacity,
-        rate and level, and the capacity and the rate of its user's shadow policy.
+        Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens, and for a
+        user with a quota its QuotaLevel and a 0; a special key has its digest, its owner, the seconds until it expires
+        (-1: it does not), of its own bucket capacity, rate and level, and the capacity and the rate of its user's
+        shadow policy.
         """
         new = list(islice(self.recent.items(), self._told, self._told + most))
         self._told += len(new)
         specials = list(islice(self._specials.items(), self._told_specials, self._told_specials + most))
         self._told_specials += len(specials)
         now = self.now()
-        rows: list[tuple[Any, ...]] = [
-            (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
-            for digest, (taken, _) in new
-        ]
+        rows: list[tuple[Any, ...]] = []
+        for digest, (taken, seen_at) in new:
+            row = (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
+            quota = aged(taken, now - seen_at).quota
+            rows.append(row if quota is None else (*row, list(quota), 0))
         for digest, (owner, expires, own, level, _, shadow) in specials:
             rows.append((digest, owner, -1 if expires == inf else max(expires - now, 0), *own, level, *shadow))
         return rows
@@ -118,9 +130,11 @@ class RecentKeys:
                     key = SpecialKey(owner, expires, Policy(capacity, rate_per_sec), level, now, Policy(*shadow))
                     self._older_specials[digest] = key
                 continue
-            digest, name, capacity, rate_per_sec, level = row
+            digest, name, capacity, rate_per_sec, level = row[:5]
+            quota = QuotaLevel(*row[5]) if len(row) > 5 else None
             if digest not in self.recent and len(self._older) < self._keys:
-                self._older[digest] = Taken(True, name.encode("latin-1"), capacity, rate_per_sec, level), now
+                taken = Taken(True, name.encode("latin-1"), capacity, rate_per_sec, level, KEY, quota=quota)
+                self._older[digest] = taken, now
 
     def knows(self, digest: str) -> bool:
         """Whether the store has decided for this key recently."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, OWN, Taken
+from twisted_lb.interfaces import ADDRESS, GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, OWN, QUOTA, Taken
 from twisted_lb.limits.response_headers import retry_after
+from twisted_lb.quotas import REQUESTS, QuotaLevel
 from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED
 
 STATUS: Final = 429
@@ -49,8 +50,19 @@ def refusal(taken: Taken, cost: int = 1, ahead: int = 0) -> Refusal:
     The request costs `cost` tokens; waiting requests of the same key need `ahead` tokens before it.
     """
     seconds = retry_after(taken, cost, ahead)
+    if taken.limit == QUOTA and taken.quota is not None:
+        return Refusal(_of_quota(taken.quota, cost, seconds), seconds, {MEMBER: [QUOTA]})
     detail = f"{_what(taken, cost, ahead)} {_when(taken, cost, ahead, seconds)}"
     return Refusal(detail, seconds, {MEMBER: [taken.limit]})
+
+
+def _of_quota(quota: QuotaLevel, cost: int, seconds: int | None) -> str:
+    what = f"The quota of {quota.amount} {quota.unit if quota.amount > 1 else quota.unit[:-1]} a {quota.per}"
+    if quota.unit == REQUESTS or cost <= 1:
+        used = f"{what} is used up."
+    else:
+        used = f"{what} has {max(quota.left, 0)} left, and this request costs {cost}."
+    return f"{used} It never has as many." if seconds is None else f"{used} The next {quota.per} begins in {seconds} s."
 
 
 def _what(taken: Taken, cost: int, ahead: int) -> str:

@@ -6,8 +6,9 @@ Two families of fields, each of which can be disabled:
     RateLimit-Policy, RateLimit              draft-ietf-httpapi-ratelimit-headers-10
 
 The fields name the limits that they describe: in a refusal the one that refused, otherwise "default", the key's own
-bucket, and those of the route and its pool.  RateLimit-Policy and RateLimit have an item for each, in this order;
-X-RateLimit can describe only one, which is the one with the fewest whole tokens left.
+bucket, and those of the route and its pool; then, whatever the decision, the quota of the user.  RateLimit-Policy and
+RateLimit have an item for each, in this order; X-RateLimit can describe only one, which is the one that refused, or
+else the one with the fewest whole tokens left.
 
 Text that depends only on the policy is formatted once per policy and cached; a response then takes two divisions and
 one `%` of bytes.
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 from typing import Callable, Final, Iterable, NamedTuple
 
-from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, QUOTA, Taken
 from twisted_lb.limits.bucket import seconds_to_refill
+from twisted_lb.quotas import REQUESTS, QuotaLevel
 
 X_RATELIMIT: Final = "x-ratelimit"
 RATELIMIT: Final = "ratelimit"
@@ -55,12 +57,21 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
     ietf_alone = _fields(frozenset({RATELIMIT}), _unused)
 
     def several(taken: Taken) -> bytes:
-        levels = [taken._replace(more=()), *[Taken(True, taken.name, *level) for level in taken.more]]
+        quota = taken.quota
+        levels = [taken._replace(more=(), quota=None), *[Taken(True, taken.name, *level) for level in taken.more]]
+        if taken.limit == QUOTA:
+            # It has refused.
+            levels = []
         fields = b""
         if X_RATELIMIT in chosen:
-            fields += x_alone(min(levels, key=_whole_tokens))
+            least = min(levels, key=_whole_tokens) if levels else taken
+            if quota is not None and (not levels or (taken.admitted and max(quota.left, 0) < _whole_tokens(least))):
+                fields += _x_of_quota(quota)
+            else:
+                fields += x_alone(least)
         if RATELIMIT in chosen:
-            fields += _joined([ietf_alone(level) for level in levels])
+            lines = [ietf_alone(level) for level in levels]
+            fields += _joined(lines if quota is None else [*lines, _ietf_of_quota(quota)])
         return fields
 
     return _fields(chosen, several)
@@ -72,6 +83,29 @@ def _unused(taken: Taken) -> bytes:
 
 def _whole_tokens(taken: Taken) -> int:
     return max(taken.level, 0) // MICROTOKENS
+
+
+def _x_of_quota(quota: QuotaLevel) -> bytes:
+    return b"\r\nX-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d" % (
+        quota.amount,
+        max(quota.left, 0),
+        quota.seconds_left,
+    )
+
+
+def _ietf_of_quota(quota: QuotaLevel) -> bytes:
+    # There is no quota unit for tokens.
+    unit = b';qu="requests"' if quota.unit == REQUESTS else b""
+    name = QUOTA.encode()
+    return b'\r\nRateLimit-Policy: "%b";q=%d%b;w=%d\r\nRateLimit: "%b";r=%d;t=%d' % (
+        name,
+        quota.amount,
+        unit,
+        quota.window,
+        name,
+        max(quota.left, 0),
+        quota.seconds_left,
+    )
 
 
 def _joined(lines: list[bytes]) -> bytes:
@@ -95,8 +129,8 @@ def _fields(chosen: frozenset[str], several: Callable[[Taken], bytes]) -> Callab
         return texts
 
     def fields(taken: Taken) -> bytes:
-        _, _, capacity, rate_per_sec, level, limit, more, _ = taken
-        if more:
+        _, _, capacity, rate_per_sec, level, limit, more, _, quota = taken
+        if more or quota is not None:
             return several(taken)
         full, at_full, both_below, x_below, ietf_below = memo.get((capacity, rate_per_sec, limit)) or remember(
             capacity, rate_per_sec, limit
@@ -129,6 +163,9 @@ def retry_after(taken: Taken, cost: int = 1, ahead: int = 0) -> int | None:
     if taken.limit == IN_FLIGHT:
         # It is unknown when one of the others ends.
         return 1
+    quota = taken.quota
+    if taken.limit == QUOTA and quota is not None:
+        return None if quota.unit != REQUESTS and cost > quota.amount else quota.seconds_left
     if cost > taken.capacity:
         return None
     # A request of cost 0 has to wait while there is a debt; and `t` is the time to a whole token.

@@ -24,6 +24,7 @@ from twisted_lb.own_fields import TOKEN_COST
 from twisted_lb.proxy.context import ProxyContext
 from twisted_lb.proxy.request_view import ResponseView
 from twisted_lb.proxy.route import Terms
+from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel
 from twisted_lb.request_record import RequestRecord
 from twisted_lb.users import key_id_of
 from twisted_lb.wire.head import ResponseHead
@@ -192,11 +193,14 @@ class TokenGrant:
         """The request costs nothing; `taken` tells the level with the tokens back in the bucket."""
         if not self.granted:
             return
-        self._settle_at(0)
+        self._settle_at(0, True)
         self.refunded = True
         taken = self.taken
         assert taken is not None
-        self.taken = _less(taken, -self.cost)
+        self.taken = taken = _less(taken, -self.cost)
+        quota = taken.quota
+        if quota is not None and quota.unit == REQUESTS:
+            self.taken = taken._replace(quota=quota._replace(left=quota.left + 1))
 
     def record(self, record: RequestRecord) -> None:
         """Enter what the limits have said, and what the request has cost."""
@@ -218,7 +222,7 @@ class TokenGrant:
         else:
             record.limit = taken.limit
 
-    def _settle_at(self, cost: int) -> None:
+    def _settle_at(self, cost: int, unanswered: bool = False) -> None:
         if not self.granted:
             return
         self.granted = False
@@ -226,22 +230,47 @@ class TokenGrant:
         context = self._context
         if self.digest:
             context.collected.request_ended(self.digest, cost)
-        limits = self.limits
+        limits, taken = self.limits, self.taken
         if self.pays_without_key and (not limits or limits[0].shadow):
             if cost != self.cost:
                 context.buckets.release_address(self.network, cost - self.cost)
                 if limits:
                     context.buckets.release("", cost - self.cost, limits)
+        elif taken is not None and taken.quota is not None:
+            self._settle_quota(taken.quota, cost, unanswered)
         elif cost != self.cost or context.counts_in_flight:
             context.buckets.release(self.digest, cost - self.cost, limits)
-            key_queues = context.waiting.key_queues
-            if key_queues and self.queue in key_queues:
-                context.waiting.room_available(self.queue)
+            self._room_available()
+
+    def _settle_quota(self, quota: QuotaLevel, cost: int, unanswered: bool) -> None:
+        """The same for a request that a quota has counted; one that no server has answered does not count."""
+        context = self._context
+        amount = cost - self.cost
+        if quota.unit == REQUESTS:
+            amount = -1 if unanswered else 0
+        charge = QuotaCharge(quota.unit, quota.starts_us, quota.ends_us, amount) if amount else None
+        if charge is not None:
+            context.buckets.release(self.digest, cost - self.cost, self.limits, charge)
+        elif cost != self.cost or context.counts_in_flight:
+            context.buckets.release(self.digest, cost - self.cost, self.limits)
+        else:
+            return
+        self._room_available()
+
+    def _room_available(self) -> None:
+        """Requests of the key that wait may have their turn."""
+        context = self._context
+        key_queues = context.waiting.key_queues
+        if key_queues and self.queue in key_queues:
+            context.waiting.room_available(self.queue)
 
 
 def _less(taken: Taken, tokens: int) -> Taken:
     """The decision after so many more tokens were taken of all its buckets, or refunded, up to their capacities."""
     level = min(taken.level - tokens * MICROTOKENS, taken.capacity * MICROTOKENS)
+    quota = taken.quota
+    if quota is not None and quota.unit != REQUESTS:
+        taken = taken._replace(quota=quota._replace(left=min(quota.left - tokens, quota.amount)))
     if not taken.more:
         return taken._replace(level=level)
     more = [

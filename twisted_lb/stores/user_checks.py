@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from twisted_lb.limits.bucket import LOWEST_LEVEL, check_change, check_policy
+from twisted_lb.quotas import NO_QUOTA, check_quota, check_used
 from twisted_lb.users import (
     ACTIVE,
     DISABLED,
@@ -86,6 +87,8 @@ def check_user(user: User, most_keys: int) -> None:
     check_level(user.level)
     metadata_text(user.metadata)
     check_time("created_at", user.created_at)
+    if user.quota is not None:
+        check_quota(user.quota)
     if not 1 <= len(user.keys) <= most_keys:
         raise ValueError(f"keys: expected from 1 to {most_keys}, not {len(user.keys)}")
     if len({key.key_id for key in user.keys}) < len(user.keys):
@@ -104,6 +107,10 @@ def check_user_change(change: UserChange) -> None:
         metadata_text(change.metadata)
     if change.shadow is not None and change.shadow != NO_SHADOW:
         check_bucket(change.shadow)
+    if change.quota is not None and change.quota != NO_QUOTA:
+        check_quota(change.quota)
+    if change.quota_used is not None:
+        check_used(change.quota_used)
 
 
 def check_key_change(change: KeyChange) -> None:

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from twisted_lb.interfaces import IUserStore, NameTaken, NotStored, StoreUnavailable
+from twisted_lb.quotas import Quota
 from twisted_lb.user_records import key_from, key_record, user_from, user_record
 from twisted_lb.users import (
     Changed,
@@ -155,14 +156,16 @@ def _page_from(page: Any) -> UserPage:
     return UserPage([user_from(record) for record in page["users"]], page["more_after"])
 
 
-def _user_change_from(values: Sequence[Any]) -> UserChange:
-    change = UserChange(*values)
-    return change if change.shadow is None else change._replace(shadow=Shadow(*change.shadow))
-
-
 def _key_change_from(values: Sequence[Any]) -> KeyChange:
     change = KeyChange(*values)
     return change if change.bucket is None else change._replace(bucket=KeyBucket(*change.bucket))
+
+
+def _user_change_from(values: Sequence[Any]) -> UserChange:
+    change = UserChange(*values)
+    if change.shadow is not None:
+        change = change._replace(shadow=Shadow(*change.shadow))
+    return change if change.quota is None else change._replace(quota=Quota(*change.quota))
 
 
 # How a worker reads the arguments of those calls whose arguments are not all plain values.

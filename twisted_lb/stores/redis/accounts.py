@@ -17,6 +17,7 @@ from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, 
 from twisted_lb.limits.bucket import check_change, check_policy
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
 from twisted_lb.limits.recent_keys import SpecialKey
+from twisted_lb.quotas import Quota, QuotaLevel, quota_at, quota_from_text
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
 from twisted_lb.stores.redis.rates import rate_text
@@ -125,10 +126,12 @@ def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
     if reply[5]:
         raise KeyRefused(REFUSAL_OF[reply[5]])
     profile = _new_profile(*reply[:4])
-    if len(reply) == _CHANGED or not reply[-3]:
+    if len(reply) == _CHANGED:
         return profile
-    capacity, rate, level = reply[-3:]
-    return profile._replace(owner=reply[6].decode(), shadow=Shadow(capacity, float(rate), level))
+    capacity, rate, level, *quota = reply[11:]
+    if capacity:
+        profile = profile._replace(owner=reply[6].decode(), shadow=Shadow(capacity, float(rate), level))
+    return profile._replace(quota=quota_of(quota)) if quota else profile
 
 
 def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
@@ -137,10 +140,11 @@ def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     name, capacity, rate, level, _, reason, *special = reply
-    owner, left, own_capacity, _, _, shadow_capacity, _, _ = special
-    plain = owner.decode() == digest and not left and not own_capacity and not shadow_capacity
+    owner, left, own_capacity, own_rate, own_level, *shadow = special[:8]
+    quota, has_shadow = special[8:], shadow[0] > 0
+    plain = owner.decode() == digest and not left and not own_capacity and not has_shadow and not quota
     # As in a reply of take_tokens.lua.
-    special = [*special, 0] if shadow_capacity else special[:-3]
+    special = [owner, left, own_capacity, own_rate, own_level, *quota, *((*shadow, 0) if has_shadow else ())]
     return FoundKey(
         _new_profile(name, capacity, rate, level), REFUSAL_OF.get(reason, ""), None if plain else [name, *special]
     )
@@ -148,10 +152,34 @@ def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
 
 def special_key(found: list[Any], now: float) -> tuple[bytes, SpecialKey]:
     """The user's name, and the key, of a special key as take_tokens.lua replies it; `now` is the fallback's clock."""
-    name, owner, left, capacity, rate, level, *shadow = found
+    name, owner, left, capacity, rate, level = found[:6]
+    shadow = found[6 + len(_quota_in(found)) :]
     expires = now + left / 1_000_000 if left else inf
     of_user = Policy(shadow[0], float(shadow[1])) if shadow else Policy()
     return name, SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now, of_user)
+
+
+def quota_of(found: list[Any]) -> Quota | None:
+    """The quota of the elements of `add_quota` in bucket.lua, as it is now."""
+    if not found or not found[0]:
+        return None
+    text, used, starts_us, ends_us, now_us = found[:5]
+    return quota_at(quota_from_text(text.decode(), used, starts_us, ends_us), now_us)
+
+
+def _quota_in(found: list[Any]) -> list[Any]:
+    """The elements of `add_quota` in what is for `special_key`; with a shadow policy, four more come after them."""
+    return found[6:11] if len(found) in (11, 15) else []
+
+
+def quota_level(found: list[Any]) -> QuotaLevel | None:
+    """The same as a part of a decision; `found` is for `special_key`."""
+    quota = _quota_in(found)
+    if not quota or not quota[0]:
+        return None
+    text, used, starts_us, ends_us, now_us = quota
+    amount, unit, per, time_zone = text.decode().split(" ")
+    return QuotaLevel(int(amount), unit, per, time_zone, int(amount) - used, starts_us, ends_us, now_us)
 
 
 def _in_use(reply: list[Any] | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice, repeat
 from typing import Any, Final
 
@@ -21,10 +21,10 @@ from twisted_lb.interfaces import (
     Taken,
 )
 from twisted_lb.limits.fallback import Fallback
-from twisted_lb.stores.redis.accounts import REFUSAL_OF
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_level
 from twisted_lb.stores.redis.batch_encoding import Batch, WithoutKey
 from twisted_lb.stores.redis.local_decisions import answer
-from twisted_lb.stores.redis.outcomes import SPECIAL, refused_key, special_taken
+from twisted_lb.stores.redis.outcomes import PERIOD_OVER, SPECIAL, refused_key, special_taken
 from twisted_lb.stores.redis.wrong_keys import WrongKeys
 
 # The outcomes of take_tokens.lua: 0 and 1 are the bucket of the user, and from the last one on those shared; see also
@@ -49,6 +49,8 @@ class BatchAnswers:
         self._counting = limits.in_flight > 0
         self._with_global = limits.global_bucket.capacity > 0
         self._wrong_keys = wrong_keys
+        # The period of a quota has to be renewed before this taking is decided: its place, and its special key.
+        self.on_period_over: Callable[[Batch, int, list[Any]], None] = lambda batch, place, found: None
 
     def hand_out(self, reply: list[Any], batch: Batch) -> None:
         """Tell all receivers of a batch."""
@@ -77,10 +79,15 @@ class BatchAnswers:
             elif outcome < _OF_IN_FLIGHT:
                 if not outcome:
                     more = decisions = ()
-                taken = _new_tuple(Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions))
+                taken = _new_tuple(
+                    Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions, None)
+                )
                 recent[digest] = (taken, now)
                 if counting and outcome:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
+            elif outcome == SPECIAL + PERIOD_OVER:
+                self.on_period_over(batch, batch.receivers.index(receiver), name)
+                continue
             elif outcome >= SPECIAL:
                 answer = capacity, float(rate), outcome - SPECIAL, level
                 taken = self._special(digest, name, answer, more, decisions)
@@ -112,7 +119,9 @@ class BatchAnswers:
     ) -> Taken:
         """The decision about a special key (see `recent_keys`)."""
         taken = special_taken(digest, found, answer, more, decisions, self._fallback)
-        return taken if taken is not None else self._refused(answer[2], found[0], answer[3], more)
+        if taken is not None:
+            return taken
+        return self._refused(answer[2], found[0], answer[3], more)._replace(quota=quota_level(found))
 
     def _refused(self, outcome: int, name: bytes, level: int, more: tuple[LimitLevel, ...]) -> Taken:
         """A refusal by another limit than the key's bucket; `more` are the shared buckets."""

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from twisted_lb.interfaces import ITokenReceiver, Limits, SharedBucket
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.protocol import encode_parts
 from twisted_lb.stores.redis.shared_part import Limited, encode_shared
@@ -31,8 +32,13 @@ class Extra(NamedTuple):
     network: str  # "" for none
 
 
-# As the only extra: the charges are those of users' buckets, and not of keys' own.
+# As the first extra: the charges are those of users' buckets, and not of keys' own.
 OF_USERS_ALONE: Final = Extra(-1, 0, "")
+
+
+def charge_extra(place: int, charge: QuotaCharge) -> Extra:
+    """What the charge at this place, from 0, is for the user's quota."""
+    return Extra(-2 - place, 0, f"{charge.unit} {charge.starts_us} {charge.ends_us} {charge.amount}")
 
 
 class WithoutKey(NamedTuple):
@@ -55,6 +61,7 @@ class Batch(NamedTuple):
     limits: dict[int, tuple[SharedBucket, ...]]  # of takings, by their places from 1
     without_key: list[WithoutKey]
     shared_charges: list[tuple[SharedBucket, int]]  # tokens
+    quota_charges: dict[int, QuotaCharge]  # by their places in `charged`
 
     @property
     def limited(self) -> list[Limited]:

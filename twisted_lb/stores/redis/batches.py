@@ -32,13 +32,23 @@ from twisted_lb.interfaces import ADDRESS, MICROTOKENS, ITokenReceiver, Limits, 
 from twisted_lb.limits.bucket import MAX_COST, check_cost
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.shared_buckets import address_bucket, address_rule
+from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.accounts import FoundKey
 from twisted_lb.stores.redis.batch_answers import BatchAnswers
-from twisted_lb.stores.redis.batch_encoding import OF_USERS_ALONE, Batch, BatchFrame, Extra, WithoutKey, is_digest
+from twisted_lb.stores.redis.batch_encoding import (
+    OF_USERS_ALONE,
+    Batch,
+    BatchFrame,
+    Extra,
+    WithoutKey,
+    charge_extra,
+    is_digest,
+)
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.instances import Instance
 from twisted_lb.stores.redis.local_decisions import LocalDecisions
 from twisted_lb.stores.redis.lost_call import NOTHING_DUE, Due, LostCall, lost_call, still_due
+from twisted_lb.stores.redis.quota_periods import QuotaPeriods
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.stores.redis.shared_part import Limited
 from twisted_lb.stores.redis.wrong_keys import WrongKeys
@@ -90,12 +100,14 @@ class TokenBatches:
         self._released: list[str] = []
         self._charged: list[str] = []
         self._tokens: list[int] = []  # of the same place in _charged
+        self._quota_charges: dict[int, QuotaCharge] = {}  # by their places in _charged
         self._shared_limits: dict[int, tuple[SharedBucket, ...]] = {}  # of takings, by their places from 1
         self._without_key: list[WithoutKey] = []
         self._shared_charges: list[tuple[SharedBucket, int]] = []  # tokens
         self._on_idle: list[Deferred[None]] = []
         self._number = 0  # of the last call
         self._answers = BatchAnswers(fallback, instance.in_flight, limits, WrongKeys(reactor.seconds))
+        self._answers.on_period_over = QuotaPeriods(connection, self.take, self._decide_without_redis).over
         self._lost: LostCall | None = None  # there is one at most: no other call is made before it is resolved
 
     def take(
@@ -137,7 +149,13 @@ class TokenBatches:
         if not self._under_way:
             self._send_soon()
 
-    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+    def release(
+        self,
+        digest: str,
+        tokens: int,
+        limits: tuple[SharedBucket, ...] = (),
+        quota: QuotaCharge | None = None,
+    ) -> None:
         """See IBucketStore.  Tried once: what Redis may have refunded already is not refunded again."""
         if not digest:
             self._charge_shared(tokens, limits)
@@ -148,7 +166,7 @@ class TokenBatches:
                 self._in_flight[digest] = left
             else:
                 self._in_flight.pop(digest, None)
-        elif not tokens:
+        elif not tokens and quota is None:
             return
         if not is_digest(digest):
             return
@@ -156,10 +174,15 @@ class TokenBatches:
             # Its place is free already: Redis will hear the count of this process.
             if tokens:
                 self._fallback.release(digest, tokens, limits)
+            if quota is not None:
+                self._fallback.charge_quota(digest, quota)
             return
         if self._counting:
             self._released.append(digest)
-        if tokens:
+        if tokens or quota is not None:
+            if quota is not None:
+                self._quota_charges[len(self._charged)] = quota
+                self._fallback.settled_quota(digest, quota)
             self._charged.append(digest)
             self._tokens.append(tokens)
             self._fallback.settled(digest, tokens)
@@ -214,7 +237,11 @@ class TokenBatches:
         return NOTHING_DUE if lost is None else still_due(lost, last)
 
     def charge(
-        self, debts: dict[str, int], global_bucket: int, shared: Sequence[tuple[SharedBucket, int]] = ()
+        self,
+        debts: dict[str, int],
+        global_bucket: int,
+        shared: Sequence[tuple[SharedBucket, int]] = (),
+        quotas: Sequence[tuple[str, QuotaCharge]] = (),
     ) -> Deferred[Any]:
         """A call of its own, while all is held: charge microtokens to keys, to the global bucket and to shared ones.
 
@@ -222,6 +249,8 @@ class TokenBatches:
         """
         number = self.next_number()
         charges = [(digest, amount) for digest, amount in debts.items() if is_digest(digest)]
+        of_quotas = {len(charges) + place: charge for place, (_, charge) in enumerate(quotas)}
+        charges += [(digest, 0) for digest, _ in quotas]
         called = self._script.call_encoded(
             *self._frame.encode(
                 number,
@@ -229,11 +258,12 @@ class TokenBatches:
                 charged=[digest for digest, _ in charges],
                 charges=[amount for _, amount in charges],
                 global_bucket=global_bucket,
-                extras=[OF_USERS_ALONE],
+                extras=[OF_USERS_ALONE, *[charge_extra(*one) for one in of_quotas.items()]],
                 shared_charges=shared,
             )
         )
-        return called.addErrback(self._charge_lost, LostCall(number, [], charges, global_bucket, [], list(shared)))
+        lost = LostCall(number, [], charges, global_bucket, [], list(shared), list(quotas))
+        return called.addErrback(self._charge_lost, lost)
 
     def _charge_lost(self, failure: Failure, lost: LostCall) -> Failure:
         if failure.check(ErrorReply) is None:
@@ -283,6 +313,11 @@ class TokenBatches:
         if cost != 1 or network:
             self._extras.append(Extra(len(self._digests), cost, network))
 
+    def _decide_without_redis(
+        self, digest: str, receiver: ITokenReceiver, cost: int, limits: tuple[SharedBucket, ...], reason: str
+    ) -> None:
+        self._local.decide(digest, receiver, cost, "", limits, reason, self._can_ask())
+
     def _send_soon(self) -> None:
         self._under_way = True
         self._due = self._reactor.callLater(0, self._next)
@@ -316,7 +351,9 @@ class TokenBatches:
             batch.charged,
             [tokens * MICROTOKENS for tokens in batch.tokens],
             sum(batch.tokens) * MICROTOKENS,
-            batch.extras,
+            [*batch.extras, *[charge_extra(*one) for one in batch.quota_charges.items()]]
+            if batch.quota_charges
+            else batch.extras,
             shared,
             limited,
         )
@@ -340,7 +377,10 @@ class TokenBatches:
             limits = {place: limits[place] for place in limits if place <= MAX_BATCH}
         charged, self._charged = self._charged, []
         tokens, self._tokens = self._tokens, []
+        quotas, self._quota_charges = self._quota_charges, {}
         if len(charged) > MAX_BATCH:
+            self._quota_charges = {place - MAX_BATCH: quotas[place] for place in quotas if place >= MAX_BATCH}
+            quotas = {place: quotas[place] for place in quotas if place < MAX_BATCH}
             charged, self._charged = charged[:MAX_BATCH], charged[MAX_BATCH:]
             tokens, self._tokens = tokens[:MAX_BATCH], tokens[MAX_BATCH:]
         without_key, self._without_key = self._without_key, []
@@ -349,7 +389,7 @@ class TokenBatches:
         shared_charges, self._shared_charges = self._shared_charges, []
         if len(shared_charges) > MAX_BATCH:
             shared_charges, self._shared_charges = shared_charges[:MAX_BATCH], shared_charges[MAX_BATCH:]
-        return Batch(digests, receivers, extras, charged, tokens, limits, without_key, shared_charges)
+        return Batch(digests, receivers, extras, charged, tokens, limits, without_key, shared_charges, quotas)
 
     def _rest(self) -> None:
         self._under_way = False
@@ -387,10 +427,11 @@ class TokenBatches:
             self._shared_limits,
             self._without_key,
             self._shared_charges,
+            self._quota_charges,
         )
         self._digests, self._receivers, self._extras, self._shared_limits = [], [], [], {}
         self._released, self._charged, self._tokens = [], [], []
-        self._without_key, self._shared_charges = [], []
+        self._without_key, self._shared_charges, self._quota_charges = [], [], {}
         self._rest()
         self._local.decide_batch(batch, self._reason(), True, self._can_ask(), self._instance.new)
 

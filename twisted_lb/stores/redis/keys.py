@@ -27,6 +27,11 @@
     Removed by the last one that has charged; it expires a lease after the last call.
 `tokenlb:last:<process>`, a string: the last call of a process, and what became of it (take_tokens.lua, resolve.lua).
     Expires a week after the last call.
+`tokenlb:webhook`, a string: somebody takes notices about quotas (claim_notices.lua).  Expires an hour after the last
+    call.
+`tokenlb:notices`, a hash: id of a notice -> what it says; and `tokenlb:notices_due`, a sorted set: id -> when it is
+    due (take_tokens.lua, claim_notices.lua).  Members are removed when they are delivered or given up
+    (finish_notice.lua).
 
 A digest is the SHA-256 of an API key in hexadecimal.  Times are microseconds of Redis, levels microtokens.  Scripts
 that work on many keys have these names in their own text.
@@ -38,6 +43,9 @@ NAMES_KEY = b"tokenlb:names"
 INSTANCES_KEY = b"tokenlb:instances"
 RETURNING_KEY = b"tokenlb:returning"
 SWITCH_KEY = b"tokenlb:switch"
+WEBHOOK_KEY = b"tokenlb:webhook"
+NOTICES_KEY = b"tokenlb:notices"
+NOTICES_DUE_KEY = b"tokenlb:notices_due"
 
 PLACES_SECONDS = 86_400  # after which the counts of an unused key are dropped
 

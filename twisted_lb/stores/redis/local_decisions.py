@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import ADDRESS, KEY, ITokenReceiver, Limits, SharedBucket, Taken
 from twisted_lb.limits.fallback import DENY, Fallback
-from twisted_lb.stores.redis.accounts import FoundKey, special_key
+from twisted_lb.stores.redis.accounts import FoundKey, quota_level, special_key
 from twisted_lb.stores.redis.batch_encoding import Batch, Extra, WithoutKey, is_digest
 
 _NO_EXTRA = Extra(0, 1, "")
@@ -78,7 +78,10 @@ class LocalDecisions:
         """Answer all of a batch.  `unsent`: it is certain that Redis has done nothing of this."""
         if unsent:
             for digest, tokens in zip(batch.charged, batch.tokens):
-                self._fallback.release(digest, tokens)
+                if tokens:
+                    self._fallback.release(digest, tokens)
+            for place, charge in batch.quota_charges.items():
+                self._fallback.charge_quota(batch.charged[place], charge)
             for shared, tokens in batch.shared_charges:
                 self._fallback.release("", tokens, (shared,))
         extras = {extra.position: extra for extra in batch.extras}
@@ -134,7 +137,8 @@ class LocalDecisions:
             receiver.bucket_answered(Taken(False, name.encode(), 0, 0.0, 0, found.refused))
             return
         if not fallback.knows(digest):
-            taken = Taken(True, name.encode(), capacity, rate_per_sec, level, KEY)
+            quota = quota_level(found.special) if found.special is not None else None
+            taken = Taken(True, name.encode(), capacity, rate_per_sec, level, KEY, quota=quota)
             if found.special is None:
                 fallback.recent[digest] = taken, fallback.now()
             else:

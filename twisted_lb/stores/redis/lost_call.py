@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from twisted_lb.interfaces import MICROTOKENS, SharedBucket, enforced
+from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.batch_encoding import Batch
 
 
@@ -26,6 +27,7 @@ class LostCall(NamedTuple):
     global_bucket: int  # what it charged to the global bucket beside the takings
     limits: list[tuple[tuple[SharedBucket, ...], int]]  # shared buckets and costs of takings, those without a key last
     shared_charges: list[tuple[SharedBucket, int]]
+    quota_charges: list[tuple[str, QuotaCharge]] = []  # digest and charge
 
 
 class Due(NamedTuple):
@@ -34,6 +36,8 @@ class Due(NamedTuple):
     keys: list[tuple[str, int]]
     global_bucket: int
     shared: list[tuple[SharedBucket, int]]
+    quotas: list[tuple[str, QuotaCharge]] = []
+    taken: list[tuple[str, int]] = []  # digest and tokens of takings that used something of a quota, if there is one
 
 
 NOTHING_DUE: Final = Due([], 0, [])
@@ -49,7 +53,8 @@ def lost_call(number: int, batch: Batch) -> LostCall:
     limits = [(enforced(batch.limits.get(position, ())), cost) for position, (_, cost) in enumerate(takings, 1)]
     limits += [(enforced(limits), cost * MICROTOKENS) for limits, cost, *_ in batch.without_key]
     shared_charges = [(shared, tokens * MICROTOKENS) for shared, tokens in batch.shared_charges]
-    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS, limits, shared_charges)
+    quotas = [(batch.charged[place], charge) for place, charge in batch.quota_charges.items()]
+    return LostCall(number, takings, charges, sum(batch.tokens) * MICROTOKENS, limits, shared_charges, quotas)
 
 
 def still_due(lost: LostCall, last: bytes | None) -> Due:
@@ -60,8 +65,9 @@ def still_due(lost: LostCall, last: bytes | None) -> Due:
     """
     _, number, *outcomes = last.split(b" ") if last is not None and last.count(b" ") == 2 else (b"", b"0")
     if number != b"%d" % lost.number:
-        return Due(lost.charges, lost.global_bucket, lost.shared_charges)
+        return Due(lost.charges, lost.global_bucket, lost.shared_charges, lost.quota_charges)
     admitted = [outcome == ord("1") for outcome in outcomes[0]] if outcomes else []
     keys = [(digest, -cost) for (digest, cost), was in zip(lost.takings, admitted) if was and cost]
     shared = [(one, -cost) for (limits, cost), was in zip(lost.limits, admitted) if was and cost for one in limits]
-    return Due(keys, sum(amount for _, amount in keys), shared)
+    taken = [(digest, cost // MICROTOKENS) for (digest, cost), was in zip(lost.takings, admitted) if was]
+    return Due(keys, sum(amount for _, amount in keys), shared, [], taken)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from twisted_lb.interfaces import KEY, OWN, LimitLevel, ShadowDecision, Taken, shadow_bucket
+from twisted_lb.interfaces import (
+    KEY,
+    MICROTOKENS,
+    OWN,
+    QUOTA,
+    LimitLevel,
+    ShadowDecision,
+    Taken,
+    shadow_bucket,
+)
 from twisted_lb.limits.fallback import Fallback
-from twisted_lb.stores.redis.accounts import REFUSAL_OF, special_key
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_level, special_key
 
 OF_OWN: Final = 93  # the key's own bucket refuses
+OF_QUOTA: Final = 94  # the user's quota does
+PERIOD_OVER: Final = 95  # the period of the quota has to be renewed first
 SPECIAL: Final = 100  # is added for a special key (see `recent_keys`)
 
 
@@ -33,20 +44,22 @@ def special_taken(
     """
     capacity, rate_per_sec, outcome, level = answer
     name, special = special_key(found, fallback.now())
-    own, shadow = special.own, special.shadow
+    own, shadow, quota = special.own, special.shadow, quota_level(found)
     if shadow.capacity:
         *_, level_of_shadow, would_refuse = found
         shared = shadow_bucket(special.owner, *shadow)
         fallback.seen_shared(shared, level_of_shadow)
         decisions = (*decisions, ShadowDecision(shared, would_refuse == 1))
+    if outcome == OF_QUOTA and quota is not None:
+        return Taken(False, name, quota.amount, 0.0, quota.left * MICROTOKENS, QUOTA, quota=quota)
     if outcome == OF_OWN:
-        return Taken(False, name, own.capacity, own.rate_per_sec, level, OWN)
+        return Taken(False, name, own.capacity, own.rate_per_sec, level, OWN, quota=quota)
     if outcome not in (0, 1):
         return None
-    described = Taken(outcome == 1, name, capacity, rate_per_sec, level)
+    described = Taken(outcome == 1, name, capacity, rate_per_sec, level, KEY, quota=quota)
     fallback.seen_special(digest, special, described)
     if not outcome:
         return described
     if own.capacity:
         more = (LimitLevel(own.capacity, own.rate_per_sec, special.level, OWN), *more)
-    return Taken(True, name, capacity, rate_per_sec, level, KEY, more, decisions)
+    return Taken(True, name, capacity, rate_per_sec, level, KEY, more, decisions, quota)

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import SharedBucket, StoreUnavailable
 from twisted_lb.limits.fallback import Fallback
+from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.batches import MAX_BATCH, TokenBatches
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.instances import BACK, CHARGED, JOIN, NEW, Instance, Rejoined
@@ -73,6 +74,8 @@ class Recovery:
         self._global_debt = 0
         self._lost_due_of_shared: list[tuple[SharedBucket, int]] = []
         self._shared_debts: dict[str, tuple[SharedBucket, int]] = {}  # by the keys of the buckets
+        self._lost_takings: list[tuple[str, int]] = []  # digest, tokens: counted by the quotas of calls that were lost
+        self._quota_debts: list[tuple[str, QuotaCharge]] = []
 
     def greeting(self) -> bytes:
         """The command with which a new connection announces itself; its reply is for `begin`."""
@@ -87,6 +90,8 @@ class Recovery:
         self._lost_due += due.keys
         self._lost_due_of_global += due.global_bucket
         self._lost_due_of_shared += due.shared
+        self._quota_debts += due.quotas
+        self._lost_takings += due.taken
         self._rejoined(self._instance.rejoined(reply))
 
     def lost(self) -> None:
@@ -156,6 +161,10 @@ class Recovery:
         for shared, microtokens in self._lost_due_of_shared:
             self._owe_shared(shared, self._fallback.shared_still_missing(shared, microtokens))
         self._lost_due, self._lost_due_of_global, self._lost_due_of_shared = [], 0, []
+        for digest, tokens in self._lost_takings:
+            self._quota_debts += self._fallback.quota_refund(digest, tokens)
+        self._lost_takings = []
+        self._quota_debts += self._fallback.quota_debts()
         debts, global_bucket = self._fallback.debts()
         for digest, microtokens in debts:
             self._owe(digest, microtokens)
@@ -174,7 +183,7 @@ class Recovery:
     def _go_on(self, together: bool) -> None:
         if not self._connection.ready:
             return
-        if self._places or self._debts or self._global_debt or self._shared_debts:
+        if self._places or self._debts or self._global_debt or self._shared_debts or self._quota_debts:
             step = self._tell_places() if self._places else self._charge_debts()
             step.addCallback(lambda _: self._go_on(together)).addErrback(self._broken)
         elif together and self._finished is None:
@@ -201,8 +210,10 @@ class Recovery:
         shared = list(islice(self._shared_debts.values(), MAX_BATCH))
         for one, _ in shared:
             del self._shared_debts[one.key]
-        charged = self._batches.charge(chunk, global_bucket, shared)
-        return charged.addErrback(self._not_charged, chunk, global_bucket, shared)
+        room = MAX_BATCH - len(chunk)
+        quotas, self._quota_debts = self._quota_debts[:room], self._quota_debts[room:]
+        charged = self._batches.charge(chunk, global_bucket, shared, quotas)
+        return charged.addErrback(self._not_charged, chunk, global_bucket, shared, quotas)
 
     def _not_charged(
         self,
@@ -210,6 +221,7 @@ class Recovery:
         chunk: dict[str, int],
         global_bucket: int,
         shared: list[tuple[SharedBucket, int]],
+        quotas: list[tuple[str, QuotaCharge]],
     ) -> None:
         # What has been charged is known after the query of the next connection.
         if failure.check(ErrorReply) is not None:
@@ -218,6 +230,7 @@ class Recovery:
             self._global_debt += global_bucket
             for one, microtokens in shared:
                 self._owe_shared(one, microtokens)
+            self._quota_debts += quotas
         self._failed(failure)
 
     # 3. All have charged

@@ -22,6 +22,7 @@ from twisted_lb.interfaces import (
     AccountPage,
     IAccountStore,
     IBucketStore,
+    INoticeOutbox,
     IStoreReport,
     ITokenReceiver,
     IUsageStore,
@@ -33,6 +34,8 @@ from twisted_lb.interfaces import (
     StoreUnavailable,
 )
 from twisted_lb.limits.fallback import LOCAL, Fallback
+from twisted_lb.notices import Notice
+from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.accounts import RedisAccounts
 from twisted_lb.stores.redis.batch_encoding import BatchFrame
 from twisted_lb.stores.redis.batches import TokenBatches
@@ -42,6 +45,7 @@ from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
 from twisted_lb.stores.redis.keys import last_call_key, shared_key
 from twisted_lb.stores.redis.last_uses import LastUses
+from twisted_lb.stores.redis.notices import RedisNotices
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
 from twisted_lb.stores.redis.scripts import RedisScript
@@ -65,7 +69,7 @@ def _random_id() -> bytes:
     return secrets.token_hex(8).encode()
 
 
-@implementer(IBucketStore, IAccountStore, IUserStore, IUsageStore, IStoreReport)
+@implementer(IBucketStore, IAccountStore, IUserStore, IUsageStore, INoticeOutbox, IStoreReport)
 class RedisStore:
     """Buckets and accounts in the Redis that `url` names."""
 
@@ -109,6 +113,7 @@ class RedisStore:
         self._accounts = RedisAccounts(connection)
         self._users = RedisUsers(connection)
         self._usage = RedisUsage(connection)
+        self._notices = RedisNotices(connection)
         self._last_uses = LastUses(connection, self._fallback, reactor)
         self._resolve = RedisScript("resolve", connection)
         self._levels = RedisScript("read_shared", connection)
@@ -228,9 +233,15 @@ class RedisStore:
         """See IBucketStore."""
         self._batches.take_without_key(limits, receiver, cost)
 
-    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+    def release(
+        self,
+        digest: str,
+        tokens: int,
+        limits: tuple[SharedBucket, ...] = (),
+        quota: QuotaCharge | None = None,
+    ) -> None:
         """See IBucketStore.  While Redis is unavailable, the fallback charges it, and Redis is charged afterwards."""
-        self._batches.release(digest, tokens, limits)
+        self._batches.release(digest, tokens, limits, quota)
 
     def take_address(
         self,
@@ -351,6 +362,20 @@ class RedisStore:
 
     def counts_of(self, subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
         return self._usage.counts_of(subjects)
+
+    # INoticeOutbox: see RedisNotices
+
+    def want_notices(self) -> None:
+        """See INoticeOutbox.  Each claim says so to all balancers."""
+
+    def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
+        return self._notices.claim(most, lease_seconds)
+
+    def remove_notice(self, notice_id: str) -> Deferred[None]:
+        return self._notices.remove(notice_id)
+
+    def delay_notice(self, notice_id: str, seconds: float) -> Deferred[None]:
+        return self._notices.delay(notice_id, seconds)
 
 
 def _unavailable(failure: Failure) -> Failure:

@@ -15,8 +15,10 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import NameTaken, StoreUnavailable
+from twisted_lb.limits.quota_count import QuotaCount
+from twisted_lb.quotas import NO_QUOTA, Quota, quota_text
 from twisted_lb.stores.filtered_page import filtered_page
-from twisted_lb.stores.redis.accounts import REFUSAL_OF
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_of
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.rates import rate_text
@@ -144,6 +146,7 @@ class RedisUsers:
             metadata_text(user.metadata).encode() if user.metadata else b"",
             _number(user.created_at),
             *((b"0", b"0", b"") if user.shadow is None else _bucket_arguments(user.shadow)),
+            *_new_quota(user.quota),
         ]
         for key in user.keys:
             arguments += _key_arguments(key)
@@ -161,6 +164,8 @@ class RedisUsers:
             b"" if change.disabled is None else _user_state(change.disabled),
             b"" if change.metadata is None else metadata_text(change.metadata).encode(),
             *((b"", b"", b"") if change.shadow is None else _bucket_arguments(change.shadow)),
+            _quota(change.quota),
+            _number(change.quota_used),
             keys=0,
         ).addCallback(_changed)
 
@@ -246,6 +251,18 @@ def _user_state(disabled: bool) -> bytes:
     return b"disabled" if disabled else b"active"
 
 
+def _quota(quota: Quota | None) -> bytes:
+    """A change of it."""
+    return b"" if quota is None else b"-" if quota == NO_QUOTA else quota_text(quota).encode()
+
+
+def _new_quota(quota: Quota | None) -> list[bytes]:
+    if quota is None:
+        return [b""] * 5
+    numbers = (quota.used, quota.starts_us, quota.ends_us, QuotaCount(quota).told)
+    return [quota_text(quota).encode(), *[b"%d" % number for number in numbers]]
+
+
 def _digits(key_id: str) -> bytes:
     return key_id.removeprefix(KEY_ID_PREFIX).encode()
 
@@ -311,8 +328,8 @@ def _user(reply: list[Any]) -> User:
     """See `user_at` in users.lua."""
     if not reply:
         raise StoreUnavailable("what Redis holds for this user is not a user")
-    _, name, capacity, rate, level, state, more, created, first, *further = reply
-    metadata, shadow_capacity, shadow_rate, shadow_level = more
+    _, name, capacity, rate, level, state, described, (created, *quota), first, *further = reply
+    metadata, shadow_capacity, shadow_rate, shadow_level = described
     keys = list(map(_key, further))
     if len(keys) > 1:
         keys.sort(key=lambda key: (key.created_at or 0, key.digest))
@@ -326,6 +343,7 @@ def _user(reply: list[Any]) -> User:
         created or None,
         (_key(first), *keys),
         Shadow(shadow_capacity, float(shadow_rate), shadow_level) if shadow_capacity else None,
+        quota_of(quota),
     )
 
 

@@ -23,11 +23,13 @@ from twisted_lb.stores.sqlite.files import DataFiles
 from twisted_lb.stores.sqlite.schema import (
     INSERT,
     INSERT_KEY,
+    INSERT_NOTICE,
     INSERT_USAGE,
     READABLE,
     SCHEMA_VERSION,
     SELECT,
     SELECT_KEYS,
+    SELECT_NOTICES,
     SELECT_USAGE,
     KeyRow,
     Row,
@@ -39,6 +41,7 @@ from twisted_lb.stores.sqlite.schema import (
 )
 
 DELETE_KEY = "DELETE FROM api_key WHERE digest = ?"
+DELETE_NOTICE = "DELETE FROM notice WHERE id = ?"
 # A statement, and the arguments of each time that it is executed.
 Write = tuple[str, Sequence[tuple[object, ...]]]
 
@@ -96,6 +99,10 @@ class AccountDatabase:
         """What was counted of every subject."""
         return [UsageRow(*row) for row in self._select(SELECT_USAGE)]
 
+    def notice_rows(self) -> list[tuple[str, str]]:
+        """The ids and contents of all notices."""
+        return self._select(SELECT_NOTICES)
+
     def _select(self, statement: str) -> list[Any]:
         connection = self._usable()
         try:
@@ -138,29 +145,42 @@ class AccountDatabase:
         disabled: bool | None = None,
         metadata: str | None = None,
         shadow: str | None = None,
+        quota: str | None = None,
+        notices: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Set of a user what is not None, and the level at the time of the change, durably."""
+        """Set of a user what is not None, and the level at the time of the change, durably; add these notices."""
         self._write(
             (
                 "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
                 " level = ?, stamp_us = ?, disabled = coalesce(?, disabled), metadata = coalesce(?, metadata),"
-                " shadow = coalesce(?, shadow) WHERE digest = ?",
-                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, shadow, digest)],
-            )
+                " shadow = coalesce(?, shadow), quota = coalesce(?, quota) WHERE digest = ?",
+                [(capacity, rate_per_sec, level, stamp_us, disabled, metadata, shadow, quota, digest)],
+            ),
+            (INSERT_NOTICE, notices),
         )
 
     def write_levels(
-        self, levels: Sequence[tuple[int, int, str]], shadows: Sequence[tuple[str, str]] = ()
+        self,
+        levels: Sequence[tuple[int, int, str]],
+        shadows: Sequence[tuple[str, str]] = (),
+        quotas: Sequence[tuple[str, str]] = (),
+        notices: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Set (level, stamp_us), and the shadow, of each digest, all in one transaction."""
+        """Set (level, stamp_us), (shadow) and (quota) of each digest, and add notices, all in one transaction."""
         self._write(
             ("UPDATE account SET level = ?, stamp_us = ? WHERE digest = ?", levels),
             ("UPDATE account SET shadow = ? WHERE digest = ?", shadows),
+            ("UPDATE account SET quota = ? WHERE digest = ?", quotas),
+            (INSERT_NOTICE, notices),
         )
 
     def write_usage(self, rows: Sequence[UsageRow], removed: Sequence[str]) -> None:
         """Set the counts of some subjects, and remove those of others, all in one transaction."""
         self._write((INSERT_USAGE, rows), may_miss=("DELETE FROM usage WHERE subject = ?", _column(removed)))
+
+    def remove_notices(self, ids: Sequence[str]) -> None:
+        """Remove notices that may be there."""
+        self._write(may_miss=(DELETE_NOTICE, _column(ids)))
 
     def look(self) -> None:
         """Check whether the file still exists, unchanged.  Raises DatabaseLost."""
@@ -203,9 +223,11 @@ class AccountDatabase:
             self._drop_new()
             raise self._unavailable(error, self._files.new) from None
 
-    def add_rows(self, rows: Sequence[Row], keys: Sequence[KeyRow] = ()) -> None:
-        """Add users and keys to the new database."""
-        self._add((INSERT, rows), (INSERT_KEY, keys))
+    def add_rows(
+        self, rows: Sequence[Row], keys: Sequence[KeyRow] = (), notices: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Add users, keys and notices to the new database."""
+        self._add((INSERT, rows), (INSERT_KEY, keys), (INSERT_NOTICE, notices))
 
     def add_usage(self, rows: Sequence[UsageRow]) -> None:
         """Add counts to the new database."""
@@ -296,7 +318,7 @@ class AccountDatabase:
             raise StoreUnavailable(f"the database {self.path} is damaged: {what}; restore it from a backup")
         if version != SCHEMA_VERSION:
             migrate(connection, version)
-        for statement in (SELECT, SELECT_KEYS, SELECT_USAGE):
+        for statement in (SELECT, SELECT_KEYS, SELECT_USAGE, SELECT_NOTICES):
             connection.execute(f"{statement} LIMIT 1").fetchall()
 
     def _usable(self) -> sqlite3.Connection:

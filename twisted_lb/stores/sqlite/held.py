@@ -1,7 +1,8 @@
 """The users and keys of the embedded store, in memory.
 
-Of a key that may be used, does not expire and has no bucket of its own, a request needs nothing but the bucket of its
-user: `usable` has it by the digest, so that this is one look-up.  All other keys are found by their key_id.
+Of a key that may be used, does not expire and has no bucket of its own, and whose user has no quota, a request needs
+nothing but the bucket of its user: `usable` has it by the digest, so that this is one look-up.  All other keys are
+found by their key_id.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final
 from twisted_lb.interfaces import MICROTOKENS, Account, Profile
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
+from twisted_lb.limits.quota_count import QuotaCount, count_from_text
+from twisted_lb.quotas import Quota, quota_at
 from twisted_lb.stores.sqlite.schema import KeyRow, Row, read_shadow, shadow_text
 from twisted_lb.user_names import normalized
 from twisted_lb.users import (
@@ -35,7 +38,7 @@ MINUTE_US: Final = 60_000_000
 class HeldUser(Bucket):
     """A user's bucket, with the user."""
 
-    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys", "shadow")
+    __slots__ = ("digest", "name", "name_bytes", "disabled", "metadata", "created_us", "keys", "shadow", "quota")
 
     def __init__(self, row: Row, now_us: int) -> None:
         # A time stamp in the future is from before the clock was set back: the bucket must not pause until then.
@@ -52,12 +55,14 @@ class HeldUser(Bucket):
         if stored is not None:
             capacity, rate_per_sec, level, stamp_us = stored
             self.shadow = Bucket(capacity, rate_per_sec, level, min(stamp_us, now_us))
+        self.quota: QuotaCount | None = count_from_text(row.quota) if row.quota else None
 
     def profile(self, now_us: int) -> Profile:
         account = Account(self.name, self.capacity, self.rate_per_sec)
         if self.shadow is None:
-            return Profile(account, self.level_at(now_us))
-        return Profile(account, self.level_at(now_us), self.digest, self._shown_shadow(now_us))
+            return Profile(account, self.level_at(now_us), quota=self._shown_quota(now_us))
+        shadow, quota = self._shown_shadow(now_us), self._shown_quota(now_us)
+        return Profile(account, self.level_at(now_us), self.digest, shadow, quota)
 
     def set_shadow(self, shadow: Shadow, now_us: int) -> None:
         """Give it this shadow policy, or none; the level is kept unless there is one in `shadow`."""
@@ -80,6 +85,7 @@ class HeldUser(Bucket):
             self.metadata,
             self.created_us,
             self.shadow_text(),
+            self.quota.text() if self.quota is not None else "",
         )
 
     def shadow_text(self) -> str:
@@ -94,6 +100,9 @@ class HeldUser(Bucket):
         if shadow is None:
             return None
         return Shadow(shadow.capacity, shadow.rate_per_sec, shadow.level_at(now_us))
+
+    def _shown_quota(self, now_us: int) -> Quota | None:
+        return quota_at(self.quota.quota(), now_us) if self.quota is not None else None
 
     def key_rows(self) -> list[KeyRow]:
         """The keys of which there is something to say."""
@@ -112,6 +121,7 @@ class HeldUser(Bucket):
             self.created_us or None,
             tuple([key.shown(now_us) for key in self.keys]),
             self._shown_shadow(now_us),
+            self._shown_quota(now_us),
         )
 
 
@@ -148,7 +158,7 @@ class HeldKey:
     def plain(self) -> bool:
         """Whether a request needs nothing but the user's bucket."""
         user = self.user
-        of_user = not user.disabled and user.shadow is None
+        of_user = not user.disabled and user.shadow is None and user.quota is None
         return of_user and self.state == ACTIVE and not self.expires_us and self.own is None
 
     def row(self) -> KeyRow:

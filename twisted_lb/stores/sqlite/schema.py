@@ -14,6 +14,7 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from twisted_lb.limits.bucket import check_policy
+from twisted_lb.limits.quota_count import count_from_text
 from twisted_lb.users import ACTIVE, DISABLED, REVOKED
 
 # Stored in the file (PRAGMA user_version); files with other numbers are rejected.
@@ -31,7 +32,8 @@ CREATE TABLE account (
     disabled INTEGER NOT NULL DEFAULT 0,
     metadata TEXT NOT NULL DEFAULT '',
     created_us INTEGER NOT NULL DEFAULT 0,
-    shadow TEXT NOT NULL DEFAULT ''
+    shadow TEXT NOT NULL DEFAULT '',
+    quota TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID
 """
 # A capacity of 0: the key has no bucket of its own.
@@ -60,12 +62,21 @@ CREATE TABLE usage (
     PRIMARY KEY (subject, counter)
 ) WITHOUT ROWID
 """
+# Notices that are not delivered yet.
+_NOTICE: Final = """
+CREATE TABLE notice (
+    id TEXT PRIMARY KEY,
+    content TEXT NOT NULL
+) WITHOUT ROWID
+"""
 SELECT: Final = "SELECT * FROM account"
 SELECT_KEYS: Final = "SELECT * FROM api_key"
 SELECT_USAGE: Final = "SELECT * FROM usage"
-INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SELECT_NOTICES: Final = "SELECT * FROM notice"
+INSERT: Final = "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_KEY: Final = "INSERT OR REPLACE INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_USAGE: Final = "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)"
+INSERT_NOTICE: Final = "INSERT OR REPLACE INTO notice VALUES (?, ?)"
 
 
 class Row(NamedTuple):
@@ -81,6 +92,7 @@ class Row(NamedTuple):
     metadata: str = ""  # JSON; empty: none
     created_us: int = 0  # 0: not known
     shadow: str = ""  # JSON; empty: none
+    quota: str = ""  # see QuotaCount.text; empty: none
 
 
 class UsageRow(NamedTuple):
@@ -113,6 +125,7 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute(_ACCOUNT)
     connection.execute(_API_KEY)
     connection.execute(_USAGE)
+    connection.execute(_NOTICE)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
@@ -129,7 +142,9 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
             connection.execute("ALTER TABLE account ADD COLUMN created_us INTEGER NOT NULL DEFAULT 0")
             connection.execute(_API_KEY)
         connection.execute("ALTER TABLE account ADD COLUMN shadow TEXT NOT NULL DEFAULT ''")
+        connection.execute("ALTER TABLE account ADD COLUMN quota TEXT NOT NULL DEFAULT ''")
         connection.execute(_USAGE)
+        connection.execute(_NOTICE)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
@@ -140,14 +155,15 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
 
 def makes_sense(row: Row) -> bool:
     """Whether this program can have written the row: SQLite columns accept values of any type."""
-    texts, numbers = (row.digest, row.name, row.metadata, row.shadow), (row.level, row.stamp_us, row.created_us)
+    texts = (row.digest, row.name, row.metadata, row.shadow, row.quota)
+    numbers = (row.level, row.stamp_us, row.created_us)
     if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
         return False
     try:
         read_shadow(row.shadow)
     except ValueError:
         return False
-    return row.disabled in (0, 1) and _is_policy(row.capacity, row.rate_per_sec)
+    return row.disabled in (0, 1) and _is_policy(row.capacity, row.rate_per_sec) and _is_quota(row.quota)
 
 
 def key_makes_sense(row: KeyRow) -> bool:
@@ -177,6 +193,13 @@ def read_shadow(text: str) -> tuple[int, float, int, int] | None:
     if type(level) is not int or type(stamp_us) is not int:
         raise ValueError(text)
     return capacity, float(rate_per_sec), level, stamp_us
+
+
+def _is_quota(text: str) -> bool:
+    try:
+        return not text or count_from_text(text).amount > 0
+    except ValueError:
+        return False
 
 
 def _is_policy(capacity: object, rate_per_sec: object) -> bool:

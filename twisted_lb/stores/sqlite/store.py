@@ -13,7 +13,7 @@ Strategy:
 
 kill -9 or a power failure loses no account, and the tokens taken since a level was last written, in about one second.
 A bucket may admit these tokens again, so each such event exceeds the guarantee by at most what the bucket admitted in
-that second, and by at most its capacity.  An orderly stop loses nothing.
+that second, and by at most its capacity; a quota, what was used of it in that second.  An orderly stop loses nothing.
 
 The global bucket, those of networks, routes and pools, and the requests in flight are in memory only: after a restart
 the buckets are full and no requests are in flight.
@@ -38,10 +38,12 @@ from twisted_lb.interfaces import (
     KEY,
     MICROTOKENS,
     OWN,
+    QUOTA,
     Account,
     AccountPage,
     IAccountStore,
     IBucketStore,
+    INoticeOutbox,
     IStoreReport,
     ITokenReceiver,
     IUsageStore,
@@ -60,10 +62,14 @@ from twisted_lb.interfaces import (
     shadows,
 )
 from twisted_lb.limits.bucket import check_cost
+from twisted_lb.limits.quota_count import QuotaCount
+from twisted_lb.notices import Notice
+from twisted_lb.quotas import QuotaCharge, UnknownTimeZone
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts
 from twisted_lb.stores.sqlite.database import AccountDatabase
 from twisted_lb.stores.sqlite.held import MINUTE_US, HeldKey, HeldUser, HeldUsers
+from twisted_lb.stores.sqlite.notices import EmbeddedNotices
 from twisted_lb.stores.sqlite.other_limits import OtherLimits
 from twisted_lb.stores.sqlite.schema import KeyRow
 from twisted_lb.stores.sqlite.usage import UsageCounts
@@ -87,7 +93,7 @@ def steady_clock() -> Callable[[], int]:
     return lambda: (start_ns + monotonic_ns()) // 1000
 
 
-@implementer(IBucketStore, IAccountStore, IUserStore, IUsageStore, IStoreReport)
+@implementer(IBucketStore, IAccountStore, IUserStore, IUsageStore, INoticeOutbox, IStoreReport)
 class EmbeddedStore:
     """Buckets and accounts of one process; `data_dir` is created when it is missing."""
 
@@ -120,7 +126,8 @@ class EmbeddedStore:
         self._usage = UsageCounts(now_us, lambda digest: held.key(digest) is not None)
         held.on_key_removed = self._usage.remove_key
         self._accounts = EmbeddedAccounts(held, self._dirty, now_us)
-        self._users = EmbeddedUsers(held, self._dirty, self._dirty_keys, now_us, self._accounts)
+        self._notices = EmbeddedNotices(now_us)
+        self._users = EmbeddedUsers(held, self._dirty, self._dirty_keys, now_us, self._accounts, self._notices)
 
     # Called by the service.
 
@@ -136,9 +143,17 @@ class EmbeddedStore:
         if database.created:
             _log.info("No database was found; {path} was created without users", path=database.path)
         self._writer = writer = DatabaseWriter(
-            database, self._held, self._dirty, self._dirty_keys, self._usage, self._reactor, self._given_run_blocking
+            database,
+            self._held,
+            self._dirty,
+            self._dirty_keys,
+            self._usage,
+            self._reactor,
+            self._given_run_blocking,
+            self._notices,
         )
         self._accounts.disk = Disk(database, writer)
+        self._notices.remove = lambda notice_id: writer.run(database.remove_notices, [notice_id])
         writer.start()
         self._noting.start(NOTE_SECONDS)
 
@@ -155,6 +170,10 @@ class EmbeddedStore:
             self._usage.load(database.usage_rows())
         except ValueError as error:
             raise StoreUnavailable(f"the database {database.path} is damaged: usage: {error}") from None
+        try:
+            self._notices.load(database.notice_rows())
+        except ValueError as error:
+            raise StoreUnavailable(f"the database {database.path} is damaged: it has what is {error}") from None
 
     def _each_minute(self) -> None:
         self._note_used()
@@ -181,12 +200,14 @@ class EmbeddedStore:
 
     def _closed(self, result: object) -> object:
         self._accounts.disk = None
+        self._notices.remove = None
         self._clear()
         return result
 
     def _clear(self) -> None:
         self._held.clear()
         self._usage.clear()
+        self._notices.clear()
 
     # IBucketStore
 
@@ -205,7 +226,12 @@ class EmbeddedStore:
         if bucket is None:
             key = self._held.known(digest)
             if key is not None:
-                receiver.bucket_answered(self._take_of_key(key, cost, network, limits))
+                try:
+                    taken = self._take_of_key(key, cost, network, limits)
+                except UnknownTimeZone as error:
+                    receiver.bucket_unavailable(str(error))
+                    return
+                receiver.bucket_answered(taken)
                 return
         other_limits = self._other_limits
         if bucket is None or (network and other_limits.limits_networks):
@@ -238,7 +264,17 @@ class EmbeddedStore:
                     self._in_flight[digest] = in_flight + 1
             self._dirty.add(bucket)
         # Taken(...) without the call of its Python-level __new__: this runs once per request.
-        answer = (admitted, bucket.name_bytes, bucket.capacity, bucket.rate_per_sec, level, KEY, more, decisions)
+        answer = (
+            admitted,
+            bucket.name_bytes,
+            bucket.capacity,
+            bucket.rate_per_sec,
+            level,
+            KEY,
+            more,
+            decisions,
+            None,
+        )
         receiver.bucket_answered(_new_tuple(Taken, answer))
 
     def _take_of_key(self, key: HeldKey, cost: int, network: str, limits: tuple[SharedBucket, ...]) -> Taken:
@@ -250,23 +286,29 @@ class EmbeddedStore:
         if reason := key.refusal(now_us):
             return Taken(False, name, 0, 0.0, 0, reason)
         self._used.add(key.digest)
+        quota = user.quota
+        if quota is not None:
+            quota.begin(now_us)
         own, before = key.own, (user.level, user.stamp_us)
         admitted, level = user.take(cost, now_us)
         if not admitted:
-            return Taken(False, name, user.capacity, user.rate_per_sec, level)
+            refused = Taken(False, name, user.capacity, user.rate_per_sec, level)
+            return refused if quota is None else _with_quota(refused, quota, now_us)
         more: tuple[LimitLevel, ...] = ()
         refused = None
         if own is not None:
             own_level = own.level_at(now_us)
             if own_level < cost * MICROTOKENS:
                 refused = Taken(False, name, own.capacity, own.rate_per_sec, own_level, OWN)
+        if refused is None and quota is not None and quota.refuses(cost):
+            refused = Taken(False, name, quota.amount, 0.0, (quota.amount - quota.used) * MICROTOKENS, QUOTA)
         in_flight = self._in_flight.get(key.digest, 0)
         binding = enforced(limits)
         if refused is None and (limits or other_limits.limits_keys):
             refused = other_limits.refused(name, in_flight, cost, binding, now_us)
         if refused is not None:
             user.level, user.stamp_us = before
-            return refused
+            return refused if quota is None else _with_quota(refused, quota, now_us)
         if own is not None:
             _, own_level = own.take(cost, now_us)
             more = (LimitLevel(own.capacity, own.rate_per_sec, own_level, OWN),)
@@ -283,7 +325,12 @@ class EmbeddedStore:
         if self.counts_in_flight:
             self._in_flight[key.digest] = in_flight + 1
         self._dirty.add(user)
-        return Taken(True, name, user.capacity, user.rate_per_sec, level, KEY, more, decisions)
+        taken = Taken(True, name, user.capacity, user.rate_per_sec, level, KEY, more, decisions)
+        if quota is None:
+            return taken
+        quota.take(cost)
+        self._notices.look(user.digest, user.name, quota, now_us)
+        return _with_quota(taken, quota, now_us)
 
     def take_without_key(
         self, limits: tuple[SharedBucket, ...], receiver: ITokenReceiver, cost: int = 1
@@ -292,9 +339,17 @@ class EmbeddedStore:
         check_cost(cost)
         receiver.bucket_answered(self._other_limits.take_without_key(cost, limits, self._now_us()))
 
-    def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
+    def release(
+        self,
+        digest: str,
+        tokens: int,
+        limits: tuple[SharedBucket, ...] = (),
+        quota: QuotaCharge | None = None,
+    ) -> None:
         """See IBucketStore."""
         now_us = self._now_us()
+        if quota is not None:
+            self._charge_quota(digest, quota, now_us)
         if tokens and limits:
             if is_of_user(limits[-1]):
                 self._settle_shadow(tokens, limits[-1], now_us)
@@ -321,6 +376,15 @@ class EmbeddedStore:
             bucket.settle(tokens, now_us)
             self._dirty.add(bucket)
             self._other_limits.settle_global(tokens, now_us)
+
+    def _charge_quota(self, digest: str, charge: QuotaCharge, now_us: int) -> None:
+        key = self._held.key(digest)
+        quota = key.user.quota if key is not None else None
+        if key is None or quota is None:
+            return
+        if quota.charge(charge):
+            self._notices.look(key.user.digest, key.user.name, quota, now_us)
+            self._dirty.add(key.user)
 
     def _settle_shadow(self, tokens: int, shared: SharedBucket, now_us: int) -> None:
         """The shadow of a user has admitted a request that cost `tokens` more than was taken."""
@@ -432,3 +496,21 @@ class EmbeddedStore:
 
     def counts_of(self, subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
         return succeed([self._usage.windows(subject) for subject in subjects])
+
+    # INoticeOutbox: see EmbeddedNotices
+
+    def want_notices(self) -> None:
+        self._notices.want_notices()
+
+    def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
+        return self._notices.claim_notices(most, lease_seconds)
+
+    def remove_notice(self, notice_id: str) -> Deferred[None]:
+        return self._notices.remove_notice(notice_id)
+
+    def delay_notice(self, notice_id: str, seconds: float) -> Deferred[None]:
+        return self._notices.delay_notice(notice_id, seconds)
+
+
+def _with_quota(taken: Taken, quota: QuotaCount, now_us: int) -> Taken:
+    return taken._replace(quota=quota.level(now_us))

@@ -15,9 +15,12 @@ from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import NameTaken
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
+from twisted_lb.limits.quota_count import QuotaCount
+from twisted_lb.quotas import NO_QUOTA, changed_quota
 from twisted_lb.stores.filtered_page import filtered_page
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts, not_running
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers, new_level, row_of_key
+from twisted_lb.stores.sqlite.notices import EmbeddedNotices
 from twisted_lb.stores.sqlite.schema import KeyRow, Row, shadow_text
 from twisted_lb.stores.sqlite.sequential import SequentialCalls
 from twisted_lb.stores.user_checks import (
@@ -68,6 +71,7 @@ class EmbeddedUsers:
         dirty_keys: set[HeldKey],
         now_us: Callable[[], int],
         accounts: EmbeddedAccounts,
+        notices: EmbeddedNotices,
     ) -> None:
         """As EmbeddedAccounts; `accounts` has the disk."""
         self._held = held
@@ -75,6 +79,7 @@ class EmbeddedUsers:
         self._dirty_keys = dirty_keys
         self._now_us = now_us
         self._accounts = accounts
+        self._notices = notices
         self._calls = SequentialCalls()
 
     # Reading
@@ -153,6 +158,7 @@ class EmbeddedUsers:
             metadata_text(user.metadata) if user.metadata else "",
             created_us,
             _stored_shadow(user.shadow, now_us) if user.shadow is not None else "",
+            QuotaCount(user.quota).text() if user.quota is not None else "",
         )
         keys = [row_of_key(key, first, now_us) for key in user.keys]
         keys[0] = keys[0]._replace(created_us=created_us)
@@ -180,12 +186,15 @@ class EmbeddedUsers:
             return succeed(None)
         now_us = self._now_us()
         before = user.shown(now_us)
-        capacity, rate_per_sec, level, disabled, _, shadow = change
+        capacity, rate_per_sec, level, disabled, _, shadow = change[:6]
         metadata = None if change.metadata is None else metadata_text(change.metadata) if change.metadata else ""
         of_bucket = not (capacity is None and rate_per_sec is None and level is None)
         if of_bucket:
             # As in EmbeddedAccounts.change.
             user.refill(now_us)
+        of_quota = change.quota is not None or (change.quota_used is not None and user.quota is not None)
+        quota = _changed_count(user.quota, change, now_us) if of_quota else None
+        notices = self._notices.rows_of([user.digest]) if of_quota else []
         stored_level = user.level if level is None else new_level(capacity or user.capacity, level)
         stored = self._write(
             user,
@@ -198,10 +207,19 @@ class EmbeddedUsers:
             disabled,
             metadata,
             None if shadow is None else _stored_shadow(shadow, now_us, user.shadow),
+            (quota.text() if quota is not None else "") if of_quota else None,
+            notices,
         )
 
         def changed(_: object) -> Changed:
             now_us = self._now_us()
+            self._notices.written(notices)
+            if of_quota:
+                # Something may have been used meanwhile.
+                user.quota = _changed_count(user.quota, change, now_us)
+                self._dirty.add(user)
+                for key in user.keys:
+                    self._held.key_changed(key)
             if of_bucket:
                 user.change(
                     user.capacity if capacity is None else capacity,
@@ -429,3 +447,21 @@ def _stored_shadow(shadow: Shadow, now_us: int, before: Bucket | None = None) ->
     if level is None and before is not None:
         level = before.level_at(now_us)
     return shadow_text(shadow.capacity, shadow.rate_per_sec, new_level(shadow.capacity, level), now_us)
+
+
+def _changed_count(count: QuotaCount | None, change: UserChange, now_us: int) -> QuotaCount | None:
+    """A user's quota after a change of it."""
+    before = None if count is None else count.quota()
+    quota, told = before, 0 if count is None else count.told
+    if change.quota == NO_QUOTA:
+        quota = None
+    elif change.quota is not None:
+        quota = changed_quota(before, change.quota, now_us)
+    if quota is None:
+        return None
+    if before is None or (before.unit, before.per) != (quota.unit, quota.per) or 0 < before.ends_us <= now_us:
+        told = 0
+    if change.quota_used is not None:
+        # The period is determined anew, so that this also helps after the clock was wrong.
+        quota = quota._replace(used=change.quota_used, starts_us=0, ends_us=0)
+    return QuotaCount(quota, told)

@@ -30,6 +30,7 @@ from twisted_lb.interfaces import NotStored, StoreState, StoreUnavailable
 from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.database import AccountDatabase, DatabaseLost
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers
+from twisted_lb.stores.sqlite.notices import EmbeddedNotices
 from twisted_lb.stores.sqlite.usage import UsageCounts
 
 FLUSH_SECONDS = 1.0
@@ -68,7 +69,8 @@ class DatabaseWriter:
         dirty_keys: set[HeldKey],
         usage: UsageCounts,
         reactor: Any,
-        run_blocking: RunBlocking | None = None,
+        run_blocking: RunBlocking | None,
+        notices: EmbeddedNotices,
     ) -> None:
         """`held` and `usage` are what is in memory; `run_blocking` replaces the thread, for tests.
 
@@ -83,6 +85,7 @@ class DatabaseWriter:
         self._dirty = dirty
         self._dirty_keys = dirty_keys
         self._usage = usage
+        self._notices = notices
         self._reactor = reactor
         self._pool: ThreadPool | None = None
         self._run_blocking = run_blocking or self._in_thread
@@ -233,7 +236,13 @@ class DatabaseWriter:
         written = [user for user in users if self._may_write(user)]
         levels = [(user.level, user.stamp_us, user.digest) for user in written]
         shadows = [(user.shadow_text(), user.digest) for user in written if user.shadow is not None]
-        return self.run(self._database.write_levels, levels, shadows)
+        limited = [user for user in written if user.quota is not None]
+        if not limited:
+            return self.run(self._database.write_levels, levels, shadows)
+        quotas = [(user.quota.text(), user.digest) for user in limited if user.quota is not None]
+        notices = self._notices.rows_of([user.digest for user in limited])
+        stored = self.run(self._database.write_levels, levels, shadows, quotas, notices)
+        return stored.addCallback(lambda _: self._notices.written(notices))
 
     def _write_keys(self, keys: list[HeldKey]) -> Deferred[Any]:
         self._dirty_keys.update(key for key in keys if key.user is self.busy)
@@ -256,6 +265,8 @@ class DatabaseWriter:
             dirty.clear()
         try:
             await self.run(database.begin_anew)
+            notices = self._notices.rows()
+            await self.run(database.add_rows, [], [], notices)
             for at in range(0, len(users), FLUSH_SLICE):
                 now = users[at : at + FLUSH_SLICE]
                 keys = [row for user in now for row in user.key_rows()]
@@ -265,6 +276,7 @@ class DatabaseWriter:
                 counters, _ = self._usage.rows(subjects[at : at + USAGE_SLICE])
                 await self.run(database.add_usage, counters)
             aside = await self.run(database.finish_anew)
+            self._notices.written(notices)
         except BaseException:
             for dirty, written in zip(all_dirty, before):
                 dirty.update(written)

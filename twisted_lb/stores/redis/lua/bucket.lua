@@ -53,6 +53,7 @@ end
 
 -- The bounds of what may be stored: see limits/bucket.py.
 local MOST_CAPACITY, MOST_RATE, MOST_LEVEL, LAST_STAMP = 1e9, 1e6, 1e15, 2 ^ 53
+local MOST_AMOUNT, MOST_USED = 1e12, 1e15 -- of a quota: see quotas.py
 
 -- Whether balancers are coming back from an outage, and one of them at least has not charged yet what it spent without
 -- Redis; `switch` is what tokenlb:switch holds (see rejoin.lua).  Until all have, nobody takes from a bucket, nor does one
@@ -85,8 +86,8 @@ end
 -- What `state` says; it is absent where nothing is out of the ordinary.  Of the user, in the hash of the first key alone:
 -- 'active' or 'disabled'; of the key: 'active', 'disabled' or 'revoked'; when it expires (0: it does not); and 'own' for a
 -- bucket of its own, in tokenlb:key_bucket:{<digest>}, within the user's.  Then, of the user again, letters for what
--- there is: 's' for a shadow policy, with its bucket in tokenlb:shadow_bucket:{<digest of the first key>}; absent: none.
--- nil where it says nothing of that.
+-- there is: 'q' for a quota (see `quota_at`), 's' for a shadow policy, with its bucket in
+-- tokenlb:shadow_bucket:{<digest of the first key>}; absent: neither.  nil where it says nothing of that.
 local function states(text)
   if not text then
     return 'active', 'active', 0, false, ''
@@ -96,13 +97,17 @@ local function states(text)
   if not expires or user ~= 'active' and user ~= 'disabled' or bucket ~= 'own' and bucket ~= 'shared' then
     return nil
   end
-  if more ~= '' and more ~= 's' then
+  if more ~= '' and more ~= 'q' and more ~= 's' and more ~= 'qs' then
     return nil
   end
   if key ~= 'active' and key ~= 'disabled' and key ~= 'revoked' then
     return nil
   end
   return user, key, expires, bucket == 'own', more
+end
+
+local function has_quota(more)
+  return more:find('q', 1, true) ~= nil
 end
 
 local function has_shadow(more)
@@ -117,6 +122,32 @@ local function shadow_of(key)
     return 'tokenlb:shadow_bucket:' .. key:sub(9), tonumber(fields[1]), fields[2]
   end
   return nil
+end
+
+-- The quota of the user whose record this is, where `states` says that there is one: see limits/quota_count.py.  In the hash:
+--   quota (amount, unit, day or month, time zone), quota_used, quota_starts, quota_ends (microseconds; 0: the period is to
+--   be determined), quota_told (the highest threshold that was reached in the period, in percent)
+-- nil where it is not one.
+local function quota_at(place)
+  local fields = call('HMGET', place, 'quota', 'quota_used', 'quota_starts', 'quota_ends', 'quota_told')
+  local amount, unit = (fields[1] or ''):match('^(%d+) (%l+) %l+ [%w/_+-]+$')
+  amount = number(amount, 1, MOST_AMOUNT)
+  local used, told = number(fields[2] or '0', 0, MOST_USED), number(fields[5] or '0', 0, 100)
+  local starts, ends = number(fields[3] or '0', 0, LAST_STAMP), number(fields[4] or '0', 0, LAST_STAMP)
+  if not (amount and used and starts and ends and told) or unit ~= 'requests' and unit ~= 'tokens' then
+    return nil
+  end
+  return {
+    place = place, text = fields[1], amount = amount, unit = unit, used = used, starts = starts, ends = ends, told = told,
+  }
+end
+
+-- The last elements of a reply about somebody with a quota; `list` is extended by them.
+local function add_quota(list, quota)
+  local last = #list
+  list[last + 1], list[last + 2], list[last + 3] = quota.text, quota.used, quota.starts
+  list[last + 4], list[last + 5] = quota.ends, now
+  return list
 end
 
 local REVOKED = -1
@@ -154,8 +185,8 @@ local function further(key)
 end
 
 -- The account of any key: why the key must not be used (see `refusal`; 0: it may be), the account's key in Redis,
--- microseconds until it expires (0: it does not), capacity (0: none) and rate of its own bucket, and what else there is
--- of the user (see `states`).
+-- microseconds until it expires (0: it does not), capacity (0: none) and rate of its own bucket, the user's quota (nil:
+-- none), and what else there is of the user (see `states`).
 -- nil where there is no such key, false where what is there is not one.
 local function account_of(key)
   local name, _, _, _, _, _, text = refilled(key)
@@ -182,6 +213,13 @@ local function account_of(key)
   if not user or not state then
     return false
   end
+  local quota = nil
+  if has_quota(more) then
+    quota = quota_at(place)
+    if not quota then
+      return false
+    end
+  end
   if own then
     capacity, rate = own_policy(capacity, rate)
     if not capacity then
@@ -189,7 +227,7 @@ local function account_of(key)
     end
   end
   local left = expires > 0 and max(expires - now, 1) or 0
-  return refusal(user, state, expires) or 0, place, left, own and capacity or 0, own and rate or '0', more
+  return refusal(user, state, expires) or 0, place, left, own and capacity or 0, own and rate or '0', quota, more
 end
 
 -- A bucket without an account, which is full until it is used, refilled to now: level, elapsed microseconds, and the level

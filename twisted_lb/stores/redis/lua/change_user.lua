@@ -1,6 +1,7 @@
 -- Change a user; empty arguments are left as they are.
 --   ARGV   how many forms of the name; the forms; capacity, rate, level, state, metadata
 --          capacity (0: none any more), rate and level of the shadow policy
+--          quota ('-': none any more), and what was used of it
 -- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
 -- user.
 
@@ -19,17 +20,40 @@ end
 if ARGV[at + 4] ~= '' then
   call('HSET', place, 'metadata', ARGV[at + 4])
 end
-local shadow, more = tonumber(ARGV[at + 5]), user.more
+local shadow, letters = tonumber(ARGV[at + 5]), {quota = has_quota(user.more), shadow = has_shadow(user.more)}
 if shadow then
   local level = tonumber(ARGV[at + 7]) or user[7][2] > 0 and user[7][4] or shadow * MICROTOKENS
   write_shadow(owner, shadow, ARGV[at + 6], min(level, shadow * MICROTOKENS))
-  more = shadow > 0 and 's' or ''
+  letters.shadow = shadow > 0
+end
+local text, used = ARGV[at + 8], ARGV[at + 9]
+local quota = letters.quota and quota_at(place) or nil
+if text == '-' then
+  call('HDEL', place, 'quota', 'quota_used', 'quota_starts', 'quota_ends', 'quota_told')
+  letters.quota = false
+elseif text ~= '' or used ~= '' and quota then
+  -- As `changed_quota` in quotas.py.
+  local new = {text ~= '' and text or quota.text, 0, 0, 0, 0}
+  local kind, zone = new[1]:match('^%d+ (%l+ %l+) (.+)$')
+  local before, before_zone = (quota and quota.text or ''):match('^%d+ (%l+ %l+) (.+)$')
+  if kind == before and (quota.ends == 0 or now < quota.ends) then
+    new[2], new[5] = quota.used, quota.told
+    if zone == before_zone then
+      new[3], new[4] = quota.starts, quota.ends
+    end
+  end
+  if used ~= '' then
+    new[2], new[3], new[4] = tonumber(used), 0, 0
+  end
+  write_quota(place, unpack(new))
+  letters.quota = true
 end
 local state = ARGV[at + 3] ~= '' and ARGV[at + 3] or user[6]
+local more = (letters.quota and 'q' or '') .. (letters.shadow and 's' or '')
 if state ~= user[6] or more ~= user.more then
   write_key(owner, state, more, user[9])
 end
-if state ~= user[6] then
+if state ~= user[6] or letters.quota ~= has_quota(user.more) then
   for i = 9, #user do
     tell(user[i][1])
   end

@@ -2,6 +2,7 @@
 --   ARGV   how many forms of the name; the forms, the first of which is stored
 --          capacity, rate, level ('': full), state, metadata, created ('': now)
 --          capacity (0: none), rate and level ('': full) of the shadow policy
+--          quota ('': none), what was used of it, start and end of its period, and the highest threshold reached
 --          then nine for each key, see `key_argument`; the first is that of the record
 -- Reply: 0 stored, 1 the name is taken, 2 a key is taken.
 
@@ -11,7 +12,7 @@ if owner_of_name(2, forms) then
 end
 local at = 2 + forms
 local keys = {}
-for i = at + 9, #ARGV - 8, 9 do
+for i = at + 14, #ARGV - 8, 9 do
   keys[#keys + 1] = key_argument(i)
 end
 local owner = keys[1][1]
@@ -31,8 +32,11 @@ call('HSET', place_of(owner), 'name', ARGV[2], 'capacity', ARGV[at], 'rate', ARG
 if ARGV[at + 4] ~= '' then
   call('HSET', place_of(owner), 'metadata', ARGV[at + 4])
 end
-local shadow = tonumber(ARGV[at + 6])
-write_key(owner, ARGV[at + 3], shadow > 0 and 's' or '', keys[1])
+local shadow, with_quota = tonumber(ARGV[at + 6]), ARGV[at + 9] ~= ''
+if with_quota then
+  write_quota(place_of(owner), unpack(ARGV, at + 9, at + 13))
+end
+write_key(owner, ARGV[at + 3], (with_quota and 'q' or '') .. (shadow > 0 and 's' or ''), keys[1])
 local shadow_level = tonumber(ARGV[at + 8]) or shadow * MICROTOKENS
 write_shadow(owner, shadow, ARGV[at + 7], min(shadow_level, shadow * MICROTOKENS))
 call('HSET', place_of(owner), 'created', ARGV[at + 5] ~= '' and ARGV[at + 5] or now_text)

@@ -16,5 +16,5 @@ local level = min(user[5], capacity * MICROTOKENS)
 local stamp = max(number(call('HGET', place, 'stamp'), 0, LAST_STAMP), now)
 call('HSET', place, 'capacity', whole(capacity), 'rate', rate, 'level', whole(level), 'stamp', whole(stamp))
 write_shadow(owner, 0, '0', 0)
-write_key(owner, user[6], '', user[9])
+write_key(owner, user[6], has_quota(user.more) and 'q' or '', user[9])
 return {user, user_at(owner)}

@@ -12,7 +12,9 @@
 --           then the microtokens to charge to each (below zero: to give back)
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
---             -1, as the only extra: the charges are those of users, and not of the keys' own buckets
+--             -1, as the first extra: the charges are those of users, and not of the keys' own buckets
+--             -1 - position of a charge, 0, what the user's quota is charged: unit, start and end of the period, and how
+--             much (below zero: it is given back)
 --           then, if there are shared buckets (see shared_part.py):
 --             how many of them are charged, and how many takings need tokens of them
 --             three elements for each bucket: its key without `tokenlb:`, capacity and rate
@@ -27,14 +29,15 @@
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
 --   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 everyone's bucket,
 --   4 the network's bucket, 6 and above the shared bucket of this place (6 is the first); 5 what is there is not an
---   account; 90 to 92 see `refusal`; 93 the key's own bucket.  Name, capacity and rate are those of the account where
+--   account; 90 to 92 see `refusal`; 93 the key's own bucket; 94 the quota; 95 the period of the quota is over: it has to be
+--   renewed (renew_quota.lua), and the request sent again.  Name, capacity and rate are those of the account where
 --   there is one, the level is that of the bucket that refused.
 --   A revoked key is answered like an unknown one.
---   For a key that is not the only one of its user, expires or has a bucket of its own, or whose user has a shadow policy,
---   100 is added unless the network's bucket refuses or the key must not be used, and the name is a list: name, digest of
---   the user's first key, microseconds until the key expires (0: it does not), and of its own bucket capacity (0: none),
---   rate as text, level.  Where there is a shadow policy, four more: its capacity, rate as text, level, and 1 if it would
---   have refused an admitted taking, else 0.
+--   For a key that is not the only one of its user, expires or has a bucket of its own, or whose user has a quota or a shadow
+--   policy, 100 is added unless the network's bucket refuses or the key must not be used, and the name is a list: name,
+--   digest of the user's first key, microseconds until the key expires (0: it does not), and of its own bucket capacity (0:
+--   none), rate as text, level.  Then, where there is a quota, five more (see `add_quota`), and where there is a shadow
+--   policy, four more: its capacity, rate as text, level, and 1 if it would have refused an admitted taking, else 0.
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
@@ -152,10 +155,11 @@ local specials = {} -- key -> what is special about it
 
 local account
 
--- What is special about a key: the bucket of its user, why it is refused, its own bucket, and the shadow of its user,
--- {bucket, capacity, rate as text}.
-local function special(key, owner, bucket, user, state, expires, own, capacity, rate, shadow)
-  local found = {bucket = bucket, owner = owner, user = user, refused = refusal(user, state, expires), shadow = shadow}
+-- What is special about a key: the bucket of its user, why it is refused, its own bucket, and of its user the shadow,
+-- {bucket, capacity, rate as text}, and the quota.
+local function special(key, owner, bucket, user, state, expires, own, capacity, rate, shadow, quota)
+  local found = {bucket = bucket, owner = owner, user = user, shadow = shadow, quota = quota}
+  found.refused = refusal(user, state, expires)
   found.left = expires > 0 and max(expires - now, 1) or 0
   if own then
     found.capacity, found.rate = own_policy(capacity, rate)
@@ -173,7 +177,7 @@ local function further_special(key)
   if not owner then
     return nil
   end
-  local bucket, user, shadow = accounts[owner], 'active', nil
+  local bucket, user, shadow, quota = accounts[owner], 'active', nil, nil
   if bucket == nil then
     bucket = account(owner)
   end
@@ -183,10 +187,10 @@ local function further_special(key)
     if not first or first.owner ~= owner then
       return nil
     end
-    bucket, user, shadow = first.bucket, first.user, first.shadow
+    bucket, user, shadow, quota = first.bucket, first.user, first.shadow, first.quota
   end
   local _, state, expires, own = states(text)
-  return state and special(key, owner, bucket, user, state, expires, own, capacity, rate, shadow)
+  return state and special(key, owner, bucket, user, state, expires, own, capacity, rate, shadow, quota)
 end
 
 function account(key)
@@ -205,12 +209,16 @@ function account(key)
   if bucket then
     local user, state, expires, own, more = states(text)
     local policy = own and call('HMGET', key, 'key_capacity', 'key_rate') or {}
-    local shadow = nil
+    local shadow, quota = nil, nil
     if user and has_shadow(more) then
       local place, full, speed = shadow_of(key)
       shadow, user = place and {shared_of(place, full, tonumber(speed)), full, speed}, place and user
     end
-    found = user and special(key, key, bucket, user, state, expires, own, policy[1], policy[2], shadow)
+    if user and has_quota(more) then
+      quota = quota_at(key)
+      user = quota and user
+    end
+    found = user and special(key, key, bucket, user, state, expires, own, policy[1], policy[2], shadow, quota)
   else
     found = further_special(key)
   end
@@ -269,9 +277,56 @@ for i = 1, releases do
   end
 end
 
--- 2. Tokens are charged or given back.
+-- 2. What is special about some takings and charges.
 
-local of_users = extras == 1 and tonumber(ARGV[16 + charges]) < 0
+local first = releases + charges
+local costs, networks = nil, nil
+local quota_charges = {} -- position of a charge -> what it says
+local of_users = false
+for i = 16 + charges, 15 + charges + 3 * extras, 3 do
+  local position, network = tonumber(ARGV[i]), ARGV[i + 2]
+  if position == -1 then
+    of_users = true
+  elseif position < 0 then
+    quota_charges[-1 - position] = network
+  else
+    costs, networks = costs or {}, networks or {}
+    costs[position] = tonumber(ARGV[i + 1]) * MICROTOKENS
+    networks[position] = network ~= '' and network or nil
+  end
+end
+
+-- 3. Tokens are charged or given back.
+
+local quotas = {} -- those of which something was used
+
+-- Something was used of a quota, or given back.
+local function use(quota, amount)
+  quota.used = min(max(quota.used + amount, 0), MOST_USED)
+  if not quota.changed then
+    quota.changed = true
+    quotas[#quotas + 1] = quota
+  end
+end
+
+local function charge_quota(quota, text)
+  local unit, starts, ends, amount = text:match('^(%l+) (%d+) (%d+) (-?%d+)$')
+  starts, ends, amount = tonumber(starts), tonumber(ends), tonumber(amount)
+  if unit ~= quota.unit then
+    return
+  end
+  if starts ~= quota.starts and amount > 0 then
+    if of_users and quota.ends > 0 and starts < quota.ends then
+      -- It was within the quota of a period that is over.
+      return
+    elseif of_users and quota.ends > 0 then
+      quota.used, quota.told, quota.starts, quota.ends = 0, 0, starts, ends
+    end
+  end
+  if amount > 0 or amount < 0 and starts == quota.starts then
+    use(quota, amount)
+  end
+end
 
 for i = 1, charges do
   local key = KEYS[releases + i]
@@ -287,18 +342,10 @@ for i = 1, charges do
     if found.own and not of_users then
       charge(found.own, tonumber(ARGV[15 + i]))
     end
+    if found.quota and quota_charges[i] then
+      charge_quota(found.quota, quota_charges[i])
+    end
   end
-end
-
--- 3. What is special about some takings.
-
-local first = releases + charges
-local costs, networks = nil, nil
-for i = 16 + charges, 15 + charges + 3 * extras, 3 do
-  local position, network = tonumber(ARGV[i]), ARGV[i + 2]
-  costs, networks = costs or {}, networks or {}
-  costs[position] = tonumber(ARGV[i + 1]) * MICROTOKENS
-  networks[position] = network ~= '' and network or nil
 end
 
 -- 4. Shared buckets: charges, and takings without a key.
@@ -433,12 +480,18 @@ for i = first + 1, #KEYS do
     else
       reply[last + 1], reply[last + 2], reply[last + 3] = bucket[NAME], bucket[CAPACITY], bucket[RATE]
       level = bucket[LEVEL]
+      local quota = found and found.quota
+      local need = quota and (quota.unit == 'tokens' and cost / MICROTOKENS or 1)
       if found and found.refused then
         outcome, level = found.refused, 0
+      elseif quota and now >= quota.ends then
+        outcome, level = 95, 0
       elseif level < cost then
         outcome = 0
       elseif found and found.own and found.own[LEVEL] < cost then
         outcome, level = 93, found.own[LEVEL]
+      elseif quota and quota.used + need > quota.amount then
+        outcome, level = 94, 0
       elseif in_flight_limit > 0 and place(key).all >= in_flight_limit then
         outcome, level = 2, 0
       elseif limits and refusing(limits, cost) then
@@ -463,6 +516,9 @@ for i = first + 1, #KEYS do
           if shadow and shadow_said == 0 then
             take(shadow, cost)
           end
+        end
+        if quota then
+          use(quota, need)
         end
         if everyone then
           everyone[LEVEL] = everyone[LEVEL] - cost
@@ -493,10 +549,13 @@ for i = first + 1, #KEYS do
       bucket[NAME], found.owner:sub(10, -2), found.left, own and found.capacity or 0, own and found.rate or 0,
       own and own[LEVEL] or 0,
     }
-    local shadow = found.shadow
+    local list, shadow = reply[last + 1], found.shadow
+    if found.quota then
+      add_quota(list, found.quota)
+    end
     if shadow then
-      local list = reply[last + 1]
-      list[7], list[8], list[9], list[10] = shadow[2], shadow[3], shadow[1][LEVEL], shadow_said
+      local size = #list
+      list[size + 1], list[size + 2], list[size + 3], list[size + 4] = shadow[2], shadow[3], shadow[1][LEVEL], shadow_said
     end
     outcome = outcome + 100
   end
@@ -519,9 +578,31 @@ for i = 1, #wrong do
   reply[size + i] = wrong[i]
 end
 
--- 6. The writing.
+-- 6. The thresholds of quotas: notices are kept while somebody takes them (claim_notices.lua).
 
-if #changed > 0 then
+local notices = {}
+for i = 1, #quotas do
+  local quota = quotas[i]
+  for threshold = 80, 100, 20 do
+    if threshold > quota.told and quota.used * 100 >= quota.amount * threshold and call('EXISTS', 'tokenlb:webhook') == 1 then
+      quota.told = threshold
+      notices[#notices + 1] = {quota, threshold}
+    end
+  end
+end
+if #notices > 0 then
+  for _, key in ipairs({'tokenlb:notices', 'tokenlb:notices_due'}) do
+    if not read(key == 'tokenlb:notices' and 'HLEN' or 'ZCARD', key) then
+      replaced[key] = true
+      wrong[#wrong + 1] = key
+      reply[#reply + 1] = key
+    end
+  end
+end
+
+-- 7. The writing.
+
+if #changed > 0 or #quotas > 0 then
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
 end
 
@@ -537,6 +618,29 @@ for i = 1, #changed do
   else
     call('HSET', bucket[KEY], 'level', whole(bucket[LEVEL]))
   end
+end
+
+for i = 1, #quotas do
+  local quota = quotas[i]
+  call(
+    'HSET', quota.place, 'quota_used', whole(quota.used), 'quota_starts', whole(quota.starts), 'quota_ends',
+    whole(quota.ends), 'quota_told', quota.told
+  )
+end
+
+for i = 1, #notices do
+  local quota, threshold = unpack(notices[i])
+  for key in pairs(i == 1 and replaced or {}) do
+    if key:find('^tokenlb:notices') then
+      call('DEL', key)
+    end
+  end
+  local id = 'msg_' .. redis.sha1hex(quota.place:sub(10, -2) .. ' ' .. whole(quota.starts) .. ' ' .. threshold)
+  local name = call('HGET', quota.place, 'name')
+  call('HSET', 'tokenlb:notices', id, table.concat({
+    threshold, now_text, whole(quota.used), whole(quota.starts), whole(quota.ends), quota.text, name,
+  }, ' '))
+  call('ZADD', 'tokenlb:notices_due', now_text, id)
 end
 
 for _, bucket in pairs(shared) do

@@ -1,7 +1,8 @@
 -- Users and their keys; this text comes after bucket.lua in the scripts about them.
 --
 -- The hash of a user's first key is the user's record, whatever becomes of that key.  Beside what bucket.lua reads it has:
---   metadata (JSON), created (microseconds), shadow_capacity and shadow_rate (of the shadow policy), and what each key has
+--   metadata (JSON), created (microseconds), shadow_capacity and shadow_rate (of the shadow policy), what each key has, and
+--   quota and more, for a quota: see `quota_at` in bucket.lua
 -- A key has, beside `owner` and `state`:
 --   label, created, last_used (microseconds), key_capacity and key_rate (of its own bucket)
 -- Absent fields have defaults: a store of an earlier version is complete as it is.
@@ -59,8 +60,9 @@ local function key_from(digest, fields, at)
   return {digest, state, expires, fields[at + 2] or '', created or 0, used or 0, capacity, rate, level}, user, more
 end
 
--- A user: {digest of the first key, name, capacity, rate as text, level, state, more, created, keys...}, where `more` is
--- {metadata, and of the shadow policy capacity (0: none), rate as text, level}; and as `more`, see `states`.
+-- A user: {digest of the first key, name, capacity, rate as text, level, state, described, creation, keys...}, where
+-- `described` is {metadata, and of the shadow policy capacity (0: none), rate as text, level}, and `creation` is {created}
+-- with what `add_quota` adds, if there is a quota; and as `more`, see `states`.
 -- nil where there is no user, false where what is there is none.
 local function user_at(owner)
   local place = place_of(owner)
@@ -75,16 +77,24 @@ local function user_at(owner)
   if not key then
     return false
   end
-  local metadata = {fields[13] or '', 0, '0', 0}
+  local described = {fields[13] or '', 0, '0', 0}
   if has_shadow(more) then
     local bucket, full, speed = shadow_of(place)
     if not bucket then
       return false
     end
-    metadata[2], metadata[3] = full, speed
-    metadata[4] = refilled_shared(bucket, full * MICROTOKENS, tonumber(speed))
+    described[2], described[3] = full, speed
+    described[4] = refilled_shared(bucket, full * MICROTOKENS, tonumber(speed))
   end
-  local user = {owner, name, whole(capacity), rate, level, state, metadata, key[5], key}
+  local creation = {key[5]}
+  if has_quota(more) then
+    local quota = quota_at(place)
+    if not quota then
+      return false
+    end
+    add_quota(creation, quota)
+  end
+  local user = {owner, name, whole(capacity), rate, level, state, described, creation, key}
   user.more = more
   for _, digest in ipairs(read('SMEMBERS', keys_of(owner)) or {}) do
     fields = read('HMGET', place_of(digest), unpack(KEY_FIELDS))
@@ -239,4 +249,12 @@ local function add_key(owner, key)
   write_key(key[1], 'active', '', key, owner)
   call('SADD', keys_of(owner), key[1])
   call('ZADD', 'tokenlb:further_keys', 0, key[1])
+end
+
+-- The quota of a user.
+local function write_quota(place, text, used, starts, ends, told)
+  call(
+    'HSET', place, 'quota', text, 'quota_used', whole(used), 'quota_starts', whole(starts), 'quota_ends', whole(ends),
+    'quota_told', told
+  )
 end

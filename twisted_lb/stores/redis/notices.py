@@ -1,0 +1,58 @@
+"""Notices in Redis: made by the script that takes tokens, and claimed by one balancer at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.notices import Notice
+from twisted_lb.quotas import quota_from_text
+from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
+from twisted_lb.stores.redis.keys import NOTICES_DUE_KEY, NOTICES_KEY, WEBHOOK_KEY
+from twisted_lb.stores.redis.scripts import RedisScript
+
+
+class RedisNotices:
+    """The calls of INoticeOutbox on one connection."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._claim = RedisScript("claim_notices", connection)
+        self._finish = RedisScript("finish_notice", connection)
+
+    def claim(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
+        """See INoticeOutbox.  A call makes all balancers make notices for an hour."""
+        keys = WEBHOOK_KEY, NOTICES_KEY, NOTICES_DUE_KEY
+        claimed = self._claim.call(*keys, b"%d" % most, b"%d" % round(lease_seconds * 1_000_000), keys=3)
+        return claimed.addCallback(_notices).addErrback(_unavailable)
+
+    def remove(self, notice_id: str) -> Deferred[None]:
+        """See INoticeOutbox."""
+        return self._call(notice_id, b"")
+
+    def delay(self, notice_id: str, seconds: float) -> Deferred[None]:
+        """See INoticeOutbox."""
+        return self._call(notice_id, b"%d" % round(seconds * 1_000_000))
+
+    def _call(self, notice_id: str, delay: bytes) -> Deferred[None]:
+        called = self._finish.call(NOTICES_KEY, NOTICES_DUE_KEY, notice_id.encode(), delay, keys=2)
+        return called.addCallback(lambda _: None).addErrback(_unavailable)
+
+
+def _notices(reply: list[bytes]) -> list[Notice]:
+    element = iter(reply)
+    return [_notice(notice_id.decode(), text.decode()) for notice_id, text in zip(element, element)]
+
+
+def _notice(notice_id: str, text: str) -> Notice:
+    threshold, time_us, used, starts_us, ends_us, amount, unit, per, time_zone, name = text.split(" ", 9)
+    quota = quota_from_text(f"{amount} {unit} {per} {time_zone}", int(used), int(starts_us), int(ends_us))
+    return Notice(notice_id, int(threshold), int(time_us), name, quota)
+
+
+def _unavailable(failure: Failure) -> Any:
+    if failure.check(ErrorReply) is None:
+        return failure
+    return Failure(StoreUnavailable(failure.getErrorMessage()))
