@@ -1,19 +1,20 @@
 """Users and their keys in the embedded store: each call of IUserStore is one transaction.
 
 Calls that change something are made one after another, since what they store depends on what is in memory, where a
-change takes effect when it is on disk.
+change takes effect when it is on disk.  Users that are created while another call is under way, with no other change
+among them, are stored in one transaction: an import would wait for the disk for each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import NameTaken
+from twisted_lb.interfaces import NameTaken, StoreUnavailable
 from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
 from twisted_lb.limits.quota_count import QuotaCount
 from twisted_lb.quotas import NO_QUOTA, changed_quota
@@ -58,7 +59,24 @@ from twisted_lb.users import (
     metadata_text,
 )
 
+MAX_TOGETHER: Final = 50  # users that are created in one transaction, which the event loop takes over at once
+
 _Result = TypeVar("_Result")
+
+
+class NewUser(NamedTuple):
+    """A user who is to be created."""
+
+    user: User
+    created: Deferred[None]
+
+
+class NewRows(NamedTuple):
+    """What is stored of a new user."""
+
+    row: Row
+    keys: list[KeyRow]
+    created: Deferred[None]
 
 
 class EmbeddedUsers:
@@ -81,6 +99,8 @@ class EmbeddedUsers:
         self._accounts = accounts
         self._notices = notices
         self._calls = SequentialCalls()
+        # What is created by the last of the calls that wait, if that is a creation.
+        self._joined: list[NewUser] | None = None
 
     # Reading
 
@@ -134,15 +154,62 @@ class EmbeddedUsers:
 
     def create_user(self, user: User) -> Deferred[None]:
         """See IUserStore."""
-        return self._in_turn(partial(self._create_user, user))
+        if self._accounts.disk is None:
+            return fail(not_running())
+        created: Deferred[None] = Deferred()
+        answer = self._disk.writer.answer(created)
+        if self._joined is not None and len(self._joined) < MAX_TOGETHER:
+            self._joined.append(NewUser(user, created))
+        else:
+            joined = self._joined = [NewUser(user, created)]
+            self._calls.run(partial(self._create_users, joined))
+        return answer
 
-    def _create_user(self, user: User) -> Deferred[None]:
+    def _create_users(self, joined: list[NewUser]) -> Deferred[None]:
+        """Create users.  Each gets its own outcome."""
+        if self._joined is joined:
+            self._joined = None
+        new: list[NewRows] = []
+        key_ids: set[str] = set()
+        for user, outcome in joined:
+            try:
+                row, keys = self._rows_of(user, key_ids)
+            except Exception:
+                outcome.errback()
+            else:
+                new.append(NewRows(row, keys, outcome))
+        if not new:
+            return succeed(None)
+        try:
+            disk = self._disk
+        except StoreUnavailable:
+            return self._not_created(Failure(), new)
+        keys_of_all = [key for one in new for key in one.keys]
+        stored = disk.writer.write(disk.database.insert_all, [one.row for one in new], keys_of_all)
+        return stored.addCallbacks(self._created, self._not_created, callbackArgs=(new,), errbackArgs=(new,))
+
+    def _created(self, _: object, new: list[NewRows]) -> None:
+        now_us = self._now_us()
+        for row, keys, _created in new:
+            self._held.add(row, keys, now_us)
+        for one in new:
+            one.created.callback(None)
+
+    def _not_created(self, failure: Failure, new: list[NewRows]) -> Deferred[None]:
+        for one in new:
+            self._held.names.pop(one.row.name, None)
+        for one in new:
+            one.created.errback(failure)
+        return succeed(None)
+
+    def _rows_of(self, user: User, key_ids: set[str]) -> tuple[Row, list[KeyRow]]:
+        """What to store of a new user, whose name is taken from now on; `key_ids` are those that are stored with it."""
         check_user(user, MAX_KEYS)
         held, now_us = self._held, self._now_us()
         name = normalized(user.name)
         if name in held.names:
             raise NameTaken(name)
-        if any(held.key_of_id(key.key_id) is not None for key in user.keys):
+        if any(held.key_of_id(key.key_id) is not None or key.key_id in key_ids for key in user.keys):
             raise KeyTaken
         first = user.keys[0].digest
         level = new_level(user.capacity, user.level)
@@ -163,17 +230,8 @@ class EmbeddedUsers:
         keys = [row_of_key(key, first, now_us) for key in user.keys]
         keys[0] = keys[0]._replace(created_us=created_us)
         held.names[name] = None
-        disk = self._disk
-        stored = disk.writer.write(disk.database.insert, row, keys)
-
-        def created(_: object) -> None:
-            held.add(row, keys, now_us)
-
-        def not_created(failure: Failure) -> Failure:
-            held.names.pop(name, None)
-            return failure
-
-        return stored.addCallbacks(created, not_created)
+        key_ids.update(key.key_id for key in user.keys)
+        return row, keys
 
     def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
         """See IUserStore."""
@@ -410,6 +468,8 @@ class EmbeddedUsers:
     def _in_turn(self, call: Callable[[], Deferred[_Result]]) -> Deferred[_Result]:
         if self._accounts.disk is None:
             return fail(not_running())
+        # Users that are created after this call must not be created before it.
+        self._joined = None
         return self._disk.writer.answer(self._calls.run(call))
 
     def _write(self, user: HeldUser, call: Callable[..., None], *arguments: object) -> Deferred[object]:
