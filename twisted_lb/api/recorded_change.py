@@ -89,8 +89,8 @@ class RecordedChanges:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The members of both that differ; of the keys only those that differ."""
-    names = [name for name in after if before[name] != after[name]]
-    old, new = {name: before[name] for name in names}, {name: after[name] for name in names}
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    old, new = {name: before.get(name) for name in names}, {name: after.get(name) for name in names}
     if "keys" in new:
         old["keys"] = [key for key in before["keys"] if key not in after["keys"]]
         new["keys"] = [key for key in after["keys"] if key not in before["keys"]]

@@ -14,10 +14,11 @@ from twisted_lb.cli.parameters import NEVER, json_object, label_text, moment_ago
 
 PAGE: Final = 200
 # In the order that a person wants; what else is in an answer comes after them.
-_SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "created_at", "metadata")
+_SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "created_at", "metadata", "shadow")
 _OF_KEY: Final = ("key_id", "label", "state", "expires_at", "created_at", "last_used")
 _BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
 USAGE: Final = ("last", "requests", "tokens", "refused")
+WINDOWS: Final = ("hour", "day")
 ONCE: Final = "The API key is shown only now: it is not stored."
 
 name_argument = click.argument("name", type=text)
@@ -168,20 +169,72 @@ def create(client: AdminClient, /, **members: Any) -> None:
 @rate_option
 @click.option("--metadata", type=json_object, metavar="JSON", help="In place of all that is there.")
 @click.option("--level", metavar="TOKENS|full", help="Tokens in the bucket now; full: as many as its capacity.")
+@click.option("--shadow-capacity", type=int, metavar="TOKENS", help="Capacity of the shadow policy.")
+@click.option("--shadow-rate", type=float, metavar="TOKENS", help="Tokens a second of the shadow policy.")
+@click.option("--no-shadow", is_flag=True, help="Remove the shadow policy.")
 @pass_client
-def set_user(client: AdminClient, /, name: str, level: str | None, **members: Any) -> None:
+def set_user(
+    client: AdminClient,
+    /,
+    name: str,
+    level: str | None,
+    shadow_capacity: int | None,
+    shadow_rate: float | None,
+    no_shadow: bool,
+    **members: Any,
+) -> None:
     """Change a user.
 
-    What is not given stays.
+    What is not given stays. A shadow policy refuses nothing: `users shadow` tells what it would have refused.
     """
     body = given_body(**members)
+    body |= _shadow(shadow_capacity, shadow_rate, no_shadow)
     level_body = _level(level)
     if not body and level is None:
-        raise click.UsageError("There is nothing to change: give --capacity, --rate, --metadata or --level.")
+        raise click.UsageError("There is nothing to change: give --capacity, --rate, --metadata, --level or a shadow.")
     answer = client.call("PATCH", path_to("users", name), body) if body else None
     if level is not None:
         answer = client.call("PUT", path_to("users", name, "level"), level_body)
     show_user(answer or {})
+
+
+def _shadow(capacity: int | None, rate: float | None, removed: bool) -> dict[str, Any]:
+    if removed:
+        if capacity is not None or rate is not None:
+            raise click.UsageError("--no-shadow removes the policy that --shadow-capacity and --shadow-rate set.")
+        return {"shadow": None}
+    if capacity is None and rate is None:
+        return {}
+    if capacity is None or rate is None:
+        raise click.UsageError("A shadow policy has --shadow-capacity and --shadow-rate.")
+    return {"shadow": {"capacity": capacity, "rate_per_sec": rate}}
+
+
+@users.command()
+@name_argument
+@pass_client
+def shadow(client: AdminClient, name: str) -> None:
+    """Show the shadow policy of a user, and what it would have refused."""
+    found = client.get(path_to("users", name, "shadow"))
+    if as_json():
+        show_json(found)
+        return
+    show_values({column: value for column, value in found.items() if column not in WINDOWS})
+    for window in WINDOWS:
+        show_values({f"last {window}": shown_counts(found[window])})
+
+
+@users.command()
+@name_argument
+@pass_client
+def promote(client: AdminClient, name: str) -> None:
+    """Make the shadow policy of a user the policy."""
+    show_user(client.call("POST", path_to("users", name, "shadow", "promote")))
+
+
+def shown_counts(counts: dict[str, int] | None) -> str | None:
+    """What a shadow would have refused, as a sentence."""
+    return None if counts is None else f"would have refused {counts['would_refuse']:,} of {counts['requests']:,}"
 
 
 def _level(given: str | None) -> dict[str, Any] | None:
