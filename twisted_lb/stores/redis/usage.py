@@ -15,8 +15,9 @@ from twisted_lb.stores.redis.keys import usage_key
 from twisted_lb.stores.redis.scripts import RedisScript
 from twisted_lb.usage import WindowCounts, digest_of_subject
 
-MAX_ADDED: Final = 200  # subjects, in one call: about 3 ms of Redis
-MAX_READ: Final = 50
+# Subjects in one call, which takes 1 or 2 ms of Redis: other calls wait for it.
+MAX_ADDED: Final = 50
+MAX_READ: Final = 10
 
 
 class RedisUsage:
