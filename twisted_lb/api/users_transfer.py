@@ -189,6 +189,8 @@ def _differing(present: User, user: User) -> str:
 def _comparable(user: User) -> dict[str, Any]:
     record = json.loads(json.dumps(user_record(user._replace(name=normalized(user.name)))))
     del record["level"], record["created_at"]
+    if record["shadow"] is not None:
+        del record["shadow"]["level"]
     for key in record["keys"]:
         del key["created_at"], key["last_used"]
         if key["bucket"] is not None:
