@@ -405,7 +405,7 @@ end
 local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
-  local network, shadow_said = nil, 0
+  local network, shadow_said = nil, nil
   if costs and costs[i - first] then
     cost = costs[i - first]
     network = networks[i - first]
@@ -496,7 +496,7 @@ for i = first + 1, #KEYS do
     local shadow = found.shadow
     if shadow then
       local list = reply[last + 1]
-      list[7], list[8], list[9], list[10] = shadow[2], shadow[3], shadow[1][LEVEL], shadow_said
+      list[7], list[8], list[9], list[10] = shadow[2], shadow[3], shadow[1][LEVEL], shadow_said or 0
     end
     outcome = outcome + 100
   end
