@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import NotStored, StoreUnavailable
+from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.keys import usage_key
 from twisted_lb.stores.redis.scripts import RedisScript
@@ -30,15 +30,13 @@ class RedisUsage:
 
     def add_counts(self, counts: Mapping[str, Mapping[str, int]]) -> Deferred[dict[str, Mapping[str, int]]]:
         """See IUsageStore."""
-        if not counts:
-            return succeed({})
-        if not self._connection.ready:
-            return fail(NotStored(self._connection.reason))
         return Deferred.fromCoroutine(self._add_counts(counts))
 
     async def _add_counts(self, counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
         left = iter(counts.items())
         while chunk := list(islice(left, MAX_ADDED)):
+            if not self._connection.ready:
+                return dict(chunk) | dict(left)
             keys = [usage_key(subject) for subject, _ in chunk]
             arguments = [part for subject, more in chunk for part in (digest_of_subject(subject).encode(), _text(more))]
             try:
