@@ -6,11 +6,11 @@ import gc
 import json
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 
 from tests.api.caller import Answer, read_answer
 from tests.api.operator import Client, head_of
-from tests.test_operator_changes import TEXT, OperatorCase
+from tests.test_operator_changes import LIMITS, TEXT, OperatorCase
 from twisted_lb.api.admin import admin_factory
 from twisted_lb.api.audit import MAX_UNKNOWN, UNKNOWN_SECONDS
 from twisted_lb.api.pool_summary import shown_route, total
@@ -18,6 +18,8 @@ from twisted_lb.api.pools import MAX_BODY_BYTES
 from twisted_lb.api.status import Report, shown_removed, shown_server
 from twisted_lb.config.admin_tokens import admin_tokens
 from twisted_lb.config.settings import Misconfigured
+from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.usage import WindowCounts
 
 TOKEN = b"Authorization: Bearer s3cret"
 
@@ -404,3 +406,67 @@ class WritingTests(AdminCase):
         self.assertEqual(self.path.read_text(), TEXT.replace("weight: 3", "weight: 3, admin_state: drain"))
         self.path.write_text(TEXT)
         self.assertEqual(self.refused("POST", "/pools/models/servers/a/undrain")[0], 409)
+
+
+class LimitsTests(AdminCase):
+    """Limits of the servers file."""
+
+    text = LIMITS
+
+    def start(self) -> None:
+        super().start()
+        running: Any = self
+        users: Any = self
+        tokens = admin_tokens(self.token)
+        self.factory = admin_factory(
+            self.clock, running, tokens, changing=self.changes, recording=self.audit, users=users
+        )
+        self.away = False
+
+    # As a UserAdministration, a Running and an IUsageReport.
+
+    store: Any = None
+
+    @property
+    def usage(self) -> Any:
+        return self
+
+    def counts_of(self, subjects: Any) -> Any:
+        if self.away:
+            return fail(StoreUnavailable("away"))
+        return succeed([WindowCounts({"requests": 4, "would_refuse": 1}, {"requests": 9}) for _ in subjects])
+
+    def levels(self, digest: str, buckets: Any) -> Any:
+        if self.away:
+            return fail(StoreUnavailable("away"))
+        return succeed({"levels": {key: 1_500_000 for key, _, _ in buckets}, "key": None, "refused": ""})
+
+    def test_list(self) -> None:
+        """All limits are listed, with levels where there is one bucket, and counts where it is a shadow."""
+        found = self.call("GET", "/limits").json["limits"]
+        owners = ["route /v1/", "pool models", "pool models", "pool site", "pool other", "all"]
+        self.assertEqual([one["of"] for one in found], owners)
+        policy = {"per": "key", "capacity": 3, "rate_per_sec": 1.0, "shadow": True, "level": None}
+        counts = {"hour": {"requests": 8, "would_refuse": 2}, "day": {"requests": 18, "would_refuse": 0}}
+        self.assertEqual(found[0], {"name": "burst", "of": "route /v1/", **policy, **counts})
+        self.assertEqual((found[1]["level"], "hour" in found[1]), (1.5, False))
+        self.away = True
+        found = self.call("GET", "/limits").json["limits"]
+        self.assertEqual((found[0]["hour"], found[1]["level"]), (None, None))
+
+    def test_promotion(self) -> None:
+        """A promotion is answered with the limit and audited; the name of a route is one segment of the path."""
+        for target, of, name in (
+            ("/routes/%2Fv1%2F/limits/burst/promote", "route /v1/", "burst"),
+            ("/pools/models/limits/two/promote", "pool models", "two"),
+            ("/limits/everything/promote", "all", "everything"),
+        ):
+            answer = self.call("POST", target)
+            self.assertEqual((answer.status, answer.json["of"], answer.json["name"]), (200, of, name), answer)
+            self.assertEqual((answer.json["shadow"], "hour" in answer.json), (False, False))
+            entry = self.audit.entries[-1]
+            self.assertEqual((entry["action"], entry["limit"], entry["of"]), ("promote_limit", name, of))
+            self.assertEqual((entry["before"], entry["after"]), ({"shadow": True}, {"shadow": False}))
+            self.assertEqual(self.refused("POST", target)[0], 409)
+        self.assertEqual(self.refused("POST", "/limits/nothing/promote")[0], 404)
+        self.assertEqual(self.refused("POST", "/limits/everything/promote", {"a": 1})[0], 400)

@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.stores.certificates import Authority
-from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused
+from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Promotion
 from twisted_lb.app.edit_effects import only
 from twisted_lb.app.gateway import Gateway
-from twisted_lb.app.operator_changes import OperatorChanges
+from twisted_lb.app.operator_changes import SHARED, OperatorChanges
 from twisted_lb.app.reload import LOOK_SECONDS, ServersFile
 from twisted_lb.app.servers_reader import NotRead
 from twisted_lb.app.servers_writer import write_text
@@ -106,6 +106,100 @@ class OperatorCase(SynchronousTestCase):
     def servers(self, pool: str = "models") -> list[tuple[str, int, str]]:
         backends = self.gateway.pools[pool].pool.backends
         return [(one.name, one.weight, one.admin_state) for one in backends]
+
+
+LIMITS = """\
+global_limits:
+- name: everything   # all of it
+  per: all
+  shadow: true   # for now
+  capacity: 9
+  rate_per_sec: 1
+limits: [{name: all, per: pool, capacity: 5, rate_per_sec: 1, shadow: true}]
+pools:
+  models:
+    servers: [{url: "http://127.0.0.1:1"}]
+    limits:
+    - {name: one, per: pool, capacity: 2, rate_per_sec: 0}
+    - {shadow: true, name: two, per: key, capacity: 2, rate_per_sec: 0}
+  site: {servers: [{url: "http://127.0.0.1:3"}]}
+  other: {servers: [{url: "http://127.0.0.1:4"}]}
+routes:
+- {path: /v1/, pool: models, limits: [{name: burst, per: key, capacity: 3, rate_per_sec: 1, shadow: true}]}
+- {pool: site}
+"""
+
+
+class PromotionTests(OperatorCase):
+    """Shadow limits that are enforced from now on."""
+
+    text = LIMITS
+    writing = True
+
+    def promote(self, kind: str, owner: str, limit: str) -> Changed:
+        return self.successResultOf(self.changes.promote(Promotion(kind, owner, limit)))
+
+    def refused(self, kind: str, owner: str, limit: str) -> tuple[int, str]:
+        error: Any = self.failureResultOf(self.changes.promote(Promotion(kind, owner, limit)), ChangeRefused).value
+        return error.status, error.detail
+
+    def test_it_is_written(self) -> None:
+        """The key `shadow` of the limit is removed, and nothing else is changed, comments included."""
+        text = LIMITS
+        for promotion, old, new in (
+            (("all", "", "everything"), "  shadow: true   # for now\n", ""),
+            (("pool", "models", "two"), "{shadow: true, name: two", "{name: two"),
+            (("route", "/v1/", "burst"), "rate_per_sec: 1, shadow: true}]}", "rate_per_sec: 1}]}"),
+        ):
+            changed = self.promote(*promotion)
+            self.assertEqual((changed.before, changed.after), ({"shadow": True}, {"shadow": False}))
+            text = text.replace(old, new)
+            self.assertEqual(self.path.read_text(), text)
+        spec = self.gateway.spec
+        limits = [*spec.limits, *spec.pools[0].limits, *spec.routes[0].limits]
+        self.assertEqual([limit.shadow for limit in limits], [False] * 4)
+
+    def test_refusals(self) -> None:
+        """What is not there is 404, what is no shadow or is that of other pools as well is 409; the file stays."""
+        for promotion, status, detail in (
+            (("all", "", "x"), 404, "The list global_limits has no limit 'x'."),
+            (("route", "/v2/", "burst"), 404, "There is no route '/v2/'."),
+            (("route", "/v1/", "one"), 404, "The route /v1/ has no limit 'one'."),
+            (("pool", "x", "one"), 404, "There is no pool 'x'."),
+            (("pool", "models", "one"), 409, "The limit one is no shadow: it is enforced already."),
+            (("pool", "site", "all"), 409, SHARED),
+        ):
+            self.assertEqual(self.refused(*promotion), (status, detail))
+        self.assertEqual(self.path.read_text(), LIMITS)
+
+    def test_all_are_listed(self) -> None:
+        """The limits of routes, of pools with those of the top, and of all routes are listed in their order."""
+        found = [(one["of"], one["name"], one["shadow"], one["bucket"]) for one in self.changes.limits()]
+        self.assertEqual(
+            found,
+            [
+                ("route /v1/", "burst", True, None),
+                ("pool models", "one", False, "limit:pool|models|one"),
+                ("pool models", "two", True, None),
+                ("pool site", "all", True, "limit:pool|site|all"),
+                ("pool other", "all", True, "limit:pool|other|all"),
+                ("all", "everything", True, "limit:all||everything"),
+            ],
+        )
+        subjects = ["limit:route|/v1/|burst|key", "limit:route|/v1/|burst|network"]
+        self.assertEqual(self.changes.limits()[0]["subjects"], subjects)
+
+
+class LivePromotionTests(OperatorCase):
+    text = LIMITS
+
+    def test_it_is_live(self) -> None:
+        """Without ADMIN_WRITES=file the file stays, and the change is among those that the file does not have."""
+        self.successResultOf(self.changes.promote(Promotion("route", "/v1/", "burst")))
+        self.assertEqual(self.path.read_text(), LIMITS)
+        self.assertFalse(self.gateway.spec.routes[0].limits[0].shadow)
+        shown = {"limit": "burst", "of": "route /v1/", "before": {"shadow": True}, "after": {"shadow": False}}
+        self.assertEqual(self.changes.live_changes(), [{"pool": None, "server": None, **shown}])
 
 
 class LiveTests(OperatorCase):

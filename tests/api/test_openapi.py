@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.api.users_case import UsersCase
 from twisted_lb.api.admin import _AdminApi, _HealthApi
 from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_policy_change, read_rotation
+from twisted_lb.api.limits import LimitsApi
 from twisted_lb.api.openapi import document, openapi_text, operations
 from twisted_lb.api.pools import PoolsApi
 from twisted_lb.api.user import UserApi
@@ -22,7 +23,7 @@ from twisted_lb.api.users import UsersApi
 from twisted_lb.api.users_transfer import TransferApi
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
-APPS = (UserApi._app, _HealthApi.app, _AdminApi.app, PoolsApi.app, UsersApi.app, TransferApi.app)
+APPS = (UserApi._app, _HealthApi.app, _AdminApi.app, PoolsApi.app, LimitsApi.app, UsersApi.app, TransferApi.app)
 CHOICE = re.compile(r"<any\(([a-z,]+)\):[a-z]+>")
 MEMBER = re.compile(r"<([a-z_]+)>")
 REFERENCE = re.compile(r'"#/components/([a-zA-Z]+)/([A-Za-z]+)"')

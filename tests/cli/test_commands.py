@@ -114,6 +114,43 @@ class UserTests(SynchronousTestCase):
             server = Server()
             self.assertEqual((ran(["users", "set", "ann", *wrong], server).status, server.asked), (2, []), wrong)
 
+    def test_shadow_policies(self) -> None:
+        """A shadow policy is set as a whole, removed, shown with what it would have refused, and promoted."""
+        server = Server(response(USER), response(USER))
+        ran(["users", "set", "ann", "--shadow-capacity", "9", "--shadow-rate", "0.5"], server)
+        ran(["users", "set", "ann", "--no-shadow"], server)
+        shadow = {"capacity": 9, "rate_per_sec": 0.5}
+        self.assertEqual([one.body for one in server.asked], [{"shadow": shadow}, {"shadow": None}])
+        for arguments in (["--shadow-rate", "1"], ["--shadow-capacity", "1"], ["--no-shadow", "--shadow-rate", "1"]):
+            self.assertEqual(ran(["users", "set", "ann", *arguments], Server()).status, 2)
+        counts = {"hour": {"requests": 90211, "would_refuse": 312}, "day": {"requests": 90211, "would_refuse": 0}}
+        server = Server(response({"name": "ann", **shadow, "current_capacity": 3, **counts}), response(USER))
+        found = ran(["users", "shadow", "ann"], server)
+        self.assertIn("last hour  would have refused 312 of 90,211\n", found.out)
+        self.assertEqual(ran(["users", "promote", "ann"], server).status, 0)
+        targets = ["/users/ann/shadow", "/users/ann/shadow/promote"]
+        self.assertEqual([one.target for one in server.asked], targets)
+        self.assertEqual(server.asked[1].method, "POST")
+
+    def test_limits(self) -> None:
+        """Limits are listed with what shadows would have refused; one of a route, a pool or all is promoted."""
+        counts = {"hour": {"requests": 4, "would_refuse": 1}, "day": None}
+        limit = {"name": "burst", "of": "route /v1/", "per": "key", "capacity": 3, "rate_per_sec": 1, "level": None}
+        shown = [{**limit, "shadow": True, **counts}, {**limit, "shadow": False}]
+        found = ran(["limits", "list"], Server(response({"limits": shown})))
+        self.assertEqual(found.out.count("would have refused 1 of 4"), 1)
+        found = ran(["limits", "list", "--json"], Server(response({"limits": shown})))
+        self.assertEqual(found.document["limits"], shown)
+        for arguments, target in (
+            (["--route", "/v1/"], "/routes/%2Fv1%2F/limits/burst/promote"),
+            (["--pool", "p"], "/pools/p/limits/burst/promote"),
+            ([], "/limits/burst/promote"),
+        ):
+            server = Server(response(shown[1]))
+            self.assertEqual(ran(["limits", "promote", "burst", *arguments], server).status, 0)
+            self.assertEqual((server.asked[0].method, server.asked[0].target), ("POST", target))
+        self.assertEqual(ran(["limits", "promote", "x", "--route", "a", "--pool", "b"], Server()).status, 2)
+
     def test_wrong_values(self) -> None:
         """Values that cannot be sent are errors of usage, before anything is asked."""
         for arguments in (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,15 @@ from twisted_lb.api.openapi_parts import JSON
 from twisted_lb.wire.problem import CONTENT_TYPE as PROBLEM_TYPE
 
 TOKEN = "s3cret"
+# After the servers of the pool.
+LIMITS = """\
+    limits: [{name: site, per: network, capacity: 1000, rate_per_sec: 100, shadow: true}]
+routes:
+  - {path: /v1/, pool: default, limits: [{name: burst, per: key, capacity: 20, rate_per_sec: 5, shadow: true}]}
+  - {path: /, pool: default}
+global_limits:
+  - {name: everything, per: all, capacity: 5000, rate_per_sec: 500, shadow: true}
+"""
 
 
 class Step(NamedTuple):
@@ -121,6 +131,15 @@ class Walk:
         send("GET", "/users/carl")
         send("GET", "/users/nobody")
         send("PATCH", "/users/carl", {"capacity": 20, "rate_per_sec": 0.5})
+        send("PATCH", "/users/carl", {"shadow": {"capacity": 1, "rate_per_sec": 0.5}})
+        for _ in range(2):
+            ask(self._balancer.port, "GET", "/", None, created["api_key"])
+        send("GET", "/user/tokens/profile", key=created["api_key"])
+        send("GET", "/users/carl/shadow")
+        send("GET", "/users/nobody/shadow")
+        send("POST", "/users/carl/shadow/promote")
+        send("POST", "/users/carl/shadow/promote")
+        send("PATCH", "/users/carl", {"capacity": 20, "rate_per_sec": 0.5})
         for order in ("disable", "enable"):
             send("POST", f"/users/carl/{order}")
             if order == "disable":
@@ -173,6 +192,12 @@ class Walk:
             send("POST", f"/pools/default/servers/server9/{order}")
         send("GET", "/pools")
         send("GET", "/routes")
+        send("GET", "/limits")
+        send("POST", "/limits/everything/promote")
+        send("POST", "/limits/everything/promote")
+        send("POST", "/limits/nothing/promote")
+        send("POST", "/pools/default/limits/site/promote")
+        send("POST", "/routes/%2Fv1%2F/limits/burst/promote")
         send("GET", "/explain?path=/v1/&method=POST&client=192.0.2.7&header=Accept:text/plain")
         send("GET", "/explain?paht=/")
         send("DELETE", "/pools/default/servers/server9")
@@ -195,7 +220,8 @@ def examples_of(steps: list[Step]) -> dict[str, Any]:
 
 def started(servers: Servers) -> Balancer:
     """A balancer for a walk."""
-    return Balancer(yaml_of(servers.all[:2]), environment={"ADMIN_TOKEN": TOKEN}).start()
+    pool = textwrap.indent(yaml_of(servers.all[:2]), "    ")
+    return Balancer(f"pools:\n  default:\n{pool}{LIMITS}", environment={"ADMIN_TOKEN": TOKEN}).start()
 
 
 def record() -> None:

@@ -27,6 +27,8 @@ from twisted_lb.api.changes import Changing
 from twisted_lb.api.explained_limits import refusal_of, with_levels
 from twisted_lb.api.explained_request import explained_key, explained_request, explained_user
 from twisted_lb.api.hosts import counts_as_local
+from twisted_lb.api.limits import PATH as LIMITS_PATH
+from twisted_lb.api.limits import LimitsApi
 from twisted_lb.api.metrics import CONTENT_TYPE, metrics_steps
 from twisted_lb.api.openapi import openapi_text
 from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
@@ -220,6 +222,8 @@ def admin_factory(
     apis: dict[bytes, Any] = {}
     if changing is not None:
         apis |= dict.fromkeys(POOL_PATHS, PoolsApi(running, changing, tokens, changes).app.resource())
+        usage = None if users is None else users.usage
+        apis[LIMITS_PATH] = LimitsApi(running, changing, usage, tokens, changes).app.resource()
     if users is not None:
         apis |= dict.fromkeys(USER_PATHS, UsersApi(users, tokens, changes).app.resource())
         apis |= dict.fromkeys(TRANSFER_PATHS, TransferApi(reactor, users, tokens, changes).app.resource())
@@ -264,7 +268,9 @@ class _ByPath:
 
     def render(self, request: Request) -> Any:
         first = request.postpath[0] if request.postpath else b""
-        if first in USER_PATHS:
+        if first in POOL_PATHS and LIMITS_PATH in (request.postpath or ())[2:3]:
+            first = LIMITS_PATH
+        if first == LIMITS_PATH or first in USER_PATHS:
             request.postpath = [quote(segment, safe="").encode() for segment in request.postpath or ()]
         return self._by_first.get(first, self._others).render(request)
 
@@ -276,7 +282,7 @@ def _body_bound(head: RequestHead) -> int:
     first = _first(head)
     if first in TRANSFER_PATHS:
         return MAX_IMPORT_BYTES
-    return MAX_BODY_BYTES if first in (b"pools", *USER_PATHS) else 0
+    return MAX_BODY_BYTES if first in (*POOL_PATHS, LIMITS_PATH, *USER_PATHS) else 0
 
 
 def _first(head: RequestHead) -> bytes:

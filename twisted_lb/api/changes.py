@@ -21,6 +21,14 @@ class Change(NamedTuple):
     keys: Mapping[str, Any]  # as in servers.yaml; None stands for the default
 
 
+class Promotion(NamedTuple):
+    """A shadow limit of servers.yaml is to be enforced."""
+
+    kind: str  # of what has the limit: "route", "pool" or "all"
+    owner: str  # the name of the route or the pool, or ""
+    limit: str
+
+
 class Changed(NamedTuple):
     """What a change has changed: the keys with other values than before.
 
@@ -59,5 +67,14 @@ class Changing(Protocol):
     def routes(self) -> list[dict[str, Any]]:
         """The routes in their order, as /explain shows them, with the seconds of their own maintenance, or 0."""
 
+    def limits(self) -> list[dict[str, Any]]:
+        """The limits of servers.yaml, those of routes, pools and all routes, in their order, without levels.
+
+        `bucket` is the key of the bucket, None where there are several; `subjects` are those of its counts.
+        """
+
     def change(self, change: Change) -> Deferred[Changed]:
         """Apply a change; fires when it holds in all processes.  Fails with ChangeRefused."""
+
+    def promote(self, promotion: Promotion) -> Deferred[Changed]:
+        """Enforce a shadow limit; likewise."""

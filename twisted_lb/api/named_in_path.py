@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NoReturn
 from urllib.parse import unquote
 
+from twisted.internet.defer import Deferred
+
 from twisted_lb.api.responses import Refusal
-from twisted_lb.users import Key, User
+from twisted_lb.users import MAX_KEYS, Changed, Key, KeyRevoked, KeyTaken, TooManyKeys, User
 
 
 def name_in(segment: str) -> str:
@@ -33,3 +35,18 @@ def unknown_user(name: str) -> NoReturn:
 def unknown_key(name: str, key_id: str) -> NoReturn:
     """Raise the Refusal."""
     raise Refusal(404, f"The user {name} has no key {key_id!r}.")
+
+
+async def stored_key(changed: Deferred[Changed | None], name: str, key_id: str) -> Changed:
+    """The change of a key, once it is stored.  Raises Refusal."""
+    try:
+        found = await changed
+    except KeyRevoked:
+        raise Refusal(409, f"The key {key_id} is revoked, which cannot be undone.") from None
+    except TooManyKeys:
+        raise Refusal(409, f"{name} has {MAX_KEYS} keys already; revoke one of them first.") from None
+    except KeyTaken:
+        raise Refusal(409, "This key exists already.") from None
+    if found is None:
+        raise Refusal(404, f"There is no user {name!r}, or the user has no key {key_id!r}.")
+    return found

@@ -34,6 +34,7 @@ _ONE: Final = (*_READ, 404)
 _CHANGED: Final = (400, 401, 403, 404, 409, 413, 503)
 
 _POOL: Final = (parameter("pool", "path", "The name of the pool.", text(pattern=NAME)),)
+_ROUTE: Final = (parameter("route", "path", "The name of the route, percent-encoded.", text(minLength=1)),)
 _SERVER: Final = (*_POOL, parameter("server", "path", "The name of the server.", text(minLength=1)))
 _ID: Final = field("The id of the change in the audit log.")
 _ANY_SERVER: Final = {"anyOf": [ref("Server"), ref("ServersOfEntry")]}
@@ -71,6 +72,12 @@ def _shown(name: str, tag: str, summary: str, schema: Part, parameters: tuple[Pa
 def _order(name: str, summary: str) -> Part:
     answers = {200: answer("The server after the change.", _ANY_SERVER, X_Request_ID=_ID)}
     return operation(name, POOLS, summary, answers, _CHANGED, _CHANGER, _SERVER)
+
+
+def _promotion(name: str, whose: str, parameters: tuple[Part, ...]) -> Part:
+    answers = {200: answer("The limit after the change.", ref("Limit"), X_Request_ID=_ID)}
+    parameters += (parameter("limit", "path", "The name of the limit.", text(pattern=NAME)),)
+    return operation(name, POOLS, f"Enforce a shadow limit of {whose}.", answers, _CHANGED, _CHANGER, parameters)
 
 
 PATHS: Final[Mapping[str, Part]] = {
@@ -126,6 +133,10 @@ PATHS: Final[Mapping[str, Part]] = {
         )
     },
     "/servers": {"get": _shown("listAllServers", POOLS, "List the servers of all pools.", array(ref("Server")))},
+    "/limits": {"get": _shown("listLimits", POOLS, "List the limits of the servers file.", ref("Limits"))},
+    "/limits/{limit}/promote": {"post": _promotion("promoteLimit", "all routes", ())},
+    "/routes/{route}/limits/{limit}/promote": {"post": _promotion("promoteLimitOfRoute", "a route", _ROUTE)},
+    "/pools/{pool}/limits/{limit}/promote": {"post": _promotion("promoteLimitOfPool", "a pool", _POOL)},
     "/routes": {"get": _shown("listRoutes", POOLS, "List the routes in their order.", array(ref("RouteWithState")))},
     "/pools": {"get": _shown("listPools", POOLS, "List the pools.", ref("Pools"))},
     "/pools/{pool}": {"get": _shown("showPool", POOLS, "Show a pool.", ref("PoolWithServers"), _POOL)},

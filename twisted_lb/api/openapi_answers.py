@@ -41,6 +41,7 @@ _USER: Final = {
     "created_at": or_null(TIME),
     "keys": array(ref("Key")),
 }
+_SHADOW_COUNTS: Final = {"hour": ref("ShadowCounts"), "day": ref("ShadowCounts")}
 _USAGE: Final = {"hour": ref("UsageCounts"), "day": ref("UsageCounts")}
 
 _COUNTS: Final = {
@@ -94,8 +95,11 @@ _LIMIT: Final = {
     "of": or_null(text("The route or pool that has the limit.")),
     "capacity": or_null(whole()),
     "rate_per_sec": number(),
+    "shadow": flag("Whether it refuses nothing, and only what it would refuse is counted."),
     "level": or_null(number("The tokens in the bucket; null where that is not known.")),
 }
+
+_OF_USER: Final[dict[str, Part]] = {"shadow": ref("Shadow"), **_OF_QUOTA}
 
 SCHEMAS: Final[dict[str, Part]] = {
     "Problem": members(
@@ -113,7 +117,9 @@ SCHEMAS: Final[dict[str, Part]] = {
     ),
     "CreatedUser": members("A new user.", {"name": _NAME, **_POLICY, **_NEW}),
     "Profile": members(
-        "A user with the bucket; and the quota of a user who has one.", {"name": _NAME, **_BUCKET}, _OF_QUOTA
+        "A user with the bucket; with the quota and the shadow policy where there are any, but not after a change.",
+        {"name": _NAME, **_BUCKET},
+        {"shadow": members("The shadow policy.", {**_BUCKET, **_SHADOW_COUNTS}), **_OF_QUOTA},
     ),
     "Quota": members(
         "A quota of either requests or tokens, and what was used of it in its present period.",
@@ -126,11 +132,38 @@ SCHEMAS: Final[dict[str, Part]] = {
         },
         {REQUESTS: whole(minimum=1), TOKENS: whole(minimum=1)},
     ),
+    "Shadow": members("The shadow policy of a user.", _BUCKET),
+    "UserShadow": members(
+        "The shadow policy of a user, with what it would have refused.", {"name": _NAME, **_BUCKET, **_SHADOW_COUNTS}
+    ),
+    "ShadowCounts": members(
+        "The requests that a shadow was asked about, in a time until now.",
+        {
+            "requests": whole("Requests that were admitted.", minimum=0),
+            "would_refuse": whole("Those of them that it would have refused.", minimum=0),
+        },
+    ),
+    "Limits": members("The limits of the servers file.", {"limits": array(ref("Limit"))}),
+    "Limit": members(
+        "A limit of a route, a pool, or all routes; of a shadow with what it would have refused.",
+        {
+            "name": text(),
+            "of": text("The route or pool that has it, or all."),
+            "per": text("What has a bucket of its own.", enum=["key", "network", "route", "pool", "all"]),
+            "capacity": whole(minimum=1),
+            "rate_per_sec": number(),
+            "shadow": flag("Whether it refuses nothing."),
+            "level": or_null(number("The tokens in the bucket; null where there are several, or it is not known.")),
+        },
+        {window: or_null(ref("ShadowCounts")) for window in ("hour", "day")},
+    ),
     "Key": members("A key; with the members of a bucket if it has one of its own.", _KEY, _BUCKET),
     "NewOwnKey": members("A new key, with the key itself.", {**_KEY, **_NEW}, _BUCKET),
     "Keys": members("The keys of a user.", {"name": _NAME, "keys": array(ref("Key"))}),
-    "User": members("A user with all keys; and the quota of a user who has one.", _USER, _OF_QUOTA),
-    "NewUserWithKey": members("A new user, with the key.", {**_USER, **_NEW}, _OF_QUOTA),
+    "User": members(
+        "A user with all keys; with the quota and the shadow policy where there are any.", _USER, _OF_USER
+    ),
+    "NewUserWithKey": members("A new user, with the key.", {**_USER, **_NEW}, _OF_USER),
     "Users": members(
         "A page of users.",
         {"users": array(ref("User")), "next": or_null(text("The `after` of the next page; null: this is the last."))},
@@ -182,6 +215,7 @@ SCHEMAS: Final[dict[str, Part]] = {
                     },
                 )
             ),
+            "shadow": or_null(members("The shadow policy.", _POLICY, {"level": or_null(whole())})),
         },
     ),
     "KeyRecord": members(
@@ -232,11 +266,12 @@ SCHEMAS: Final[dict[str, Part]] = {
     "LiveChange": members(
         "What differs from the file.",
         {
-            "pool": text(),
+            "pool": or_null(text()),
             "server": or_null(text()),
             "before": or_null({"type": "object", "description": "The keys in the file."}),
             "after": or_null({"type": "object", "description": "The keys in use."}),
         },
+        {"limit": text("The limit that was changed."), "of": text("The route or pool that has it, or all.")},
     ),
     "Route": members("A route of the file.", _ROUTE),
     "RouteWithState": members(

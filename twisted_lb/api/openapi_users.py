@@ -143,6 +143,28 @@ PATHS: Final[Mapping[str, Part]] = {
             _USER,
         )
     },
+    "/users/{name}/shadow": {
+        "get": operation(
+            "showShadow",
+            TAG,
+            "Show the shadow policy of a user, and what it would have refused.",
+            {200: answer("The shadow policy.", ref("UserShadow"))},
+            _ONE,
+            _READER,
+            _USER,
+        )
+    },
+    "/users/{name}/shadow/promote": {
+        "post": operation(
+            "promoteShadow",
+            TAG,
+            "Make the shadow policy of a user the policy.",
+            {200: answer("The user after the change.", ref("User"), X_Request_ID=_ID)},
+            (*_CHANGED, 409),
+            _CHANGER,
+            _USER,
+        )
+    },
     "/users/{name}/disable": {"post": _user("disableUser", "Refuse all keys of a user until it is enabled.")},
     "/users/{name}/enable": {"post": _user("enableUser", "Let the keys of a disabled user work again.")},
     "/users/{name}/level": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted_lb.interfaces import MICROTOKENS, Account, Profile
 from twisted_lb.quotas import Quota
 from twisted_lb.timestamps import rfc3339
-from twisted_lb.users import ACTIVE, Key, User
+from twisted_lb.users import ACTIVE, Key, Shadow, User
 
 EXPIRED = "expired"
 
@@ -63,9 +63,16 @@ def shown_key(key: Key, now_us: int) -> dict[str, object]:
     return shown
 
 
+def shown_shadow(shadow: Shadow) -> dict[str, object]:
+    """The shadow policy of a user."""
+    level = (shadow.level or 0) // MICROTOKENS
+    return {**shown_policy(shadow.capacity, shadow.rate_per_sec), "current_capacity": level}
+
+
 def shown_user(user: User, now_us: int) -> dict[str, object]:
-    """A user with all keys, for operators."""
+    """A user with all keys, for operators; `quota` and `shadow` only if there are any."""
     quota = {} if user.quota is None else {"quota": shown_quota(user.quota)}
+    shadow = {} if user.shadow is None else {"shadow": shown_shadow(user.shadow)}
     return {
         "name": user.name,
         **shown_policy(user.capacity, user.rate_per_sec),
@@ -75,6 +82,7 @@ def shown_user(user: User, now_us: int) -> dict[str, object]:
         "created_at": shown_time(user.created_at),
         **quota,
         "keys": [shown_key(key, now_us) for key in user.keys],
+        **shadow,
     }
 
 

@@ -19,10 +19,11 @@ from twisted.web.server import Request
 
 from twisted_lb.api.address_limit import Gate
 from twisted_lb.api.bodies import read_new_user, read_policy_change
-from twisted_lb.api.representations import shown_account, shown_profile
+from twisted_lb.api.representations import shown_account, shown_profile, shown_shadow
 from twisted_lb.api.requests import body_of, undisturbed
 from twisted_lb.api.responses import Refusal, failure_answer, json_answer, store_away
 from twisted_lb.api.self_service import SelfService
+from twisted_lb.api.shadow import shadow_with_counts
 from twisted_lb.api.user_keys import UserKeys, check_unbounded
 from twisted_lb.credentials import AmbiguousKey, KeyPlaces, digest
 from twisted_lb.interfaces import (
@@ -85,6 +86,7 @@ class UserApi:
         self._new_key = new_key if new_key is not None else keys.form.new_key
         self._users = users
         self._self_service = self_service
+        self._usage = usage
         self._user_keys = UserKeys(users, keys.form, now_us, self_service, usage) if users is not None else None
         self._gate = gate
         self._keys = keys
@@ -121,7 +123,14 @@ class UserApi:
         settle = await self._gate.pay_to_ask(request, key_digest)
         asked = self._accounts.profile(key_digest)
         settle(asked)
-        return self._profile_answer(request, await undisturbed(asked))
+        profile = await undisturbed(asked)
+        shadow = None if profile is None else profile.shadow
+        if profile is None or shadow is None:
+            return self._profile_answer(request, profile)
+        shown = shown_shadow(shadow)
+        if self._usage is not None:
+            shown = await shadow_with_counts(self._usage, profile.owner, shadow)
+        return json_answer(request, {**shown_profile(profile), "shadow": shown})
 
     @_app.route(CHANGE, methods=["POST"])
     async def _change(self, request: Request) -> bytes:

@@ -22,7 +22,17 @@ from twisted_lb.api.bodies import (
 from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
 from twisted_lb.quotas import MAX_AMOUNT, MAX_USED, NO_QUOTA, REQUESTS, TOKENS, UTC, Quota, zone_named
 from twisted_lb.timestamps import TIME
-from twisted_lb.users import MAX_METADATA_BYTES, NEVER, NO_BUCKET, KeyBucket, KeyChange, UserChange, metadata_text
+from twisted_lb.users import (
+    MAX_METADATA_BYTES,
+    NEVER,
+    NO_BUCKET,
+    NO_SHADOW,
+    KeyBucket,
+    KeyChange,
+    Shadow,
+    UserChange,
+    metadata_text,
+)
 
 
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +95,22 @@ def _quota_of(body: QuotaToSet) -> Quota:
     return Quota(body.tokens or 0, TOKENS, body.per, body.time_zone)
 
 
+class ShadowPolicy(BaseModel):
+    """The shadow policy of a user."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    capacity: Capacity = Field(description=f"a whole number from 1 to {MAX_CAPACITY}")
+    rate_per_sec: Rate = Field(description=f"a number from 0 to {MAX_RATE_PER_SEC}")
+
+
+SHADOW = "an object with capacity and rate_per_sec"
+
+
 class UserToCreate(NewUser):
     """The body of `POST /users`; label and expires_at are those of the user's first key."""
+
+    shadow: Annotated[ShadowPolicy | None, NOT_NULL] = Field(None, description=SHADOW)
 
     metadata: Metadata = Field({}, description=METADATA)
     label: Label = Field("", description=LABEL)
@@ -107,6 +131,7 @@ class UserPatch(Policy):
     disabled: Annotated[bool | None, NOT_NULL] = Field(None, description="true or false")
     metadata: Annotated[Metadata | None, NOT_NULL] = Field(None, description=METADATA)
     quota: QuotaBody | None = Field(None, description=f"{QUOTA}; or null, for none")
+    shadow: ShadowPolicy | None = Field(None, description=f"{SHADOW}, or null for none")
 
 
 # What `read_key_patch` checks: both of the policy, or both null.
@@ -155,11 +180,19 @@ def read_user_patch(body: bytes) -> UserChange:
     """What to change of a user.  Raises BadBody."""
     patch = read_model(UserPatch, body)
     if not patch.model_fields_set:
-        raise BadBody("There is nothing to change: give capacity, rate_per_sec, disabled, metadata or quota.")
-    quota = None
+        raise BadBody("There is nothing to change: give capacity, rate_per_sec, disabled, metadata, shadow or quota.")
+    shadow, quota = None, None
+    if "shadow" in patch.model_fields_set:
+        shadow = NO_SHADOW if patch.shadow is None else shadow_of(patch.shadow)
     if "quota" in patch.model_fields_set:
         quota = NO_QUOTA if patch.quota is None else _quota_of(patch.quota)
-    return UserChange(patch.capacity, patch.rate_per_sec, None, patch.disabled, patch.metadata, quota=quota)
+    policy = patch.capacity, patch.rate_per_sec
+    return UserChange(*policy, disabled=patch.disabled, metadata=patch.metadata, shadow=shadow, quota=quota)
+
+
+def shadow_of(policy: ShadowPolicy | None) -> Shadow | None:
+    """The shadow policy of a body."""
+    return None if policy is None else Shadow(policy.capacity, policy.rate_per_sec)
 
 
 def read_key_patch(body: bytes) -> KeyChange:

@@ -9,7 +9,7 @@ is percent-encoded, so that it is one segment whatever it contains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -21,13 +21,14 @@ from twisted.web.server import Request
 
 from twisted_lb.api.audit import Attempt
 from twisted_lb.api.bodies import BadBody, read_model, read_new_key, read_nothing, read_rotation
-from twisted_lb.api.named_in_path import key_of, name_in, unknown_key, unknown_user
+from twisted_lb.api.named_in_path import key_of, name_in, stored_key, unknown_key, unknown_user
 from twisted_lb.api.operator_token import OperatorTokens, given_token
 from twisted_lb.api.recorded_change import Make, Outcome, RecordedChanges, differences
 from twisted_lb.api.representations import shown_key, shown_user
 from twisted_lb.api.responses import JSON_TYPE, Refusal, answer, failure_answer, json_answer
+from twisted_lb.api.shadow import shadow_with_counts
 from twisted_lb.api.usage import usage_of_key, usage_of_user
-from twisted_lb.api.user_bodies import Level, QuotaUsed, UserToCreate, read_key_patch, read_user_patch
+from twisted_lb.api.user_bodies import Level, QuotaUsed, UserToCreate, read_key_patch, read_user_patch, shadow_of
 from twisted_lb.api.user_query import page_asked_for
 from twisted_lb.api.users_page import users_page
 from twisted_lb.config.admin_tokens import KEYS
@@ -38,15 +39,12 @@ from twisted_lb.limits.bucket import MAX_CAPACITY
 from twisted_lb.users import (
     ACTIVE,
     DISABLED,
-    MAX_KEYS,
     REVOKED,
     Changed,
     Key,
     KeyBucket,
     KeyChange,
-    KeyRevoked,
-    KeyTaken,
-    TooManyKeys,
+    NoShadow,
     User,
     UserChange,
     is_key_id,
@@ -57,6 +55,7 @@ from twisted_lb.users import (
 PATHS: Final = (b"users", b"keys")
 FULL: Final = MAX_CAPACITY * MICROTOKENS  # a level that stores reduce to the capacity
 MAX_IDEMPOTENCY_CHARACTERS: Final = 255
+NO_SHADOW: Final = "The user {name} has no shadow policy."
 
 _Body = TypeVar("_Body")
 _Key = "/users/<name>/keys/<key_id>"
@@ -130,6 +129,15 @@ class UsersApi:
         self._tokens.check_reader(request)
         return await self._usage_answer(request, await self._owner_of(key_id), key_id)
 
+    @app.route("/users/<name>/shadow", methods=["GET"])
+    async def _shadow(self, request: Request, name: str) -> bytes:
+        self._tokens.check_reader(request)
+        user = await self._found(name_in(name))
+        if user.shadow is None:
+            raise Refusal(404, NO_SHADOW.format(name=user.name))
+        shown = await shadow_with_counts(self._users.usage, user.keys[0].digest, user.shadow)
+        return json_answer(request, {"name": user.name, **shown})
+
     # Users
 
     @app.route("/users", methods=["POST"])
@@ -144,6 +152,7 @@ class UsersApi:
                 self._users.default_rate_per_sec if wanted.rate_per_sec is None else wanted.rate_per_sec,
                 metadata=wanted.metadata,
                 keys=(Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at),),
+                shadow=shadow_of(wanted.shadow),
                 quota=wanted.new_quota,
             )
             try:
@@ -201,18 +210,40 @@ class UsersApi:
             lambda _: _no_content(request)
         )
 
+    @app.route("/users/<name>/shadow/promote", methods=["POST"])
+    def _promote_shadow(self, request: Request, name: str) -> Deferred[bytes]:
+        name = name_in(name)
+
+        async def promoted(body: bytes) -> Changed | None:
+            _read(read_nothing, body)
+            try:
+                return await self._store.promote_shadow(name)
+            except NoShadow:
+                raise Refusal(409, NO_SHADOW.format(name=name)) from None
+
+        return self._user_changed(request, "promote_shadow", name, promoted)
+
     def _change_user(
         self, request: Request, action: str, name: str, read: Callable[[bytes], UserChange]
     ) -> Deferred[bytes]:
         name = name_in(name)
 
+        async def changed(body: bytes) -> Changed | None:
+            wanted = _read(read, body)
+            changed = await self._store.change_user(name, wanted)
+            if changed is not None and wanted.quota_used is not None and changed.after.quota is None:
+                raise Refusal(409, f"The user {name} has no quota.")
+            return changed
+
+        return self._user_changed(request, action, name, changed)
+
+    def _user_changed(
+        self, request: Request, action: str, name: str, change: Callable[[bytes], Awaitable[Changed | None]]
+    ) -> Deferred[bytes]:
         async def make(body: bytes, attempt: Attempt) -> Outcome:
-            change = _read(read, body)
-            changed = await self._store.change_user(name, change)
+            changed = await change(body)
             if changed is None:
                 unknown_user(name)
-            if change.quota_used is not None and changed.after.quota is None:
-                raise Refusal(409, f"The user {name} has no quota.")
             return self._outcome(changed)
 
         return self._changes.make(request, KEYS, action, {"user": name}, make).addCallback(
@@ -234,7 +265,7 @@ class UsersApi:
                 bucket = KeyBucket(wanted.capacity, wanted.rate_per_sec)
             new = Key(digest(key.encode()), label=wanted.label, expires_at=wanted.expires_at, bucket=bucket)
             attempt.about(key_id=new.key_id)
-            changed = await _stored(self._store.create_key(name, new), name, new.key_id)
+            changed = await stored_key(self._store.create_key(name, new), name, new.key_id)
             return self._with_key(changed, new.key_id, {"api_key": key})
 
         return self._change_keys(request, "create_key", name, None, make, 201)
@@ -252,7 +283,7 @@ class UsersApi:
             new_digest = digest(key.encode())
             attempt.about(new_key_id=key_id_of(new_digest))
             rotated = self._store.rotate_key(name, key_id, wanted.grace, new_digest)
-            changed = await _stored(rotated, name, key_id)
+            changed = await stored_key(rotated, name, key_id)
             return self._with_key(changed, key_id_of(new_digest), {"replaces": key_id, "api_key": key})
 
         return self._change_keys(request, "rotate_key", name, key_id, make, 201)
@@ -294,7 +325,7 @@ class UsersApi:
             change = _read(read, body)
             if not is_key_id(key_id):
                 unknown_key(name, key_id)
-            return self._with_key(await _stored(self._store.change_key(name, key_id, change), name, key_id), key_id)
+            return self._with_key(await stored_key(self._store.change_key(name, key_id, change), name, key_id), key_id)
 
         return self._change_keys(request, action, name, key_id, make, status)
 
@@ -373,20 +404,6 @@ def _read(read: Callable[[bytes], _Body], body: bytes) -> _Body:
         return read(body)
     except BadBody as error:
         raise Refusal(400, str(error)) from None
-
-
-async def _stored(changed: Deferred[Changed | None], name: str, key_id: str) -> Changed:
-    try:
-        found = await changed
-    except KeyRevoked:
-        raise Refusal(409, f"The key {key_id} is revoked, which cannot be undone.") from None
-    except TooManyKeys:
-        raise Refusal(409, f"{name} has {MAX_KEYS} keys already; revoke one of them first.") from None
-    except KeyTaken:
-        raise Refusal(409, "This key exists already.") from None
-    if found is None:
-        raise Refusal(404, f"There is no user {name!r}, or the user has no key {key_id!r}.")
-    return found
 
 
 def _no_content(request: Request) -> bytes:

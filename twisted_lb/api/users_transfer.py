@@ -193,6 +193,10 @@ def _comparable(user: User) -> dict[str, Any]:
     if quota is not None:
         del quota["used"], quota["starts_us"], quota["ends_us"]
     record["quota"] = quota
+    shadow = record.get("shadow")
+    if shadow is not None:
+        del shadow["level"]
+    record["shadow"] = shadow
     for key in record["keys"]:
         del key["created_at"], key["last_used"]
         if key["bucket"] is not None:

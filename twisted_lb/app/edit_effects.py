@@ -8,8 +8,10 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from twisted_lb.api.changes import Changed
-from twisted_lb.config.edits import Edit
+from twisted_lb.app.limit_rules import ALL, ROUTE
+from twisted_lb.config.edits import Edit, LimitPlace
 from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.pool import PoolSpec, ServerSpec, ServerTls
 from twisted_lb.steps import STEP, Steps, chunks
 
@@ -26,6 +28,9 @@ def pool_named(spec: GatewaySpec, name: str) -> PoolSpec | None:
 
 def only(edit: Edit, before: GatewaySpec, after: GatewaySpec) -> Steps[bool]:
     """Whether nothing has changed except what the edit is meant to change."""
+    limit = edit.limit
+    if limit is not None and limit_at(limit, after) is not None:
+        before = _with_limit(before, limit, limit_at(limit, after))
     if len(before.pools) != len(after.pools) or len(before.routes) != len(after.routes):
         return False
     count = 0
@@ -61,8 +66,40 @@ def _others(edit: Edit, pool: PoolSpec) -> Sequence[ServerSpec]:
     return [server for server in pool.servers if server.name != edit.server]
 
 
-def target(edit: Edit, spec: GatewaySpec) -> ServerSpec | float | None:
-    """What is meant to change: a server, or the maintenance of a pool."""
+def limit_at(limit: LimitPlace, spec: GatewaySpec) -> LimitSpec | None:
+    """The limit of this place."""
+    limits = _limits_of(limit, spec)
+    return limits[limit.place] if limit.place < len(limits) else None
+
+
+def _limits_of(limit: LimitPlace, spec: GatewaySpec) -> tuple[LimitSpec, ...]:
+    if limit.kind == ALL:
+        return spec.limits
+    if limit.kind == ROUTE:
+        return spec.routes[limit.route].limits if limit.route < len(spec.routes) else ()
+    pool = pool_named(spec, limit.pool)
+    return () if pool is None else pool.limits
+
+
+def _with_limit(spec: GatewaySpec, limit: LimitPlace, new: LimitSpec | None) -> GatewaySpec:
+    """The configuration with another limit in this place, where there is one."""
+    limits = _limits_of(limit, spec)
+    if new is None or limit.place >= len(limits):
+        return spec
+    limits = (*limits[: limit.place], new, *limits[limit.place + 1 :])
+    if limit.kind == ALL:
+        return replace(spec, limits=limits)
+    if limit.kind == ROUTE:
+        place, route = limit.route, replace(spec.routes[limit.route], limits=limits)
+        return replace(spec, routes=(*spec.routes[:place], route, *spec.routes[place + 1 :]))
+    pools = [replace(pool, limits=limits) if pool.name == limit.pool else pool for pool in spec.pools]
+    return replace(spec, pools=tuple(pools))
+
+
+def target(edit: Edit, spec: GatewaySpec) -> ServerSpec | LimitSpec | float | None:
+    """What is meant to change: a server, a limit, or the maintenance of a pool."""
+    if edit.limit is not None:
+        return limit_at(edit.limit, spec)
     pool = pool_named(spec, edit.pool)
     if pool is None:
         return None
@@ -84,6 +121,8 @@ def _shown(edit: Edit, spec: GatewaySpec) -> dict[str, Any]:
     found = target(edit, spec)
     if isinstance(found, ServerSpec):
         return _keys(found, spec.hidden)
+    if isinstance(found, LimitSpec):
+        return {"shadow": found.shadow}
     return {} if found is None else {"maintenance": found}
 
 
@@ -115,7 +154,7 @@ def with_change(live: dict[tuple[str, str], Changed], edit: Edit, new: Changed) 
     """The live changes with one more; those of one server are combined: from its state in the file to now."""
     if not new.before and not new.after:
         return live
-    place = edit.pool, edit.server
+    place = edit.pool, edit.server  # of a limit, see `OperatorChanges.live_changes`
     others = {one: changed for one, changed in live.items() if one != place}
     old = live.get(place, Changed(edit.server, {}, {}))
     if place in live and not old.before:

@@ -16,14 +16,17 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from twisted_lb.api.changes import ADD, REMOVE, Change, Changed, ChangeRefused
+from twisted_lb.api.changes import ADD, REMOVE, SET, Change, Changed, ChangeRefused, Promotion
 from twisted_lb.app.edit_effects import difference, only, pool_named, target, with_change
 from twisted_lb.app.explain import shown_route
+from twisted_lb.app.limit_rules import POOL, ROUTE
+from twisted_lb.app.listed_limits import owners_of_limits, shown_limit
 from twisted_lb.app.reload import ServersFile
 from twisted_lb.app.servers_reader import NotRead, Read
 from twisted_lb.app.servers_writer import ChangedMeanwhile, NotWritten
-from twisted_lb.config.edits import Edit, NotEditable
+from twisted_lb.config.edits import Edit, LimitPlace, NotEditable
 from twisted_lb.config.gateway import GatewaySpec
+from twisted_lb.config.limits import LimitSpec
 from twisted_lb.config.pool import PoolSpec
 from twisted_lb.config.servers_file import server_problems
 from twisted_lb.config.servers_schema import ServerModel
@@ -60,10 +63,7 @@ class OperatorChanges:
 
     def live_changes(self) -> list[dict[str, Any]]:
         """See Changing."""
-        return [
-            {"pool": pool, "server": server or None, "before": changed.before or None, "after": changed.after or None}
-            for (pool, server), changed in self._file.live.items()
-        ]
+        return [_shown_change(*place, changed) for place, changed in self._file.live.items()]
 
     def pools(self) -> list[dict[str, Any]]:
         """See Changing."""
@@ -84,9 +84,27 @@ class OperatorChanges:
         """See Changing."""
         return self._file.lock.run(lambda: Deferred.fromCoroutine(self._change(change)))
 
+    def promote(self, promotion: Promotion) -> Deferred[Changed]:
+        """See Changing."""
+        return self._file.lock.run(lambda: Deferred.fromCoroutine(self._promote(promotion)))
+
+    def limits(self) -> list[dict[str, Any]]:
+        """See Changing."""
+        return [
+            shown_limit(kind, owner, limit)
+            for kind, owner, limits in owners_of_limits(self._spec)
+            for limit in limits
+        ]
+
+    async def _promote(self, promotion: Promotion) -> Changed:
+        edit = planned_promotion(self._spec, promotion)
+        return await self._edit(edit, Change(SET, "", "", {}))
+
     async def _change(self, change: Change) -> Changed:
+        return await self._edit(planned(self._spec, change), change)
+
+    async def _edit(self, edit: Edit, change: Change) -> Changed:
         before = self._spec
-        edit = planned(before, change)
         try:
             read = await self._file.edited(edit)
             if change.keys.get("maintenance", False) is None and pool_of(read.spec, change.pool).maintenance:
@@ -140,6 +158,39 @@ class OperatorChanges:
             raise ChangeRefused(409, f"Nothing was changed: {error}.") from None
         except NotWritten as error:
             raise ChangeRefused(503, f"Nothing was changed: {error}.") from None
+
+
+def _shown_change(pool: str, server: str, changed: Changed) -> dict[str, Any]:
+    values = {"before": changed.before or None, "after": changed.after or None}
+    if pool:
+        return {"pool": pool, "server": server or None, **values}
+    # It is of a limit; no limit has a space in its name.
+    of, _, limit = server.rpartition(" ")
+    return {"pool": None, "server": None, "limit": limit, "of": of, **values}
+
+
+def planned_promotion(spec: GatewaySpec, promotion: Promotion) -> Edit:
+    """The edit of the text that makes a shadow a limit that is enforced.  Raises ChangeRefused."""
+    kind, owner, name = promotion
+    limits: Sequence[LimitSpec] = spec.limits
+    route = 0
+    if kind == POOL:
+        limits = pool_of(spec, owner).limits
+    elif kind == ROUTE:
+        named = [place for place, one in enumerate(spec.routes) if one.name == owner]
+        if not named:
+            raise ChangeRefused(404, f"There is no route {owner!r}.")
+        # Of several routes of a name, only one may have limits.
+        route = next((place for place in named if spec.routes[place].limits), named[0])
+        limits = spec.routes[route].limits
+    whose = f"The {kind} {owner}" if owner else "The list global_limits"
+    place = next((place for place, limit in enumerate(limits) if limit.name == name), None)
+    if place is None:
+        raise ChangeRefused(404, f"{whose} has no limit {name!r}.")
+    if not limits[place].shadow:
+        raise ChangeRefused(409, f"The limit {name} is no shadow: it is enforced already.")
+    of = f"{kind} {owner}" if owner else kind
+    return Edit("", f"{of} {name}", {"shadow": None}, limit=LimitPlace(kind, route, owner, place))
 
 
 def pool_of(spec: GatewaySpec, name: str) -> PoolSpec:

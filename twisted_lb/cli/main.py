@@ -16,6 +16,7 @@ from twisted_lb.cli import transfer
 from twisted_lb.cli.display import show_failure
 from twisted_lb.cli.failures import INTERRUPTED, PIPE_CLOSED, REFUSED, Failed
 from twisted_lb.cli.keys import keys
+from twisted_lb.cli.limits import limits
 from twisted_lb.cli.options import Group
 from twisted_lb.cli.program import check, explain, status
 from twisted_lb.cli.servers import servers
@@ -48,7 +49,7 @@ def command() -> None:
     """
 
 
-for _one in (transfer.users, keys, servers, check, explain, status):
+for _one in (transfer.users, keys, limits, servers, check, explain, status):
     command.add_command(_one)
 
 

@@ -65,7 +65,7 @@ def explain(
         show_table(columns, ([one.get(column) for column in columns] for one in by_choice))
     if found["limits"]:
         click.echo()
-        of_limit = ("per", "of", "capacity", "rate_per_sec", "level")
+        of_limit = ("per", "of", "capacity", "rate_per_sec", "shadow", "level")
         show_table(("limit", *of_limit), ([one["name"], *map(one.get, of_limit)] for one in found["limits"]))
     if found["others"]:
         click.echo()

@@ -17,10 +17,21 @@ _T = TypeVar("_T")
 
 PAGE: Final = 200
 # In the order that a person wants; what else is in an answer comes after them.
-_SHOWN: Final = ("name", "disabled", "capacity", "rate_per_sec", "current_capacity", "quota", "created_at", "metadata")
+_SHOWN: Final = (
+    "name",
+    "disabled",
+    "capacity",
+    "rate_per_sec",
+    "current_capacity",
+    "quota",
+    "created_at",
+    "metadata",
+    "shadow",
+)
 _OF_KEY: Final = ("key_id", "label", "state", "expires_at", "created_at", "last_used")
 _BUCKET: Final = ("capacity", "rate_per_sec", "current_capacity")
 USAGE: Final = ("last", "requests", "tokens", "refused")
+WINDOWS: Final = ("hour", "day")
 ONCE: Final = "The API key is shown only now: it is not stored."
 
 name_argument = click.argument("name", type=text)
@@ -201,23 +212,36 @@ def create(client: AdminClient, /, **members: Any) -> None:
 @with_quota_options
 @click.option("--no-quota", is_flag=True, help="Remove the quota.")
 @click.option("--quota-used", type=int, metavar="COUNT", help="What was used of the quota in this period.")
+@click.option("--shadow-capacity", type=int, metavar="TOKENS", help="Capacity of the shadow policy.")
+@click.option("--shadow-rate", type=float, metavar="TOKENS", help="Tokens a second of the shadow policy.")
+@click.option("--no-shadow", is_flag=True, help="Remove the shadow policy.")
 @pass_client
 def set_user(
-    client: AdminClient, /, name: str, level: str | None, no_quota: bool, quota_used: int | None, **members: Any
+    client: AdminClient,
+    /,
+    name: str,
+    level: str | None,
+    no_quota: bool,
+    quota_used: int | None,
+    shadow_capacity: int | None,
+    shadow_rate: float | None,
+    no_shadow: bool,
+    **members: Any,
 ) -> None:
     """Change a user.
 
     What is not given stays.  What was used of a quota stays if it is of the same kind, requests or tokens, for the same
-    time, day or month.
+    time, day or month.  A shadow policy refuses nothing: `users shadow` tells what it would have refused.
     """
     quota = quota_body(members)
     if no_quota and (quota is not None or quota_used is not None):
         raise click.UsageError("--no-quota does not go with other options of a quota.")
     body = given_body(**members, quota=quota) | ({"quota": None} if no_quota else {})
+    body |= _shadow(shadow_capacity, shadow_rate, no_shadow)
     level_body = _level(level)
     if not body and level is None and quota_used is None:
         raise click.UsageError(
-            "There is nothing to change: give --capacity, --rate, --metadata, --level or options of a quota."
+            "There is nothing to change: give --capacity, --rate, --metadata, --level, or options of a quota or shadow."
         )
     answer = client.call("PATCH", path_to("users", name), body) if body else None
     if level is not None:
@@ -225,6 +249,45 @@ def set_user(
     if quota_used is not None:
         answer = client.call("PUT", path_to("users", name, "quota"), {"used": quota_used})
     show_user(answer or {})
+
+
+def _shadow(capacity: int | None, rate: float | None, removed: bool) -> dict[str, Any]:
+    if removed:
+        if capacity is not None or rate is not None:
+            raise click.UsageError("--no-shadow removes the policy that --shadow-capacity and --shadow-rate set.")
+        return {"shadow": None}
+    if capacity is None and rate is None:
+        return {}
+    if capacity is None or rate is None:
+        raise click.UsageError("A shadow policy has --shadow-capacity and --shadow-rate.")
+    return {"shadow": {"capacity": capacity, "rate_per_sec": rate}}
+
+
+@users.command()
+@name_argument
+@pass_client
+def shadow(client: AdminClient, name: str) -> None:
+    """Show the shadow policy of a user, and what it would have refused."""
+    found = client.get(path_to("users", name, "shadow"))
+    if as_json():
+        show_json(found)
+        return
+    show_values({column: value for column, value in found.items() if column not in WINDOWS})
+    for window in WINDOWS:
+        show_values({f"last {window}": shown_counts(found[window])})
+
+
+@users.command()
+@name_argument
+@pass_client
+def promote(client: AdminClient, name: str) -> None:
+    """Make the shadow policy of a user the policy."""
+    show_user(client.call("POST", path_to("users", name, "shadow", "promote")))
+
+
+def shown_counts(counts: dict[str, int] | None) -> str | None:
+    """What a shadow would have refused, as a sentence."""
+    return None if counts is None else f"would have refused {counts['would_refuse']:,} of {counts['requests']:,}"
 
 
 def _level(given: str | None) -> dict[str, Any] | None:

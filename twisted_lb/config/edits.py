@@ -33,8 +33,17 @@ class NotEditable(Exception):
     """The file is written in a way that does not allow this change; the text of the error says why."""
 
 
+class LimitPlace(NamedTuple):
+    """Where a limit is: its place among those of a route, by its place too, of a pool, or of all routes."""
+
+    kind: str  # "route", "pool" or "all"
+    route: int
+    pool: str
+    place: int
+
+
 class Edit(NamedTuple):
-    """One change: of a server, or of a pool where `server` is empty.
+    """One change: of a server, or of a pool where `server` is empty, or of the limit in `limit`.
 
     `keys` are set, or removed where their value is None; with `new`, they are those of a new server.  Where `keys` is
     None, the server is removed.
@@ -44,6 +53,7 @@ class Edit(NamedTuple):
     server: str
     keys: Mapping[str, Any] | None
     new: bool = False
+    limit: LimitPlace | None = None
 
 
 def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
@@ -54,6 +64,8 @@ def edited(text: str, edit: Edit, replaced: Callable[[str], str] = str) -> str:
     if text.startswith(BOM):
         # The parser's positions do not include it.
         return BOM + edited(text.removeprefix(BOM), edit, replaced)
+    if edit.limit is not None:
+        return _with_keys(text, _limit(_tree(text), edit.limit), edit.keys or {})
     pool = _pool(_tree(text), edit.pool)
     if not edit.server:
         return _with_keys(text, pool, edit.keys or {})
@@ -93,6 +105,25 @@ def _pool(root: yaml.Node, name: str) -> yaml.MappingNode:
     if not isinstance(pool, yaml.MappingNode):
         raise NotEditable(f"the pool {name} is not a mapping here")
     return pool
+
+
+def _limit(root: yaml.Node, limit: LimitPlace) -> yaml.MappingNode:
+    if limit.kind == "all":
+        limits = _value(root, "global_limits")
+    elif limit.kind == "route":
+        limits = _value(_item(_value(root, "routes"), limit.route), "limits")
+    else:
+        # Those at the top are the limits of pools without any of their own.
+        limits = _value(_pool(root, limit.pool), "limits") or _value(root, "limits")
+    found = _item(limits, limit.place)
+    if not isinstance(found, yaml.MappingNode):
+        raise NotEditable("the limit is not a mapping in a list here")
+    return found
+
+
+def _item(items: yaml.Node | None, place: int) -> yaml.Node | None:
+    values = items.value if isinstance(items, yaml.SequenceNode) else ()
+    return values[place] if place < len(values) else None
 
 
 def _value(mapping: yaml.Node | None, key: str) -> yaml.Node | None:

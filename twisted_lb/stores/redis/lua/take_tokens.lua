@@ -452,7 +452,7 @@ end
 local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
-  local network, shadow_said = nil, 0
+  local network, shadow_said = nil, nil
   if costs and costs[i - first] then
     cost = costs[i - first]
     network = networks[i - first]
@@ -555,7 +555,8 @@ for i = first + 1, #KEYS do
     end
     if shadow then
       local size = #list
-      list[size + 1], list[size + 2], list[size + 3], list[size + 4] = shadow[2], shadow[3], shadow[1][LEVEL], shadow_said
+      list[size + 1], list[size + 2], list[size + 3] = shadow[2], shadow[3], shadow[1][LEVEL]
+      list[size + 4] = shadow_said or 0
     end
     outcome = outcome + 100
   end
