@@ -6,8 +6,8 @@
    never goes back to an earlier period, whatever the clock does.
 2. A request is refused if more than the amount would be used with it.  It is admitted completely, or uses nothing.
 3. A charge belongs to a period.  Charged to another one than the last that has begun: what is given back is lost, since
-   it was not used of this one; what is used in addition counts in this one.  After an outage, during which it was within
-   the earlier period, it does not count any more, and what was used in a later period begins that.
+   it was not used of this one; what is used in addition counts in this one.  After an outage, during which it was
+   within the earlier period, it does not count any more, and what was used in a later period begins that.
 4. Each threshold is crossed once in each period, whatever is given back or changed meanwhile.
 """
 
