@@ -69,6 +69,17 @@ class BalancerTests(QuotaCase):
         self.assertTrue(40 <= found[0].quota.used <= found[1].quota.used == 50)
 
     @inlineCallbacks
+    def test_notices_are_wanted_before_the_first_request(self) -> Any:
+        """A store that was asked for notices before it started makes them from its first request on."""
+        other = self.new_store()
+        other.want_notices()
+        yield other.start()
+        yield self.create(Quota(1, REQUESTS, DAY))
+        yield self.take_of(other)
+        notices = yield other.claim_notices(10, 60.0)
+        self.assertEqual(len(notices), 2)
+
+    @inlineCallbacks
     def test_what_is_stored_of_a_user_without_a_quota(self) -> Any:
         """When the quota is removed, nothing of it is left, and the key is a plain one again."""
         yield self.create(Quota(5, REQUESTS, DAY))
