@@ -150,11 +150,12 @@ class ReferenceTests(SecretCase):
 class SettingTests(SecretCase):
     def test_files(self) -> None:
         """A secret of the settings may be in a file, which the environment or .env names."""
-        path = self.secret(b"redis://h:1\r\n")
         for name in SECRETS:
+            content = f"whsec_{'A' * 32}" if name == "webhook_secret" else "redis://h:1"
+            path = self.secret(f"{content}\r\n".encode())
             for environment, env_file in (({f"{name.upper()}_FILE": path}, ""), ({}, f"{name.upper()}_FILE={path}\n")):
                 settings, problems = read_settings({}, environment, env_file)
-                self.assertEqual((getattr(settings, name), problems), ("redis://h:1", []))
+                self.assertEqual((getattr(settings, name), problems), (content, []))
 
     def test_refused(self) -> None:
         """Both at once, and a file that cannot be used, are errors that name the setting and the file."""

@@ -260,7 +260,6 @@ class QuotasContract(StoreCase):
     def test_thresholds_make_one_notice_each(self) -> Any:
         """At 80 and 100 percent there is one notice each, also when what was used is given back and used again."""
         self.store.want_notices()
-        yield self.claimed()
         yield self.quota_user(Quota(5, REQUESTS, DAY))
         taken = yield gatherResults([self.take("k") for _ in range(3)])
         yield self.some_time()

@@ -144,7 +144,9 @@ class UserApi:
             settle = await self._gate.pay_to_ask(request, key_digest)
             changed = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
             settle(changed)
-        return self._profile_answer(request, await undisturbed(changed))
+        profile = await undisturbed(changed)
+        # What else the user has is in the profile.
+        return self._profile_answer(request, None if profile is None else profile._replace(quota=None))
 
     @_app.route(KEYS, methods=["GET"])
     async def _list_keys(self, request: Request) -> bytes:

@@ -30,7 +30,7 @@ Deviations, which are documented in docs/limits.md:
 - A request whose cost leaves a debt delays only the share of its own instance.
 - A quota has shares of what was left of it, rounded down, and after the end of its period of the whole amount.  Where
   instances know an outdated rest, all shares together are still not more than the amount, so that one outage admits at
-  most that beyond the quota of a period.  What was spent is charged, to the period in which it was.
+  most that beyond the quota of its period.  What was spent is charged, to the period in which it was.
 - The share of a key's own bucket is not charged to the store: only that of the user's bucket is.
 - The state of a key is the last one that this process has learned from the store.
 - Rounding: the store may continue with up to n microtokens more than is left in the shares, which are rounded down to

@@ -21,6 +21,18 @@ class RedisNotices:
     def __init__(self, connection: RedisConnection) -> None:
         self._claim = RedisScript("claim_notices", connection)
         self._finish = RedisScript("finish_notice", connection)
+        self._connection = connection
+        self._wanted = False
+
+    def want(self) -> None:
+        """See INoticeOutbox."""
+        self._wanted = True
+        self.connected()
+
+    def connected(self) -> None:
+        """Redis can be used: if notices are wanted, it is told before any taking that comes after this."""
+        if self._wanted and self._connection.ready:
+            self.claim(0, 0.0).addErrback(lambda failure: failure.trap(StoreUnavailable) and None)
 
     def claim(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         """See INoticeOutbox.  A call makes all balancers make notices for an hour."""

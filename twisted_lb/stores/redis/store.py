@@ -198,6 +198,7 @@ class RedisStore:
 
     def _over(self) -> None:
         self._reached = True
+        self._notices.connected()
         self._started()
 
     def _down(self) -> None:
@@ -366,7 +367,8 @@ class RedisStore:
     # INoticeOutbox: see RedisNotices
 
     def want_notices(self) -> None:
-        """See INoticeOutbox.  Each claim says so to all balancers."""
+        """See INoticeOutbox.  Each claim says so to all balancers; this, before the first request."""
+        self._notices.want()
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         return self._notices.claim(most, lease_seconds)
