@@ -200,6 +200,7 @@ LONG_FILES = {
     "proxy/client_connection.py": "the states of one connection, each a method that goes over into the others",
     "proxy/server_connection.py": "both directions of one connection, which share its deadline and its end",
     "stores/redis/batches.py": "what waits for the next call leaves with it, and is answered or decided here",
+    "api/users.py": "the operations of one API, a few lines each; bodies, answers and records are made elsewhere",
     "stores/sqlite/store.py": "one class with the interfaces of a store, most of whose methods are passed on",
     "stores/sqlite/users.py": "each call that changes a user or a key, in memory and on disk",
 }

@@ -53,7 +53,7 @@ class LimitsTests(SynchronousTestCase):
             ("5", "expected a mapping with any of the keys name, per, capacity, rate_per_sec, shadow, not 5"),
             ("{per: key, capacity: 1, rate_per_sec: 1}", ".name: is missing; expected a text of 1 to 64 letters"),
             (LIMIT.replace("burst", "a b"), ".name: expected a text of 1 to 64 letters"),
-            (LIMIT.replace("burst", "global"), ".name: expected a name other than default, api-key, in-flight"),
+            (LIMIT.replace("burst", "global"), ".name: expected a name other than default, api-key, quota, in-flight"),
             (LIMIT.replace("per: key", "per: pool"), ".per: expected key, network or route, not 'pool'"),
             (LIMIT.replace("20", "0"), ".capacity: expected a whole number from 1 to 1000000000, not 0"),
             (LIMIT.replace("20", "1.5"), ".capacity: expected a whole number from 1 to 1000000000, not 1.5"),

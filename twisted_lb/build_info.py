@@ -150,6 +150,7 @@ READ = (
     "network/tls_client.py",
     "network/tls_errors.py",
     "network/transport.py",
+    "network/twisted_private.py",
     "notices.py",
     "plugins.py",
     "proxy/lingering.py",

@@ -27,7 +27,7 @@ class QuotaShareTests(OnClock):
         """The store has decided for the keys a and b of a user with a quota."""
         now_us = (ENDS - seconds_left) * SECOND_US
         quota = QuotaLevel(amount, unit, DAY, "UTC", left, (ENDS - DAY_SECONDS) * SECOND_US, ENDS * SECOND_US, now_us)
-        taken = Taken(True, b"ann", 1000, 0.0, 1000 * M, KEY, (), quota)
+        taken = Taken(True, b"ann", 1000, 0.0, 1000 * M, KEY, quota=quota)
         for digest in "ab":
             special = SpecialKey("a", float("inf"), Policy(), 0, self.clock.seconds())
             fallback.seen_special(digest, special, taken)

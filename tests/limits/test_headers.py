@@ -72,7 +72,7 @@ class FieldsTests(SynchronousTestCase):
     def test_refusals_of_users_with_a_quota(self) -> None:
         """A refusal by the quota describes it alone; one by another limit that one, and then the quota."""
         quota = QuotaLevel(100, TOKENS, DAY, "UTC", -7, 0, 86_400 * M, 86_300 * M)
-        refused = Taken(False, b"ann", 100, 0.0, -7 * M, QUOTA, (), quota)
+        refused = Taken(False, b"ann", 100, 0.0, -7 * M, QUOTA, quota=quota)
         self.assertEqual(
             rate_limit_fields(FAMILIES)(refused),
             b"\r\nX-RateLimit-Limit: 100\r\nX-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 100"

@@ -41,7 +41,7 @@ class RefusalTests(SynchronousTestCase):
                 10,
             ),
         ):
-            found = refusal(Taken(False, b"ann", one.amount, 0.0, one.left * M, QUOTA, (), one), cost)
+            found = refusal(Taken(False, b"ann", one.amount, 0.0, one.left * M, QUOTA, quota=one), cost)
             self.assertEqual(found, (detail, seconds, {"violated-policies": ["quota"]}))
 
     def test_sentences(self) -> None:

@@ -139,7 +139,7 @@ class OutageTests(SynchronousTestCase):
     def test_modes(self) -> None:
         """Where all are admitted without tokens, and where none is, shadows are not asked."""
         self.begin(ALLOW)
-        self.assertEqual(self.take(1, BINDING, LATER)[-1], ())
+        self.assertEqual(self.take(1, BINDING, LATER).shadows, ())
         taken = self.fallback.take_without_key((BINDING, LATER), 1)
         assert taken is not None
         self.assertEqual((taken.admitted, taken.shadows), (True, ()))
@@ -170,6 +170,6 @@ class OutageTests(SynchronousTestCase):
 class LostCallTests(SynchronousTestCase):
     def test_shadows_are_not_refunded(self) -> None:
         """Of a call that was carried out, what is enforced gets its tokens back, and shadows do not."""
-        batch = Batch([OWNER], [Asker()], [], [], [], {1: (BINDING, LATER)}, [], [])
+        batch = Batch([OWNER], [Asker()], [], [], [], {1: (BINDING, LATER)}, [], [], {})
         due = still_due(lost_call(7, batch), b"9 7 1")
         self.assertEqual((due.keys, due.shared), ([(OWNER, -M)], [(BINDING, -M)]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.stores.contract import digest_of, new_path
 from tests.stores.embedded_on_clock import StoreOnClock
 from twisted_lb.interfaces import Account, Profile, StoreUnavailable
@@ -28,7 +30,12 @@ class PageTests(StoreOnClock):
         for number in range(300):
             self.create(f"k{number:03}")
         asked: list[str] = []
-        self.patch(held, "Profile", lambda account, *rest: asked.append(account.name) or Profile(account, *rest))
+
+        def recorded(account: Account, level: int, **rest: Any) -> Profile:
+            asked.append(account.name)
+            return Profile(account, level, **rest)
+
+        self.patch(held, "Profile", recorded)
         calls = self.disk.calls
         page = self.successResultOf(self.store.page("user k100", 3))
         self.assertEqual((asked, page.more_after), (["user k101", "user k102", "user k103"], "user k103"))

@@ -192,8 +192,11 @@ class Format1Tests(StoreOnClock):
         """A database of format 2 has its users, keys and states afterwards, and can have quotas."""
         connection = sqlite3.connect(self.path, isolation_level=None)
         schema.migrate(connection, 1)
-        for statement in ("ALTER TABLE account DROP COLUMN quota", "DROP TABLE notice", "PRAGMA user_version=2"):
-            connection.execute(statement)
+        for column in ("shadow", "quota"):
+            connection.execute(f"ALTER TABLE account DROP COLUMN {column}")
+        for table in ("usage", "notice"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("PRAGMA user_version=2")
         connection.execute("UPDATE account SET disabled = 1 WHERE name = 'bob'")
         connection.close()
         quota = Quota(3, REQUESTS, DAY)
@@ -299,13 +302,13 @@ class CrashTests(StoreOnClock):
         ]
         for number, call in enumerate(calls):
             before = self.everything(self.store)
-            running = self.store
+            running, path = self.store, self.data_dir
             self.disk.held = True
             done = call(running)
             self.assertEqual(len(self.disk.waiting), 1, number)
             self.crash()
             self.assertEqual(self.everything(self.store), before, number)
-            self.store = running
+            self.store, self.data_dir = running, path
             [(answer, write)] = self.disk.waiting
             self.disk.waiting.clear()
             write()
@@ -318,7 +321,7 @@ class CrashTests(StoreOnClock):
             answer.callback(None)
             self.successResultOf(done)
             self.assertEqual(self.everything(running), after, number)
-            self.store = running
+            self.store, self.data_dir = running, path
         self.assertEqual(self.everything(self.store), [])
 
     def test_users_that_are_created_together(self) -> None:
