@@ -15,6 +15,7 @@ from tests.stores.users_contract import FUTURE, new_user
 from twisted_lb.api.operators import SERVE_SECONDS
 from twisted_lb.api.users_transfer import MAX_IMPORT_BYTES, PAGE
 from twisted_lb.interfaces import MICROTOKENS, StoreUnavailable
+from twisted_lb.stores.sqlite import user_creations
 from twisted_lb.user_records import user_record
 from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, User
 
@@ -269,6 +270,7 @@ class ImportTests(TransferCase):
     def test_slow_store(self) -> None:
         """A line is answered as soon as it is stored: a store that is slow, and goes on, does not end the import."""
         self.disk.held = True
+        self.patch(user_creations, "MAX_TOGETHER", 1)
         body = lines_of(*(new_user(f"user{number}", str(number)) for number in range(5)))
         client = self.send("POST", "/import/users", body, ADMIN)
         for number in range(1, 6):

@@ -9,11 +9,11 @@ from typing import Any
 from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.embedded_on_clock import SECOND, START, StoreOnClock
 from tests.stores.users_contract import HOUR, id_of, new_user
-from twisted_lb.interfaces import MICROTOKENS, LimitRule, NotStored, StoreUnavailable, Taken
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, NameTaken, NotStored, StoreUnavailable, Taken
 from twisted_lb.stores.sqlite import schema
 from twisted_lb.stores.sqlite.files import DATABASE_FILE
 from twisted_lb.stores.sqlite.store import NOTE_SECONDS, EmbeddedStore
-from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, User, UserChange
+from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, KeyChange, KeyTaken, User, UserChange, UserFilter
 
 # As the release before users and keys were two things has made it.
 FORMAT_1 = """
@@ -174,6 +174,52 @@ class CrashTests(StoreOnClock):
             self.assertEqual(self.everything(running), after, number)
             self.store = running
         self.assertEqual(self.everything(self.store), [])
+
+    def test_users_that_are_created_together(self) -> None:
+        """Users that are created during another write are written at once; of a crash before, none of them is there."""
+        self.disk.held = True
+        wanted = [new_user("ann", "a"), new_user("bob", "b"), new_user("Bob", "c"), new_user("bob", "d")]
+        wanted += [new_user("carl", "e", "b"), new_user("dora", "f", capacity=0), new_user("emil", "g", "h")]
+        created = [self.store.create_user(user) for user in wanted]
+        deleted = self.store.delete_user("ann")
+        later = self.store.create_user(new_user("ann", "a"))
+        self.disk.one()
+        self.successResultOf(created[0])
+        for outcome, error in zip(created[3:6], (NameTaken, KeyTaken, ValueError)):
+            self.failureResultOf(outcome, error)
+        self.assertEqual([user.name for user in self.everything(self.store)], ["ann"])
+        self.assertEqual(len(self.disk.waiting), 1)
+        for outcome in (created[1], created[2], created[6]):
+            self.assertNoResult(outcome)
+        running = self.store
+        self.crash()
+        self.assertEqual([user.name for user in self.everything(self.store)], ["ann"])
+        self.store = running
+        self.disk.one()
+        for outcome in (created[1], created[2], created[6]):
+            self.successResultOf(outcome)
+        self.assertEqual([user.name for user in self.everything(self.store)], ["ann", "bob"])
+        # What is asked for between creations is done between them.
+        self.disk.one()
+        self.disk.one()
+        self.disk.held = False
+        self.assertEqual(self.successResultOf(deleted).name, "ann")
+        self.successResultOf(later)
+        self.assertEqual(len(self.successResultOf(self.store.user_page("", 9, UserFilter())).users), 4)
+
+    def test_users_that_cannot_be_created_together(self) -> None:
+        """When the disk refuses users that are created together, all are told, and their names are free."""
+        self.disk.held = True
+        created = [self.store.create_user(new_user(name, name)) for name in ("ann", "bob", "carl")]
+        self.disk.broken = NotStored("disk is full")
+        self.disk.one()
+        self.successResultOf(created[0])
+        self.disk.held = False
+        for outcome in created[1:]:
+            self.failureResultOf(outcome, NotStored)
+        self.disk.broken = None
+        for name in ("bob", "carl"):
+            self.successResultOf(self.store.create_user(new_user(name, name)))
 
     def test_what_cannot_be_stored_changes_nothing(self) -> None:
         """When the disk refuses a call, everything stays as it was, and the same call is possible afterwards."""

@@ -109,8 +109,12 @@ class AccountDatabase:
 
     def insert(self, row: Row, keys: Sequence[KeyRow] = ()) -> None:
         """Add a user, with those keys of which there is something to say, durably.  Digest and name must be new."""
-        self._write((INSERT, [row]), (INSERT_KEY, keys))
-        self._accounts += 1
+        self.insert_all([row], keys)
+
+    def insert_all(self, rows: Sequence[Row], keys: Sequence[KeyRow]) -> None:
+        """The same for several users, in one transaction."""
+        self._write((INSERT, rows), (INSERT_KEY, keys))
+        self._accounts += len(rows)
 
     def delete(self, digest: str, keys: Sequence[str]) -> None:
         """Remove a user, and these keys, durably."""

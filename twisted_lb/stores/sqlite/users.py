@@ -13,13 +13,12 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import NameTaken
-from twisted_lb.limits.bucket import NEVER_USED_US
 from twisted_lb.stores.filtered_page import filtered_page
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts, not_running
 from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers, new_level, row_of_key
-from twisted_lb.stores.sqlite.schema import KeyRow, Row
+from twisted_lb.stores.sqlite.schema import KeyRow
 from twisted_lb.stores.sqlite.sequential import SequentialCalls
+from twisted_lb.stores.sqlite.user_creations import UserCreations
 from twisted_lb.stores.user_checks import (
     check_digest,
     check_grace,
@@ -28,10 +27,8 @@ from twisted_lb.stores.user_checks import (
     check_key_id,
     check_name,
     check_page,
-    check_user,
     check_user_change,
 )
-from twisted_lb.user_names import normalized
 from twisted_lb.users import (
     ACTIVE,
     MAX_KEYS,
@@ -73,6 +70,7 @@ class EmbeddedUsers:
         self._now_us = now_us
         self._accounts = accounts
         self._calls = SequentialCalls()
+        self._creations = UserCreations(held, now_us, accounts, self._calls)
 
     # Reading
 
@@ -126,44 +124,9 @@ class EmbeddedUsers:
 
     def create_user(self, user: User) -> Deferred[None]:
         """See IUserStore."""
-        return self._in_turn(partial(self._create_user, user))
-
-    def _create_user(self, user: User) -> Deferred[None]:
-        check_user(user, MAX_KEYS)
-        held, now_us = self._held, self._now_us()
-        name = normalized(user.name)
-        if name in held.names:
-            raise NameTaken(name)
-        if any(held.key_of_id(key.key_id) is not None for key in user.keys):
-            raise KeyTaken
-        first = user.keys[0].digest
-        level = new_level(user.capacity, user.level)
-        created_us = now_us if user.created_at is None else user.created_at
-        row = Row(
-            first,
-            name,
-            user.capacity,
-            float(user.rate_per_sec),
-            level,
-            NEVER_USED_US if level == new_level(user.capacity, None) else now_us,
-            int(user.disabled),
-            metadata_text(user.metadata) if user.metadata else "",
-            created_us,
-        )
-        keys = [row_of_key(key, first, now_us) for key in user.keys]
-        keys[0] = keys[0]._replace(created_us=created_us)
-        held.names[name] = None
-        disk = self._disk
-        stored = disk.writer.write(disk.database.insert, row, keys)
-
-        def created(_: object) -> None:
-            held.add(row, keys, now_us)
-
-        def not_created(failure: Failure) -> Failure:
-            held.names.pop(name, None)
-            return failure
-
-        return stored.addCallbacks(created, not_created)
+        if self._accounts.disk is None:
+            return fail(not_running())
+        return self._disk.writer.answer(self._creations.create(user))
 
     def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
         """See IUserStore."""
@@ -369,6 +332,7 @@ class EmbeddedUsers:
     def _in_turn(self, call: Callable[[], Deferred[_Result]]) -> Deferred[_Result]:
         if self._accounts.disk is None:
             return fail(not_running())
+        self._creations.another_call()
         return self._disk.writer.answer(self._calls.run(call))
 
     def _write(self, user: HeldUser, call: Callable[..., None], *arguments: object) -> Deferred[object]:
