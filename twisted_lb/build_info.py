@@ -159,6 +159,7 @@ READ = (
     "stores/redis/wrong_keys.py",
     "stores/sqlite/accounts.py",
     "stores/sqlite/database.py",
+    "stores/sqlite/loading.py",
     "stores/sqlite/schema.py",
     "stores/sqlite/users.py",
     "stores/sqlite/writer.py",

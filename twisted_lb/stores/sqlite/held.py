@@ -188,7 +188,8 @@ class HeldUsers:
         """Add a key to a user."""
         key = HeldKey(row, user, now_us)
         user.keys.append(key)
-        user.keys[1:] = sorted(user.keys[1:], key=_order)
+        if len(user.keys) > 2:
+            user.keys[1:] = sorted(user.keys[1:], key=_order)
         self._keys[key_id_of(key.digest)] = key
         self.key_changed(key)
 
