@@ -170,6 +170,7 @@ READ = (
     "stores/redis/wrong_keys.py",
     "stores/sqlite/accounts.py",
     "stores/sqlite/database.py",
+    "stores/sqlite/loading.py",
     "stores/sqlite/notices.py",
     "stores/sqlite/schema.py",
     "stores/sqlite/usage.py",

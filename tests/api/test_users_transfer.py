@@ -13,9 +13,9 @@ from tests.api.users_case import ADMIN, UsersCase
 from tests.stores.contract import digest_of, new_path
 from tests.stores.users_contract import FUTURE, new_user
 from twisted_lb.api.operators import SERVE_SECONDS
-from twisted_lb.api.users_transfer import MAX_IMPORT_BYTES, PAGE
+from twisted_lb.api.users_transfer import AT_A_TIME, MAX_IMPORT_BYTES, PAGE
 from twisted_lb.interfaces import MICROTOKENS, StoreUnavailable
-from twisted_lb.stores.sqlite import users
+from twisted_lb.stores.sqlite import user_creations
 from twisted_lb.user_records import user_record
 from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, User
 
@@ -267,10 +267,23 @@ class ImportTests(TransferCase):
         [answer] = self.imported(lines_of(BOB))
         self.assertEqual(answer["detail"], "the store is unavailable; send it again")
 
+    def test_stored_at_once(self) -> None:
+        """So many users are stored at the same time: what is done for them at once takes milliseconds."""
+        waiting: list[Deferred[None]] = []
+        self.patch(self.store, "create_user", lambda user: waiting.append(Deferred()) or waiting[-1])
+        body = lines_of(*(new_user(f"u{at}", str(at)) for at in range(200)))
+        client = self.send("POST", "/import/users", body, ADMIN)
+        for stored in range(200):
+            self.assertEqual(len(waiting), min(200, AT_A_TIME + stored))
+            waiting[stored].callback(None)
+            self.clock.pump([0] * 3)
+        self.assertEqual(content_of(client)[1].count(b'"stored"'), 200)
+        self.assertLessEqual(AT_A_TIME, 64)
+
     def test_slow_store(self) -> None:
         """A line is answered as soon as it is stored: a store that is slow, and goes on, does not end the import."""
         self.disk.held = True
-        self.patch(users, "MAX_TOGETHER", 1)
+        self.patch(user_creations, "MAX_TOGETHER", 1)
         body = lines_of(*(new_user(f"user{number}", str(number)) for number in range(5)))
         client = self.send("POST", "/import/users", body, ADMIN)
         for number in range(1, 6):

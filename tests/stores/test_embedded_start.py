@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 
@@ -10,7 +11,9 @@ from twisted.logger import capturedLogs
 from tests.stores.contract import digest_of, new_path
 from tests.stores.embedded_on_clock import StoreOnClock
 from twisted_lb.interfaces import StoreUnavailable
+from twisted_lb.stores.sqlite.database import AccountDatabase
 from twisted_lb.stores.sqlite.files import DATABASE_FILE, LOCK_FILE
+from twisted_lb.stores.sqlite.schema import Row
 from twisted_lb.stores.sqlite.store import EmbeddedStore
 
 
@@ -142,6 +145,28 @@ class StartTests(StoreOnClock):
             connection.commit()
             connection.close()
             self.assertIn("is damaged: it has an account ('" + digest_of("k1"), self.start_failing(self.data_dir))
+
+    def test_garbage_collector(self) -> None:
+        """It is paused while all users are loaded, and works again afterwards, also when that has failed."""
+        self.create("k")
+        rows, collecting = AccountDatabase.rows, []
+
+        def noted(database: AccountDatabase) -> list[Row]:
+            collecting.append(gc.isenabled())
+            return rows(database)
+
+        self.patch(AccountDatabase, "rows", noted)
+        self.restart()
+        self.assertEqual((collecting, gc.isenabled()), ([False], True))
+        self.assertTrue(self.take("k").admitted)
+        self.successResultOf(self.store.stop())
+
+        def broken(database: AccountDatabase) -> list[Row]:
+            raise StoreUnavailable("broken")
+
+        self.patch(AccountDatabase, "rows", broken)
+        self.assertEqual(self.start_failing(self.data_dir), "broken")
+        self.assertTrue(gc.isenabled())
 
     def test_half_a_new_database_is_no_matter(self) -> None:
         """What a process left that was killed while it wrote a database anew is overwritten the next time."""

@@ -43,7 +43,7 @@ from twisted_lb.users import KeyTaken, User, UserFilter
 PATHS: Final = (b"export", b"import")
 MAX_IMPORT_BYTES: Final = 4 * 1024 * 1024
 PAGE: Final = 100  # users that are read at a time
-AT_A_TIME: Final = 200  # users that are stored at the same time
+AT_A_TIME: Final = 64  # users that are stored at the same time: their answers come at once, and others are served after
 
 STORED: Final = "stored"
 UNCHANGED: Final = "unchanged"

@@ -220,7 +220,8 @@ class HeldUsers:
         """Add a key to a user."""
         key = HeldKey(row, user, now_us)
         user.keys.append(key)
-        user.keys[1:] = sorted(user.keys[1:], key=_order)
+        if len(user.keys) > 2:
+            user.keys[1:] = sorted(user.keys[1:], key=_order)
         self._keys[key_id_of(key.digest)] = key
         self.key_changed(key)
 
@@ -316,3 +317,11 @@ def row_of_key(key: Key, owner: str, now_us: int) -> KeyRow:
     return row._replace(
         capacity=capacity, rate_per_sec=float(rate_per_sec), level=new_level(capacity, level), stamp_us=now_us
     )
+
+
+def stored_shadow(shadow: Shadow, now_us: int, before: Bucket | None = None) -> str:
+    """A shadow as it is stored; the level is that of the one `before`, unless one is given."""
+    level = shadow.level
+    if level is None and before is not None:
+        level = before.level_at(now_us)
+    return shadow_text(shadow.capacity, shadow.rate_per_sec, new_level(shadow.capacity, level), now_us)

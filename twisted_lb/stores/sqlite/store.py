@@ -69,9 +69,9 @@ from twisted_lb.repeated import Repeated
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts
 from twisted_lb.stores.sqlite.database import AccountDatabase
 from twisted_lb.stores.sqlite.held import MINUTE_US, HeldKey, HeldUser, HeldUsers
+from twisted_lb.stores.sqlite.loading import load_users
 from twisted_lb.stores.sqlite.notices import EmbeddedNotices
 from twisted_lb.stores.sqlite.other_limits import OtherLimits
-from twisted_lb.stores.sqlite.schema import KeyRow
 from twisted_lb.stores.sqlite.usage import UsageCounts
 from twisted_lb.stores.sqlite.users import EmbeddedUsers
 from twisted_lb.stores.sqlite.writer import DatabaseWriter, RunBlocking
@@ -158,14 +158,7 @@ class EmbeddedStore:
         self._noting.start(NOTE_SECONDS)
 
     def _load(self, database: AccountDatabase) -> None:
-        now_us = self._now_us()
-        keys: dict[str, list[KeyRow]] = {}  # by the digests of their users' first keys
-        for key in database.key_rows():
-            keys.setdefault(key.owner, []).append(key)
-        for row in database.rows():
-            self._held.add(row, keys.pop(row.digest, ()), now_us)
-        if keys:
-            raise StoreUnavailable(f"the database {database.path} is damaged: it has a key of no user")
+        load_users(database, self._held, self._now_us())
         try:
             self._usage.load(database.usage_rows())
         except ValueError as error:

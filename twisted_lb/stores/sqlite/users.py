@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from twisted_lb.interfaces import NameTaken, StoreUnavailable
-from twisted_lb.limits.bucket import NEVER_USED_US, Bucket
 from twisted_lb.limits.quota_count import QuotaCount
 from twisted_lb.quotas import NO_QUOTA, changed_quota
 from twisted_lb.stores.filtered_page import filtered_page
 from twisted_lb.stores.sqlite.accounts import Disk, EmbeddedAccounts, not_running
-from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers, new_level, row_of_key
+from twisted_lb.stores.sqlite.held import HeldKey, HeldUser, HeldUsers, new_level, row_of_key, stored_shadow
 from twisted_lb.stores.sqlite.notices import EmbeddedNotices
-from twisted_lb.stores.sqlite.schema import KeyRow, Row, shadow_text
+from twisted_lb.stores.sqlite.schema import KeyRow
 from twisted_lb.stores.sqlite.sequential import SequentialCalls
+from twisted_lb.stores.sqlite.user_creations import UserCreations
 from twisted_lb.stores.user_checks import (
     check_digest,
     check_grace,
@@ -32,10 +31,8 @@ from twisted_lb.stores.user_checks import (
     check_key_id,
     check_name,
     check_page,
-    check_user,
     check_user_change,
 )
-from twisted_lb.user_names import normalized
 from twisted_lb.users import (
     ACTIVE,
     MAX_KEYS,
@@ -49,7 +46,6 @@ from twisted_lb.users import (
     KeyRevoked,
     KeyTaken,
     NoShadow,
-    Shadow,
     TooManyKeys,
     User,
     UserChange,
@@ -59,24 +55,7 @@ from twisted_lb.users import (
     metadata_text,
 )
 
-MAX_TOGETHER: Final = 50  # users that are created in one transaction, which the event loop takes over at once
-
 _Result = TypeVar("_Result")
-
-
-class NewUser(NamedTuple):
-    """A user who is to be created."""
-
-    user: User
-    created: Deferred[None]
-
-
-class NewRows(NamedTuple):
-    """What is stored of a new user."""
-
-    row: Row
-    keys: list[KeyRow]
-    created: Deferred[None]
 
 
 class EmbeddedUsers:
@@ -99,8 +78,7 @@ class EmbeddedUsers:
         self._accounts = accounts
         self._notices = notices
         self._calls = SequentialCalls()
-        # What is created by the last of the calls that wait, if that is a creation.
-        self._joined: list[NewUser] | None = None
+        self._creations = UserCreations(held, now_us, accounts, self._calls)
 
     # Reading
 
@@ -156,82 +134,7 @@ class EmbeddedUsers:
         """See IUserStore."""
         if self._accounts.disk is None:
             return fail(not_running())
-        created: Deferred[None] = Deferred()
-        answer = self._disk.writer.answer(created)
-        if self._joined is not None and len(self._joined) < MAX_TOGETHER:
-            self._joined.append(NewUser(user, created))
-        else:
-            joined = self._joined = [NewUser(user, created)]
-            self._calls.run(partial(self._create_users, joined))
-        return answer
-
-    def _create_users(self, joined: list[NewUser]) -> Deferred[None]:
-        """Create users.  Each gets its own outcome."""
-        if self._joined is joined:
-            self._joined = None
-        new: list[NewRows] = []
-        key_ids: set[str] = set()
-        for user, outcome in joined:
-            try:
-                row, keys = self._rows_of(user, key_ids)
-            except Exception:
-                outcome.errback()
-            else:
-                new.append(NewRows(row, keys, outcome))
-        if not new:
-            return succeed(None)
-        try:
-            disk = self._disk
-        except StoreUnavailable:
-            return self._not_created(Failure(), new)
-        keys_of_all = [key for one in new for key in one.keys]
-        stored = disk.writer.write(disk.database.insert_all, [one.row for one in new], keys_of_all)
-        return stored.addCallbacks(self._created, self._not_created, callbackArgs=(new,), errbackArgs=(new,))
-
-    def _created(self, _: object, new: list[NewRows]) -> None:
-        now_us = self._now_us()
-        for row, keys, _created in new:
-            self._held.add(row, keys, now_us)
-        for one in new:
-            one.created.callback(None)
-
-    def _not_created(self, failure: Failure, new: list[NewRows]) -> Deferred[None]:
-        for one in new:
-            self._held.names.pop(one.row.name, None)
-        for one in new:
-            one.created.errback(failure)
-        return succeed(None)
-
-    def _rows_of(self, user: User, key_ids: set[str]) -> tuple[Row, list[KeyRow]]:
-        """What to store of a new user, whose name is taken from now on; `key_ids` are those that are stored with it."""
-        check_user(user, MAX_KEYS)
-        held, now_us = self._held, self._now_us()
-        name = normalized(user.name)
-        if name in held.names:
-            raise NameTaken(name)
-        if any(held.key_of_id(key.key_id) is not None or key.key_id in key_ids for key in user.keys):
-            raise KeyTaken
-        first = user.keys[0].digest
-        level = new_level(user.capacity, user.level)
-        created_us = now_us if user.created_at is None else user.created_at
-        row = Row(
-            first,
-            name,
-            user.capacity,
-            float(user.rate_per_sec),
-            level,
-            NEVER_USED_US if level == new_level(user.capacity, None) else now_us,
-            int(user.disabled),
-            metadata_text(user.metadata) if user.metadata else "",
-            created_us,
-            _stored_shadow(user.shadow, now_us) if user.shadow is not None else "",
-            QuotaCount(user.quota).text() if user.quota is not None else "",
-        )
-        keys = [row_of_key(key, first, now_us) for key in user.keys]
-        keys[0] = keys[0]._replace(created_us=created_us)
-        held.names[name] = None
-        key_ids.update(key.key_id for key in user.keys)
-        return row, keys
+        return self._disk.writer.answer(self._creations.create(user))
 
     def change_user(self, name: str, change: UserChange) -> Deferred[Changed | None]:
         """See IUserStore."""
@@ -264,7 +167,7 @@ class EmbeddedUsers:
             user.stamp_us,
             disabled,
             metadata,
-            None if shadow is None else _stored_shadow(shadow, now_us, user.shadow),
+            None if shadow is None else stored_shadow(shadow, now_us, user.shadow),
             (quota.text() if quota is not None else "") if of_quota else None,
             notices,
         )
@@ -468,8 +371,7 @@ class EmbeddedUsers:
     def _in_turn(self, call: Callable[[], Deferred[_Result]]) -> Deferred[_Result]:
         if self._accounts.disk is None:
             return fail(not_running())
-        # Users that are created after this call must not be created before it.
-        self._joined = None
+        self._creations.another_call()
         return self._disk.writer.answer(self._calls.run(call))
 
     def _write(self, user: HeldUser, call: Callable[..., None], *arguments: object) -> Deferred[object]:
@@ -499,14 +401,6 @@ class EmbeddedUsers:
     def _unchanged(self, user: HeldUser) -> Changed:
         shown = user.shown(self._now_us())
         return Changed(shown, shown)
-
-
-def _stored_shadow(shadow: Shadow, now_us: int, before: Bucket | None = None) -> str:
-    """A shadow as it is stored; the level is that of the one `before`, unless one is given."""
-    level = shadow.level
-    if level is None and before is not None:
-        level = before.level_at(now_us)
-    return shadow_text(shadow.capacity, shadow.rate_per_sec, new_level(shadow.capacity, level), now_us)
 
 
 def _changed_count(count: QuotaCount | None, change: UserChange, now_us: int) -> QuotaCount | None:
