@@ -18,13 +18,10 @@ _BUCKET: Final = frozenset(("capacity", "rate_per_sec", "level"))
 
 
 def user_record(user: User) -> dict[str, Any]:
-    """A user as JSON."""
-    return {
-        **user._asdict(),
-        "metadata": dict(user.metadata),
-        "keys": [key_record(key) for key in user.keys],
-        "shadow": None if user.shadow is None else user.shadow._asdict(),
-    }
+    """A user as JSON; `shadow` only if there is one, so that earlier versions can read the others."""
+    record = {**user._asdict(), "metadata": dict(user.metadata), "keys": [key_record(key) for key in user.keys]}
+    del record["shadow"]
+    return record if user.shadow is None else {**record, "shadow": user.shadow._asdict()}
 
 
 def key_record(key: Key) -> dict[str, Any]:
