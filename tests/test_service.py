@@ -50,7 +50,7 @@ class BuildTests(SynchronousTestCase):
     def test_order(self) -> None:
         """The store comes first and the proxy last, so that they stop the other way round."""
         watching = ["Discovery", "ServersFile", "Hangups", "_Announcement"]
-        serving = ["PoolsInProcess", "TunnelKeys", "ProxyService"]
+        serving = ["UsageService", "PoolsInProcess", "TunnelKeys", "ProxyService"]
         expected = ["StoreService", "AuditLog", "ListeningService", *serving, *watching]
         self.assertEqual(self.kinds(startup_of()), expected)
         self.assertEqual(self.kinds(startup_of(redis_url="redis://127.0.0.1:1")), expected)
