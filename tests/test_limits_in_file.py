@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from twisted_lb.app.describe import shown_limits
 from twisted_lb.app.limit_rules import LimitRules
 from twisted_lb.config.gateway import GatewaySpec
 from twisted_lb.config.limits import LimitSpec
@@ -98,6 +99,12 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(limits.key, "limit:pool|p|pool-limit|key limit:all||of-all")
         [problem] = self.problems("", f"pool: p, limits: [{shadow.replace('true', '1')}]")
         self.assertIn("routes[0].limits[0].shadow: expected true or false, not 1", problem)
+
+    def test_check(self) -> None:
+        """The output of --check shows shadows as such."""
+        limits = (LimitSpec("everything", "all", 9, 0.5), LimitSpec("later", "key", 20, 5.0, True))
+        shown = "everything (9 for all, 0.5 a second) and later (20 for each key, 5 a second, a shadow)"
+        self.assertEqual(shown_limits(limits), shown)
 
     def test_names_of_global_limits(self) -> None:
         """A limit of all routes has a name that no route and no pool has for a limit."""

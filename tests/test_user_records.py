@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.quotas import MONTH, TOKENS, Quota
 from twisted_lb.user_records import key_from, key_record, user_from, user_record
-from twisted_lb.users import Key, KeyBucket, User
+from twisted_lb.users import Key, KeyBucket, Shadow, User
 
 FULL = User("é", 5, 0.5, -1, True, {"a": [None]}, 4, (Key("a" * 64, "disabled", 5, "x", 6, 7, KeyBucket(1, 2.5, -3)),))
 NEW = User("bob", 1, 2.0, keys=(Key("c" * 64),))
@@ -19,7 +19,8 @@ class RecordTests(SynchronousTestCase):
     def test_there_and_back(self) -> None:
         """Nothing is lost, and what may be absent has its default."""
         for user in (FULL, NEW, LIMITED):
-            self.assertEqual(user_from(json.loads(json.dumps(user_record(user)))), user)
+            for one in (user, user._replace(shadow=Shadow(3, 0.5, -1))):
+                self.assertEqual(user_from(json.loads(json.dumps(user_record(one)))), one)
             for key in user.keys:
                 self.assertEqual(key_from(json.loads(json.dumps(key_record(key)))), key)
         short = {"name": "bob", "capacity": 1, "rate_per_sec": 2, "keys": [{"digest": "c" * 64}]}

@@ -17,7 +17,7 @@ from twisted_lb.api.users_transfer import AT_A_TIME, MAX_IMPORT_BYTES, PAGE
 from twisted_lb.interfaces import MICROTOKENS, StoreUnavailable
 from twisted_lb.stores.sqlite import user_creations
 from twisted_lb.user_records import user_record
-from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, User
+from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, Shadow, User
 
 ANN = User(
     "ann/é",
@@ -253,6 +253,16 @@ class ImportTests(TransferCase):
         self.assertIn("the user: unknown member 'password'; expected capacity, created_at,", details[24])
         self.assertEqual(self.successResultOf(self.store.user("bob")), BOB)
         self.assertIsNone(self.successResultOf(self.store.user("thief")))
+
+    def test_shadow_policies(self) -> None:
+        """A shadow policy is exported and imported; without one, or with another level of it, it is the same or not."""
+        with_shadow = BOB._replace(shadow=Shadow(3, 0.5, MICROTOKENS))
+        self.assertEqual([one["result"] for one in self.imported(lines_of(with_shadow))], ["stored"])
+        self.assertEqual(self.export(), [user_record(with_shadow)])
+        for shadow, result in ((Shadow(3, 0.5, 0), "unchanged"), (Shadow(4, 0.5), "error"), (None, "error")):
+            [line] = self.imported(lines_of(BOB._replace(shadow=shadow)))
+            self.assertEqual(line["result"], result)
+        self.assertEqual(line["detail"], "there is a user of this name, with another shadow")
 
     def test_what_time_changes(self) -> None:
         """A user whose level has changed since is not another one."""

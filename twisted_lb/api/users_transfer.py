@@ -183,7 +183,7 @@ def _user_in(line: bytes) -> User:
 def _differing(present: User, user: User) -> str:
     """The first member that is not the same in both, apart from those that change by themselves; or an empty text."""
     first, second = _comparable(present), _comparable(user)
-    return next((name for name in second if first[name] != second[name]), "")
+    return next((name for name in {**first, **second} if first.get(name) != second.get(name)), "")
 
 
 def _comparable(user: User) -> dict[str, Any]:
