@@ -202,6 +202,9 @@ class Serving:
             key = user.key(key_id_of(digest))
             own = None if key is None or key.bucket is None else _shown_bucket(key.bucket)
             account = {"user": user.name, **_shown_bucket(user), "own": own}
+            if user.quota is not None:
+                left = max(user.quota.left, 0)
+                account["quota"] = {"capacity": user.quota.amount, "rate_per_sec": 0.0, "level": left}
         return {"levels": dict(zip(keys, levels)), "key": account, "refused": refused}
 
     @property
