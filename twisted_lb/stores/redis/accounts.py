@@ -97,7 +97,7 @@ class RedisAccounts:
             account_key(digest),
             b"" if capacity is None else b"%d" % capacity,
             b"" if rate_per_sec is None else rate_text(rate_per_sec),
-        ).addCallback(_profile, digest)
+        ).addCallback(_profile, digest, 6)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
@@ -117,14 +117,15 @@ def _check_created(outcome: int, name: str) -> None:
         raise ValueError("an account has this key already")
 
 
-def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
+def _profile(reply: list[Any] | None, digest: str, at: int = 11) -> Profile | None:
+    """The profile of a reply in which the quota, if there is one, begins at this place."""
     if reply is None:
         return None
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     if reply[5]:
         raise KeyRefused(REFUSAL_OF[reply[5]])
-    return _new_profile(*reply[:4])._replace(quota=quota_of(reply[11:]))
+    return _new_profile(*reply[:4])._replace(quota=quota_of(reply[at:]))
 
 
 def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
