@@ -167,6 +167,7 @@ class CrashTests(StoreOnClock):
             lambda store: store.change_key("ann", a2, KeyChange(DISABLED, START + HOUR, "x", KeyBucket(3, 1.0))),
             lambda store: store.rotate_key("ann", a2, HOUR, digest_of("a4")),
             lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2})),
+            lambda store: store.change_user("ann", UserChange(quota=Quota(3, REQUESTS, DAY), quota_used=2)),
             lambda store: store.delete_user("bob"),
             lambda store: store.delete_user("ann"),
         ]
