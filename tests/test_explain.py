@@ -58,6 +58,7 @@ class Running:
         self.asked: list[tuple[str, list[list[Any]]]] = []
         self.users: list[str] = []
         self.own: dict[str, Any] | None = None  # the bucket of the key
+        self.quota: dict[str, Any] | None = None  # of the user
         self.refused = ""
 
     def report(self) -> Report:
@@ -74,6 +75,8 @@ class Running:
             raise StoreUnavailable("away")
         self.asked.append((digest, buckets))
         account = {"user": "Ann", "capacity": 5, "rate_per_sec": 1.0, "level": 2.5, "own": self.own}
+        if self.quota is not None:
+            account["quota"] = self.quota
         known = digest == DIGEST and not self.refused
         return {
             "levels": {key: 1_500_000 + at for at, (key, _, _) in enumerate(buckets)},
@@ -85,6 +88,7 @@ class Running:
 class ExplainTests(SynchronousTestCase):
     away = False  # the store
     own: dict[str, Any] | None = None
+    quota: dict[str, Any] | None = None
     refused = ""
 
     def call(self, query: list[tuple[str, str]] | str, text: str = TEXT, token: str = "", field: bytes = b"") -> Answer:
@@ -92,6 +96,7 @@ class ExplainTests(SynchronousTestCase):
         running: Any = Running(gateway)
         self.running = running
         running.away, running.own, running.refused = self.away, self.own, self.refused
+        running.quota = self.quota
         client = Client(admin_factory(Clock(), running, admin_tokens(token), explaining=Explainer(gateway, LIMITS)))
         target = "/explain?" + (query if isinstance(query, str) else urlencode(query))
         client.send(head_of("GET", target, *([field] if field else []), host=b"localhost:9090"))
@@ -283,6 +288,12 @@ class ExplainTests(SynchronousTestCase):
         """A key's own bucket comes after that of its user."""
         self.own = {"capacity": 2, "rate_per_sec": 0.5, "level": -1.0}
         expected = [("default", "key", None, 5, 1.0, 2.5), ("api-key", "key", None, 2, 0.5, -1.0)]
+        self.assertEqual(self.limits(key_digest=DIGEST)[:2], expected)
+
+    def test_quota(self) -> None:
+        """The quota of the user comes after the buckets of user and key, with what is left of it."""
+        self.quota = {"capacity": 9, "rate_per_sec": 0.0, "level": 4}
+        expected = [("default", "key", None, 5, 1.0, 2.5), ("quota", "user", None, 9, 0.0, 4)]
         self.assertEqual(self.limits(key_digest=DIGEST)[:2], expected)
 
     def test_refused_keys(self) -> None:

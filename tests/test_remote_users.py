@@ -12,6 +12,7 @@ from zope.interface.verify import verifyObject
 
 from twisted_lb.app.workers.remote_users import UsersOfWorkers, answered_call
 from twisted_lb.interfaces import IUserStore, NameTaken, NotStored, StoreUnavailable
+from twisted_lb.quotas import MONTH, NO_QUOTA, TOKENS, Quota
 from twisted_lb.users import (
     NO_BUCKET,
     Changed,
@@ -30,6 +31,8 @@ from twisted_lb.users import (
 FIRST = Key("a" * 64, "disabled", 5, "é", 6, 7, KeyBucket(1, 2.5, -3))
 ANN = User("ann", 5, 0.5, -1, True, {"a": [1]}, 4, (FIRST, Key("b" * 64)))
 BOB = User("bob", 1, 2.0, keys=(Key("c" * 64),))
+QUOTA = Quota(9, TOKENS, MONTH, "Asia/Kolkata", 3, 4, 5)
+LIMITED = ANN._replace(quota=QUOTA)
 
 
 class Store:
@@ -83,6 +86,8 @@ class RemoteUsersTests(SynchronousTestCase):
             ("create_user", (ANN,), None, False),
             ("change_user", ("ann", UserChange(1, 0.5, 3, False, {"a": {}})), Changed(ANN, BOB), False),
             ("change_user", ("ann", UserChange()), None, False),
+            ("change_user", ("ann", UserChange(quota=QUOTA, quota_used=3)), Changed(ANN, LIMITED), False),
+            ("change_user", ("ann", UserChange(quota=NO_QUOTA)), Changed(LIMITED, ANN), False),
             ("delete_user", ("ann",), ANN, False),
             ("create_key", ("ann", FIRST), Changed(BOB, ANN), False),
             ("change_key", ("ann", "key_1", bucket), Changed(ANN, ANN), False),

@@ -319,7 +319,7 @@ class IAccountStore(Interface):
         """
 
     def page(after: str, count: int) -> Deferred[AccountPage]:
-        """The first `count` (1 to 200) accounts whose names come after `after`; "" is before all names.
+        """The first `count` (1 to 200) accounts whose names come after `after` ("" is before all), without quotas.
 
         The time depends on the size of the page, not on the number of accounts.
         """

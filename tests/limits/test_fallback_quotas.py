@@ -99,6 +99,15 @@ class QuotaShareTests(OnClock):
         self.assertEqual(self.admitted(fallback, "a"), 12)
         self.assertEqual(fallback.quota_refund("b", 5), [("a", charge._replace(amount=-1))])
 
+    def test_a_period_that_was_not_known_yet(self) -> None:
+        """What was used before the period was determined counts in it."""
+        fallback = self.fallback()
+        quota = self.known(fallback, 10)
+        taken = Taken(True, b"ann", 1000, 0.0, 1000 * M, KEY, (), quota._replace(starts_us=0, ends_us=0))
+        fallback.seen_special("a", SpecialKey("a", float("inf"), Policy(), 0, self.clock.seconds()), taken)
+        self.assertEqual(self.admitted(fallback, "a"), 10)
+        self.assertEqual(fallback.quota_debts(), [("a", QuotaCharge(REQUESTS, quota.starts_us, quota.ends_us, 10))])
+
     def test_charges_without_a_share(self) -> None:
         """What ends during an outage, and has no share, is charged afterwards."""
         fallback = self.fallback()

@@ -68,7 +68,6 @@ class StoreOnClock(SynchronousTestCase):
         """Go on with what is on disk now, as after kill -9."""
         copy = new_path(self)
         shutil.copytree(self.data_dir, copy)
-        self.data_dir = copy
         self.store = self.started(copy)
 
     def create(self, key: str, capacity: int = 5, rate_per_sec: float = 0.0) -> None:

@@ -79,7 +79,12 @@ def bulk(value: bytes | None) -> bytes:
     return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)
 
 
-def array(*elements: bytes | int | None) -> bytes:
-    """An array of bulk strings, integers and nil."""
-    parts = [b":%d\r\n" % part if isinstance(part, int) else bulk(part) for part in elements]
-    return b"*%d\r\n" % len(parts) + b"".join(parts)
+def array(*elements: bytes | int | list[Any] | None) -> bytes:
+    """An array of bulk strings, integers, arrays and nil."""
+    return b"*%d\r\n" % len(elements) + b"".join(map(_element, elements))
+
+
+def _element(element: bytes | int | list[Any] | None) -> bytes:
+    if isinstance(element, list):
+        return array(*element)
+    return b":%d\r\n" % element if isinstance(element, int) else bulk(element)

@@ -133,6 +133,10 @@ class QuotasContract(StoreCase):
         self.assertEqual(found, profile.quota._replace(used=1))
         user = yield self.store.user("ann")
         self.assertEqual(user.quota, found)
+        changed = yield self.store.change(digest_of("k"), 9, None)
+        self.assertEqual((changed.account.capacity, changed.quota), (9, found))
+        page = yield self.store.page("", 9)
+        self.assertEqual(page.profiles, [changed._replace(quota=None)])
 
     @inlineCallbacks
     def test_operators_set_it(self) -> Any:

@@ -297,6 +297,7 @@ class CrashTests(StoreOnClock):
             lambda store: store.change_user("ann", UserChange(9, 2.0, 0, True, {"y": 2}, Shadow(3, 1.0, 5))),
             lambda store: store.change_user("ann", UserChange(shadow=Shadow(4, 0.5, 6))),
             lambda store: store.promote_shadow("ann"),
+            lambda store: store.change_user("ann", UserChange(quota=Quota(3, REQUESTS, DAY), quota_used=2)),
             lambda store: store.delete_user("bob"),
             lambda store: store.delete_user("ann"),
         ]

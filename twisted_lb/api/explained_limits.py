@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from twisted_lb.interfaces import KEY, MICROTOKENS, OWN, SHADOW
+from twisted_lb.interfaces import KEY, MICROTOKENS, OWN, QUOTA, SHADOW
 from twisted_lb.request_record import KEY_REFUSED, UNAUTHORIZED
 
 
@@ -26,9 +26,11 @@ def with_levels(limits: list[dict[str, Any]], found: Mapping[str, Any] | None) -
         bucket = limit["bucket"]
         one = {name: value for name, value in limit.items() if name != "bucket"}
         if limit["name"] == KEY and account is not None:
-            own = account["own"]
+            own, quota = account["own"], account.get("quota")
             one.update({name: account[name] for name in ("capacity", "rate_per_sec", "level")})
             shown += [one] if own is None else [one, {**one, "name": OWN, **own}]
+            if quota is not None:
+                shown.append({**one, "name": QUOTA, "per": "user", **quota})
             if account.get("shadow") is not None:
                 of_user = {**one, "name": SHADOW, "shadow": True, **account["shadow"]}
             continue

@@ -117,7 +117,7 @@ SCHEMAS: Final[dict[str, Part]] = {
     ),
     "CreatedUser": members("A new user.", {"name": _NAME, **_POLICY, **_NEW}),
     "Profile": members(
-        "A user with the bucket; with the quota and the shadow policy where there are any, but not after a change.",
+        "A user with the bucket; with the quota if there is one, and with the shadow policy, but not after a change.",
         {"name": _NAME, **_BUCKET},
         {"shadow": members("The shadow policy.", {**_BUCKET, **_SHADOW_COUNTS}), **_OF_QUOTA},
     ),

@@ -144,9 +144,7 @@ class UserApi:
             settle = await self._gate.pay_to_ask(request, key_digest)
             changed = self._accounts.change(key_digest, wanted.capacity, wanted.rate_per_sec)
             settle(changed)
-        profile = await undisturbed(changed)
-        # What else the user has is in the profile.
-        return self._profile_answer(request, None if profile is None else profile._replace(quota=None))
+        return self._profile_answer(request, await undisturbed(changed))
 
     @_app.route(KEYS, methods=["GET"])
     async def _list_keys(self, request: Request) -> bytes:

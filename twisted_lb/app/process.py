@@ -210,6 +210,9 @@ class Serving:
             own = None if key is None or key.bucket is None else _shown_bucket(key.bucket)
             shadow = None if user.shadow is None else _shown_bucket(user.shadow)
             account = {"user": user.name, **_shown_bucket(user), "own": own, "shadow": shadow}
+            if user.quota is not None:
+                left = max(user.quota.left, 0)
+                account["quota"] = {"capacity": user.quota.amount, "rate_per_sec": 0.0, "level": left}
         return {"levels": dict(zip(keys, levels)), "key": account, "refused": refused}
 
     @property

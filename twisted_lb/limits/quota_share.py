@@ -33,7 +33,9 @@ class QuotaShare:
         except UnknownTimeZone:
             # This period goes on.
             return
-        if starts_us >= self.ends_us:
+        if not self.ends_us:
+            self.starts_us = starts_us
+        elif starts_us >= self.ends_us:
             self.charges += self._charge()
             self.spent = 0
             self.left = self.amount

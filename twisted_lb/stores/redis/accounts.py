@@ -26,7 +26,7 @@ from twisted_lb.user_names import equal_forms
 from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, KeyRefused, Shadow
 
 MAX_PAGE = 200  # accounts
-_CHANGED: Final = 6  # elements of a reply of change_account.lua
+_CHANGED: Final = 6  # elements of a reply of change_account.lua before the quota, if there is one
 # Why a key is refused, by the numbers of `refusal` in bucket.lua.
 REFUSAL_OF: Final = {90: USER_DISABLED, 91: KEY_DISABLED, 92: KEY_EXPIRED}
 
@@ -98,7 +98,7 @@ class RedisAccounts:
             account_key(digest),
             b"" if capacity is None else b"%d" % capacity,
             b"" if rate_per_sec is None else rate_text(rate_per_sec),
-        ).addCallback(_profile, digest)
+        ).addCallback(_profile, digest, _CHANGED)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
@@ -118,20 +118,19 @@ def _check_created(outcome: int, name: str) -> None:
         raise ValueError("an account has this key already")
 
 
-def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
+def _profile(reply: list[Any] | None, digest: str, at: int = 14) -> Profile | None:
+    """The profile of a reply in which the quota, if there is one, begins at this place."""
     if reply is None:
         return None
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
     if reply[5]:
         raise KeyRefused(REFUSAL_OF[reply[5]])
-    profile = _new_profile(*reply[:4])
-    if len(reply) == _CHANGED:
+    profile = _new_profile(*reply[:4])._replace(quota=quota_of(reply[at:]))
+    capacity, rate, level = reply[11:14] if at > _CHANGED else (0, "0", 0)
+    if not capacity:
         return profile
-    capacity, rate, level, *quota = reply[11:]
-    if capacity:
-        profile = profile._replace(owner=reply[6].decode(), shadow=Shadow(capacity, float(rate), level))
-    return profile._replace(quota=quota_of(quota)) if quota else profile
+    return profile._replace(owner=reply[6].decode(), shadow=Shadow(capacity, float(rate), level))
 
 
 def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:

@@ -316,7 +316,7 @@ class TokenBatches:
     def _decide_without_redis(
         self, digest: str, receiver: ITokenReceiver, cost: int, limits: tuple[SharedBucket, ...], reason: str
     ) -> None:
-        self._local.decide(digest, receiver, cost, "", limits, reason, self._can_ask())
+        self._local.decide(digest, receiver, cost, "", limits, reason, False)
 
     def _send_soon(self) -> None:
         self._under_way = True

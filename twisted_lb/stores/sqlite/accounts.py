@@ -169,7 +169,7 @@ class EmbeddedAccounts:
     def _page(self, found: tuple[list[HeldUser], str | None]) -> AccountPage:
         now_us = self._now_us()
         users, more_after = found
-        return AccountPage([user.profile(now_us) for user in users], more_after)
+        return AccountPage([user.profile(now_us)._replace(quota=None) for user in users], more_after)
 
 
 def _refused(key: HeldKey, now_us: int) -> Deferred[Any] | None:

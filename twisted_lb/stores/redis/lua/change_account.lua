@@ -3,9 +3,9 @@
 --   ARGV     capacity, rate; an empty one is left as it is
 -- Reply: nil where there is no account, or the key is revoked; an empty list where what is there is not an account; else
 -- name, capacity as text, rate as text, level, 0, and why the key must not be used (see `refusal`), or 0: if it must not
--- be, nothing is changed.
+-- be, nothing is changed; and if there is one, the quota (see `add_quota`).
 
-local reason, place = account_of(KEYS[1])
+local reason, place, _, _, _, quota = account_of(KEYS[1])
 if reason == nil or reason == REVOKED then
   return false
 elseif not reason then
@@ -26,4 +26,5 @@ call('HSET', place, 'capacity', whole(capacity), 'rate', rate, 'level', whole(le
 if elapsed > 0 then
   call('HSET', place, 'stamp', now_text)
 end
-return {name, whole(capacity), rate, level, 0, 0}
+local reply = {name, whole(capacity), rate, level, 0, 0}
+return quota and add_quota(reply, quota) or reply

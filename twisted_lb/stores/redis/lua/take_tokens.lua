@@ -281,52 +281,47 @@ end
 
 local first = releases + charges
 local costs, networks = nil, nil
-local quota_charges = {} -- position of a charge -> what it says
+local quota_charges = nil -- position of a charge -> what it says
+local charge_quota = nil
 local of_users = false
-for i = 16 + charges, 15 + charges + 3 * extras, 3 do
-  local position, network = tonumber(ARGV[i]), ARGV[i + 2]
-  if position == -1 then
-    of_users = true
-  elseif position < 0 then
-    quota_charges[-1 - position] = network
-  else
-    costs, networks = costs or {}, networks or {}
-    costs[position] = tonumber(ARGV[i + 1]) * MICROTOKENS
-    networks[position] = network ~= '' and network or nil
+local quotas = nil -- those of which something was used, or given back
+
+-- What is made here costs every call, so it is made where it is needed.
+if extras > 0 then
+  for i = 16 + charges, 15 + charges + 3 * extras, 3 do
+    local position, network = tonumber(ARGV[i]), ARGV[i + 2]
+    if position == -1 then
+      of_users = true
+    elseif position < 0 then
+      quota_charges = quota_charges or {}
+      quota_charges[-1 - position] = network
+    else
+      costs, networks = costs or {}, networks or {}
+      costs[position] = tonumber(ARGV[i + 1]) * MICROTOKENS
+      networks[position] = network ~= '' and network or nil
+    end
+  end
+
+  charge_quota = function(quota, text)
+    local unit, starts, ends, amount = text:match('^(%l+) (%d+) (%d+) (-?%d+)$')
+    starts, ends, amount = tonumber(starts), tonumber(ends), tonumber(amount)
+    if unit ~= quota.unit or amount < 0 and starts ~= quota.starts then
+      return
+    end
+    if of_users and starts ~= quota.starts and quota.ends > 0 then
+      if starts < quota.ends then
+        -- It was within the quota of a period that is over.
+        return
+      end
+      quota.used, quota.told, quota.starts, quota.ends = 0, 0, starts, ends
+    end
+    quota.used = min(max(quota.used + amount, 0), MOST_USED)
+    quotas = quotas or {}
+    quotas[quota.place] = quota
   end
 end
 
 -- 3. Tokens are charged or given back.
-
-local quotas = {} -- those of which something was used
-
--- Something was used of a quota, or given back.
-local function use(quota, amount)
-  quota.used = min(max(quota.used + amount, 0), MOST_USED)
-  if not quota.changed then
-    quota.changed = true
-    quotas[#quotas + 1] = quota
-  end
-end
-
-local function charge_quota(quota, text)
-  local unit, starts, ends, amount = text:match('^(%l+) (%d+) (%d+) (-?%d+)$')
-  starts, ends, amount = tonumber(starts), tonumber(ends), tonumber(amount)
-  if unit ~= quota.unit then
-    return
-  end
-  if starts ~= quota.starts and amount > 0 then
-    if of_users and quota.ends > 0 and starts < quota.ends then
-      -- It was within the quota of a period that is over.
-      return
-    elseif of_users and quota.ends > 0 then
-      quota.used, quota.told, quota.starts, quota.ends = 0, 0, starts, ends
-    end
-  end
-  if amount > 0 or amount < 0 and starts == quota.starts then
-    use(quota, amount)
-  end
-end
 
 for i = 1, charges do
   local key = KEYS[releases + i]
@@ -342,7 +337,7 @@ for i = 1, charges do
     if found.own and not of_users then
       charge(found.own, tonumber(ARGV[15 + i]))
     end
-    if found.quota and quota_charges[i] then
+    if found.quota and quota_charges and quota_charges[i] then
       charge_quota(found.quota, quota_charges[i])
     end
   end
@@ -518,7 +513,9 @@ for i = first + 1, #KEYS do
           end
         end
         if quota then
-          use(quota, need)
+          quota.used = quota.used + need
+          quotas = quotas or {}
+          quotas[quota.place] = quota
         end
         if everyone then
           everyone[LEVEL] = everyone[LEVEL] - cost
@@ -581,19 +578,21 @@ end
 
 -- 6. The thresholds of quotas: notices are kept while somebody takes them (claim_notices.lua).
 
-local notices = {}
-for i = 1, #quotas do
-  local quota = quotas[i]
-  for threshold = 80, 100, 20 do
-    if threshold > quota.told and quota.used * 100 >= quota.amount * threshold and call('EXISTS', 'tokenlb:webhook') == 1 then
-      quota.told = threshold
-      notices[#notices + 1] = {quota, threshold}
+local notices = nil -- of two elements: the quota and the threshold
+if quotas then
+  for _, quota in pairs(quotas) do
+    for threshold = 80, 100, 20 do
+      if threshold > quota.told and quota.used * 100 >= quota.amount * threshold and call('EXISTS', 'tokenlb:webhook') == 1 then
+        quota.told = threshold
+        notices = notices or {}
+        notices[#notices + 1] = {quota, threshold}
+      end
     end
   end
 end
-if #notices > 0 then
-  for _, key in ipairs({'tokenlb:notices', 'tokenlb:notices_due'}) do
-    if not read(key == 'tokenlb:notices' and 'HLEN' or 'ZCARD', key) then
+if notices then
+  for command, key in pairs({HLEN = 'tokenlb:notices', ZCARD = 'tokenlb:notices_due'}) do
+    if not read(command, key) then
       replaced[key] = true
       wrong[#wrong + 1] = key
       reply[#reply + 1] = key
@@ -603,7 +602,7 @@ end
 
 -- 7. The writing.
 
-if #changed > 0 or #quotas > 0 then
+if #changed > 0 or quotas then
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
 end
 
@@ -621,27 +620,31 @@ for i = 1, #changed do
   end
 end
 
-for i = 1, #quotas do
-  local quota = quotas[i]
-  call(
-    'HSET', quota.place, 'quota_used', whole(quota.used), 'quota_starts', whole(quota.starts), 'quota_ends',
-    whole(quota.ends), 'quota_told', quota.told
-  )
+if quotas then
+  for place, quota in pairs(quotas) do
+    call(
+      'HSET', place, 'quota_used', whole(quota.used), 'quota_starts', whole(quota.starts), 'quota_ends',
+      whole(quota.ends), 'quota_told', quota.told
+    )
+  end
 end
 
-for i = 1, #notices do
-  local quota, threshold = unpack(notices[i])
-  for key in pairs(i == 1 and replaced or {}) do
-    if key:find('^tokenlb:notices') then
+if notices then
+  for _, key in ipairs({'tokenlb:notices', 'tokenlb:notices_due'}) do
+    if replaced[key] then
       call('DEL', key)
     end
   end
-  local id = 'msg_' .. redis.sha1hex(quota.place:sub(10, -2) .. ' ' .. whole(quota.starts) .. ' ' .. threshold)
-  local name = call('HGET', quota.place, 'name')
-  call('HSET', 'tokenlb:notices', id, table.concat({
-    threshold, now_text, whole(quota.used), whole(quota.starts), whole(quota.ends), quota.text, name,
-  }, ' '))
-  call('ZADD', 'tokenlb:notices_due', now_text, id)
+  for _, notice in ipairs(notices) do
+    local quota, threshold = notice[1], notice[2]
+    local id = 'msg_' .. redis.sha1hex(quota.place:sub(10, -2) .. ' ' .. whole(quota.starts) .. ' ' .. threshold)
+    local said = {
+      threshold, now_text, whole(quota.used), whole(quota.starts), whole(quota.ends), quota.text,
+      call('HGET', quota.place, 'name'),
+    }
+    call('HSET', 'tokenlb:notices', id, table.concat(said, ' '))
+    call('ZADD', 'tokenlb:notices_due', now_text, id)
+  end
 end
 
 for _, bucket in pairs(shared) do
