@@ -139,7 +139,7 @@ ORDERS = {
     ],
     "hooks": ["field_changes", "hooks"],
     "routing": ["path", "match", "candidates", "table", "readings", "specs", "notices"],
-    "access_log": ["writer", "destinations", "stamps", "escaping", "formats", "log"],
+    "access_log": ["writer", "destinations", "stamps", "escaping", "format", "json_format", "formats", "log"],
     "proxy": [
         "guard",
         "request_ids",

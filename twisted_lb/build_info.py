@@ -19,7 +19,9 @@ PACKAGE = Path(__file__).parent
 # Modules that run for each request or event.
 COMPILED = (
     "access_log/escaping.py",
+    "access_log/format.py",
     "access_log/formats.py",
+    "access_log/json_format.py",
     "access_log/log.py",
     "access_log/stamps.py",
     "backend.py",

@@ -35,6 +35,10 @@ _ISSUED_LENGTH: Final = 36
 _ISSUED_IN_ANY_CASE: Final = re.compile(_ISSUED.pattern, re.IGNORECASE)
 # In which clients send keys, whether or not they are configured: OWASP's examples, RFC 6750 section 2.3.
 _USUAL_PARAMETERS: Final = (b"access-token", b"api-key", b"apikey", b"key", b"token", b"x-api-key")
+# As numbers: `in` takes bytes for a number at first, which costs an exception.
+_SPACE: Final = 0x20
+_PERCENT_SIGN: Final = 0x25
+_EQUALS_SIGN: Final = 0x3D
 _LOWER_CASE: Final = bytes(range(256)).lower()
 _NOT_BASE64: Final = bytes(byte for byte in range(256) if not (bytes([byte]).isalnum() or byte in b"+/"))
 _NO_LETTERS: Final = bytes(byte for byte in range(256) if not bytes([byte]).isalnum())
@@ -116,7 +120,7 @@ class KeyPlaces:
             token = values[0].strip(b" \t")
             ours = True
             # A value of one word, other than the name of the scheme, is the key; this is the usual case.
-            if b" " in token or len(token) == 6:  # as many as "Bearer" has
+            if _SPACE in token or len(token) == 6:  # as many as "Bearer" has
                 token, ours = _key_among_words(token)
         for name in self._others:
             if name in fields:
@@ -132,13 +136,13 @@ class KeyPlaces:
         not known whose the request is (`anonymous`), all that has the form of an issued key, which the client may have
         sent in the wrong place.  A known key of the request is the caller's to mask.
         """
-        if b"=" in text:
+        if _EQUALS_SIGN in text:
             lower = text.lower()
             for stem in self._stems:
-                if stem in lower:
+                if lower.find(stem) >= 0:
                     text = self._names_in_query.sub(rb"\1" + REDACTED, text)
                     break
-            if b"%" in text:
+            if _PERCENT_SIGN in text:
                 text = _ENCODED_NAME.sub(self._masked_pair, text)
         if anonymous and b"-4" in text:
             text = _ISSUED_IN_ANY_CASE.sub(REDACTED, text)

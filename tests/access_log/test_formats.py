@@ -8,11 +8,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.access_log.records import WALL_CLOCK, record
+from tests.access_log.records import ADMITTED, WALL_CLOCK, record
 from twisted_lb.access_log.formats import FIELDS, UnknownFormat, make_format
 from twisted_lb.access_log.stamps import Stamps
 from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, Taken
-from twisted_lb.network.peer import PeerInfo
+from twisted_lb.network.peer import PeerInfo, TlsInfo
 from twisted_lb.request_record import NEVER
 
 # What clients may get into names, hosts, fields and details, and what must come of it.
@@ -45,6 +45,7 @@ class StampTests(SynchronousTestCase):
             (100.0, "2024-02-29T23:59:59.500Z", "29/Feb/2024:23:59:59 +0000"),
             (100.625, "2024-03-01T00:00:00.125Z", "01/Mar/2024:00:00:00 +0000"),
             (99.0, "2024-02-29T23:59:58.500Z", "29/Feb/2024:23:59:58 +0000"),
+            (100.0, "2024-02-29T23:59:59.500Z", "29/Feb/2024:23:59:59 +0000"),
         ):
             self.assertEqual((clock.rfc3339(at), clock.common(at)), (expected, common))
 
@@ -112,14 +113,71 @@ class JsonTests(SynchronousTestCase):
         for value in [b"/", b"/ space", *HOSTILE]:
             many = [record(request_id=b"one"), record(target=value), record(target=b"/c", status=404, pool="")]
             made = make_format("json", stamps())
-            self.assertEqual(made.lines(many), [made.line(one) for one in many])
-        self.assertEqual(make_format("json", stamps()).lines([]), [])
+            self.assertEqual(made.lines(many), "".join([made.line(one) for one in many]).encode())
+        self.assertEqual(make_format("json", stamps()).lines([]), b"")
+
+    def test_usual(self) -> None:
+        """A line that is put together of remembered members is the one that would be made without them.
+
+        Each two of these differences from a usual request, in any order, in one batch.
+        """
+        tls = PeerInfo("192.0.2.7", scheme=b"https", tls=TlsInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384"))
+        usual: dict[str, Any] = {"connect_seconds": NEVER, "request_id": b"mine"}
+        differences: list[dict[str, Any]] = [
+            {},
+            {"request_id": b""},
+            {"trace_id": b"0" * 32},
+            {"peer": tls},
+            {"peer": PeerInfo("2001:db8::1")},
+            {"minor": 0},
+            {"method": b"POST"},
+            {"host": b"b.example"},
+            {"host": b"x" * 300},
+            {"target": b"/c"},
+            {"status": 404},
+            {"reason": "client_left"},
+            {"detail": "No."},
+            {"bytes_in": 123456789, "bytes_out": 0},
+            {"user": b"user2"},  # renamed
+            {"user": b"user2", "key_id": "f" * 16},
+            {"user": b""},
+            {"taken": None},
+            {"taken": ADMITTED._replace(capacity=0)},
+            {"limit": "global"},
+            {"cost": 0, "level": -1},
+            {"wait": 0.5},
+            {"route": "a"},
+            {"pool": "other"},
+            {"pool": "", "server": "", "attempts": 0, "sent_at": NEVER, "first_byte_at": NEVER},
+            {"server": "s2"},
+            {"attempts": 2},
+            {"connect_seconds": 0.001},
+            {"first_byte_at": NEVER},
+            {"sent_at": NEVER},
+            {"ended_at": 0.001},  # a clock that was set
+        ]
+        many = [record(**{**usual, **one, **other}) for one in differences for other in differences]
+        expected = [make_format("json", stamps()).line(one) for one in many]
+        made = make_format("json", stamps())
+        for _ in range(2):
+            self.assertEqual(made.lines(many).decode().splitlines(True), expected)
 
     def test_many_texts(self) -> None:
         """Texts that are remembered are right also when there were more than are remembered."""
         made = make_format("json", stamps())
         for number in range(10_000):
-            self.assertIn(f'"host":"h{number % 5000}"', made.line(record(host=b"h%d" % (number % 5000))))
+            which = number % 5000
+            one = record(
+                host=b"h%d" % which,
+                user=b"u%d" % which,
+                key_id=f"k{which}",
+                server=f"s{which}",
+                peer=PeerInfo(f"a{which}"),
+                connect_seconds=NEVER,
+            )
+            line = json.loads(made.lines([one]))
+            values = [line[name] for name in ("host", "user", "key_id", "server", "client")]
+            self.assertEqual(values, [f"{letter}{which}" for letter in ("h", "u", "k", "s", "a")])
 
 
 class CombinedTests(SynchronousTestCase):

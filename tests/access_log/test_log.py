@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.access_log.records import WALL_CLOCK, record
 from twisted_lb.access_log.formats import make_format
-from twisted_lb.access_log.log import BATCH, FLUSH_SECONDS, AccessLog
+from twisted_lb.access_log.log import BATCH, FLUSH_SECONDS, PASS_BYTES, AccessLog
 from twisted_lb.access_log.stamps import Stamps
 from twisted_lb.access_log.writer import Writer
 
@@ -80,6 +80,17 @@ class AccessLogTests(SynchronousTestCase):
         [(lines, count)] = self.writer.batches
         self.assertEqual((lines, count), ([b"/%d" % number for number in range(3 * BATCH + 5)], 3 * BATCH + 5))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many_bytes(self) -> None:
+        """Lines are passed on before the time is up when there are many bytes of them, all of them, and in order."""
+        count = 3 * PASS_BYTES // 1000
+        for number in range(count):
+            self.log.request_finished(record(target=b"/%d/" % number + b"x" * 1000))
+        self.assertEqual(len(self.writer.batches), 2)
+        self.log.stop()
+        lines = [line.split(b"/")[1] for batch, _ in self.writer.batches for line in batch]
+        self.assertEqual(lines, [b"%d" % number for number in range(count)])
+        self.assertEqual(sum(number for _, number in self.writer.batches), count)
 
     def test_stop(self) -> None:
         """At the end nothing is left behind."""

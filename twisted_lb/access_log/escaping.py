@@ -18,28 +18,23 @@ _UNSAFE_OR_SPACE: Final = re.compile(rb'["\\\x00- \x7f-\xff]')
 _PLAIN: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in b'"\\')
 
 
-def json_text(text: str) -> str:
+def json_text(text: str) -> bytes:
     """A JSON string with its quotes (RFC 8259 section 7); all that is not printable ASCII is escaped."""
-    quoted: str = encode_basestring_ascii(text)
-    return quoted
+    quoted_text: str = encode_basestring_ascii(text)
+    return quoted_text.encode("ascii")
 
 
-def json_bytes(value: bytes) -> str:
-    """The same of ASCII, or else UTF-8; what is neither has U+FFFD in its place."""
-    return json_text(value.decode("utf-8", "replace"))
+def json_content(value: bytes) -> bytes:
+    """The same of ASCII, or else UTF-8, without the quotes; what is neither has U+FFFD in its place."""
+    if value.isalnum():
+        return value
+    return json_text(value.decode("utf-8", "replace"))[1:-1]
 
 
-def json_content(value: bytes) -> str:
-    """The same without the quotes."""
-    return json_bytes(value)[1:-1]
-
-
-def plain_texts(values: list[bytes]) -> list[str] | None:
-    """The texts, if none of them has anything to escape; one look at all of them."""
+def are_plain(values: list[bytes]) -> bool:
+    """Whether none of them has anything to escape, in any format; one look at all of them."""
     joined = b"\n".join(values)
-    if len(joined.translate(None, _PLAIN)) != len(values) - 1:
-        return None
-    return joined.decode("ascii").split("\n")
+    return len(joined.translate(None, _PLAIN)) == len(values) - 1
 
 
 def quoted(value: bytes) -> str:

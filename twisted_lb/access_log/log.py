@@ -2,6 +2,7 @@
 
 1. A record waits for others for FLUSH_SECONDS at most.  Lines are made of BATCH records at a time, so that no iteration
    of the event loop has much of it; a thread that made them would keep the event loop waiting for the interpreter.
+   They are passed on when there are PASS_BYTES of them: more would need new memory each time, and page faults.
 2. The writer, a thread, has a bound for the bytes that wait; lines beyond it are dropped, and counted.
 3. A problem of the writer, and its end, are reported in the program's log.
 """
@@ -12,14 +13,15 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
-from twisted_lb.access_log.formats import Format
+from twisted_lb.access_log.format import Format
 from twisted_lb.access_log.stamps import Stamps
 from twisted_lb.access_log.writer import Writer
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.request_record import RequestRecord
 
 FLUSH_SECONDS: Final = 0.1
-BATCH: Final = 128
+BATCH: Final = 64
+PASS_BYTES: Final = 256 * 1024
 REPORT_SECONDS: Final = 10.0
 
 _log = Logger(__name__)
@@ -29,7 +31,18 @@ _errors = BoundedLog(_log)
 class AccessLog:
     """The access log of one process."""
 
-    __slots__ = ("_reactor", "_format", "_stamps", "_writer", "_records", "_lines", "_count", "_flush", "_reported")
+    __slots__ = (
+        "_reactor",
+        "_format",
+        "_stamps",
+        "_writer",
+        "_records",
+        "_lines",
+        "_bytes",
+        "_count",
+        "_flush",
+        "_reported",
+    )
 
     def __init__(self, reactor: Any, format: Format, stamps: Stamps, writer: Writer) -> None:
         """`reactor` provides IReactorTime."""
@@ -38,8 +51,9 @@ class AccessLog:
         self._stamps = stamps
         self._writer = writer
         self._records: list[RequestRecord] = []
-        self._lines: list[str] = []  # that wait for the end of the time
-        self._count = 0  # of them
+        self._lines: list[bytes] = []  # of batches, that wait for the end of the time
+        self._bytes = 0  # of them
+        self._count = 0  # lines
         self._flush: Any = None  # the call at that end
         self._reported = _Reported()
 
@@ -55,21 +69,30 @@ class AccessLog:
     def _make_lines(self) -> None:
         records, self._records = self._records, []
         try:
-            lines = self._format.lines(records)
+            self._add(self._format.lines(records), len(records))
         except Exception:
-            lines = self._lines_one_by_one(records)
-        self._lines += lines
-        self._count += len(lines)
+            self._make_lines_one_by_one(records)
+        if self._bytes >= PASS_BYTES:
+            self._pass_on()
 
-    def _lines_one_by_one(self, records: list[RequestRecord]) -> list[str]:
+    def _make_lines_one_by_one(self, records: list[RequestRecord]) -> None:
         """Those that can be made."""
-        lines = []
         for record in records:
             try:
-                lines.append(self._format.line(record))
+                self._add(self._format.line(record).encode("ascii", "replace"), 1)
             except Exception:
                 _errors.failure("line", "A line of the access log could not be made")
-        return lines
+
+    def _add(self, lines: bytes, count: int) -> None:
+        self._lines.append(lines)
+        self._bytes += len(lines)
+        self._count += count
+
+    def _pass_on(self) -> None:
+        lines, self._lines = self._lines, []
+        count, self._count = self._count, 0
+        self._bytes = 0
+        self._writer.put(b"".join(lines), count)
 
     def _time_is_up(self) -> None:
         self._flush = None
@@ -80,9 +103,7 @@ class AccessLog:
         if self._records:
             self._make_lines()
         if self._lines:
-            lines, self._lines = self._lines, []
-            count, self._count = self._count, 0
-            self._writer.put("".join(lines).encode("ascii", "replace"), count)
+            self._pass_on()
         self._stamps.set_clock()
         self._report()
 

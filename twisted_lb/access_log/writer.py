@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import Final, Protocol
 
 MAX_WAITING_BYTES: Final = 16 * 1024**2  # about 40,000 lines
-PIECE_BYTES: Final = 1024**2  # of which no more is written at once
+PIECE_BYTES: Final = 128 * 1024  # fewer are written together with those that follow
 RETRY_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 3.0

@@ -217,10 +217,10 @@ class Admission(RequestView):
         key = self._key
         # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
         if key and (record.user or len(key) >= SHORTEST_HIDDEN):
-            if key in record.target:
-                record.target = record.target.replace(key, REDACTED)
             # Most are shorter than a key.
             size = len(key)
+            if len(record.target) >= size:
+                record.target = record.target.replace(key, REDACTED)
             if len(record.host) >= size:
                 record.host = record.host.replace(key, REDACTED)
             if len(record.request_id) >= size:
@@ -277,7 +277,7 @@ class Admission(RequestView):
                 context.buckets.take_address(self.peer.network, self)
             return
         self._key = key
-        if key in self.target:
+        if len(self.target) >= len(key):
             self.target = self.target.replace(key, REDACTED)
         if context.keys.form.is_mistyped(key):
             self._reject_credentials(MISTYPED)

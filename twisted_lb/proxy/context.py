@@ -22,6 +22,8 @@ from twisted_lb.request_record import CLIENT_CLOSED_REQUEST, CLIENT_LEFT, Reques
 from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.query import mask_parameter
 
+# As a number: `in` takes bytes for a number at first, which costs an exception.
+QUESTION_MARK: Final = 0x3F
 _NO_SUBSCRIBERS: Final = RequestRecords()
 
 
@@ -105,16 +107,16 @@ class ProxyContext:
         anonymous = not record.user
         if not record.status and record.reason == CLIENT_LEFT:
             record.status = CLIENT_CLOSED_REQUEST
-        if anonymous or b"?" in record.target or record.fields:
+        if anonymous or QUESTION_MARK in record.target or record.fields:
             self._mask(record, anonymous)
         records.request_finished(record)
 
     def _mask(self, record: RequestRecord, anonymous: bool) -> None:
         """Replace what may be a key; that of a user was replaced already."""
         parameter = self.keys.parameter
-        if parameter and b"?" in record.target:
+        if parameter and QUESTION_MARK in record.target:
             record.target = mask_parameter(record.target, parameter, REDACTED)
-        if anonymous or b"?" in record.target:
+        if anonymous or QUESTION_MARK in record.target:
             record.target = self.keys.masked(record.target, anonymous)
         if anonymous:
             record.host = self.keys.masked(record.host, True)

@@ -311,7 +311,7 @@ class Exchange(Admission):
             context = self._context
             framing = self._framing
             head = client.forwarded.request_head(self._head, framing, consumer_line(self.consumer), backend.authority)
-            if self._key and self._key in head:
+            if self._key:
                 # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
                 head = head.replace(self._key, REDACTED)
             rules = self._route.request_rules

@@ -94,6 +94,6 @@ def trace_id(notable: Notable) -> bytes:
 
 def without_id(fields: bytes) -> bytes:
     """The field lines of a response without a server's X-Request-ID."""
-    if b"\r\nx-request-id:" not in fields.lower():
+    if fields.lower().find(b"\r\nx-request-id:") < 0:
         return fields
     return _OWN_LINE.sub(b"", fields)

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from twisted.logger import Logger
 
 from twisted_lb.bounded_log import BoundedLog
@@ -18,6 +20,14 @@ from twisted_lb.proxy.route import Terms
 from twisted_lb.request_record import RequestRecord
 from twisted_lb.users import key_id_of
 from twisted_lb.wire.head import ResponseHead
+
+# Places in Taken: compiled, that is several times faster than by name.
+_NAME: Final = 1
+_LEVEL: Final = 4
+
+# The key_ids of digests are remembered; when there are more, all are forgotten.
+MAX_KEY_IDS: Final = 4096
+_key_ids: dict[str, str] = {}
 
 _log = BoundedLog(Logger(__name__))
 
@@ -175,11 +185,12 @@ class TokenGrant:
         if taken is None:
             return
         record.taken = taken
-        record.level = taken.level
-        if taken.name:
-            record.user = taken.name
+        record.level = taken[_LEVEL]
+        name = taken[_NAME]
+        if name:
+            record.user = name
             # Of texts that are nobody's key, but may be somebody's password, a record has nothing.
-            record.key_id = key_id_of(self.digest)
+            record.key_id = _key_id(self.digest)
         if self.granted:
             record.cost = self.cost
         elif taken.admitted:
@@ -203,6 +214,16 @@ class TokenGrant:
             key_queues = context.waiting.key_queues
             if key_queues and self.queue in key_queues:
                 context.waiting.room_available(self.queue)
+
+
+def _key_id(digest: str) -> str:
+    """The key_id, which is the same text each time."""
+    found = _key_ids.get(digest)
+    if found is None:
+        if len(_key_ids) >= MAX_KEY_IDS:
+            _key_ids.clear()
+        _key_ids[digest] = found = key_id_of(digest)
+    return found
 
 
 def _less(taken: Taken, tokens: int) -> Taken:

@@ -1,0 +1,31 @@
+"""What all formats have in common."""
+
+from __future__ import annotations
+
+from twisted_lb.interfaces import IN_FLIGHT
+from twisted_lb.request_record import RequestRecord
+
+
+class Format:
+    """Makes lines of records, each with its line feed."""
+
+    wants_fields: bool = False  # whether it reads `RequestRecord.fields`
+
+    def line(self, record: RequestRecord) -> str:
+        """The line, in ASCII."""
+        raise NotImplementedError
+
+    def lines(self, records: list[RequestRecord]) -> bytes:
+        """The lines of several records, in order."""
+        return "".join([self.line(record) for record in records]).encode("ascii", "replace")
+
+
+def microseconds(seconds: float) -> int:
+    """A time as the log has it."""
+    return int(seconds * 1_000_000 + 0.5)
+
+
+def has_bucket(record: RequestRecord) -> bool:
+    """Whether what was taken was taken of a bucket."""
+    taken = record.taken
+    return taken is not None and taken.capacity > 0 and taken.limit != IN_FLIGHT
