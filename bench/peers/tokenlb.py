@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -66,6 +67,12 @@ class TokenlbPeer:
         """The same of another installation: a venv, or a twistd."""
         twistd = path / "bin" / "twistd" if path.is_dir() else path
         return TokenlbPeer(self.uses_redis, bool(self._limits), twistd, self._tls, self._with_log)
+
+    def with_settings(self, settings: Mapping[str, str]) -> TokenlbPeer:
+        """The same with these settings in its environment."""
+        other = TokenlbPeer(self.uses_redis, bool(self._limits), self._twistd, self._tls, self._with_log)
+        other._environment = {**self._environment, **settings}
+        return other
 
     def missing(self) -> str:
         """See Peer."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from twisted_lb.interfaces import IN_FLIGHT
 from twisted_lb.request_record import RequestRecord
+
+# Places in Taken: compiled, that is several times faster than by name.
+_CAPACITY: Final = 2
+_LIMIT: Final = 5
 
 
 class Format:
@@ -28,4 +34,4 @@ def microseconds(seconds: float) -> int:
 def has_bucket(record: RequestRecord) -> bool:
     """Whether what was taken was taken of a bucket."""
     taken = record.taken
-    return taken is not None and taken.capacity > 0 and taken.limit != IN_FLIGHT
+    return taken is not None and taken[_CAPACITY] > 0 and taken[_LIMIT] != IN_FLIGHT
