@@ -143,6 +143,7 @@ READ = (
     "network/tls_client.py",
     "network/tls_errors.py",
     "network/transport.py",
+    "network/twisted_private.py",
     "plugins.py",
     "proxy/lingering.py",
     "proxy/streams.py",

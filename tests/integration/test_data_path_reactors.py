@@ -11,6 +11,7 @@ import socket
 import time
 from asyncio import new_event_loop
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,6 +47,7 @@ if AVAILABLE:
     from twisted.internet.epollreactor import EPollReactor
 
     MADE["epoll"] = StockReactor, EPollReactor
+    MADE["epoll set around epoll"] = partial(EpollReactor, around=True), EPollReactor
     MADE["epoll set in epoll"] = EpollReactor, EPollReactor
     MADE["epoll set in select"] = EpollReactor, SelectReactor
     MADE["epoll set in asyncio"] = EpollReactor, asyncio_reactor

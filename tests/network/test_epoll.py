@@ -20,10 +20,14 @@ from twisted_lb.network.epoll import (
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
+    FEW_EVENTS,
     ITERATION_SECONDS,
     MAX_EVENTS,
+    PAUSE,
+    TRIES,
     EpollReactor,
 )
+from twisted_lb.network.twisted_private import EPollReactor
 
 
 class FakeEpoll:
@@ -32,6 +36,9 @@ class FakeEpoll:
     def __init__(self) -> None:
         self.registered: dict[int, int] = {}
         self.events: list[tuple[int, int]] = []
+        self.more: list[list[tuple[int, int]]] = []  # those of the next polls
+        self.polls = 0
+        self.waits: tuple[float, ...] = (0,)  # the timeouts that may be
 
     closed = False
 
@@ -50,8 +57,9 @@ class FakeEpoll:
         del self.registered[fd]
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        assert timeout == 0, "the reactor has waited already"
-        events, self.events = self.events, []
+        assert timeout in self.waits
+        self.polls += 1
+        events, self.events = self.events, self.more.pop(0) if self.more else []
         return events
 
 
@@ -301,6 +309,71 @@ class EpollReactorTests(SynchronousTestCase):
         self.iterate()
         self.assertEqual(len(self.log), 4)
 
+    def test_asked_again(self) -> None:
+        """After few events the kernel is asked once more before anything is sent; it is the same iteration."""
+        numbers: list[int] = []
+        for fd in (3, 4, 5):
+            descriptor = self.descriptor(fd)
+
+            def read(descriptor: Descriptor = descriptor) -> None:
+                numbers.append(self.reactor.iteration)
+                self.reactor.flush_later(descriptor)
+
+            descriptor.read = read
+        self.epoll.more = [[(4, EPOLLIN)], [(5, EPOLLIN)]]
+        self.iterate((3, EPOLLIN))
+        self.assertEqual(self.log, [("read", 3), ("read", 4), ("flush", 3), ("flush", 4)])
+        self.reactor.doRead()
+        self.assertEqual(numbers, [1, 1, 2])
+
+    def test_not_asked_again(self) -> None:
+        """It is not after many events, when the time is up, or when some have waited already."""
+        descriptors = [self.descriptor(fd) for fd in range(3, 4 + FEW_EVENTS)]
+        many = [(descriptor.fd, EPOLLIN) for descriptor in descriptors]
+        self.iterate(*many)
+        self.assertEqual(self.epoll.polls, 1)
+        self.iterate(*many[1:])
+        self.assertEqual(self.epoll.polls, 3)
+        descriptors[0].read = lambda: self.clock.advance(ITERATION_SECONDS)
+        self.iterate(*many[:2])
+        self.assertEqual(self.epoll.polls, 4)
+        self.iterate(many[1])
+        self.assertEqual(self.epoll.polls, 5)
+
+    def test_asked_again_in_vain(self) -> None:
+        """When there is nothing time and again, it is not asked each time, until there is something."""
+        self.descriptor(3)
+        polls: list[int] = []
+
+        def iterate(*more: tuple[int, int]) -> None:
+            before = self.epoll.polls
+            self.epoll.more = [list(more)]
+            self.iterate((3, EPOLLIN))
+            self.epoll.events, self.epoll.more = [], []
+            polls.append(self.epoll.polls - before)
+
+        for _ in range(TRIES + 2 * PAUSE - 1):
+            iterate()
+        pause = [1] * (PAUSE - 1)
+        self.assertEqual(polls, [2] * TRIES + pause + [2] + pause)
+        polls.clear()
+        iterate((3, EPOLLIN))
+        iterate()
+        self.assertEqual(polls, [2, 2])
+
+    def test_number_used_again_when_asked_again(self) -> None:
+        """Asked once more, the kernel tells of what was registered meanwhile."""
+        first, second = self.descriptor(3), self.descriptor(4)
+
+        def replace() -> None:
+            self.reactor.removeReader(second)
+            self.descriptor(4)
+
+        first.read = replace
+        self.epoll.more = [[(4, EPOLLIN)]]
+        self.iterate((3, EPOLLIN), (4, EPOLLHUP))
+        self.assertEqual(self.log, [("read", 3), ("read", 4)])
+
     def test_written_between_iterations(self) -> None:
         """What is written outside of any iteration, such as by a store's answer, is sent in the reactor's next."""
         one, two = self.descriptor(3), self.descriptor(4)
@@ -392,3 +465,194 @@ class EpollReactorTests(SynchronousTestCase):
         self.iterate((3, EPOLLIN), (4, EPOLLIN))
         self.assertEqual(self.log, [("read", 3), ("lost", 3, ZeroDivisionError), ("read", 4), ("flush", 4)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+if EPollReactor is not None:
+
+    class Stock(EPollReactor):
+        """Twisted's reactor with epoll, without a socket; notes its own iterations."""
+
+        def __init__(self, log: list[Any]) -> None:
+            self.log = log
+            self.clock = Clock()
+            self.seconds = self.clock.seconds
+            self.callLater = self.clock.callLater
+            self.getDelayedCalls = self.clock.getDelayedCalls
+            self._poller: Any = Descriptor(STOCK, log)
+            self.readers: list[Any] = []
+            self.addReader = self.readers.append
+            self.removeReader = self.readers.remove
+            self.event: Any = lambda: None
+
+        def getReaders(self) -> list[Any]:
+            return self.readers
+
+        def doIteration(self, timeout: float) -> None:
+            self.log.append(("stock", timeout))
+            self.event()
+
+
+STOCK = 77
+
+
+class AroundTests(SynchronousTestCase):
+    """Around Twisted's reactor with epoll."""
+
+    if EPollReactor is None:
+        skip = "This system has no epoll"
+
+    def setUp(self) -> None:
+        self.log: list[Any] = []
+        self.epoll = FakeEpoll()
+        self.epoll.waits = (0, 0.5, -1)
+        self.stock = Stock(self.log)
+        self.lost: list[Failure] = []
+        self.reactor = self.made()
+
+    def made(self) -> EpollReactor:
+        make: Any = lambda: self.epoll  # noqa: E731
+        reactor = EpollReactor(self.stock, make, around=True)
+        reactor.start(self.lost.append)
+        return reactor
+
+    def descriptor(self, fd: int) -> Descriptor:
+        descriptor = Descriptor(fd, self.log)
+        self.reactor.addReader(descriptor)
+        return descriptor
+
+    def iterate(self, *events: tuple[int, int], timeout: Any = 0.5) -> list[Any]:
+        self.epoll.events = list(events)
+        self.log.clear()
+        self.stock.doIteration(timeout)
+        return self.log
+
+    def test_iteration(self) -> None:
+        """An iteration of Twisted's reactor has the events of both sets, and then all that they led to is written."""
+        one = self.descriptor(3)
+        one.read = self.stock.event = lambda: self.reactor.flush_later(one)
+        self.assertEqual(self.stock.readers, [])
+        self.assertEqual(self.iterate((3, EPOLLIN)), [("read", 3), ("flush", 3)])
+        both = self.iterate((STOCK, EPOLLIN), (3, EPOLLIN))
+        self.assertEqual(both, [("stock", 0), ("read", 3), ("flush", 3), ("flush", 3)])
+        self.assertEqual(self.iterate(), [])
+        self.assertEqual(self.stock.clock.getDelayedCalls(), [])
+
+    def test_timeouts(self) -> None:
+        """It waits as long as Twisted's reactor would have."""
+        for timeout, waits in ((0.5, 0.5), (None, -1), (False, 0)):
+            self.epoll.waits = (waits,)
+            self.assertEqual(self.iterate(timeout=timeout), [])
+
+    def test_written_by_timers(self) -> None:
+        """What was written outside of any iteration is sent before the kernel is asked again."""
+        one = self.descriptor(3)
+        self.reactor.flush_later(one)
+        self.assertEqual(self.log, [])
+        self.assertEqual(self.iterate((3, EPOLLIN)), [("flush", 3), ("read", 3)])
+        self.assertEqual(self.stock.clock.getDelayedCalls(), [])
+
+    def test_long_iteration(self) -> None:
+        """After its time an iteration still has the events of Twisted's set; the next one does not wait."""
+
+        def long() -> None:
+            self.stock.clock.rightNow += ITERATION_SECONDS
+
+        self.descriptor(3).read = long
+        self.descriptor(4).read = long
+        self.descriptor(5)
+        events = (3, EPOLLIN), (4, EPOLLIN), (5, EPOLLIN), (STOCK, EPOLLIN)
+        self.assertEqual(self.iterate(*events), [("read", 3), ("stock", 0)])
+        self.assertEqual(self.iterate(), [("read", 4), ("stock", 0)])
+        self.epoll.waits = (0,)
+        self.assertEqual(self.iterate(), [("read", 5), ("stock", 0)])
+
+    def test_waiting_takes_no_time_of_an_iteration(self) -> None:
+        """The time of an iteration begins when there are events."""
+        for fd in (3, 4):
+            self.descriptor(fd)
+        poll = self.epoll.poll
+
+        def wait(timeout: float, most: int) -> list[tuple[int, int]]:
+            self.stock.clock.rightNow += 1
+            return poll(timeout, most)
+
+        self.epoll.poll = wait  # type: ignore[method-assign]
+        self.assertEqual(self.iterate((3, EPOLLIN), (4, EPOLLIN)), [("read", 3), ("read", 4)])
+
+    def test_many_events(self) -> None:
+        """The events of Twisted's set do not wait for those of more sockets than the kernel reports at once."""
+        events = [(self.descriptor(100 + number).fd, EPOLLIN) for number in range(MAX_EVENTS)]
+        self.assertIn(("stock", 0), self.iterate(*events))
+
+    def test_event_of_twisted_fails(self) -> None:
+        """Whatever an event of Twisted's set raises is logged, and everything goes on."""
+        self.descriptor(3)
+        for kind in (KeyboardInterrupt, OSError):
+
+            def fail(kind: type[BaseException] = kind) -> None:
+                raise kind
+
+            self.stock.event = fail
+            for _ in range(2):
+                failed = self.iterate((STOCK, EPOLLIN), (3, EPOLLIN))
+                self.assertEqual(failed, [("stock", 0), ("read", 3)])
+            self.assertTrue(self.flushLoggedErrors(kind))
+        self.assertEqual(self.lost, [])
+
+    def test_stopped(self) -> None:
+        """After `stop` the reactor's iterations are its own again, and what was written is sent."""
+        one = self.descriptor(3)
+        self.reactor.flush_later(one)
+        self.reactor.stop()
+        self.assertEqual((self.log, self.epoll.registered), ([("flush", 3)], {3: EPOLLIN}))
+        self.assertEqual(self.iterate(), [("stock", 0.5)])
+        self.reactor.flush_later(one)
+        self.stock.clock.advance(0)
+        self.assertEqual(self.log, [("stock", 0.5), ("flush", 3)])
+
+    def test_stopped_by_an_event(self) -> None:
+        """The iteration that has stopped it ends as any other."""
+        one = self.descriptor(3)
+        self.stock.event = self.reactor.stop
+        one.read = lambda: self.reactor.flush_later(one)
+        self.assertEqual(self.iterate((STOCK, EPOLLIN), (3, EPOLLIN)), [("stock", 0), ("read", 3), ("flush", 3)])
+        self.assertEqual(self.lost, [])
+
+    def test_two(self) -> None:
+        """A second one in the same reactor is within it."""
+        second = self.made()
+        self.assertEqual(self.stock.readers, [second])
+        second.stop()
+        self.assertEqual(self.stock.readers, [])
+        self.assertEqual(self.iterate(), [])
+
+    def test_broken(self) -> None:
+        """When its set does not work any more, that is told once, and Twisted's reactor goes on by itself."""
+
+        def fail(timeout: float, most: int) -> list[tuple[int, int]]:
+            raise ValueError
+
+        self.epoll.poll = fail  # type: ignore[method-assign]
+        self.iterate()
+        self.assertEqual([failure.type for failure in self.lost], [ValueError])
+        self.assertEqual(self.iterate(), [("stock", 0.5)])
+        self.assertEqual(len(self.lost), 1)
+
+    def test_watched(self) -> None:
+        """It is lost when it has been replaced and is not called; and not when what has replaced it calls it."""
+        ours = self.stock.doIteration
+        self.stock.doIteration = lambda timeout: ours(timeout)  # type: ignore[method-assign]
+        for _ in range(2):
+            self.iterate()
+            self.reactor.deadline_passed()
+        self.assertEqual(self.lost, [])
+        self.stock.doIteration = lambda timeout: None  # type: ignore[method-assign]
+        self.iterate()
+        self.reactor.deadline_passed()
+        self.assertEqual(len(self.lost), 1)
+
+    def test_watched_before_it_runs(self) -> None:
+        """It is not lost before the first iteration."""
+        self.reactor.deadline_passed()
+        self.reactor.deadline_passed()
+        self.assertEqual(self.lost, [])

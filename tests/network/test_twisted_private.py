@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_lb.network import twisted_private
-from twisted_lb.network.twisted_private import USED
+from twisted_lb.network.twisted_private import OF_EPOLL, USED, EPollReactor
 
 PACKAGE = Path(twisted_private.__file__).parent.parent
 HERE = Path(twisted_private.__file__)
@@ -56,6 +56,10 @@ class UsedTests(SynchronousTestCase):
             unix.Port: unix.Port(b"/nonexistent", Factory(), reactor=reactor),
             DelayedCall: reactor.callLater(1, list),
         }
+        if EPollReactor is not None:
+            made[EPollReactor] = stock = EPollReactor()
+            self.addCleanup(stock._poller.close)
+            self.addCleanup(stock.disconnectAll)
         for kind, attributes in USED.items():
             for name in attributes:
                 found = hasattr(kind, name) or hasattr(made.get(kind), name)
@@ -64,7 +68,7 @@ class UsedTests(SynchronousTestCase):
     def test_twisted_uses_it(self) -> None:
         """What is set or overridden here is looked at by Twisted: a name that nobody reads would change nothing."""
         looked_at: set[str] = set()
-        for module in ("abstract", "base", "tcp", "unix"):
+        for module in ("abstract", "base", "tcp", "unix", "epollreactor"):
             source = Path(str(abstract.__file__)).with_name(f"{module}.py").read_text(encoding="utf-8")
             looked_at |= {
                 node.attr
@@ -88,7 +92,7 @@ class UsedTests(SynchronousTestCase):
 
     def test_listed(self) -> None:
         """What the one file uses is in its list: each private name, and those without an underscore elsewhere not."""
-        listed = {name for attributes in USED.values() for name in attributes}
+        listed = {name for attributes in [*USED.values(), OF_EPOLL] for name in attributes}
         [tree] = [tree for file, tree in trees() if file == HERE]
         attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         found = {name for name in attributes if name.startswith("_") and not name.startswith("__")}

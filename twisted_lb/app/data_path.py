@@ -13,10 +13,13 @@ from twisted_lb.network.stock import StockReactor
 _log = Logger()
 
 
-def data_path_reactor(reactor: Any) -> IDataPathReactor:
-    """The reactor of the data path of this process; `reactor` is Twisted's."""
+def data_path_reactor(reactor: Any, around: bool = False) -> IDataPathReactor:
+    """The reactor of the data path of this process; `reactor` is Twisted's.
+
+    `around`: an epoll set may be around that of Twisted's reactor (see `epoll`).
+    """
     if epoll.AVAILABLE:
-        return epoll.EpollReactor(reactor)
+        return epoll.EpollReactor(reactor, around=around)
     name = type(reactor).__name__
     _log.info("This system has no epoll: the data path runs on {reactor}, which is slower", reactor=name)
     return StockReactor(reactor)

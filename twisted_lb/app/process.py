@@ -98,7 +98,8 @@ class Serving:
         connect_tls = partial(open_tls, StockReactor(reactor))
         dialer = Dialer(reactor, names, dead, partial(_dial, reactor), connect_tls, contexts)
         self.factory = ProxyFactory(
-            data_path_reactor(reactor),
+            # Another application's reactor stays as it is.
+            data_path_reactor(reactor, around=of_program),
             settings.for_proxy(),
             store,
             ApiDoor(self.user_api),

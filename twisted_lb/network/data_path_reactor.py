@@ -30,8 +30,9 @@ class IDataPathReactor(IReactorTime):
 
     The contract:
 
-    1. An iteration delivers events that the kernel has reported; after them, and before the kernel is asked again,
-       `flush` is called once for each `flush_later`.  So what many events lead to is written once for each transport.
+    1. An iteration delivers events that the kernel has reported, when it was asked once or twice; after them, and
+       before the kernel is asked again, `flush` is called once for each `flush_later`.  So what many events lead to is
+       written once for each transport.
     2. An event whose descriptor raises is logged, and closes that descriptor with the error; the others go on.  What
        `doRead` and `doWrite` return closes it as in IReadDescriptor; a ConnectionDone of reading goes to
        `readConnectionLost`.

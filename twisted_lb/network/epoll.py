@@ -1,10 +1,19 @@
 """The data path's own poll loop, inside Twisted's reactor.
 
-Twisted's reactor wraps each event in a logging context, and each write in two epoll_ctl calls.  An `EpollReactor` is
-one descriptor of that reactor (an epoll set can itself be polled), has all sockets of the data path, and treats the
-events that are there as one iteration: first the reads, then all writes that they led to.  Written back to back, bytes
-wake a peer once instead of once a message.  Measured at 64 connections: a seventh less CPU per request than writing
-within the event (docs/performance.md).
+Twisted's reactor wraps each event in a logging context, and each write in two epoll_ctl calls.  An `EpollReactor` has
+all sockets of the data path, and treats the events that are there as one iteration: first the reads, then all writes
+that they led to.  Written back to back, bytes wake a peer once instead of once a message.  Measured at 64 connections:
+a seventh less CPU per request than writing within the event (docs/performance.md).
+
+An epoll set can itself be polled, so there are two ways to be in Twisted's reactor:
+
+1. Around it, if that is Twisted's own with epoll: the set of Twisted is one descriptor of this one, which does the
+   waiting in each iteration of the reactor.  Twisted's set is looked at when it has something.  It saves each iteration
+   a poll and the logging context, and costs what comes from Twisted's set a poll.
+2. Within it: this set is one descriptor of Twisted's reactor.
+
+With few connections there are few events, and what costs most is to wake the process that receives what is written.  So
+after few events the kernel is asked once more before the writes go out: then they lead to more writes back to back.
 
 An iteration is bounded in time; after that the writes go out, and the reactor looks at its timers and at all else that
 it polls.  The events that were not delivered come first in the next iteration, so that none waits for ever.
@@ -27,6 +36,7 @@ from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.network.data_path_reactor import IDataPathReactor, Unsent, connection_name
 from twisted_lb.network.posted import PostedWork
 from twisted_lb.network.transport import Connector, connect_tcp
+from twisted_lb.network.twisted_private import has_iterations, return_iterations, take_iterations
 from twisted_lb.network.unsent import flush_all
 
 AVAILABLE: Final = hasattr(select, "epoll")
@@ -40,6 +50,12 @@ EPOLLRDHUP: Final = 0x2000
 MAX_EVENTS: Final = 256  # a poll
 ITERATION_SECONDS: Final = 0.005  # and the event that is under way then
 
+# After so few events the kernel is asked once more before the writes; and after TRIES times that it had none, only in
+# one of PAUSE iterations.
+FEW_EVENTS: Final = 16
+TRIES: Final = 4
+PAUSE: Final = 16
+
 _log = BoundedLog(Logger(__name__))
 
 
@@ -47,16 +63,40 @@ def _epoll() -> Any:
     return select.epoll()
 
 
+class _StockEvents:
+    """The epoll set of Twisted's reactor, as a descriptor of ours."""
+
+    def __init__(self, number: int, iterate: Callable[[float], object]) -> None:
+        """`iterate(timeout)` delivers its events."""
+        self._number = number
+        self._iterate = iterate
+        self.seen = False  # in the present iteration
+
+    def fileno(self) -> int:
+        return self._number
+
+    def doRead(self) -> None:
+        self.seen = True
+        try:
+            self._iterate(0.0)
+        except BaseException:
+            # Such as a KeyboardInterrupt that an event has raised; a reactor of Twisted logs it and goes on, too.
+            _log.failure("stock", "An event of Twisted's reactor failed")
+
+
 @implementer(IDataPathReactor)
 class EpollReactor:
     """Polls the sockets of the data path."""
 
-    def __init__(self, reactor: Any, make_epoll: Callable[[], Any] = _epoll) -> None:
-        """`reactor` provides IReactorFDSet and IReactorTime."""
+    def __init__(self, reactor: Any, make_epoll: Callable[[], Any] = _epoll, around: bool = False) -> None:
+        """`reactor` provides IReactorFDSet and IReactorTime; `around`: be around it, if that is possible."""
         self._on_lost: Callable[[Failure], None] | None = None
         self._polled = False
         self._lost = False
         self._reactor = reactor
+        self._around = around
+        self._stock: _StockEvents | None = None  # None: this set is within Twisted's
+        self._iterated = False  # since it was last watched
         self._epoll = make_epoll()
         # By the number of the descriptor, which is the lowest that is free: lists take less than dictionaries.
         self._events: list[int] = []  # that are polled for
@@ -65,8 +105,9 @@ class EpollReactor:
         self._unsent: list[Unsent] = []
         self._iterating = False
         self._undelivered: list[tuple[Any, int, int]] = []  # descriptor, its number, events
-        self._new: set[int] = set()  # numbers of what was registered in this iteration
+        self._new: set[int] = set()  # numbers of what was registered since the last poll
         self._polls = 0  # since the iteration was counted
+        self._tries = TRIES  # how often to ask once more; not above 0: how long not to
         self.iteration = 0  # how often the kernel has reported all events that were there
         self.seconds: Callable[[], float] = reactor.seconds
         self.callLater: Callable[..., IDelayedCall] = reactor.callLater
@@ -77,12 +118,30 @@ class EpollReactor:
         """Have the reactor poll us; `on_lost` is called when it does not any more."""
         self._on_lost = on_lost
         self._polled = True
-        self._reactor.addReader(self)
+        taken = take_iterations(self._reactor, self._iterate) if self._around else None
+        if taken is None:
+            self._reactor.addReader(self)
+        else:
+            self._stock = _StockEvents(*taken)
+            self.addReader(self._stock)
 
     def stop(self) -> None:
         """Do not be polled any more."""
         self._polled = False
-        self._reactor.removeReader(self)
+        if not self._let_go():
+            self._reactor.removeReader(self)
+        elif not self._iterating:
+            self._flush()
+
+    def _let_go(self) -> bool:
+        """Leave its iterations to Twisted's reactor, if they were taken."""
+        if self._stock is None:
+            return False
+        return_iterations(self._reactor, self._iterate)
+        if not self._epoll.closed:
+            self.removeReader(self._stock)
+        self._stock = None
+        return True
 
     def connectTCP(self, host: str, port: int, factory: ClientFactory, timeout: float = 30) -> Connector:
         """See IDataPathReactor."""
@@ -90,7 +149,7 @@ class EpollReactor:
 
     def flush_later(self, transport: Unsent) -> None:
         """Flush `transport` at the end of the iteration, or in the reactor's next one."""
-        if not self._iterating and not self._unsent:
+        if not self._iterating and not self._unsent and self._stock is None:
             self.callLater(0, self._flush)
         self._unsent.append(transport)
 
@@ -174,43 +233,101 @@ class EpollReactor:
 
     def deadline_passed(self) -> None:
         """Check that we are polled."""
-        if self._polled and (self._epoll.closed or self not in self._reactor.getReaders()):
+        iterated, self._iterated = self._iterated, False
+        if self._polled and (self._epoll.closed or not (iterated or self._is_polled())):
+            self._let_go()
             self.connectionLost(Failure(ConnectionLost("its descriptor is not polled any more")))
+
+    def _is_polled(self) -> bool:
+        if self._stock is None:
+            return self in self._reactor.getReaders()
+        return has_iterations(self._reactor, self._iterate)
 
     def give_up(self) -> None:
         """See Watched."""
         self.connectionLost(Failure(ConnectionLost("it cannot be looked at")))
 
     def doRead(self) -> None:
-        """One iteration."""
+        """One iteration, within Twisted's reactor, which has seen that there is something."""
         self._iterating = True
         try:
-            self._read()
+            self._read(0.0)
         finally:
             self._iterating = False
             self._flush()
 
-    def _read(self) -> None:
+    def _iterate(self, timeout: Any) -> None:
+        """One iteration around Twisted's reactor, as its `doIteration`: None waits for ever, False does not wait."""
+        self._iterated = True
+        if self._unsent:
+            # By timers.
+            self._flush()
+        self._iterating = True
+        stock = self._stock
+        try:
+            if stock is not None:
+                stock.seen = False
+            if self._read(-1.0 if timeout is None else timeout) and stock is not None and not stock.seen:
+                # It may be among the events that wait.
+                stock.doRead()
+        except Exception as error:
+            # An event's are dealt with where it is delivered.
+            self._let_go()
+            self.connectionLost(Failure(error))
+        finally:
+            self._iterating = False
+            self._flush()
+
+    def _read(self, timeout: float) -> bool:
+        """Wait for events, for so many seconds, and deliver them; whether there may be more of them."""
         seconds = self.seconds
-        end = seconds() + ITERATION_SECONDS
-        descriptors = self._descriptors
         self._new.clear()
-        undelivered, self._undelivered = self._undelivered, []
-        for position, (descriptor, fd, event) in enumerate(undelivered, 1):
-            if descriptors[fd] is descriptor:
-                self._deliver(descriptor, fd, event)
-                if seconds() >= end:
-                    self._undelivered = undelivered[position:]
-                    return
-        events = self._epoll.poll(0, MAX_EVENTS)
+        end = 0.0
+        if self._undelivered:
+            end = seconds() + ITERATION_SECONDS
+            timeout = 0.0
+            descriptors = self._descriptors
+            undelivered, self._undelivered = self._undelivered, []
+            for position, (descriptor, fd, event) in enumerate(undelivered, 1):
+                if descriptors[fd] is descriptor:
+                    self._deliver(descriptor, fd, event)
+                    if seconds() >= end:
+                        self._undelivered = undelivered[position:]
+                        return True
+        events = self._epoll.poll(timeout, MAX_EVENTS)
         self._polls += 1
+        full = len(events) >= MAX_EVENTS
         # The kernel reports in order: after so many polls it has reported all that were there.
-        if len(events) < MAX_EVENTS or self._polls * MAX_EVENTS > self._registered:
+        if not full or self._polls * MAX_EVENTS > self._registered:
             self._polls = 0
             self.iteration += 1
+        few = 0 < len(events) <= FEW_EVENTS and not end
+        if not end:
+            end = seconds() + ITERATION_SECONDS
+        if not self._deliver_all(events, end):
+            return True
+        if few:
+            if self._tries > 0:
+                self._new.clear()
+                events = self._epoll.poll(0, MAX_EVENTS)
+                if events:
+                    self._tries = TRIES
+                    full = len(events) >= MAX_EVENTS
+                    return not self._deliver_all(events, end) or full
+                self._tries -= 1
+                if not self._tries:
+                    self._tries = 2 - PAUSE
+            else:
+                self._tries += 1
+        return full
+
+    def _deliver_all(self, events: list[tuple[int, int]], end: float) -> bool:
+        """Deliver what the kernel has reported; whether there was time for all."""
+        seconds = self.seconds
+        descriptors = self._descriptors
         new = self._new
         for position, (fd, event) in enumerate(events, 1):
-            # An earlier event of this iteration may have closed it, and another descriptor may have got its number.
+            # An earlier event of this poll may have closed it, and another descriptor may have got its number.
             descriptor = descriptors[fd]
             if descriptor is not None and fd not in new:
                 self._deliver(descriptor, fd, event)
@@ -221,7 +338,8 @@ class EpollReactor:
                         for fd, event in rest
                         if descriptors[fd] is not None and fd not in new
                     ]
-                    return
+                    return False
+        return True
 
     def _soon(self, act: Callable[[], None]) -> None:
         self.callLater(0, self._in_iteration, act)

@@ -19,6 +19,12 @@ from twisted.internet.base import DelayedCall
 from twisted.internet.protocol import Factory
 from twisted.python.lockfile import FilesystemLock
 
+try:
+    from twisted.internet.epollreactor import EPollReactor
+except ImportError:
+    # This system has no epoll.
+    EPollReactor = None  # type: ignore[assignment,misc]
+
 # Class -> its attributes, each with what we do with it.
 USED: dict[type, dict[str, str]] = {
     abstract.FileDescriptor: {
@@ -58,6 +64,13 @@ USED: dict[type, dict[str, str]] = {
         "seconds": "set: the clock that it goes by",
     },
 }
+
+OF_EPOLL = {
+    "_poller": "read: its epoll set, which is polled from outside",
+    "doIteration": "set and called: an iteration is another one, which calls this one when there are events",
+}
+if EPollReactor is not None:
+    USED[EPollReactor] = OF_EPOLL
 
 if TYPE_CHECKING:
     _Connection = tcp.Connection
@@ -274,3 +287,27 @@ def put_on_clock(call: Any, seconds: Callable[[], float], shift: float) -> None:
     """A delayed call goes by another clock, which is ahead of its own by `shift` seconds."""
     call.seconds = seconds
     call.time += shift
+
+
+def take_iterations(reactor: Any, iterate: Callable[[Any], None]) -> tuple[int, Callable[[float], object]] | None:
+    """From now on `iterate(timeout)` is called in place of the reactor's own iterations.
+
+    The result is the number of its epoll set, and its own method; None if it has another kind of set, or another one
+    has its iterations already: then nothing has changed.
+    """
+    if EPollReactor is None or not isinstance(reactor, EPollReactor) or "doIteration" in vars(reactor):
+        return None
+    own = reactor.doIteration
+    reactor.doIteration = iterate  # type: ignore[method-assign]
+    return reactor._poller.fileno(), own
+
+
+def has_iterations(reactor: Any, iterate: Callable[[Any], None]) -> bool:
+    """Whether `iterate` is called in place of the reactor's own iterations."""
+    return bool(vars(reactor).get("doIteration") == iterate)
+
+
+def return_iterations(reactor: Any, iterate: Callable[[Any], None]) -> None:
+    """Undo `take_iterations`, unless somebody else has replaced it meanwhile."""
+    if has_iterations(reactor, iterate):
+        del reactor.doIteration
