@@ -4,11 +4,11 @@ VENV := .venv
 SOURCES := setup.py pyproject.toml
 UNIT_TESTS = $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(patsubst %.py,%,$(wildcard tests/test_*.py))
 
-# For two cores: half of the time, a test waits.
-TEST_PROCESSES := 3
+# For two cores: half of the time and more, a test with real processes waits.
+TEST_PROCESSES := 5
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compiled check bench openapi compiled pure wheel clean
+.PHONY: help run test test-pytest test-compiled check bench openapi compiled pure wheel clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,8 +19,11 @@ run: $(VENV)/installed  ## Run the balancer on :8080 with its demo servers, in t
 test: $(VENV)/installed-dev  ## Run every test
 	@tools/test_programs.sh
 	$(VENV)/bin/trial --jobs 2 --reporter=text $(filter-out tests.integration,$(subst /,.,$(UNIT_TESTS)))
-	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder tests/integration
 	$(VENV)/bin/python -m pytest -p twisted tests/integration/asynchronous
+
+test-pytest: $(VENV)/installed-dev  ## Run the tests that `make test` has run under trial under pytest as well
+	$(VENV)/bin/python -m pytest --numprocesses 2 --ignore=tests/integration
 
 test-compiled: $(VENV)/installed-dev  ## Run every test on the compiled data path, in a copy of this checkout
 	@tools/test_compiled.sh

@@ -15,8 +15,9 @@ from tests.integration.test_slow_peers import connect, get, new_key, post, serve
 CONNECTIONS = 300
 WARM_UP = 60
 LONG = 25_000
-# Measured: 5 KiB, most of it the fragments that large requests leave in the heap.
-MAX_IDLE_BYTES = 6 * 1024
+# Measured: 5 KiB, most of it the fragments that large requests leave in the heap; up to 6.5 KiB on a busy machine,
+# where requests arrive in more pieces.  To keep the smallest of them would add 8 KB.
+MAX_IDLE_BYTES = 9 * 1024
 
 
 def large_requests(key: bytes, number: int) -> list[tuple[bytes, int]]:

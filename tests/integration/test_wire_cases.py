@@ -17,17 +17,28 @@ from tests.wire.cases.case import Case, Refused, Request, Response, Unfinished
 POISON = answer(b"poison")
 
 
-@pytest.fixture(scope="module")
-def balancer(raw: RawServer) -> Iterator[Balancer]:
-    """A balancer that gives up on a server after a second."""
+def started(raw: RawServer, **environment: str) -> Iterator[Balancer]:
+    """A balancer before the raw server."""
     balancer = Balancer(
-        f"servers:\n  - {{name: raw, url: 'http://127.0.0.1:{raw.port}'}}\n", environment={"UPSTREAM_TIMEOUT": "1s"}
+        f"servers:\n  - {{name: raw, url: 'http://127.0.0.1:{raw.port}'}}\n", environment=environment
     )
     try:
         yield balancer.start()
         assert "Traceback" not in balancer.log(), balancer.log()
     finally:
         balancer.close()
+
+
+@pytest.fixture(scope="module")
+def balancer(raw: RawServer) -> Iterator[Balancer]:
+    """A balancer that waits for a server longer than a busy machine keeps it from answering."""
+    yield from started(raw)
+
+
+@pytest.fixture(scope="module")
+def quick_balancer(raw: RawServer) -> Iterator[Balancer]:
+    """One that gives up on a server after a second."""
+    yield from started(raw, UPSTREAM_TIMEOUT="1s")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +172,8 @@ MISBEHAVIOUR = {
     ),
     "frames an interim response": Script((b"HTTP/1.1 103 Early Hints\r\nContent-Length: 6\r\n\r\npoison" + POISON,)),
     "sends a compressed coding": Script((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",), CLOSE),
+}
+SILENCE = {
     "is silent": Script((2.0,)),
     "falls silent": Script((b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", 2.0)),
 }
@@ -175,6 +188,28 @@ def test_misbehaving_server(name: str, method: bytes, balancer: Balancer, raw: R
     for _ in range(2):
         assert_failed(exchange(balancer.port, get("/script/bad", key, method), method))
         assert_in_step(balancer, key)
+
+
+@pytest.mark.parametrize("name", SILENCE)
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_silent_server(name: str, method: bytes, quick_balancer: Balancer, raw: RawServer) -> None:
+    """A client whose server is silent for too long gets 504, or can tell that its response is not whole."""
+    key = quick_balancer.create_user(str(uuid4()), 1_000_000).encode()
+    raw.scripts["silent"] = SILENCE[name]
+    for _ in range(2):
+        got = exchange(quick_balancer.port, get("/script/silent", key, method), method)
+        assert_failed(got)
+        assert got.status == (504 if name == "is silent" else 200)
+        target = f"/probe/{uuid4()}"
+        probes: list[Got] = []
+
+        def answered(target: str = target, probes: list[Got] = probes) -> bool:
+            # On a busy machine the server may take longer than a second for this answer, too.
+            probes.append(exchange(quick_balancer.port, get(target, key)))
+            return probes[-1].status != 504
+
+        wait_until(answered, what="an answer in time")
+        assert (probes[-1].status, probes[-1].content) == (200, b"asked " + target.encode()), probes
 
 
 def test_server_that_speaks_first(balancer: Balancer, raw: RawServer, key: bytes) -> None:
