@@ -65,11 +65,12 @@ USED: dict[type, dict[str, str]] = {
     },
 }
 
+OF_EPOLL = {
+    "_poller": "read: its epoll set, which is polled from outside",
+    "doIteration": "set and called: an iteration is another one, which calls this one when there are events",
+}
 if EPollReactor is not None:
-    USED[EPollReactor] = {
-        "_poller": "read: its epoll set, which is polled from outside",
-        "doIteration": "set and called: an iteration is another one, which calls this one when there are events",
-    }
+    USED[EPollReactor] = OF_EPOLL
 
 if TYPE_CHECKING:
     _Connection = tcp.Connection

@@ -286,16 +286,6 @@ def _key_id(digest: str) -> str:
     return found
 
 
-def _key_id(digest: str) -> str:
-    """The key_id, which is the same text each time."""
-    found = _key_ids.get(digest)
-    if found is None:
-        if len(_key_ids) >= MAX_KEY_IDS:
-            _key_ids.clear()
-        _key_ids[digest] = found = key_id_of(digest)
-    return found
-
-
 def _less(taken: Taken, tokens: int) -> Taken:
     """The decision after so many more tokens were taken of all its buckets, or refunded, up to their capacities."""
     level = min(taken.level - tokens * MICROTOKENS, taken.capacity * MICROTOKENS)
