@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tests.integration.origin import Servers
+from tests.integration.origin import Origin, Servers
 from tests.integration.processes import Answer, Balancer, ask
 from tests.integration.test_reload import yaml_of
 from twisted_lb.api.openapi import EXAMPLES, document, operations
@@ -218,10 +218,14 @@ def examples_of(steps: list[Step]) -> dict[str, Any]:
     return found
 
 
+def with_limits(origins: Iterable[Origin]) -> str:
+    """A servers.yaml with these in the pool `default`, and with LIMITS."""
+    return f"pools:\n  default:\n{textwrap.indent(yaml_of(origins), '    ')}{LIMITS}"
+
+
 def started(servers: Servers) -> Balancer:
     """A balancer for a walk."""
-    pool = textwrap.indent(yaml_of(servers.all[:2]), "    ")
-    return Balancer(f"pools:\n  default:\n{pool}{LIMITS}", environment={"ADMIN_TOKEN": TOKEN}).start()
+    return Balancer(with_limits(servers.all[:2]), environment={"ADMIN_TOKEN": TOKEN}).start()
 
 
 def record() -> None:

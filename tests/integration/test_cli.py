@@ -19,6 +19,7 @@ import click
 import pytest
 
 from tests.integration.conftest import Start
+from tests.integration.openapi_walk import with_limits
 from tests.integration.origin import Servers
 from tests.integration.processes import PROJECT, Balancer, ask, wait_until
 from tests.stores.certificates import Authority
@@ -67,7 +68,7 @@ def test_document(servers: Servers, new_balancer: Start) -> None:
     for name in commands():
         assert any(f"{name} " in f"{line} " for line in lines), name
     other = started(new_balancer, servers)
-    balancer = new_balancer(servers.yaml())
+    balancer = new_balancer(with_limits(servers.all))
     settings = f"ADMIN_LISTEN=tcp:{balancer.admin_port}:interface=127.0.0.1\nADMIN_TOKEN={TOKEN}\n"
     (balancer.directory / ".env").write_text(settings)
     balancer.start()
