@@ -103,7 +103,7 @@ class QuotaShareTests(OnClock):
         """What was used before the period was determined counts in it."""
         fallback = self.fallback()
         quota = self.known(fallback, 10)
-        taken = Taken(True, b"ann", 1000, 0.0, 1000 * M, KEY, (), quota._replace(starts_us=0, ends_us=0))
+        taken = Taken(True, b"ann", 1000, 0.0, 1000 * M, KEY, quota=quota._replace(starts_us=0, ends_us=0))
         fallback.seen_special("a", SpecialKey("a", float("inf"), Policy(), 0, self.clock.seconds()), taken)
         self.assertEqual(self.admitted(fallback, "a"), 10)
         self.assertEqual(fallback.quota_debts(), [("a", QuotaCharge(REQUESTS, quota.starts_us, quota.ends_us, 10))])
