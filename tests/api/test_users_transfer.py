@@ -6,7 +6,7 @@ import json
 import tempfile
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from tests.api.operator import Client, head_of
 from tests.api.users_case import ADMIN, UsersCase
@@ -14,7 +14,7 @@ from tests.stores.contract import digest_of, new_path
 from tests.stores.users_contract import FUTURE, new_user
 from twisted_lb.api.operators import SERVE_SECONDS
 from twisted_lb.api.users_transfer import AT_A_TIME, MAX_IMPORT_BYTES, PAGE
-from twisted_lb.interfaces import MICROTOKENS, StoreUnavailable
+from twisted_lb.interfaces import MICROTOKENS, NameTaken, StoreUnavailable
 from twisted_lb.stores.sqlite import user_creations
 from twisted_lb.user_records import user_record
 from twisted_lb.users import DISABLED, REVOKED, Key, KeyBucket, Shadow, User
@@ -276,6 +276,26 @@ class ImportTests(TransferCase):
         self.patch(self.store, "create_user", lambda user: (_ for _ in ()).throw(StoreUnavailable("at secret")))
         [answer] = self.imported(lines_of(BOB))
         self.assertEqual(answer["detail"], "the store is unavailable; send it again")
+
+    def test_the_same_at_once(self) -> None:
+        """Two imports of the same users at once: each user is stored by one of them, and is unchanged for the other."""
+        self.disk.held = True
+        body = lines_of(*(new_user(f"user{at}", str(at)) for at in range(4)), new_user("user1", "1"))
+        clients = [self.send("POST", "/import/users", body, ADMIN) for _ in range(2)]
+        while self.disk.waiting:
+            self.disk.one()
+            self.clock.pump([0] * 5)
+        self.disk.held = False
+        results = [content_of(client)[1] for client in clients]
+        self.assertEqual([text.count(b"\n") for text in results], [5, 5])
+        self.assertEqual(sum(text.count(b'"stored"') for text in results), 4)
+        self.assertEqual(sum(text.count(b'"unchanged"') for text in results), 6)
+
+    def test_a_name_that_is_being_taken(self) -> None:
+        """A user of the same name who is being created is an error of the line, and not the end of the import."""
+        self.patch(self.store, "create_user", lambda user: fail(NameTaken(user.name)))
+        [answer] = self.imported(lines_of(BOB))
+        self.assertEqual(answer["detail"], "a user of this name is being created or removed; send it again")
 
     def test_stored_at_once(self) -> None:
         """So many users are stored at the same time: what is done for them at once takes milliseconds."""

@@ -127,6 +127,9 @@ class TransferApi:
         except (ValueError, KeyTaken) as error:
             detail = "another user has one of these keys" if isinstance(error, KeyTaken) else str(error)
             return {"line": number, "name": name, "result": ERROR, "detail": detail}
+        except NameTaken:
+            detail = "a user of this name is being created or removed; send it again"
+            return {"line": number, "name": name, "result": ERROR, "detail": detail}
         except NotStored:
             return {"line": number, "name": name, "result": ERROR, "detail": "the store cannot write it now"}
         except StoreUnavailable:
@@ -137,7 +140,7 @@ class TransferApi:
         return {"line": number, "name": name, "result": result}
 
     async def _stored(self, user: User) -> str:
-        """STORED or UNCHANGED.  Raises ValueError, KeyTaken, and what stores raise."""
+        """STORED or UNCHANGED.  Raises ValueError, KeyTaken, NameTaken, and what stores raise."""
         try:
             await self._store.create_user(user)
         except (NameTaken, KeyTaken) as error:

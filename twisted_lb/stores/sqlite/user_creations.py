@@ -75,17 +75,29 @@ class UserCreations:
         if self._joined is joined:
             self._joined = None
         new: list[NewRows] = []
+        later: list[NewUser] = []
+        names: set[str] = set()
         key_ids: set[str] = set()
-        for user, outcome in joined:
+        for one in joined:
             try:
-                row, keys = self._rows_of(user, key_ids)
+                name, ids = normalized(one.user.name), {key.key_id for key in one.user.keys}
+                if name in names or ids & key_ids:
+                    # Whether they are taken is known when the others are stored.
+                    later.append(one)
+                    continue
+                new.append(NewRows(*self._rows_of(one.user), one.created))
             except Exception:
-                outcome.errback()
+                one.created.errback()
             else:
-                new.append(NewRows(row, keys, outcome))
+                names.add(name)
+                key_ids |= ids
+        stored = self._store(new)
+        return stored.addCallback(lambda _: self._create_users(later)) if later else stored
+
+    def _store(self, new: list[NewRows]) -> Deferred[None]:
+        disk = self._accounts.disk
         if not new:
             return succeed(None)
-        disk = self._accounts.disk
         if disk is None:
             return self._not_created(Failure(not_running()), new)
         keys_of_all = [key for one in new for key in one.keys]
@@ -106,14 +118,14 @@ class UserCreations:
             one.created.errback(failure)
         return succeed(None)
 
-    def _rows_of(self, user: User, key_ids: set[str]) -> tuple[Row, list[KeyRow]]:
-        """What to store of a new user, whose name is taken from now on; `key_ids` are those that are stored with it."""
+    def _rows_of(self, user: User) -> tuple[Row, list[KeyRow]]:
+        """What to store of a new user, whose name is taken from now on."""
         check_user(user, MAX_KEYS)
         held, now_us = self._held, self._now_us()
         name = normalized(user.name)
         if name in held.names:
             raise NameTaken(name)
-        if any(held.key_of_id(key.key_id) is not None or key.key_id in key_ids for key in user.keys):
+        if any(held.key_of_id(key.key_id) is not None for key in user.keys):
             raise KeyTaken
         first = user.keys[0].digest
         level = new_level(user.capacity, user.level)
@@ -134,5 +146,4 @@ class UserCreations:
         keys = [row_of_key(key, first, now_us) for key in user.keys]
         keys[0] = keys[0]._replace(created_us=created_us)
         held.names[name] = None
-        key_ids.update(key.key_id for key in user.keys)
         return row, keys
