@@ -202,6 +202,7 @@ LONG_FILES = {
     "proxy/server_connection.py": "both directions of one connection, which share its deadline and its end",
     "stores/redis/batches.py": "what waits for the next call leaves with it, and is answered or decided here",
     "api/users.py": "the operations of one API, a few lines each; bodies, answers and records are made elsewhere",
+    "stores/sqlite/database.py": "all statements on one file, and what a failure of one means",
     "stores/sqlite/store.py": "one class with the interfaces of a store, most of whose methods are passed on",
     "stores/sqlite/users.py": "each call that changes a user or a key, in memory and on disk",
 }
