@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -91,6 +91,16 @@ class UsageServiceTests(SynchronousTestCase):
         self.count(1)
         self.assertEqual(self.successResultOf(self.service.counts_of(["x:0"])), [len(self.store.told)])
         self.assertEqual(self.store.told, [{"x:0": {"requests": 1}}])
+
+    def test_a_client_that_disconnects_loses_no_counts(self) -> None:
+        """What was taken out is told to the store, although nobody waits for the answer."""
+        self.count(2 * PART + 1)
+        asked = self.service.counts_of(["x"])
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.clock.advance(0)
+        self.clock.advance(0)
+        self.assertEqual(sum(len(counts) for counts in self.store.told), 2 * PART + 1)
 
     def test_a_flush_waits_for_the_one_under_way(self) -> None:
         """When `flush` fires, all that was counted before the call is in the store."""

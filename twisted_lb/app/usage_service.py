@@ -44,7 +44,9 @@ class UsageService(Service):
 
     def flush(self) -> Deferred[None]:
         """Tell the store what was counted until now.  Fires when it was told, or is unavailable; does not fail."""
-        flushed: Deferred[None] = self._lock.run(lambda: Deferred.fromCoroutine(self._flush()))
+        flushed: Deferred[None] = Deferred()
+        # A client that disconnects cancels what it waits for: counts that were taken out must reach the store.
+        self._lock.run(lambda: Deferred.fromCoroutine(self._flush())).chainDeferred(flushed)
         return flushed
 
     def counts_of(self, subjects: Sequence[str]) -> Deferred[list[WindowCounts]]:
