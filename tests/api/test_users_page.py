@@ -80,13 +80,14 @@ class UsersPageTests(SynchronousTestCase):
 
     def test_filter_is_one_call(self) -> None:
         """With a filter the store searches within its bound, once; a page without users has a `next` all the same."""
-        store = Pages(300)
         filter = UserFilter(name="x")
-        store.at_once = False
-        page = Deferred.fromCoroutine(users_page(store, "a", 200, filter, NOW_US))  # type: ignore[arg-type]
-        store.waiting[0].callback(UserPage([], "m"))
-        self.assertEqual(json.loads(self.successResultOf(page)), {"users": [], "next": "m"})
-        self.assertEqual(store.asked, [("a", 200, filter)])
+        for count in (PART, 200):
+            store = Pages(300)
+            store.at_once = False
+            page = Deferred.fromCoroutine(users_page(store, "a", count, filter, NOW_US))  # type: ignore[arg-type]
+            store.waiting[0].callback(UserPage([], "m"))
+            self.assertEqual(json.loads(self.successResultOf(page)), {"users": [], "next": "m"})
+            self.assertEqual(store.asked, [("a", count, filter)])
 
     def test_store_that_goes_away(self) -> None:
         """Without a later part there is no page."""

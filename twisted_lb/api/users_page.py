@@ -23,7 +23,8 @@ async def users_page(store: IUserStore, after: str, count: int, filter: UserFilt
 
     With a filter it is one call: the store reads in parts itself, and a page ends where its bound is reached.
     """
-    size = PART if filter == EVERYBODY else count
+    in_parts = filter == EVERYBODY
+    size = PART if in_parts else count
     shown: list[str] = []
     reading: Deferred[UserPage] | None = store.user_page(after, min(size, count), filter)
     more_after: str | None = None
@@ -31,7 +32,7 @@ async def users_page(store: IUserStore, after: str, count: int, filter: UserFilt
         page = await reading
         count -= len(page.users)
         more_after = page.more_after
-        going_on = size == PART and more_after is not None and count > 0
+        going_on = in_parts and more_after is not None and count > 0
         reading = store.user_page(more_after, min(size, count), filter) if going_on and more_after is not None else None
         if page.users:
             shown.append(json_text([shown_user(user, now_us) for user in page.users])[1:-1])
