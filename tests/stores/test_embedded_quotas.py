@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from math import inf
 from typing import Any
 
 from tests.stores.contract import Asker, digest_of
@@ -10,6 +12,7 @@ from tests.stores.users_contract import new_user
 from twisted_lb import quotas
 from twisted_lb.interfaces import QUOTA
 from twisted_lb.quotas import DAY, REQUESTS, TOKENS, Quota, QuotaCharge, period_at
+from twisted_lb.stores.sqlite.schema import Row, makes_sense
 from twisted_lb.stores.sqlite.writer import FLUSH_SECONDS
 from twisted_lb.users import UserChange
 
@@ -141,6 +144,23 @@ class EmbeddedQuotaTests(StoreOnClock):
         self.assertIn("Europe/Berlin", str(reason))
         self.assertTrue(self.take("other").admitted)
         self.assertEqual(self.successResultOf(self.store.user("ann")).quota.used, 2)
+
+    def test_a_quota_that_is_damaged(self) -> None:
+        """What this program cannot have written is found at the start; a zone that is not known any more is not."""
+        sound = [5, REQUESTS, DAY, "No/Where", 1, 0, 0, 80]
+        self.assertTrue(makes_sense(Row("d", "ann", 5, 1.0, 0, 0, quota=json.dumps(sound))))
+        wrong = [(0, "5"), (0, 0), (0, 5.5), (1, "x"), (2, "x"), (3, 5), (4, "1"), (5, -1), (7, inf), (7, "x")]
+        for place, value in wrong:
+            damaged = [*sound[:place], value, *sound[place + 1 :]]
+            self.assertFalse(makes_sense(Row("d", "ann", 5, 1.0, 0, 0, quota=json.dumps(damaged))), damaged)
+
+    def test_notices_about_a_user_who_is_removed(self) -> None:
+        """What was not written is forgotten with the user."""
+        self.limited(1)
+        self.take("k")
+        self.successResultOf(self.store.delete_user("ann"))
+        self.flush()
+        self.assertEqual((self.store._notices._new, self.claimed()), ({}, []))
 
     def test_a_refused_request_uses_nothing(self) -> None:
         """A quota that refuses leaves the bucket as it was."""

@@ -15,7 +15,17 @@ from __future__ import annotations
 
 import json
 
-from twisted_lb.quotas import REQUESTS, THRESHOLDS, Quota, QuotaCharge, QuotaLevel, period_at
+from twisted_lb.quotas import (
+    MAX_USED,
+    REQUESTS,
+    THRESHOLDS,
+    UTC,
+    Quota,
+    QuotaCharge,
+    QuotaLevel,
+    check_quota,
+    period_at,
+)
 
 
 class QuotaCount:
@@ -67,7 +77,7 @@ class QuotaCount:
         unit, starts_us, _, amount = charge
         if unit != self.unit or not amount or (starts_us != self.starts_us and amount < 0):
             return False
-        self.used = max(self.used + amount, 0)
+        self.used = min(max(self.used + amount, 0), MAX_USED)
         return True
 
     def level(self, now_us: int) -> QuotaLevel:
@@ -99,7 +109,12 @@ class QuotaCount:
 def count_from_text(text: str) -> QuotaCount:
     """Raises ValueError for what is not such a text."""
     try:
-        *quota, told = json.loads(text)
-        return QuotaCount(Quota(*quota), int(told))
+        *values, told = json.loads(text)
+        quota = Quota(*values)
     except TypeError as error:
         raise ValueError(f"not a quota: {error}") from None
+    # A zone that is not known any more is no damage.
+    check_quota(quota._replace(time_zone=UTC))
+    if type(quota.time_zone) is not str or type(told) is not int or not 0 <= told <= 100:
+        raise ValueError(f"not a quota: {text}")
+    return QuotaCount(quota, told)

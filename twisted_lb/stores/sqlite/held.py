@@ -1,8 +1,8 @@
 """The users and keys of the embedded store, in memory.
 
-Of a key that may be used, does not expire and has no bucket of its own, and whose user has no quota, a request needs
-nothing but the bucket of its user: `usable` has it by the digest, so that this is one look-up.  All other keys are
-found by their key_id.
+Of a key that may be used, does not expire and has no bucket of its own, and whose user has neither a quota nor a shadow
+policy, a request needs nothing but the bucket of its user: `usable` has it by the digest, so that this is one look-up.
+All other keys are found by their key_id.
 """
 
 from __future__ import annotations

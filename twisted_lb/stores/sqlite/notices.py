@@ -53,6 +53,10 @@ class EmbeddedNotices:
                 self._new.setdefault(owner, {})[made.id] = made
                 quota.told = threshold
 
+    def forget(self, owner: str) -> None:
+        """This user is no more: what is not written yet never will be."""
+        self._new.pop(owner, None)
+
     def rows_of(self, owners: Collection[str]) -> list[tuple[str, str]]:
         """The rows of what is not written yet about these users."""
         return [_row(one) for owner in owners for one in self._new.get(owner, {}).values()]

@@ -4,7 +4,8 @@ A user is a row of `account`, named by the digest of the user's first key.  A ke
 which there is nothing to say has none, as in a database of format 1, which has no such table.  `usage`, which is new in
 format 3, has counts by time (see `twisted_lb.usage`), with a row for each counter of a subject.
 
-In `account`, `shadow` is that of the user as JSON (see `shadow_text`), or empty; formats 1 and 2 have no such column.
+In `account`, `shadow` and `quota` are those of the user as JSON (see `shadow_text` and `QuotaCount.text`), or empty;
+`notice` has the notices that are not delivered yet.  Formats 1 and 2 have none of these.
 """
 
 from __future__ import annotations

@@ -231,6 +231,7 @@ class EmbeddedUsers:
         def deleted(_: object) -> User:
             before = user.shown(self._now_us())
             self._held.remove(user)
+            self._notices.forget(user.digest)
             return before
 
         return stored.addCallback(deleted)
