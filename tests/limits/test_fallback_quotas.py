@@ -108,6 +108,37 @@ class QuotaShareTests(OnClock):
         self.assertEqual(self.admitted(fallback, "a"), 10)
         self.assertEqual(fallback.quota_debts(), [("a", QuotaCharge(REQUESTS, quota.starts_us, quota.ends_us, 10))])
 
+    def test_what_ends_before_the_first_request_of_an_outage(self) -> None:
+        """A cost that is settled when there is no share yet counts in the share."""
+        fallback = self.fallback()
+        quota = self.known(fallback, 10, TOKENS)
+        charge = QuotaCharge(TOKENS, quota.starts_us, quota.ends_us, 8)
+        fallback.charge_quota("b", charge)
+        self.assertEqual(self.admitted(fallback, "a"), 2)
+        self.assertEqual(fallback.quota_debts(), [("a", charge._replace(amount=10))])
+
+    def test_what_the_store_was_to_be_told(self) -> None:
+        """A charge that is known already, but was not sent, counts once."""
+        fallback = self.fallback()
+        quota = self.known(fallback, 10, TOKENS)
+        charge = QuotaCharge(TOKENS, quota.starts_us, quota.ends_us, 8)
+        fallback.settled_quota("b", charge)
+        fallback.charge_quota("b", charge, True)
+        self.assertEqual(self.admitted(fallback, "a"), 2)
+        self.assertEqual(fallback.quota_debts(), [("a", charge), ("a", charge._replace(amount=2))])
+
+    def test_a_refusal_says_what_is_left(self) -> None:
+        """What others have used is known from a refusal by the quota, too."""
+        fallback = self.fallback()
+        quota = self.known(fallback, 10)
+        self.clock.advance(5)
+        fallback.seen_quota("a", quota._replace(left=2, now_us=quota.now_us + 5 * SECOND_US))
+        fallback.seen_quota("unknown", quota)
+        self.clock.advance(94)
+        self.assertEqual(self.admitted(fallback, "b"), 2)
+        self.clock.advance(1)
+        self.assertEqual(self.admitted(fallback, "b"), 100)
+
     def test_charges_without_a_share(self) -> None:
         """What ends during an outage, and has no share, is charged afterwards."""
         fallback = self.fallback()
@@ -115,7 +146,7 @@ class QuotaShareTests(OnClock):
         charge = QuotaCharge(REQUESTS, quota.starts_us, quota.ends_us, -1)
         fallback.charge_quota("b", charge)
         fallback.charge_quota("unknown", charge)
-        self.assertEqual(fallback.quota_debts(), [("a", charge), ("unknown", charge)])
+        self.assertEqual(fallback.quota_debts(), [("unknown", charge), ("a", charge)])
         self.assertEqual(fallback.quota_debts(), [])
 
     def test_other_processes_learn_it(self) -> None:

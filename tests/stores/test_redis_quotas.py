@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.stores.contract import digest_of
+from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import array
 from tests.stores.redis_on_clock import UNKNOWN, StoreOnClock, account
-from twisted_lb.interfaces import MICROTOKENS, Taken
-from twisted_lb.quotas import DAY, REQUESTS, QuotaCharge, period_at
-from twisted_lb.stores.redis.outcomes import PERIOD_OVER, SPECIAL
+from twisted_lb.interfaces import KEY, MICROTOKENS, QUOTA, Taken
+from twisted_lb.quotas import DAY, REQUESTS, QuotaCharge, QuotaLevel, period_at
+from twisted_lb.stores.redis.outcomes import OF_QUOTA, PERIOD_OVER, SPECIAL
 
 TEXT = b"5 requests day Europe/Berlin"
 NOW = 1_800_000_000_000_000
@@ -21,6 +21,16 @@ def reply(outcome: int, used: int, starts_us: int = STARTS, ends_us: int = ENDS)
     """Of one taking, for a key of a user with a quota."""
     found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, TEXT, used, starts_us, ends_us, NOW]
     return [found, 9, b"0", SPECIAL + outcome, 4 * MICROTOKENS]
+
+
+class _Failing(Asker):
+    """What becomes of its request raises."""
+
+    def bucket_answered(self, taken: Taken | None) -> None:
+        raise RuntimeError
+
+    def bucket_unavailable(self, reason: str) -> None:
+        raise RuntimeError
 
 
 class QuotaTests(StoreOnClock):
@@ -68,6 +78,46 @@ class QuotaTests(StoreOnClock):
         self.renewal()
         self.server.reply(b"-READONLY no\r\n")
         self.assertIsInstance(self.outcome(asker), str)
+
+    def test_a_refusal_by_the_quota_is_known_to_the_fallback(self) -> None:
+        """What is left is that of the last reply, whatever it says."""
+        for outcome, used, limit in ((1, 2, KEY), (OF_QUOTA, 5, QUOTA)):
+            asker = self.take("a")
+            self.end_of_turn()
+            self.server.commands()
+            self.server.reply(array(*reply(outcome, used)))
+            self.assertEqual(self.outcome(asker).limit, limit)
+            [row] = [row for row in self.fallback.news() if len(row) == 7]
+            self.assertEqual(QuotaLevel(*row[5]).left, 5 - used)
+            self.fallback._told = 0
+
+    def test_a_request_that_fails_on_the_end_of_a_period(self) -> None:
+        """The others get their answers: with the same batch, and with the same renewal."""
+        for text in (TEXT, b"5 requests day No/Where"):
+            found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, text, 3, 0, 0, NOW]
+            self.store.take(digest_of("a"), _Failing())
+            same, other = self.take("b"), self.take("c")
+            self.end_of_turn()
+            self.server.commands()
+            over = [found, 9, b"0", SPECIAL + PERIOD_OVER, 0]
+            self.server.reply(array(*over, *over, *UNKNOWN))
+            if text == TEXT:
+                self.renewal()
+                self.server.reply(b"-READONLY no\r\n")
+                # As after any call that Redis does not write for.
+                self.assertFalse(self.store.state().up)
+                self.reconnect()
+            self.assertEqual((len(same.answers), len(other.answers)), (1, 1))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+    def test_a_damaged_notice(self) -> None:
+        """It is logged, and the others are sent."""
+        claimed = self.store.claim_notices(8, 60.0)
+        self.server.commands()
+        sound = b"80 1800000000000000 4 %d %d 5 requests day UTC ann b" % (STARTS, ENDS)
+        self.server.reply(array(b"msg_0", b"junk", b"msg_1", sound))
+        [notice] = self.successResultOf(claimed)
+        self.assertEqual((notice.id, notice.user), ("msg_1", "ann b"))
 
     def test_charges(self) -> None:
         """What a quota is charged goes with the charge of its key."""

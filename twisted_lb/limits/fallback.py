@@ -61,13 +61,12 @@ from twisted_lb.interfaces import (
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.limits.quota_share import QuotaShare
 from twisted_lb.limits.recent_keys import SpecialKey, aged
-from twisted_lb.limits.recent_quotas import ALLOW, RecentQuotas
+from twisted_lb.limits.recent_quotas import ALLOW, LOCAL, RecentQuotas
 from twisted_lb.limits.share import Share
 from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
 from twisted_lb.limits.shared_shares import SharedShares
 from twisted_lb.users import KEY_EXPIRED
 
-LOCAL: Final = "local"
 DENY: Final = "deny"
 
 # Tokens refilled in this time before an outage may have been taken by other instances, so shares do not include them.

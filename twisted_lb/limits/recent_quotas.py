@@ -8,8 +8,9 @@ from typing import Final
 from twisted_lb.interfaces import Taken
 from twisted_lb.limits.quota_share import QuotaShare
 from twisted_lb.limits.recent_keys import RecentKeys
-from twisted_lb.quotas import REQUESTS, QuotaCharge
+from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel
 
+LOCAL: Final = "local"
 ALLOW: Final = "allow"  # requests of known keys pass in an outage, and nothing is charged
 
 
@@ -24,6 +25,15 @@ class RecentQuotas(RecentKeys):
         self._quota_shares: dict[str, QuotaShare] = {}  # by the digests of users' first keys
         self._pending_quotas: list[tuple[str, QuotaCharge]] = []  # to charge to quotas without a share
 
+    def seen_quota(self, owner: str, quota: QuotaLevel) -> None:
+        """The store has said what is left of a user's quota, in a refusal by another limit than the user's bucket."""
+        known = self._of_user(owner)
+        if known is not None and known[0].quota is not None:
+            taken, seen_at = known
+            # The time of a quota is that of the decision.
+            earlier = quota._replace(now_us=quota.now_us - int((self.now() - seen_at) * 1_000_000))
+            self._keep(owner, taken._replace(quota=earlier), seen_at)
+
     def settled_quota(self, digest: str, charge: QuotaCharge) -> None:
         """Something was charged to the quota of a key's user, which the store is being told."""
         owner = self._owner(digest)
@@ -33,12 +43,18 @@ class RecentQuotas(RecentKeys):
             quota = known[0].quota
             self._keep(owner, taken._replace(quota=quota._replace(left=quota.left - charge.amount)), seen_at)
 
-    def charge_quota(self, digest: str, charge: QuotaCharge) -> None:
-        """The same during an outage: it is charged to the store afterwards."""
+    def charge_quota(self, digest: str, charge: QuotaCharge, settled: bool = False) -> None:
+        """The same during an outage: it is charged to the store afterwards.
+
+        `settled`: `settled_quota` was called for it, but the store was not told.
+        """
         if self.mode == ALLOW:
             return
         owner = self._owner(digest)
         share = self._quota_shares.get(owner)
+        known = self._of_user(owner) if self.mode == LOCAL and not settled else None
+        if share is None and known is not None:
+            share = self._quota_share(owner, known)
         if share is not None:
             share.charge(charge)
         elif len(self._pending_quotas) < self._keys:

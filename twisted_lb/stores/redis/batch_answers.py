@@ -86,7 +86,10 @@ class BatchAnswers:
                 if counting and outcome:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
             elif outcome == SPECIAL + PERIOD_OVER:
-                self.on_period_over(batch, batch.receivers.index(receiver), name)
+                try:
+                    self.on_period_over(batch, batch.receivers.index(receiver), name)
+                except BaseException:
+                    _log.failure("period", "a request failed on the end of its quota's period")
                 continue
             elif outcome >= SPECIAL:
                 answer = capacity, float(rate), outcome - SPECIAL, level

@@ -81,7 +81,7 @@ class LocalDecisions:
                 if tokens:
                     self._fallback.release(digest, tokens)
             for place, charge in batch.quota_charges.items():
-                self._fallback.charge_quota(batch.charged[place], charge)
+                self._fallback.charge_quota(batch.charged[place], charge, True)
             for shared, tokens in batch.shared_charges:
                 self._fallback.release("", tokens, (shared,))
         extras = {extra.position: extra for extra in batch.extras}

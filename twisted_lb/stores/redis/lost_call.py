@@ -6,7 +6,8 @@ lost call (resolve.lua).  Then the outcome is known, and the buckets are correct
 
 1. The call was not executed: its charges are still due.  Its requests were decided without Redis, and took no tokens.
 2. It was executed: its charges are done.  The tokens that its requests took are refunded, since these requests were
-   decided without Redis as well, and are charged for that.  Shadows are not: whether they were taken of is not known.
+   decided without Redis as well, and are charged for that.  So is what they used of quotas, where this process knows
+   that the user has one.  Shadows are not refunded: whether they were taken of is not known.
 """
 
 from __future__ import annotations

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.notices import Notice
 from twisted_lb.quotas import quota_from_text
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.keys import NOTICES_DUE_KEY, NOTICES_KEY, WEBHOOK_KEY
 from twisted_lb.stores.redis.scripts import RedisScript
+
+_log = BoundedLog(Logger())
 
 
 class RedisNotices:
@@ -55,7 +59,14 @@ class RedisNotices:
 
 def _notices(reply: list[bytes]) -> list[Notice]:
     element = iter(reply)
-    return [_notice(notice_id.decode(), text.decode()) for notice_id, text in zip(element, element)]
+    notices = []
+    for notice_id, text in zip(element, element):
+        try:
+            notices.append(_notice(notice_id.decode(), text.decode()))
+        except ValueError:
+            # It is left for a person to look at, and concerns no other one.
+            _log.error("notice", "What Redis holds for the notice {id} is not a notice", id=notice_id)
+    return notices
 
 
 def _notice(notice_id: str, text: str) -> Notice:

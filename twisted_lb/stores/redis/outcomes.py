@@ -50,6 +50,8 @@ def special_taken(
         shared = shadow_bucket(special.owner, *shadow)
         fallback.seen_shared(shared, level_of_shadow)
         decisions = (*decisions, ShadowDecision(shared, would_refuse == 1))
+    if quota is not None and outcome not in (0, 1):
+        fallback.seen_quota(special.owner, quota)
     if outcome == OF_QUOTA and quota is not None:
         return Taken(False, name, quota.amount, 0.0, quota.left * MICROTOKENS, QUOTA, quota=quota)
     if outcome == OF_OWN:

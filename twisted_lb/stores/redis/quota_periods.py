@@ -17,7 +17,7 @@ from twisted_lb.interfaces import ITokenReceiver, SharedBucket
 from twisted_lb.quotas import UnknownTimeZone, period_at
 from twisted_lb.stores.redis.accounts import quota_level
 from twisted_lb.stores.redis.batch_encoding import Batch
-from twisted_lb.stores.redis.connection import RedisConnection
+from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.scripts import RedisScript
 
@@ -40,6 +40,7 @@ class QuotaPeriods:
     """Begins periods."""
 
     def __init__(self, connection: RedisConnection, take: _Take, decide_without_redis: _Decide) -> None:
+        self._connection = connection
         self._renew = RedisScript("renew_quota", connection)
         self._take = take
         self._decide_without_redis = decide_without_redis
@@ -71,11 +72,21 @@ class QuotaPeriods:
 
     def _renewed(self, _: object, owner: bytes) -> None:
         for digest, receiver, cost, limits in self._waiting.pop(owner):
-            self._take(digest, receiver, cost, "", limits)
+            try:
+                self._take(digest, receiver, cost, "", limits)
+            except BaseException:
+                _not_handed_out(Failure())
 
     def _not_renewed(self, failure: Failure, owner: bytes) -> None:
+        reason = failure.getErrorMessage()
+        if failure.check(ErrorReply) is not None:
+            # A Redis that cannot be written to would refuse the next taking too: this is an outage.
+            self._connection.give_up(reason)
         for digest, receiver, cost, limits in self._waiting.pop(owner):
-            self._decide_without_redis(digest, receiver, cost, limits, failure.getErrorMessage())
+            try:
+                self._decide_without_redis(digest, receiver, cost, limits, reason)
+            except BaseException:
+                _not_handed_out(Failure())
 
 
 def _not_handed_out(failure: Failure) -> None:

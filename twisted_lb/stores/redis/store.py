@@ -33,7 +33,8 @@ from twisted_lb.interfaces import (
     StoreState,
     StoreUnavailable,
 )
-from twisted_lb.limits.fallback import LOCAL, Fallback
+from twisted_lb.limits.fallback import Fallback
+from twisted_lb.limits.recent_quotas import LOCAL
 from twisted_lb.notices import Notice
 from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.accounts import RedisAccounts

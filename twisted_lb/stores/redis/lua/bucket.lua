@@ -55,6 +55,11 @@ end
 local MOST_CAPACITY, MOST_RATE, MOST_LEVEL, LAST_STAMP = 1e9, 1e6, 1e15, 2 ^ 53
 local MOST_AMOUNT, MOST_USED = 1e12, 1e15 -- of a quota: see quotas.py
 
+-- A rate, whose text goes to the balancers as it is: Lua also reads hexadecimal numbers, and up to a NUL.
+local function rate_of(text)
+  return text and not text:find('[^%d.eE+-]') and number(text, 0, MOST_RATE) or nil
+end
+
 -- Whether balancers are coming back from an outage, and one of them at least has not charged yet what it spent without
 -- Redis; `switch` is what tokenlb:switch holds (see rejoin.lua).  Until all have, nobody takes from a bucket, nor does one
 -- that has not noticed the outage.
@@ -70,7 +75,7 @@ local function refilled(key, fields)
   if not fields then
     return false
   end
-  local capacity, rate = number(fields[2], 1, MOST_CAPACITY), number(fields[3], 0, MOST_RATE)
+  local capacity, rate = number(fields[2], 1, MOST_CAPACITY), rate_of(fields[3])
   local stored, stamp = number(fields[4], -MOST_LEVEL, MOST_LEVEL), number(fields[5], 0, LAST_STAMP)
   if not (fields[1] and capacity and rate and stored and stamp) then
     if call('EXISTS', key) == 0 then
@@ -118,7 +123,7 @@ end
 -- nil where there is no policy that could be.
 local function shadow_of(key)
   local fields = call('HMGET', key, 'shadow_capacity', 'shadow_rate')
-  if number(fields[1], 1, MOST_CAPACITY) and number(fields[2], 0, MOST_RATE) then
+  if number(fields[1], 1, MOST_CAPACITY) and rate_of(fields[2]) then
     return 'tokenlb:shadow_bucket:' .. key:sub(9), tonumber(fields[1]), fields[2]
   end
   return nil
@@ -168,7 +173,7 @@ end
 
 -- The policy of a key's own bucket, capacity and rate as text; nil where there is none that could be.
 local function own_policy(capacity, rate)
-  if number(capacity, 1, MOST_CAPACITY) and number(rate, 0, MOST_RATE) then
+  if number(capacity, 1, MOST_CAPACITY) and rate_of(rate) then
     return tonumber(capacity), rate
   end
   return nil
