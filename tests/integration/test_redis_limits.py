@@ -11,7 +11,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.integration.lua_client import SECOND, START, Answer, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import digest_of
-from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket, shadow_bucket
 from twisted_lb.stores.redis.keys import account_key
 
 M = MICROTOKENS
@@ -342,6 +342,12 @@ class SharedTests(OnLua):
     def take(self, now_us: int, *limits: SharedBucket, cost: int = 1) -> Answer:
         [answer] = self.lua.batch(now_us, limited=[(0, cost, limits)])
         return answer
+
+    def test_a_shadow_of_a_user_that_is_never_full_expires(self) -> None:
+        """A late charge may make it when the policy is removed: at rate 0 it is dropped after a month without use."""
+        shared = shadow_bucket(digest_of("a"), 5, 0.0)
+        self.lua.batch(START, shared_charges=[(shared, 2)])
+        self.assertTrue(0 < self.ttl(shared) <= 30 * 86_400_000)
 
     def test_it_expires_when_it_is_full_and_not_before(self) -> None:
         """The expiry is later than the time to full by one to two seconds; at rate 0 there is none, also after another

@@ -1,4 +1,4 @@
-"""Both stores have used the same of a quota after each step, whatever is done to it."""
+"""Both stores have used the same of a quota, and of a shadow, after each step, whatever is done to them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.integration.lua_client import START, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.integration.test_redis_user_steps import _Script
 from tests.stores.contract import Asker, digest_of, new_path
-from twisted_lb.interfaces import OWN, QUOTA, Taken
+from twisted_lb.interfaces import MICROTOKENS, OWN, QUOTA, Taken
 from twisted_lb.quotas import DAY, MONTH, NO_QUOTA, REQUESTS, TOKENS, Quota, QuotaCharge, period_at
-from twisted_lb.stores.redis.accounts import quota_level
+from twisted_lb.stores.redis.accounts import quota_level, special_key
 from twisted_lb.stores.redis.batch_encoding import charge_extra
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.outcomes import OF_OWN, OF_QUOTA, PERIOD_OVER, SPECIAL
 from twisted_lb.stores.redis.users import RedisUsers
 from twisted_lb.stores.sqlite.store import EmbeddedStore
-from twisted_lb.users import Key, KeyBucket, User, UserChange
+from twisted_lb.users import NO_SHADOW, Key, KeyBucket, Shadow, User, UserChange
 
 HOUR = 3_600_000_000
 LIMITS = {0: "default", 1: "default", OF_OWN: OWN, OF_QUOTA: QUOTA}
@@ -33,6 +33,7 @@ quota_values = st.tuples(
     st.sampled_from([DAY, DAY, MONTH]),
     st.sampled_from(["UTC", "Europe/Berlin", "America/Sao_Paulo"]),
 ).map(lambda values: Quota(*values))
+shadows = st.builds(Shadow, st.integers(1, 12), st.just(0.0), st.none() | st.integers(0, 12 * MICROTOKENS))
 keys = st.sampled_from("ab")
 # Settled are the takings so far, by their places from the end.
 operations = st.lists(
@@ -42,7 +43,13 @@ operations = st.lists(
             st.tuples(st.just("take"), keys, st.integers(0, 4)),
             st.tuples(st.just("take"), keys, st.integers(0, 4)),
             st.tuples(st.just("charge"), st.integers(0, 3), st.integers(-4, 4)),
-            st.tuples(st.just("change"), st.none() | st.just(NO_QUOTA) | quota_values, st.none() | st.integers(0, 9)),
+            st.tuples(
+                st.just("change"),
+                st.none() | st.just(NO_QUOTA) | quota_values,
+                st.none() | st.integers(0, 9),
+                st.none() | st.just(NO_SHADOW) | shadows,
+            ),
+            st.tuples(st.just("promote")),
         ),
         st.sampled_from([0, 0, 1, HOUR, 7 * HOUR, 25 * HOUR, -30 * HOUR, 31 * 24 * HOUR]),
     ),
@@ -66,6 +73,7 @@ class QuotaStepTests(SynchronousTestCase):
             ("_create", "create_user"),
             ("_change", "change_user"),
             ("_delete", "delete_user"),
+            ("_promote", "promote_shadow"),
         ):
             setattr(self.redis, attribute, _Script(self, name))
         self.embedded = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred)
@@ -109,16 +117,31 @@ class QuotaStepTests(SynchronousTestCase):
             self.assertEqual(answer.level, taken.level)
         special = isinstance(answer.name, list)
         self.assertEqual(quota_level(answer.name) if special else None, taken.quota)  # type: ignore[arg-type]
+        shadow = self.successResultOf(self.embedded.user("ann")).shadow
+        if special:
+            _, found = special_key(answer.name, 0.0)  # type: ignore[arg-type]
+            self.assertEqual(found.shadow.capacity, 0 if shadow is None else shadow.capacity)
+        if shadow is not None:
+            level, would_refuse = answer.name[-2:]
+            self.assertEqual(level, shadow.level)
+            self.assertEqual([bool(would_refuse)] * taken.admitted, [one.would_refuse for one in taken.shadows])
         return taken
 
     def charge(self, taken: Taken, amount: int) -> None:
-        quota = taken.quota
-        if quota is None or not amount:
+        if not amount:
             return
-        charge = QuotaCharge(quota.unit, quota.starts_us, quota.ends_us, amount)
-        self.embedded.release(digest_of("a"), 0, (), charge)
-        extra = charge_extra(0, charge)
-        self.lua.batch(self.now_us, charged=[("a", 0)], extras=[tuple(extra)])
+        quota, charge, extras = taken.quota, None, []
+        if quota is not None:
+            charge = QuotaCharge(quota.unit, quota.starts_us, quota.ends_us, amount)
+            extras = [tuple(charge_extra(0, charge))]
+        shared = tuple(one.shared for one in taken.shadows if not one.would_refuse)
+        self.embedded.release(digest_of("a"), amount, shared, charge)
+        self.lua.batch(
+            self.now_us, charged=[("a", amount)], extras=extras, shared_charges=[(one, amount) for one in shared]
+        )
+        if self.successResultOf(self.embedded.user("ann")).shadow is None:
+            # What was charged to a shadow that is there no more.
+            self.lua.command(b"DEL", b"tokenlb:shadow_bucket:{%s}" % digest_of("a").encode())
 
     def notices_in_redis(self) -> set[bytes]:
         return set(self.lua.command(b"HKEYS", b"tokenlb:notices"))
@@ -136,7 +159,8 @@ class QuotaStepTests(SynchronousTestCase):
         self.embedded._notices.clear()
         kept = Key(digest_of("a")), Key(digest_of("b"), bucket=KeyBucket(40, 0.0))
         quota = Quota(5, TOKENS, DAY)
-        self.both("create_user", User("ann", 60, 0.0, keys=kept, created_at=START, quota=quota))
+        shadow = Shadow(7, 0.0)
+        self.both("create_user", User("ann", 60, 0.0, keys=kept, created_at=START, quota=quota, shadow=shadow))
         taken: list[Taken] = []
         for (verb, *arguments), elapsed_us in steps:
             self.now_us += elapsed_us
@@ -146,8 +170,12 @@ class QuotaStepTests(SynchronousTestCase):
                 place, amount = arguments
                 if place < len(taken) and taken[-1 - place].admitted:
                     self.charge(taken[-1 - place], amount)
+            elif verb == "promote":
+                if self.successResultOf(self.embedded.user("ann")).shadow is not None:
+                    self.both("promote_shadow", "ann")
             else:
-                self.both("change_user", "ann", UserChange(quota=arguments[0], quota_used=arguments[1]))
+                quota, used, shadow = arguments
+                self.both("change_user", "ann", UserChange(quota=quota, quota_used=used, shadow=shadow))
             self.both("user", "ann")
             embedded = self.embedded._notices.rows()
             self.assertEqual({notice.encode() for notice, _ in embedded}, self.notices_in_redis())

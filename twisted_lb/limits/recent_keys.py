@@ -101,7 +101,7 @@ class RecentKeys:
         """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
 
         Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens, and for a
-        user with a quota its QuotaLevel and a 0; a special key has its digest, its owner, the seconds until it expires
+        user with a quota its QuotaLevel; a special key has its digest, its owner, the seconds until it expires
         (-1: it does not), of its own bucket capacity, rate and level, and the capacity and the rate of its user's
         shadow policy.
         """
@@ -114,7 +114,7 @@ class RecentKeys:
         for digest, (taken, seen_at) in new:
             row = (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
             quota = aged(taken, now - seen_at).quota
-            rows.append(row if quota is None else (*row, list(quota), 0))
+            rows.append(row if quota is None else (*row, list(quota)))
         for digest, (owner, expires, own, level, _, shadow) in specials:
             rows.append((digest, owner, -1 if expires == inf else max(expires - now, 0), *own, level, *shadow))
         return rows

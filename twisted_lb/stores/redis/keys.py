@@ -6,7 +6,7 @@
 `tokenlb:keys_of:{<digest of the first key>}`, a set: the digests of the user's further keys.  Members go with the key.
 `tokenlb:key_bucket:{<digest>}`, a hash: the bucket of a key's own, with `level` and `stamp`.  Removed with the key.
 `tokenlb:shadow_bucket:{<digest of the first key>}`, a hash: the bucket of a user's shadow policy, likewise.
-    Removed with the policy, or with the user; it also expires when it is full.
+    Removed with the policy, or with the user; it also expires when it is full, and a month after its last use.
 `tokenlb:first_keys` and `tokenlb:further_keys`, sorted sets, scores 0: digests, the index of keys by key_id
     (users.lua).  An earlier version enters nothing: index_keys.lua does.  Members go with the key.
 `tokenlb:global`, a hash: the bucket of all users, with `level` and `stamp`.  Never removed.

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_lb.bounded_log import BoundedLog
-from twisted_lb.interfaces import ADDRESS, KEY, ITokenReceiver, Limits, SharedBucket, Taken
+from twisted_lb.interfaces import ADDRESS, KEY, ITokenReceiver, Limits, SharedBucket, Taken, shadow_bucket
 from twisted_lb.limits.fallback import DENY, Fallback
 from twisted_lb.stores.redis.accounts import FoundKey, quota_level, special_key
 from twisted_lb.stores.redis.batch_encoding import Batch, Extra, WithoutKey, is_digest
@@ -142,7 +142,10 @@ class LocalDecisions:
             if found.special is None:
                 fallback.recent[digest] = taken, fallback.now()
             else:
-                fallback.seen_special(digest, special_key(found.special, fallback.now())[1], taken)
+                special = special_key(found.special, fallback.now())[1]
+                fallback.seen_special(digest, special, taken)
+                if special.shadow.capacity:
+                    fallback.seen_shared(shadow_bucket(special.owner, *special.shadow), found.special[-2])
         self._take(digest, receiver, cost, network, limits, reason)
 
     def _not_learned(self, failure: Failure, receiver: ITokenReceiver) -> None:

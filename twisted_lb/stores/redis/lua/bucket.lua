@@ -55,9 +55,16 @@ end
 local MOST_CAPACITY, MOST_RATE, MOST_LEVEL, LAST_STAMP = 1e9, 1e6, 1e15, 2 ^ 53
 local MOST_AMOUNT, MOST_USED = 1e12, 1e15 -- of a quota: see quotas.py
 
+local rates = {} -- text -> number; false where it is not a rate
+
 -- A rate, whose text goes to the balancers as it is: Lua also reads hexadecimal numbers, and up to a NUL.
 local function rate_of(text)
-  return text and not text:find('[^%d.eE+-]') and number(text, 0, MOST_RATE) or nil
+  local found = rates[text or '']
+  if found == nil then
+    found = text and not text:find('[^%d.eE+-]') and number(text, 0, MOST_RATE) or false
+    rates[text or ''] = found
+  end
+  return found or nil
 end
 
 -- Whether balancers are coming back from an outage, and one of them at least has not charged yet what it spent without

@@ -73,6 +73,7 @@ end
 
 local DEEPEST = -1e15 -- microtokens; no bucket goes below
 local PLACES_TTL = 86400 -- seconds, so that what no instance frees any more is dropped at last
+local SHADOW_TTL = 2592000 -- seconds after which an unused shadow bucket that is never full again is full
 
 -- A bucket is an array, which is quicker to make than a table of names:
 --   its key in Redis, level refilled to now, microseconds since its stamp, level as stored, level when full,
@@ -655,6 +656,9 @@ for _, bucket in pairs(shared) do
     local milliseconds = (refilled_in - min(bucket[ELAPSED], 0)) / 1000
     if milliseconds < 1e15 then
       call('PEXPIRE', bucket[KEY], whole(floor(milliseconds) + 2000))
+    elseif bucket[KEY]:sub(1, 22) == 'tokenlb:shadow_bucket:' then
+      -- A late charge may make it again when the user has no shadow policy any more.
+      call('EXPIRE', bucket[KEY], SHADOW_TTL)
     else
       -- Never, at a rate of 0 too; it may have had another rate.
       call('PERSIST', bucket[KEY])
