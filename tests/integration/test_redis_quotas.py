@@ -117,6 +117,28 @@ class BalancerTests(QuotaCase):
         self.flushLoggedErrors()
 
 
+    @inlineCallbacks
+    def test_old_notices(self) -> Any:
+        """What nobody has sent or given up in eight hours is removed, however much there is; damaged ones stay."""
+        yield self.store.claim_notices(0, 60.0)
+        yield self.create(Quota(1, REQUESTS, DAY))
+        now_us = (yield self.take("k")).quota.now_us
+        self.server.command("DEL", "tokenlb:notices", "tokenlb:notices_due")
+        hour_us = 3_600_000_000
+        ages = [8 * hour_us + 1_000_000] * 60 + [7 * hour_us]
+        for number, age_us in enumerate(ages):
+            text = f"80 {now_us - age_us} 1 1 2 1 requests day UTC ann"
+            self.server.command("HSET", "tokenlb:notices", f"msg_{number}", text)
+            self.server.command("ZADD", "tokenlb:notices_due", str(number), f"msg_{number}")
+        self.server.command("HSET", "tokenlb:notices", "damaged", "junk")
+        self.server.command("ZADD", "tokenlb:notices_due", "1", "damaged")
+        self.assertEqual([one.id for one in (yield self.store.claim_notices(2, 60.0))], ["msg_60"])
+        self.assertEqual(self.server.command("HLEN", "tokenlb:notices"), b":2\r\n")
+        self.assertEqual(self.server.command("ZCARD", "tokenlb:notices_due"), b":2\r\n")
+        for key in ("tokenlb:notices", "tokenlb:notices_due"):
+            self.assertIn(self.server.command("TTL", key), (b":32400\r\n", b":32399\r\n"))
+
+
 class QuotaOutageTests(QuotaCase):
     """Redis is away for some time."""
 

@@ -31,7 +31,8 @@
     call.
 `tokenlb:notices`, a hash: id of a notice -> what it says; and `tokenlb:notices_due`, a sorted set: id -> when it is
     due (take_tokens.lua, claim_notices.lua).  Members are removed when they are delivered or given up
-    (finish_notice.lua).
+    (finish_notice.lua), and when their user is gone or they are eight hours old; both expire nine hours after the last
+    claim.
 
 A digest is the SHA-256 of an API key in hexadecimal.  Times are microseconds of Redis, levels microtokens.  Scripts
 that work on many keys have these names in their own text.

@@ -53,9 +53,11 @@ class EmbeddedNotices:
                 self._new.setdefault(owner, {})[made.id] = made
                 quota.told = threshold
 
-    def forget(self, owner: str) -> None:
-        """This user is no more: what is not written yet never will be."""
+    def forget(self, owner: str, name: str) -> None:
+        """This user is no more: what is not written yet never will be, and what waits is not sent."""
         self._new.pop(owner, None)
+        for one in [one for one, _ in self._due.values() if one.user == name]:
+            self.remove_notice(one.id)
 
     def rows_of(self, owners: Collection[str]) -> list[tuple[str, str]]:
         """The rows of what is not written yet about these users."""

@@ -5,8 +5,14 @@
 --   KEYS[3]  tokenlb:notices_due, a sorted set: id -> when it is due, in microseconds
 --   ARGV     how many at most, microseconds of the lease
 -- Reply: an id and its text for each.
+--
+-- What is of no use any more is removed: notices of users that were deleted, and those that nobody has sent or given up in
+-- KEPT seconds: six hours, an hour to the last attempt, and one to spare.  The keys expire where nobody calls this for so
+-- long that all they hold is that old.
 
 local WANTED = 3600
+local KEPT = 8 * 3600
+local LOOKED_AT = 100 -- beside those that are asked for
 
 for i, command in ipairs({'STRLEN', 'HLEN', 'ZCARD'}) do
   if not read(command, KEYS[i]) then
@@ -15,14 +21,28 @@ for i, command in ipairs({'STRLEN', 'HLEN', 'ZCARD'}) do
   end
 end
 call('SET', KEYS[1], '1', 'EX', WANTED)
-local reply = {}
-for _, id in ipairs(call('ZRANGEBYSCORE', KEYS[3], '-inf', now_text, 'LIMIT', 0, ARGV[1])) do
+call('EXPIRE', KEYS[2], WANTED + KEPT)
+call('EXPIRE', KEYS[3], WANTED + KEPT)
+
+local function is_of_use(text)
+  local time, name = text:match('^%d+ (%d+) %d+ %d+ %d+ %d+ %l+ %l+ %S+ (.+)$')
+  if not time then
+    -- Damaged: it is logged.
+    return true
+  end
+  local found = read('ZRANGEBYLEX', 'tokenlb:names', '[' .. name .. '\0', '(' .. name .. '\1', 'LIMIT', 0, 1)
+  return now - tonumber(time) <= KEPT * 1000000 and (not found or found[1] ~= nil)
+end
+
+local reply, most = {}, tonumber(ARGV[1])
+for _, id in ipairs(call('ZRANGEBYSCORE', KEYS[3], '-inf', now_text, 'LIMIT', 0, most + LOOKED_AT)) do
   local text = call('HGET', KEYS[2], id)
-  if text then
+  if not text or not is_of_use(text) then
+    call('ZREM', KEYS[3], id)
+    call('HDEL', KEYS[2], id)
+  elseif #reply < 2 * most then
     call('ZADD', KEYS[3], whole(now + ARGV[2]), id)
     reply[#reply + 1], reply[#reply + 2] = id, text
-  else
-    call('ZREM', KEYS[3], id)
   end
 end
 return reply
