@@ -55,8 +55,12 @@ class Outbox:
     def add(self, *notices: Notice) -> None:
         self.due.update({one.id: (one, 0.0) for one in notices})
 
-    def want_notices(self) -> None:
-        self.wanted = True
+    def want_notices(self, webhook: str = "") -> None:
+        self.wanted = webhook == "digest"
+
+    def refuse_notices(self) -> Deferred[None]:
+        self.wanted = False
+        return succeed(None) if self.error is None else fail(self.error)
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         if self.error is not None:
@@ -150,7 +154,7 @@ class DeliveryTests(SynchronousTestCase):
         self.posts: list[tuple[float, bytes, dict[str, str]]] = []
         self.answers: list[Any] = []  # of the next attempts; 204 when there are none
         self.delivery = NoticeDelivery(
-            self.clock, self.outbox, self.post, KEY, self.clock.seconds, "example.com"
+            self.clock, self.outbox, self.post, KEY, self.clock.seconds, "example.com", "digest"
         )
         self.delivery.startService()
         self.addCleanup(self.delivery.stopService)
@@ -211,6 +215,20 @@ class DeliveryTests(SynchronousTestCase):
         self.pass_time(100)
         self.assertEqual(len(self.posts), 1)
         self.assertEqual(self.delivery.counts(), {DELIVERED: 0, FAILED: 0, DROPPED: 1})
+        self.assertFalse(self.outbox.wanted)
+
+    def test_gone_while_the_store_is_away(self) -> None:
+        """It ends the delivery of this process."""
+        self.outbox.add(notice(1), notice(2))
+        gone: Deferred[int] = Deferred()
+        self.answers = [gone, Deferred()]
+        self.pass_time(1)
+        self.outbox.error = StoreUnavailable("away")
+        gone.callback(410)
+        self.outbox.error = None
+        self.outbox.add(notice(3))
+        self.pass_time(100)
+        self.assertEqual(len(self.posts), 2)
 
     def test_few_at_a_time(self) -> None:
         """While attempts have no answer, only so many are made."""

@@ -118,6 +118,27 @@ class BalancerTests(QuotaCase):
 
 
     @inlineCallbacks
+    def test_a_webhook_that_is_gone(self) -> Any:
+        """Who has the same URL gets nothing more until one of them starts, or a day is over; another URL goes on."""
+        same, other, new = self.new_store(), self.new_store(), self.new_store()
+        for store, webhook in ((self.store, "a"), (same, "a"), (other, "b"), (new, "a")):
+            store.want_notices(webhook)
+            if store is not new:
+                yield store.start() if store is not self.store else None
+                yield store.claim_notices(0, 60.0)
+        yield self.create(Quota(1, REQUESTS, DAY))
+        yield self.take("k")
+        yield self.store.refuse_notices()
+        self.assertEqual(self.server.command("EXISTS", "tokenlb:webhook"), b":0\r\n")
+        self.assertIn(self.server.command("TTL", "tokenlb:webhook_gone"), (b":86400\r\n", b":86399\r\n"))
+        self.assertEqual((yield same.claim_notices(10, 0.0)), [])
+        self.assertEqual(self.server.command("EXISTS", "tokenlb:webhook"), b":0\r\n")
+        self.assertEqual(len((yield other.claim_notices(10, 0.0))), 2)
+        yield new.start()
+        yield new.claim_notices(0, 0.0)
+        self.assertEqual(len((yield same.claim_notices(10, 0.0))), 2)
+
+    @inlineCallbacks
     def test_old_notices(self) -> Any:
         """What nobody has sent or given up in eight hours is removed, however much there is; damaged ones stay."""
         yield self.store.claim_notices(0, 60.0)

@@ -310,6 +310,23 @@ class QuotasContract(StoreCase):
         self.assertEqual((yield self.claimed()), [])
 
     @inlineCallbacks
+    def test_a_webhook_that_is_gone(self) -> Any:
+        """No notices are made until it is wanted anew."""
+        self.store.want_notices("digest")
+        yield self.claimed()
+        yield self.store.refuse_notices()
+        yield self.claimed()
+        yield self.quota_user(Quota(1, REQUESTS, DAY))
+        yield self.take("k")
+        yield self.some_time()
+        self.store.want_notices("digest")
+        self.assertEqual((yield self.claimed()), [])
+        yield self.store.change_user("ann", UserChange(quota_used=0))
+        yield self.take("k")
+        yield self.some_time()
+        self.assertEqual(len((yield self.claimed())), 2)
+
+    @inlineCallbacks
     def test_notices_of_a_user_that_is_deleted(self) -> Any:
         """They are not delivered any more; those of others are."""
         self.store.want_notices()

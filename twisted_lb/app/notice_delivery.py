@@ -5,7 +5,8 @@
    one is sent while more may be due.
 2. A 2xx status is a delivery.  After any other one, and after a failure, it is sent again, each time as long after the
    last attempt as the notice was old then, but at least 5 s and at most an hour, for GIVE_UP_SECONDS.
-3. 410 Gone is the wish to get nothing: this process sends nothing more until it is started again.
+3. 410 Gone is the wish to get nothing: this process sends nothing more until it is started again, and the others are
+   told by the store.
 4. Redirects are not followed, and nothing is read of a response but its status.
 """
 
@@ -62,13 +63,18 @@ class NoticeDelivery(Service):
         key: bytes,
         now: Callable[[], float],
         where: str,
+        webhook: str,
     ) -> None:
-        """`key` is for signatures, `now` gives seconds since 1970, `where` names the webhook in the log."""
+        """`key` is for signatures, `now` gives seconds since 1970.
+
+        `where` names the webhook in the log, and `webhook` is the digest of its URL.
+        """
         self._outbox: Any = outbox
         self._post = post
         self._key = key
         self._now = now
         self._where = where
+        self._webhook = webhook
         self._counts = {DELIVERED: 0, FAILED: 0, DROPPED: 0}
         self._polling = Repeated(reactor, self._poll, "the delivery of notices")
         self._sending: set[Deferred[None]] = set()
@@ -84,7 +90,7 @@ class NoticeDelivery(Service):
     def startService(self) -> None:
         """From now on there are notices."""
         super().startService()
-        self._outbox.want_notices()
+        self._outbox.want_notices(self._webhook)
         self._polling.start(POLL_SECONDS)
 
     def stopService(self) -> None:
@@ -150,6 +156,7 @@ class NoticeDelivery(Service):
                 await self._remove(notice)
             elif status == GONE:
                 self._gone = True
+                await self._refuse()
                 await self._drop(notice, "410 Gone; nothing more is sent there until the next start")
             else:
                 await self._not_delivered(notice, f"status {status}")
@@ -173,6 +180,12 @@ class NoticeDelivery(Service):
             await self._outbox.delay_notice(notice.id, delay)
         except StoreUnavailable:
             """It is due when its lease is over."""
+
+    async def _refuse(self) -> None:
+        try:
+            await self._outbox.refuse_notices()
+        except StoreUnavailable:
+            """The other processes ask for themselves."""
 
     async def _drop(self, notice: Notice, why: str) -> None:
         self._counts[DROPPED] += 1

@@ -80,9 +80,14 @@ class EmbeddedNotices:
 
     # INoticeOutbox
 
-    def want_notices(self) -> None:
+    def want_notices(self, webhook: str = "") -> None:
         """See INoticeOutbox."""
         self.wanted = True
+
+    def refuse_notices(self) -> Deferred[None]:
+        """See INoticeOutbox.  There is no other process."""
+        self.wanted = False
+        return succeed(None)
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         """See INoticeOutbox."""
