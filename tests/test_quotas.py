@@ -131,7 +131,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(self.count.used, 3)
 
     def test_a_charge_is_the_first_of_a_period(self) -> None:
-        """What a request has cost after the end of its period counts in the one that has begun, as does all after it."""
+        """What a request has cost after the end of its period counts in the one that has begun, as all after it."""
         self.admitted()
         charge = QuotaCharge(REQUESTS, self.count.starts_us, self.count.ends_us, 2)
         self.now = self.count.ends_us
