@@ -81,6 +81,8 @@ class PeriodTests(SynchronousTestCase):
         """What is not the name of a zone is an error, whatever path it may be."""
         for name in ("", "Europe", "Europe/Atlantis", "../UTC", "/etc/passwd", "UTC\n", "a" * 65, "Europe//Berlin"):
             self.assertRaises(UnknownTimeZone, zone_named, name)
+        for name in ("right/Europe/Berlin", "posix/UTC", "localtime", "posixrules", "Factory"):
+            self.assertRaises(UnknownTimeZone, zone_named, name)
         for name in ("UTC", "Etc/GMT+3", "America/Argentina/Buenos_Aires"):
             zone_named(name)
 
@@ -117,16 +119,26 @@ class CountTests(SynchronousTestCase):
         """What is given back to the period in which it was used may be used again."""
         self.assertTrue(self.admitted())
         charge = QuotaCharge(REQUESTS, self.count.starts_us, self.count.ends_us, -1)
-        self.assertTrue(self.count.charge(charge))
-        self.assertTrue(self.count.charge(charge))
+        self.assertTrue(self.count.charge(charge, self.now))
+        self.assertTrue(self.count.charge(charge, self.now))
         self.assertEqual(self.count.used, 0)
         self.admitted()
         self.now += 2 * HOUR
         self.admitted()
-        self.assertFalse(self.count.charge(charge))
-        self.assertFalse(self.count.charge(charge._replace(unit=TOKENS, amount=2)))
-        self.assertTrue(self.count.charge(charge._replace(amount=2)))
+        self.assertFalse(self.count.charge(charge, self.now))
+        self.assertFalse(self.count.charge(charge._replace(unit=TOKENS, amount=2), self.now))
+        self.assertTrue(self.count.charge(charge._replace(amount=2), self.now))
         self.assertEqual(self.count.used, 3)
+
+    def test_a_charge_is_the_first_of_a_period(self) -> None:
+        """What a request has cost after the end of its period counts in the one that has begun, as all after it."""
+        self.admitted()
+        charge = QuotaCharge(REQUESTS, self.count.starts_us, self.count.ends_us, 2)
+        self.now = self.count.ends_us
+        self.assertTrue(self.count.charge(charge, self.now))
+        self.assertFalse(self.count.charge(charge._replace(amount=-1), self.now))
+        self.assertEqual(sum(self.admitted() for _ in range(5)), 1)
+        self.assertEqual((self.count.starts_us, self.count.used), (self.now, 3))
 
     def test_an_earlier_end_by_another_database(self) -> None:
         """A period that seems to have begun before the last one ended makes that last longer, with the same count."""

@@ -30,6 +30,8 @@ SECOND_US: Final = 1_000_000
 THRESHOLDS: Final = (80, 100)
 
 # Names of the IANA database; they are part of texts that scripts read.
+# Files of the database that are no names of zones: other countings of time, or another zone on each machine.
+_NO_ZONES: Final = frozenset(("right", "posix", "localtime", "posixrules", "Factory"))
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]{1,32}(?:/[A-Za-z0-9_+-]{1,32}){0,3}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # The clocks of no zone were ever changed by more than a day.
@@ -98,7 +100,7 @@ def zone_named(name: str) -> tzinfo:
     if name == UTC:
         return timezone.utc
     try:
-        if _NAME.fullmatch(name) is not None:
+        if _NAME.fullmatch(name) is not None and name.partition("/")[0] not in _NO_ZONES:
             return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         """A ZoneInfoNotFoundError is a KeyError; a directory of the database may be any of them."""

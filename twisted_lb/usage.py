@@ -26,11 +26,11 @@ REQUESTS: Final = "requests"  # that were admitted, and are over
 TOKENS: Final = "tokens"  # what they have cost in the end
 REFUSED: Final = "refused:"  # before the name of the limit, or the reason why the key must not be used
 
-# The subjects that belong to keys are `<kind>:<digest>`; see also users.lua.
+# The subjects that belong to keys are `<kind>:<digest>`, and of a shadow policy `:<policy>`; see also users.lua.
 _KEY: Final = "key"
 _SHADOW: Final = "shadow"  # the shadow policy of a user, by the digest of the user's first key
-KINDS_OF_KEYS: Final = (_KEY, _SHADOW)
-_OF_A_KEY: Final = re.compile(rf"(?:{'|'.join(KINDS_OF_KEYS)}):([0-9a-f]{{64}})")
+_KINDS_OF_KEYS: Final = (_KEY, _SHADOW)
+_OF_A_KEY: Final = re.compile(rf"(?:{'|'.join(_KINDS_OF_KEYS)}):([0-9a-f]{{64}})(?::[0-9.:e+-]+)?")
 
 
 class WindowCounts(NamedTuple):
@@ -45,9 +45,14 @@ def key_subject(digest: str) -> str:
     return f"{_KEY}:{digest}"
 
 
-def shadow_subject(digest: str) -> str:
-    """The subject that is the shadow policy of the user whose first key has this digest."""
-    return f"{_SHADOW}:{digest}"
+def with_policy(subject: str, capacity: int, rate_per_sec: float) -> str:
+    """The subject with this policy: another policy is another subject, so that its counts begin at 0."""
+    return f"{subject}:{capacity}:{float(rate_per_sec)!r}"
+
+
+def shadow_subject(digest: str, capacity: int, rate_per_sec: float) -> str:
+    """The subject that is this shadow policy of the user whose first key has this digest."""
+    return with_policy(f"{_SHADOW}:{digest}", capacity, rate_per_sec)
 
 
 def digest_of_subject(subject: str) -> str:

@@ -28,7 +28,7 @@ class ShadowTests(UsersCase):
         self.successResultOf(self.store.create_user(new_user("ann", "a", "b", capacity=9)))
 
     def count(self, **counts: int) -> None:
-        self.successResultOf(self.store.add_counts({shadow_subject(digest_of("a")): counts}))
+        self.successResultOf(self.store.add_counts({shadow_subject(digest_of("a"), 3, 0.5): counts}))
 
     def test_it_is_set_and_removed(self) -> None:
         """A shadow policy is set and removed by a change, shown with the user, and audited."""
@@ -61,6 +61,10 @@ class ShadowTests(UsersCase):
         self.assertEqual(self.called(200, "GET", "/users/ann/shadow"), {**shown, "hour": nothing, "day": nothing})
         self.count(**HOUR)
         self.assertEqual(self.called(200, "GET", "/users/ann/shadow"), {**shown, "hour": HOUR, "day": HOUR})
+        for policy, counts in (({"capacity": 3, "rate_per_sec": 0.75}, nothing), (SHADOW, HOUR)):
+            # The counts are those of this policy.
+            self.called(200, "PATCH", "/users/ann", {"shadow": policy})
+            self.assertEqual(self.called(200, "GET", "/users/ann/shadow")["hour"], counts)
 
     def test_promotion(self) -> None:
         """A promoted shadow is the policy, the level is cut, and there is nothing to promote after that."""

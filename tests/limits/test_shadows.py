@@ -27,6 +27,7 @@ from twisted_lb.limits.recent_keys import SpecialKey
 from twisted_lb.limits.shadow_counts import ShadowCounts, limit_and_owner
 from twisted_lb.stores.redis.batch_encoding import Batch
 from twisted_lb.stores.redis.lost_call import lost_call, still_due
+from twisted_lb.usage import shadow_subject
 
 M = MICROTOKENS
 OWNER = digest_of("a")
@@ -74,11 +75,14 @@ class CountsTests(SynchronousTestCase):
         self.assertEqual(
             part,
             {
-                "limit:route|/v1/|later": {"requests": 2},
-                f"shadow:{OWNER}": {"requests": 2, "would_refuse": 2},
-                f"shadow:{digest_of('b')}": {"requests": 1},
-                "limit:all||each|key": {"requests": 1, "would_refuse": 1},
-                "limit:all||each|network": {"requests": 1, "would_refuse": 1},
+                "limit:route|/v1/|later:4:0.0": {"requests": 2},
+                shadow_subject(OWNER, OF_ANN.rule.capacity, OF_ANN.rule.rate_per_sec): {
+                    "requests": 2,
+                    "would_refuse": 2,
+                },
+                f"shadow:{digest_of('b')}:1:0.0": {"requests": 1},
+                "limit:all||each|key:1:0.0": {"requests": 1, "would_refuse": 1},
+                "limit:all||each|network:1:0.0": {"requests": 1, "would_refuse": 1},
             },
         )
 

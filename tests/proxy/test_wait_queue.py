@@ -5,10 +5,11 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_lb.interfaces import IN_FLIGHT, Taken
+from twisted_lb.interfaces import IN_FLIGHT, QUOTA, Taken
 from twisted_lb.limits.bucket import Bucket
 from twisted_lb.limits.prefer import preferred_wait
 from twisted_lb.limits.wait_queue import WaitQueue
+from twisted_lb.quotas import DAY, REQUESTS, TOKENS, QuotaLevel
 
 
 class PreferTests(SynchronousTestCase):
@@ -95,6 +96,22 @@ class RoomTests(SynchronousTestCase):
         self.join("dear", cost=4)
         self.join("cheap")
         self.assertEqual(self.run_for(3), "dear at 2.01, cheap at 2.51")
+
+    def test_a_quota_that_is_used_up(self) -> None:
+        """Those who wait for tokens do not wait for the next period of a quota: they are answered at once."""
+        for name, cost in (("a", 1), ("dear", 2), ("b", 1)):
+            self.join(name, cost=cost)
+        self.assertEqual(self.run_for(0.6), "a at 0.51")
+        self.refused_by_quota(TOKENS, 1)
+        self.assertEqual(self.run_for(0.02), "dear gave up at 0.60, 1 ahead")
+        self.refused_by_quota(REQUESTS, 0)
+        self.assertEqual((self.run_for(0.02), len(self.room)), ("b gave up at 0.62, 0 ahead", 0))
+
+    def refused_by_quota(self, unit: str, left: int) -> None:
+        """The first one is, when it asks."""
+        quota = QuotaLevel(3, unit, DAY, "UTC", left, 0, 86_400_000_000, 1)
+        first = next(iter(self.room.key_queues["key"].places))
+        self.room.refused("key", first, Taken(False, b"ann", 3, 0.0, left * 1_000_000, QUOTA, quota=quota))
 
     def test_no_use(self) -> None:
         """Who cannot have its tokens in time, counting those ahead, is not let in; nor is who never can."""

@@ -139,6 +139,22 @@ class EmbeddedQuotaTests(StoreOnClock):
         self.store.release(digest_of("k"), -1, (), charge._replace(amount=-1))
         self.assertEqual(self.admitted(), 6)
 
+    def test_a_late_charge_is_the_first_of_the_next_period(self) -> None:
+        """So it is without a request in between; the notices are those of the next period."""
+        self.limited(10, TOKENS)
+        taken = self.take("k")
+        self.now_us = taken.quota.ends_us
+        charge = QuotaCharge(TOKENS, taken.quota.starts_us, taken.quota.ends_us, 8)
+        self.store.release(digest_of("k"), 8, (), charge)
+        user = self.successResultOf(self.store.user("ann"))
+        self.assertEqual((user.quota.used, user.quota.starts_us), (8, charge.ends_us))
+        self.flush()
+        self.assertEqual(self.claimed(), [])
+        taken = self.take("k", 1)
+        self.assertEqual((taken.quota.left, taken.quota.starts_us), (1, charge.ends_us))
+        self.flush()
+        self.assertEqual(self.claimed(), [80])
+
     def test_a_zone_that_is_not_known_any_more(self) -> None:
         """Without the zone of a quota there is no period: the request is not admitted, and others are not concerned."""
         self.limited()

@@ -10,8 +10,8 @@ from zope.interface.verify import verifyObject
 from tests.stores.contract import StoreCase, digest_of
 from tests.stores.users_contract import id_of, new_user
 from twisted_lb.interfaces import IUsageStore
-from twisted_lb.usage import MOST, WindowCounts, key_subject
-from twisted_lb.users import Key
+from twisted_lb.usage import MOST, WindowCounts, key_subject, shadow_subject
+from twisted_lb.users import Key, Shadow
 
 NOTHING = WindowCounts({}, {})
 
@@ -84,9 +84,9 @@ class UsageContract(StoreCase):
     @inlineCallbacks
     def test_counts_go_with_the_user(self) -> Any:
         """The counts of all keys, and those of the user's shadow policy, go when the user is deleted."""
-        user = new_user("ann", "k1", "k2")
+        user = new_user("ann", "k1", "k2", shadow=Shadow(7, 0.25))
         yield self.store.create_user(user)
-        shadow = f"shadow:{digest_of('k1')}"
+        shadow = shadow_subject(digest_of("k1"), 7, 0.25)
         subjects = [of("k1"), of("k2"), shadow]
         for subject in subjects:
             yield self.add(subject, requests=1)

@@ -14,7 +14,7 @@ from twisted_lb.users import Shadow
 
 async def shadow_with_counts(report: IUsageReport, owner: str, shadow: Shadow) -> dict[str, object]:
     """The shadow policy of a user; `owner` is the digest of the user's first key."""
-    counts = await report.counts_of([shadow_subject(owner)])
+    counts = await report.counts_of([shadow_subject(owner, shadow.capacity, shadow.rate_per_sec)])
     return {**shown_shadow(shadow), **shown_counts(counts)}
 
 

@@ -34,5 +34,8 @@ def shown_limit(kind: str, owner: str, spec: LimitSpec) -> dict[str, Any]:
         "shadow": spec.shadow,
         "bucket": None if several else limit.rule.key,
         # With PER_KEY, requests without a key have buckets of another rule.
-        "subjects": [subject_of(key) for key in dict.fromkeys([limit.rule.key, limit.of_networks.key])],
+        "subjects": [
+            subject_of(key, spec.capacity, spec.rate_per_sec)
+            for key in dict.fromkeys([limit.rule.key, limit.of_networks.key])
+        ],
     }

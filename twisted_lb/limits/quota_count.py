@@ -72,11 +72,14 @@ class QuotaCount:
         """Admit a request of so many tokens."""
         self.used += 1 if self.counts_requests else cost
 
-    def charge(self, charge: QuotaCharge) -> bool:
+    def charge(self, charge: QuotaCharge, now_us: int) -> bool:
         """Charge what an admitted request has used in the end; whether that has changed anything."""
         unit, starts_us, _, amount = charge
         if unit != self.unit or not amount or (starts_us != self.starts_us and amount < 0):
             return False
+        if amount > 0 and 0 < self.ends_us <= now_us:
+            # It counts in the period that has begun, which the next request will determine.
+            self.used = self.told = self.starts_us = self.ends_us = 0
         self.used = min(max(self.used + amount, 0), MAX_USED)
         return True
 

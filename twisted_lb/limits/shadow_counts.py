@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from twisted_lb.interfaces import SHADOW, ShadowDecision, is_of_user
 from twisted_lb.limits.collected_counts import CollectedCounts
+from twisted_lb.usage import with_policy
 
 REQUESTS: Final = "shadow_requests"
 WOULD_REFUSE: Final = "shadow_would_refuse"
@@ -25,20 +26,22 @@ class ShadowCounts:
     def __init__(self, collected: CollectedCounts) -> None:
         """`collected` gets the counts by time."""
         self._counts: dict[str, list[int]] = {}  # by the key of the rule: the requests, and those that would be refused
-        self._subjects: dict[str, str] = {}  # by the key of the rule
+        self._subjects: dict[str, str] = {}  # by the key of the rule, without the policy
         self._collected = collected
 
     def add(self, decisions: tuple[ShadowDecision, ...]) -> None:
         """A request was admitted, and these are the decisions of its shadows."""
         collected = self._collected
         for shared, would_refuse in decisions:
-            key = shared.rule.key
+            rule = shared.rule
+            key = rule.key
             if is_of_user(shared):
                 subject = key
                 found = self._of(OF_USERS)
             else:
-                subject = self._subjects.get(key) or self._subjects.setdefault(key, subject_of(key))
+                subject = self._subjects.get(key) or self._subjects.setdefault(key, _quoted(key))
                 found = self._of(key)
+            subject = with_policy(subject, rule.capacity, rule.rate_per_sec)
             found[0] += 1
             collected.add(subject, ASKED, 1)
             if would_refuse:
@@ -63,8 +66,12 @@ class ShadowCounts:
         return numbers
 
 
-def subject_of(key: str) -> str:
-    """The subject of a limit of servers.yaml, by the key of its rule."""
+def subject_of(key: str, capacity: int, rate_per_sec: float) -> str:
+    """The subject of a limit of servers.yaml with this policy, by the key of its rule."""
+    return with_policy(_quoted(key), capacity, rate_per_sec)
+
+
+def _quoted(key: str) -> str:
     return quote(key, safe=_PLAIN)
 
 

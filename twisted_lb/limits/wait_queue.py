@@ -22,7 +22,8 @@ from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, Taken
+from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, QUOTA, Taken
+from twisted_lb.quotas import REQUESTS
 
 # With the limit on requests in flight: this process does not know when requests of other instances end.
 POLL_SECONDS: Final = 0.1
@@ -82,7 +83,11 @@ class KeyQueue:
 
     def holds_never(self, cost: int) -> bool:
         """Whether the bucket that has refused can never hold that many tokens, as far as is known."""
-        return self.taken.limit != IN_FLIGHT and cost > self.taken.capacity
+        taken = self.taken
+        if taken.limit == QUOTA and taken.quota is not None:
+            # Nobody waits for the next period.
+            return (1 if taken.quota.unit == REQUESTS else cost) > taken.quota.left
+        return taken.limit != IN_FLIGHT and cost > taken.capacity
 
 
 def _seconds_until(tokens: int, capacity: int, rate: float, level: int, age: float) -> float:

@@ -47,6 +47,9 @@ class EmbeddedNotices:
 
     def look(self, owner: str, name: str, quota: QuotaCount, now_us: int) -> None:
         """Something was used of a quota: make the notices of the thresholds that it has reached now."""
+        if not quota.ends_us:
+            # They name the period, which is not determined yet.
+            return
         for threshold in quota.reached():
             if threshold > quota.told and self.wanted:
                 made = Notice(notice_id(owner, quota.starts_us, threshold), threshold, now_us, name, quota.quota())

@@ -375,7 +375,7 @@ class EmbeddedStore:
         quota = key.user.quota if key is not None else None
         if key is None or quota is None:
             return
-        if quota.charge(charge):
+        if quota.charge(charge, now_us):
             self._notices.look(key.user.digest, key.user.name, quota, now_us)
             self._dirty.add(key.user)
 

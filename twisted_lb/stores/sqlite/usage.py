@@ -15,7 +15,6 @@ from twisted_lb.stores.sqlite.schema import UsageRow
 from twisted_lb.usage import (
     HALF_HOUR_SECONDS,
     HALF_HOURS,
-    KINDS_OF_KEYS,
     MINUTE_SECONDS,
     MINUTES,
     MOST,
@@ -38,6 +37,7 @@ class UsageCounts:
         self._now_us = now_us
         self._has_key = has_key
         self._subjects: dict[str, dict[str, _Series]] = {}  # the one that was silent for longest is first
+        self._of_keys: dict[str, list[str]] = {}  # the subjects that belong to a key, by its digest
 
     def add(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Count so many more, now.  What belongs to a key that does not exist is left out."""
@@ -46,6 +46,8 @@ class UsageCounts:
             if not self._exists(subject):
                 continue
             counters = self._subjects.pop(subject, {})
+            if not counters:
+                self._index(subject)
             for name, number in more.items():
                 series = counters.get(name)
                 if series is None:
@@ -70,12 +72,13 @@ class UsageCounts:
 
     def remove_key(self, digest: str) -> None:
         """Forget what belongs to this key."""
-        for kind in KINDS_OF_KEYS:
-            self._remove(f"{kind}:{digest}")
+        for subject in list(self._of_keys.get(digest, ())):
+            self._remove(subject)
 
     def clear(self) -> None:
         """Forget all, for the end."""
         self._subjects.clear()
+        self._of_keys.clear()
         self.dirty.clear()
 
     # The disk
@@ -86,6 +89,8 @@ class UsageCounts:
         for row in rows:
             series = _series(row, now)
             if series[1] and self._exists(row.subject):
+                if row.subject not in self._subjects:
+                    self._index(row.subject)
                 self._subjects.setdefault(row.subject, {})[row.counter] = series
             else:
                 self.dirty.add(row.subject)
@@ -118,8 +123,19 @@ class UsageCounts:
         return not digest or self._has_key(digest)
 
     def _remove(self, subject: str) -> None:
-        if self._subjects.pop(subject, None) is not None:
-            self.dirty.add(subject)
+        if self._subjects.pop(subject, None) is None:
+            return
+        self.dirty.add(subject)
+        digest = digest_of_subject(subject)
+        if digest:
+            self._of_keys[digest].remove(subject)
+            if not self._of_keys[digest]:
+                del self._of_keys[digest]
+
+    def _index(self, subject: str) -> None:
+        digest = digest_of_subject(subject)
+        if digest:
+            self._of_keys.setdefault(digest, []).append(subject)
 
     def _forget_silent(self, now: int) -> None:
         oldest = now // HALF_HOUR_SECONDS - HALF_HOURS

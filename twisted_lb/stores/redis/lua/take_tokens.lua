@@ -315,6 +315,9 @@ if extras > 0 then
         return
       end
       quota.used, quota.told, quota.starts, quota.ends = 0, 0, starts, ends
+    elseif not of_users and amount > 0 and quota.ends > 0 and now >= quota.ends then
+      -- It counts in the period that has begun, which the next request will determine.
+      quota.used, quota.told, quota.starts, quota.ends = 0, 0, 0, 0
     end
     quota.used = min(max(quota.used + amount, 0), MOST_USED)
     quotas = quotas or {}
@@ -582,7 +585,8 @@ end
 local notices = nil -- of two elements: the quota and the threshold
 if quotas then
   for _, quota in pairs(quotas) do
-    for threshold = 80, 100, 20 do
+    -- They name the period, so it must be determined.
+    for threshold = 80, quota.ends > 0 and 100 or 0, 20 do
       if threshold > quota.told and quota.used * 100 >= quota.amount * threshold and call('EXISTS', 'tokenlb:webhook') == 1 then
         quota.told = threshold
         notices = notices or {}
