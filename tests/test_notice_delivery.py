@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -23,6 +24,7 @@ from twisted_lb.app.notice_delivery import (
     GIVE_UP_SECONDS,
     LONGEST_DELAY_SECONDS,
     NoticeDelivery,
+    webhook_post,
 )
 from twisted_lb.config.environment import read_settings
 from twisted_lb.interfaces import INoticeOutbox, StoreUnavailable
@@ -53,8 +55,12 @@ class Outbox:
     def add(self, *notices: Notice) -> None:
         self.due.update({one.id: (one, 0.0) for one in notices})
 
-    def want_notices(self) -> None:
-        self.wanted = True
+    def want_notices(self, webhook: str = "") -> None:
+        self.wanted = webhook == "digest"
+
+    def refuse_notices(self) -> Deferred[None]:
+        self.wanted = False
+        return succeed(None) if self.error is None else fail(self.error)
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         if self.error is not None:
@@ -148,7 +154,7 @@ class DeliveryTests(SynchronousTestCase):
         self.posts: list[tuple[float, bytes, dict[str, str]]] = []
         self.answers: list[Any] = []  # of the next attempts; 204 when there are none
         self.delivery = NoticeDelivery(
-            self.clock, self.outbox, self.post, KEY, self.clock.seconds, "example.com"
+            self.clock, self.outbox, self.post, KEY, self.clock.seconds, "example.com", "digest"
         )
         self.delivery.startService()
         self.addCleanup(self.delivery.stopService)
@@ -209,6 +215,20 @@ class DeliveryTests(SynchronousTestCase):
         self.pass_time(100)
         self.assertEqual(len(self.posts), 1)
         self.assertEqual(self.delivery.counts(), {DELIVERED: 0, FAILED: 0, DROPPED: 1})
+        self.assertFalse(self.outbox.wanted)
+
+    def test_gone_while_the_store_is_away(self) -> None:
+        """It ends the delivery of this process."""
+        self.outbox.add(notice(1), notice(2))
+        gone: Deferred[int] = Deferred()
+        self.answers = [gone, Deferred()]
+        self.pass_time(1)
+        self.outbox.error = StoreUnavailable("away")
+        gone.callback(410)
+        self.outbox.error = None
+        self.outbox.add(notice(3))
+        self.pass_time(100)
+        self.assertEqual(len(self.posts), 2)
 
     def test_few_at_a_time(self) -> None:
         """While attempts have no answer, only so many are made."""
@@ -221,6 +241,31 @@ class DeliveryTests(SynchronousTestCase):
             one.callback(200)
         self.pass_time(2)
         self.assertEqual(self.outbox.due, {})
+
+    def test_many_notices(self) -> None:
+        """While more are due, the next ones are sent as soon as there is room, not a second later."""
+        self.outbox.add(*[notice(number) for number in range(10 * AT_A_TIME)])
+        waiting: list[Deferred[int]] = [Deferred() for _ in range(10 * AT_A_TIME)]
+        self.answers = list(waiting)
+        self.pass_time(1)
+        for number, one in enumerate(waiting):
+            self.assertEqual(len(self.posts), min(AT_A_TIME + number, len(waiting)))
+            one.callback(200)
+        self.assertEqual(self.outbox.due, {})
+        self.assertEqual({at for at, _, _ in self.posts}, {1.0})
+
+    def test_many_notices_that_are_accepted_at_once(self) -> None:
+        """All that are due are sent in one poll."""
+        self.outbox.add(*[notice(number) for number in range(10 * AT_A_TIME)])
+        self.pass_time(1)
+        self.assertEqual(self.outbox.due, {})
+
+    def test_some_attempts_without_an_answer(self) -> None:
+        """They take their places only: the others go on."""
+        self.outbox.add(*[notice(number) for number in range(5 * AT_A_TIME)])
+        self.answers = [Deferred() for _ in range(AT_A_TIME - 1)]
+        self.pass_time(1)
+        self.assertEqual(len(self.posts), 5 * AT_A_TIME)
 
     def test_a_store_that_is_away(self) -> None:
         """Notices are there when the store is back; one whose removal failed is sent again with the same id."""
@@ -238,6 +283,19 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual([fields["webhook-id"] for _, _, fields in self.posts], [notice().id] * 2)
         self.assertEqual(self.outbox.due, {})
 
+    def test_a_store_that_goes_away_between_two_claims(self) -> None:
+        """The next poll asks again."""
+        self.outbox.add(*[notice(number) for number in range(AT_A_TIME + 1)])
+        waiting: list[Deferred[int]] = [Deferred() for _ in range(AT_A_TIME)]
+        self.answers = list(waiting)
+        self.pass_time(1)
+        self.outbox.error = StoreUnavailable("away")
+        waiting[0].callback(200)
+        self.outbox.error = None
+        self.assertEqual(len(self.posts), AT_A_TIME)
+        self.pass_time(1)
+        self.assertEqual(len(self.posts), AT_A_TIME + 1)
+
     def test_the_end(self) -> None:
         """An attempt is cut off when the process stops, and the notice stays."""
         cut: list[object] = []
@@ -248,3 +306,23 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual(len(cut), 1)
         self.assertIn(notice().id, self.outbox.due)
         self.assertEqual(self.delivery.counts(), {DELIVERED: 0, FAILED: 0, DROPPED: 0})
+
+
+class ConnectionTests(SynchronousTestCase):
+    """What is sent by treq."""
+
+    def test_connections_are_not_logged(self) -> None:
+        """A notice that is accepted leaves no line in the log, at any level."""
+        reactor = MemoryReactorClock()
+        with capturedLogs() as logs:
+            status = webhook_post(reactor, "http://127.0.0.1:8000/hook")(b"{}", {"webhook-id": "msg_0"})
+            [(_, _, factory, _, _)] = reactor.tcpClients
+            factory.doStart()
+            client = factory.buildProtocol(None)
+            transport = StringTransport()
+            client.makeConnection(transport)
+            self.assertTrue(transport.value().startswith(b"POST /hook HTTP/1.1\r\n"), transport.value())
+            client.dataReceived(b"HTTP/1.1 204 No Content\r\n\r\n")
+            self.assertEqual(self.successResultOf(status), 204)
+            factory.doStop()
+        self.assertEqual([log["log_format"] for log in logs], [])

@@ -424,8 +424,14 @@ class INoticeOutbox(Interface):
     and is kept until it is removed, also over a restart.  The Deferreds fail with StoreUnavailable.
     """
 
-    def want_notices() -> None:
-        """From now on there are notices: somebody takes them."""
+    def want_notices(webhook: str = "") -> None:
+        """From now on there are notices: somebody takes them, for the webhook with this digest."""
+
+    def refuse_notices() -> Deferred[None]:
+        """This webhook wants nothing more, so that no notices are made and other processes get none for it.
+
+        This ends when want_notices is called for it anew, in any process, or after a day.
+        """
 
     def claim_notices(most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         """Up to `most` notices that are due; nobody else gets them before the lease is over."""

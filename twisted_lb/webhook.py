@@ -10,6 +10,7 @@ import binascii
 import hmac
 import json
 from base64 import b64decode, b64encode
+from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -57,6 +58,11 @@ def check_url(url: str) -> None:
 def host_of(url: str) -> str:
     """The part of the URL that may be logged: a path or a query may be secret."""
     return urlsplit(url).netloc
+
+
+def digest_of_url(url: str) -> str:
+    """Names a webhook where others may read it."""
+    return sha256(url.encode()).hexdigest()
 
 
 def body_of(notice: Notice) -> bytes:

@@ -117,6 +117,49 @@ class BalancerTests(QuotaCase):
         self.flushLoggedErrors()
 
 
+    @inlineCallbacks
+    def test_a_webhook_that_is_gone(self) -> Any:
+        """Who has the same URL gets nothing more until one of them starts, or a day is over; another URL goes on."""
+        same, other, new = self.new_store(), self.new_store(), self.new_store()
+        for store, webhook in ((self.store, "a"), (same, "a"), (other, "b"), (new, "a")):
+            store.want_notices(webhook)
+            if store is not new:
+                yield store.start() if store is not self.store else None
+                yield store.claim_notices(0, 60.0)
+        yield self.create(Quota(1, REQUESTS, DAY))
+        yield self.take("k")
+        yield self.store.refuse_notices()
+        self.assertEqual(self.server.command("EXISTS", "tokenlb:webhook"), b":0\r\n")
+        self.assertIn(self.server.command("TTL", "tokenlb:webhook_gone"), (b":86400\r\n", b":86399\r\n"))
+        self.assertEqual((yield same.claim_notices(10, 0.0)), [])
+        self.assertEqual(self.server.command("EXISTS", "tokenlb:webhook"), b":0\r\n")
+        self.assertEqual(len((yield other.claim_notices(10, 0.0))), 2)
+        yield new.start()
+        yield new.claim_notices(0, 0.0)
+        self.assertEqual(len((yield same.claim_notices(10, 0.0))), 2)
+
+    @inlineCallbacks
+    def test_old_notices(self) -> Any:
+        """What nobody has sent or given up in eight hours is removed, however much there is; damaged ones stay."""
+        yield self.store.claim_notices(0, 60.0)
+        yield self.create(Quota(1, REQUESTS, DAY))
+        now_us = (yield self.take("k")).quota.now_us
+        self.server.command("DEL", "tokenlb:notices", "tokenlb:notices_due")
+        hour_us = 3_600_000_000
+        ages = [8 * hour_us + 1_000_000] * 60 + [7 * hour_us]
+        for number, age_us in enumerate(ages):
+            text = f"80 {now_us - age_us} 1 1 2 1 requests day UTC ann"
+            self.server.command("HSET", "tokenlb:notices", f"msg_{number}", text)
+            self.server.command("ZADD", "tokenlb:notices_due", str(number), f"msg_{number}")
+        self.server.command("HSET", "tokenlb:notices", "damaged", "junk")
+        self.server.command("ZADD", "tokenlb:notices_due", "1", "damaged")
+        self.assertEqual([one.id for one in (yield self.store.claim_notices(2, 60.0))], ["msg_60"])
+        self.assertEqual(self.server.command("HLEN", "tokenlb:notices"), b":2\r\n")
+        self.assertEqual(self.server.command("ZCARD", "tokenlb:notices_due"), b":2\r\n")
+        for key in ("tokenlb:notices", "tokenlb:notices_due"):
+            self.assertIn(self.server.command("TTL", key), (b":32400\r\n", b":32399\r\n"))
+
+
 class QuotaOutageTests(QuotaCase):
     """Redis is away for some time."""
 

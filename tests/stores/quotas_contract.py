@@ -310,6 +310,59 @@ class QuotasContract(StoreCase):
         self.assertEqual((yield self.claimed()), [])
 
     @inlineCallbacks
+    def test_a_webhook_that_is_gone(self) -> Any:
+        """No notices are made until it is wanted anew."""
+        self.store.want_notices("digest")
+        yield self.claimed()
+        yield self.store.refuse_notices()
+        yield self.claimed()
+        yield self.quota_user(Quota(1, REQUESTS, DAY))
+        yield self.take("k")
+        yield self.some_time()
+        self.store.want_notices("digest")
+        self.assertEqual((yield self.claimed()), [])
+        yield self.store.change_user("ann", UserChange(quota_used=0))
+        yield self.take("k")
+        yield self.some_time()
+        self.assertEqual(len((yield self.claimed())), 2)
+
+    @inlineCallbacks
+    def test_notices_of_a_user_that_is_deleted(self) -> Any:
+        """They are not delivered any more; those of others are."""
+        self.store.want_notices()
+        yield self.claimed()
+        yield self.quota_user(Quota(1, REQUESTS, DAY))
+        yield self.store.create_user(new_user("ann b", "other", quota=Quota(1, REQUESTS, DAY)))
+        yield self.take("k")
+        yield self.take("other")
+        yield self.some_time()
+        self.assertEqual(len((yield self.claimed(10, 0.0))), 4)
+        yield self.store.delete_user("ann")
+        self.assertEqual([one.user for one in (yield self.claimed())], ["ann b"] * 2)
+
+    @inlineCallbacks
+    def test_notices_of_a_quota_that_begins_anew(self) -> Any:
+        """Removed and set again, or with another unit, it has the notices again, with the same ids."""
+        self.store.want_notices()
+        yield self.claimed()
+        yield self.quota_user(Quota(1, REQUESTS, DAY))
+        found = []
+        for change in (None, Quota(1, REQUESTS, DAY), Quota(1, TOKENS, DAY)):
+            if change is not None and change.unit == REQUESTS:
+                yield self.store.change_user("ann", UserChange(quota=NO_QUOTA))
+            if change is not None:
+                yield self.store.change_user("ann", UserChange(quota=change))
+            taken = yield self.take("k")
+            yield self.some_time()
+            notices = yield self.claimed()
+            self.assertEqual({one.quota.unit for one in notices}, {taken.quota.unit})
+            found.append({(one.threshold, one.id) for one in notices})
+            for one in notices:
+                yield self.store.remove_notice(one.id)
+        ids = {(threshold, notice_id(digest_of("k"), taken.quota.starts_us, threshold)) for threshold in (80, 100)}
+        self.assertEqual(found, [ids] * 3)
+
+    @inlineCallbacks
     def test_a_notice_is_leased_delayed_and_removed(self) -> Any:
         """A notice that is claimed is not due for others; later, it is again, until it is removed."""
         self.store.want_notices()

@@ -97,6 +97,15 @@ class EmbeddedQuotaTests(StoreOnClock):
         self.crash()
         self.assertEqual(self.claimed(), [])
 
+    def test_a_deleted_user_has_no_notices_after_a_restart(self) -> None:
+        """They are removed from the database too."""
+        self.limited()
+        self.admitted()
+        self.flush()
+        self.successResultOf(self.store.delete_user("ann"))
+        self.crash()
+        self.assertEqual(self.claimed(), [])
+
     def test_a_change_by_an_operator_writes_the_notices_too(self) -> None:
         """What is in memory alone is written with a change of the quota."""
         self.limited()

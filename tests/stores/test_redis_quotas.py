@@ -87,7 +87,7 @@ class QuotaTests(StoreOnClock):
             self.server.commands()
             self.server.reply(array(*reply(outcome, used)))
             self.assertEqual(self.outcome(asker).limit, limit)
-            [row] = [row for row in self.fallback.news() if len(row) == 7]
+            [row] = [row for row in self.fallback.news() if len(row) == 6]
             self.assertEqual(QuotaLevel(*row[5]).left, 5 - used)
             self.fallback._told = 0
 

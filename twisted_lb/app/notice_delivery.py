@@ -1,28 +1,31 @@
 """Sends the notices about quotas to the webhook (see `webhook`).
 
 1. Each process asks the store for notices that are due, a few at a time, and has a lease for them: no other one sends
-   them meanwhile, and when this process ends, another one does, with the same id.
+   them meanwhile, and when this process ends, another one does, with the same id.  It asks each second, and as soon as
+   one is sent while more may be due.
 2. A 2xx status is a delivery.  After any other one, and after a failure, it is sent again, each time as long after the
-   last attempt as the notice is old: after 5 s, 10 s, 20 s and so on, up to an hour, for GIVE_UP_SECONDS.
-3. 410 Gone is the wish to get nothing: this process sends nothing more until it is started again.
+   last attempt as the notice was old then, but at least 5 s and at most an hour, for GIVE_UP_SECONDS.
+3. 410 Gone is the wish to get nothing: this process sends nothing more until it is started again, and the others are
+   told by the store.
 4. Redirects are not followed, and nothing is read of a response but its status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
 from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
+from zope.interface import implementer
 
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import INoticeOutbox, StoreUnavailable
@@ -31,7 +34,7 @@ from twisted_lb.repeated import Repeated
 from twisted_lb.webhook import body_of, fields_of
 
 POLL_SECONDS: Final = 1.0
-AT_A_TIME: Final = 8  # notices of a process that are being sent
+AT_A_TIME: Final = 32  # notices of a process that are being sent, and connections
 DEADLINE_SECONDS: Final = 10.0  # of an attempt
 CONNECT_SECONDS: Final = 5.0
 LEASE_SECONDS: Final = 60.0
@@ -60,16 +63,23 @@ class NoticeDelivery(Service):
         key: bytes,
         now: Callable[[], float],
         where: str,
+        webhook: str,
     ) -> None:
-        """`key` is for signatures, `now` gives seconds since 1970, `where` names the webhook in the log."""
+        """`key` is for signatures, `now` gives seconds since 1970.
+
+        `where` names the webhook in the log, and `webhook` is the digest of its URL.
+        """
         self._outbox: Any = outbox
         self._post = post
         self._key = key
         self._now = now
         self._where = where
+        self._webhook = webhook
         self._counts = {DELIVERED: 0, FAILED: 0, DROPPED: 0}
         self._polling = Repeated(reactor, self._poll, "the delivery of notices")
         self._sending: set[Deferred[None]] = set()
+        self._claiming = False
+        self._more = False  # the last claim was full
         self._gone = False
         self._failures = BoundedLog(_log, reactor.seconds, 60.0)
 
@@ -80,7 +90,7 @@ class NoticeDelivery(Service):
     def startService(self) -> None:
         """From now on there are notices."""
         super().startService()
-        self._outbox.want_notices()
+        self._outbox.want_notices(self._webhook)
         self._polling.start(POLL_SECONDS)
 
     def stopService(self) -> None:
@@ -91,15 +101,27 @@ class NoticeDelivery(Service):
             one.cancel()
 
     def _poll(self) -> Deferred[None] | None:
-        room = AT_A_TIME - len(self._sending)
-        return None if self._gone or not room else Deferred.fromCoroutine(self._claim(room))
+        return None if self._claiming else Deferred.fromCoroutine(self._claim())
 
-    async def _claim(self, room: int) -> None:
+    async def _claim(self) -> None:
+        """Send what is due, as far as there is room."""
+        self._claiming = self._more = True
         try:
-            notices = await self._outbox.claim_notices(room, LEASE_SECONDS)
+            while self._more and self.running and not self._gone:
+                room = AT_A_TIME - len(self._sending)
+                if not room:
+                    # The first one that is sent continues.
+                    return
+                self._more = False
+                notices = await self._outbox.claim_notices(room, LEASE_SECONDS)
+                self._more = len(notices) == room
+                self._begin(notices)
         except StoreUnavailable:
-            # They are there when it is back.
-            return
+            """They are there when it is back."""
+        finally:
+            self._claiming = False
+
+    def _begin(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
             if self.running:
                 sending = Deferred.fromCoroutine(self._send(notice))
@@ -113,6 +135,8 @@ class NoticeDelivery(Service):
         self._sending.discard(sending)
         if isinstance(result, Failure):
             _unexpected(result)
+        if self._more and not self._claiming:
+            Deferred.fromCoroutine(self._claim()).addErrback(_unexpected)
 
     async def _send(self, notice: Notice) -> None:
         if self._gone:
@@ -132,6 +156,7 @@ class NoticeDelivery(Service):
                 await self._remove(notice)
             elif status == GONE:
                 self._gone = True
+                await self._refuse()
                 await self._drop(notice, "410 Gone; nothing more is sent there until the next start")
             else:
                 await self._not_delivered(notice, f"status {status}")
@@ -155,6 +180,12 @@ class NoticeDelivery(Service):
             await self._outbox.delay_notice(notice.id, delay)
         except StoreUnavailable:
             """It is due when its lease is over."""
+
+    async def _refuse(self) -> None:
+        try:
+            await self._outbox.refuse_notices()
+        except StoreUnavailable:
+            """The other processes ask for themselves."""
 
     async def _drop(self, notice: Notice, why: str) -> None:
         self._counts[DROPPED] += 1
@@ -190,7 +221,7 @@ def _reason(error: Exception) -> str:
 
 def webhook_post(reactor: Any, url: str) -> Post:
     """Sends to this URL with treq."""
-    pool = HTTPConnectionPool(reactor, persistent=False)
+    pool = _QuietPool(reactor, persistent=False)
     agent = Agent(reactor, BrowserLikePolicyForHTTPS(), connectTimeout=CONNECT_SECONDS, pool=pool)
     client = HTTPClient(agent)
 
@@ -209,6 +240,27 @@ def webhook_post(reactor: Any, url: str) -> Post:
         return int(response.code)
 
     return lambda body, fields: Deferred.fromCoroutine(post(body, fields))
+
+
+class _QuietPool(HTTPConnectionPool):
+    """Logs no line for the begin and the end of each connection."""
+
+    def getConnection(self, key: Any, endpoint: Any) -> Deferred[Any]:
+        return super().getConnection(key, _QuietEndpoint(endpoint))
+
+
+@implementer(IStreamClientEndpoint)
+class _QuietEndpoint:
+    """Makes the factories of another one quiet."""
+
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """See IStreamClientEndpoint."""
+        protocolFactory.noisy = False
+        connected: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connected
 
 
 class _Dropped(Protocol):

@@ -51,7 +51,7 @@ from twisted_lb.proxy.factory import ProxyFactory
 from twisted_lb.stores.redis.store import RedisStore
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 from twisted_lb.users import KeyBucket, KeyRefused, Shadow, User, key_id_of
-from twisted_lb.webhook import host_of, read_secret_key
+from twisted_lb.webhook import digest_of_url, host_of, read_secret_key
 
 if TYPE_CHECKING:
     from twisted_lb.app.notice_delivery import NoticeDelivery
@@ -261,7 +261,8 @@ def _notices(reactor: Any, settings: Settings, store: INoticeOutbox) -> NoticeDe
 
     url = settings.webhook_url
     key = read_secret_key(settings.webhook_secret)
-    return NoticeDelivery(reactor, store, webhook_post(reactor, url), key, time, host_of(url))
+    post = webhook_post(reactor, url)
+    return NoticeDelivery(reactor, store, post, key, time, host_of(url), digest_of_url(url))
 
 
 def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback | None) -> Any:

@@ -29,9 +29,12 @@
     Expires a week after the last call.
 `tokenlb:webhook`, a string: somebody takes notices about quotas (claim_notices.lua).  Expires an hour after the last
     call.
+`tokenlb:webhook_gone`, a string: the digest of the URL that has answered 410 (claim_notices.lua).  Removed at a start
+    with this URL; expires after a day.
 `tokenlb:notices`, a hash: id of a notice -> what it says; and `tokenlb:notices_due`, a sorted set: id -> when it is
     due (take_tokens.lua, claim_notices.lua).  Members are removed when they are delivered or given up
-    (finish_notice.lua).
+    (finish_notice.lua), and when their user is gone or they are eight hours old; both expire nine hours after the last
+    claim.
 
 A digest is the SHA-256 of an API key in hexadecimal.  Times are microseconds of Redis, levels microtokens.  Scripts
 that work on many keys have these names in their own text.
@@ -44,6 +47,7 @@ INSTANCES_KEY = b"tokenlb:instances"
 RETURNING_KEY = b"tokenlb:returning"
 SWITCH_KEY = b"tokenlb:switch"
 WEBHOOK_KEY = b"tokenlb:webhook"
+WEBHOOK_GONE_KEY = b"tokenlb:webhook_gone"
 NOTICES_KEY = b"tokenlb:notices"
 NOTICES_DUE_KEY = b"tokenlb:notices_due"
 

@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.protocol import encode_command, encode_parts
 
@@ -58,3 +59,10 @@ class RedisScript:
             return failure
         self.calls += 1
         return self._connection.call(b"*%d\r\n" % (count + 2) + self._by_text + encoded)
+
+
+def unavailable(failure: Failure) -> Failure:
+    """For the caller of a store, an error reply of Redis means that the store is unavailable."""
+    if failure.check(ErrorReply) is None:
+        return failure
+    return Failure(StoreUnavailable(failure.getErrorMessage()))

@@ -14,7 +14,6 @@ from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_lb.interfaces import (
@@ -31,7 +30,6 @@ from twisted_lb.interfaces import (
     Profile,
     SharedBucket,
     StoreState,
-    StoreUnavailable,
 )
 from twisted_lb.limits.fallback import Fallback
 from twisted_lb.limits.recent_quotas import LOCAL
@@ -40,7 +38,7 @@ from twisted_lb.quotas import QuotaCharge
 from twisted_lb.stores.redis.accounts import RedisAccounts
 from twisted_lb.stores.redis.batch_encoding import BatchFrame
 from twisted_lb.stores.redis.batches import TokenBatches
-from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, ErrorReply, RedisConnection
+from twisted_lb.stores.redis.connection import DEADLINE_SECONDS, RedisConnection
 from twisted_lb.stores.redis.endpoints import endpoint_of
 from twisted_lb.stores.redis.eviction import EvictionAdvice
 from twisted_lb.stores.redis.instances import LEASE_SECONDS, Instance
@@ -49,7 +47,7 @@ from twisted_lb.stores.redis.last_uses import LastUses
 from twisted_lb.stores.redis.notices import RedisNotices
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.recovery import Recovery
-from twisted_lb.stores.redis.scripts import RedisScript
+from twisted_lb.stores.redis.scripts import RedisScript, unavailable
 from twisted_lb.stores.redis.url import RedisAddress, RedisSecurity, parse_redis_url
 from twisted_lb.stores.redis.usage import RedisUsage
 from twisted_lb.stores.redis.users import RedisUsers
@@ -290,7 +288,7 @@ class RedisStore:
         policies = [(b"%d" % shared.rule.capacity, repr(shared.rule.rate_per_sec).encode()) for shared in buckets]
         arguments = [part for policy in policies for part in policy]
         levels: Deferred[list[int]] = self._levels.call(*keys, *arguments, keys=len(keys))
-        return levels.addErrback(_unavailable)
+        return levels.addErrback(unavailable)
 
     def _is_up(self) -> bool:
         return self._connection.ready and not self._instance.returning
@@ -367,9 +365,12 @@ class RedisStore:
 
     # INoticeOutbox: see RedisNotices
 
-    def want_notices(self) -> None:
+    def want_notices(self, webhook: str = "") -> None:
         """See INoticeOutbox.  Each claim says so to all balancers; this, before the first request."""
-        self._notices.want()
+        self._notices.want(webhook)
+
+    def refuse_notices(self) -> Deferred[None]:
+        return self._notices.refuse()
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         return self._notices.claim(most, lease_seconds)
@@ -380,12 +381,6 @@ class RedisStore:
     def delay_notice(self, notice_id: str, seconds: float) -> Deferred[None]:
         return self._notices.delay(notice_id, seconds)
 
-
-def _unavailable(failure: Failure) -> Failure:
-    """For the caller, an error reply of Redis means that the store is unavailable."""
-    if failure.check(ErrorReply) is None:
-        return failure
-    return Failure(StoreUnavailable(failure.getErrorMessage()))
 
 
 def _greeting(address: RedisAddress) -> list[bytes]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from twisted_lb.interfaces import StoreUnavailable
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.keys import usage_key
-from twisted_lb.stores.redis.scripts import RedisScript
+from twisted_lb.stores.redis.scripts import RedisScript, unavailable
 from twisted_lb.usage import WindowCounts, digest_of_subject
 
 # Subjects in one call, which takes 1 or 2 ms of Redis: other calls wait for it.
@@ -57,7 +56,7 @@ class RedisUsage:
         found: list[WindowCounts] = []
         for first in range(0, len(subjects), MAX_READ):
             keys = [usage_key(subject) for subject in subjects[first : first + MAX_READ]]
-            reply = await self._read.call(*keys, keys=len(keys)).addErrback(_unavailable)
+            reply = await self._read.call(*keys, keys=len(keys)).addErrback(unavailable)
             found += [WindowCounts(_window(hour), _window(day)) for hour, day in reply]
         return found
 
@@ -69,10 +68,3 @@ def _text(counts: Mapping[str, int]) -> bytes:
 def _window(reply: list[bytes]) -> dict[str, int]:
     pairs = zip(reply[::2], reply[1::2])
     return {name.decode(): int(number) for name, number in sorted(pairs) if number != b"0"}
-
-
-def _unavailable(failure: Failure) -> Any:
-    """For the caller, an error reply of Redis means that the store is unavailable."""
-    if failure.check(ErrorReply) is None:
-        return failure
-    raise StoreUnavailable(failure.getErrorMessage())

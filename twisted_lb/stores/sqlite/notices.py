@@ -56,9 +56,11 @@ class EmbeddedNotices:
                 self._new.setdefault(owner, {})[made.id] = made
                 quota.told = threshold
 
-    def forget(self, owner: str) -> None:
-        """This user is no more: what is not written yet never will be."""
+    def forget(self, owner: str, name: str) -> None:
+        """This user is no more: what is not written yet never will be, and what waits is not sent."""
         self._new.pop(owner, None)
+        for one in [one for one, _ in self._due.values() if one.user == name]:
+            self.remove_notice(one.id)
 
     def rows_of(self, owners: Collection[str]) -> list[tuple[str, str]]:
         """The rows of what is not written yet about these users."""
@@ -81,9 +83,14 @@ class EmbeddedNotices:
 
     # INoticeOutbox
 
-    def want_notices(self) -> None:
+    def want_notices(self, webhook: str = "") -> None:
         """See INoticeOutbox."""
         self.wanted = True
+
+    def refuse_notices(self) -> Deferred[None]:
+        """See INoticeOutbox.  There is no other process."""
+        self.wanted = False
+        return succeed(None)
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         """See INoticeOutbox."""

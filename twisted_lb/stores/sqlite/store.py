@@ -492,8 +492,11 @@ class EmbeddedStore:
 
     # INoticeOutbox: see EmbeddedNotices
 
-    def want_notices(self) -> None:
-        self._notices.want_notices()
+    def want_notices(self, webhook: str = "") -> None:
+        self._notices.want_notices(webhook)
+
+    def refuse_notices(self) -> Deferred[None]:
+        return self._notices.refuse_notices()
 
     def claim_notices(self, most: int, lease_seconds: float) -> Deferred[list[Notice]]:
         return self._notices.claim_notices(most, lease_seconds)

@@ -231,7 +231,7 @@ class EmbeddedUsers:
         def deleted(_: object) -> User:
             before = user.shown(self._now_us())
             self._held.remove(user)
-            self._notices.forget(user.digest)
+            self._notices.forget(user.digest, user.name)
             return before
 
         return stored.addCallback(deleted)
