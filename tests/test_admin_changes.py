@@ -468,5 +468,8 @@ class LimitsTests(AdminCase):
             self.assertEqual((entry["action"], entry["limit"], entry["of"]), ("promote_limit", name, of))
             self.assertEqual((entry["before"], entry["after"]), ({"shadow": True}, {"shadow": False}))
             self.assertEqual(self.refused("POST", target)[0], 409)
+            live = [one["name"] for one in self.call("GET", "/pools").json["pools"] if one["live"]]
+            self.assertEqual(live, [] if of.startswith("route") else ["models"])
+            self.assertEqual(self.call("GET", "/pools/models").json["live"], live == ["models"])
         self.assertEqual(self.refused("POST", "/limits/nothing/promote")[0], 404)
         self.assertEqual(self.refused("POST", "/limits/everything/promote", {"a": 1})[0], 400)

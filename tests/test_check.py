@@ -54,6 +54,14 @@ class DescriptionTests(SynchronousTestCase):
             self.assertIn(part, said)
         self.assertTrue(said.endswith("  b, http://10.0.0.1, weight 1, no health check"), said)
 
+    def test_webhook(self) -> None:
+        """The host of the webhook is shown, and neither its path and query nor its secret."""
+        said = described(ALL, webhook_url="https://hooks.example:8443/path?key=query", webhook_secret="whsec_abc")
+        self.assertIn("\nwebhook    hooks.example:8443, signed\nsettings   all others have their defaults\n", said)
+        for secret in ("path", "query", "whsec"):
+            self.assertNotIn(secret, said.partition("\nsettings")[0])
+        self.assertNotIn("\nwebhook", described(ALL))
+
     def test_notices(self) -> None:
         """What an operator may have meant otherwise is there, too."""
         startup = Startup(Settings(), read_gateway(ALL, "x.yaml"), ALL, False, ("X is no setting", "Y neither"))

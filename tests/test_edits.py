@@ -60,6 +60,47 @@ class EditTests(SynchronousTestCase):
             del before_lines[-1], lines[-1]
         return ["\n".join(before_lines), "\n".join(lines)]
 
+    def test_comments_of_other_lines(self) -> None:
+        """Where a key of several lines is removed, only the comment of its own line may go with it."""
+        start = "balancer: first\nservers:\n"
+        for before, after in (
+            (
+                "- { name: a,  # c1\n    url: 'http://a',  # c2\n    weight: 2,  # c3\n    maxconn: 1 }\n",
+                "- { name: a,  # c1\n    url: 'http://a',  # c2\n    maxconn: 1 }\n",
+            ),
+            (
+                "- { name: a,\n    url: 'http://a',\n    weight: 2,  # c3\n    maxconn: 1 }\n",
+                "- { name: a,\n    url: 'http://a',\n    maxconn: 1 }\n",
+            ),
+            (
+                "- { name: a, url: 'http://a',  # c2\n    weight: 2 } # c3\n",
+                "- { name: a, url: 'http://a',  # c2\n     } # c3\n",
+            ),
+            (
+                "- { name: a, url: 'http://a',  # c2\n    weight: 2,  # c3\n  }\n",
+                "- { name: a, url: 'http://a',  # c2\n  }\n",
+            ),
+            (
+                "- { weight: 2,  # c1\n    # c2\n    name: a, url: 'http://a' }\n",
+                "- {   # c1\n    # c2\n    name: a, url: 'http://a' }\n",
+            ),
+            (
+                "- { name: a, weight: 2, url: 'http://a',  # c1\n    maxconn: 1 }\n",
+                "- { name: a, url: 'http://a',  # c1\n    maxconn: 1 }\n",
+            ),
+            (
+                "- weight: 2  # c1\n  # c2\n  name: a\n  url: http://a\n",
+                "- # c1\n  # c2\n  name: a\n  url: http://a\n",
+            ),
+            ("- weight: 2\n  name: a\n  url: http://a\n", "- name: a\n  url: http://a\n"),
+        ):
+            text = edited(start + before, Edit("default", "a", {"weight": None}))
+            self.assertEqual(text, start + after)
+            self.assertEqual(read_gateway(text, "x.yaml").pools[0].servers[0].weight, 1)
+        text = f"{start}- {{ name: a, url: 'http://a',  # c1\n    weight: 2  # c2\n    , maxconn: 1 }}\n"
+        with self.assertRaisesRegex(NotEditable, "a comment stands between an item and its comma"):
+            edited(text, Edit("default", "a", {"weight": None}))
+
     def test_keys(self) -> None:
         """A key is set where it stands, or after the others of its server."""
         big = '  - {name: a, url: "http://a",   weight: %s}  # ä: big'
@@ -167,7 +208,8 @@ class EditTests(SynchronousTestCase):
         after = edited(text, Edit("default", "a", {"admin_state": None}))
         self.assertEqual(after, text.replace("admin_state: drain   \n  ", ""))
         text = text.replace("drain   ", "drain # why")
-        self.assertRaises(NotEditable, edited, text, Edit("default", "a", {"admin_state": None}))
+        after = edited(text, Edit("default", "a", {"admin_state": None}))
+        self.assertEqual(after, text.replace("admin_state: drain # why", "# why"))
 
     def test_properties_of_lists(self) -> None:
         """A list may have an anchor or a tag, in another line than its first dash."""

@@ -200,6 +200,9 @@ class LivePromotionTests(OperatorCase):
         self.assertFalse(self.gateway.spec.routes[0].limits[0].shadow)
         shown = {"limit": "burst", "of": "route /v1/", "before": {"shadow": True}, "after": {"shadow": False}}
         self.assertEqual(self.changes.live_changes(), [{"pool": None, "server": None, **shown}])
+        self.path.write_text(LIMITS.replace("127.0.0.1:1", "127.0.0.1:8"))
+        self.looks()
+        self.assertTrue(self.log[-1].endswith("over the admin API: route /v1/ burst"), self.log[-1])
 
 
 class LiveTests(OperatorCase):

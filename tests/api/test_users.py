@@ -78,7 +78,7 @@ class UserTests(UsersCase):
         for quota in ({**wanted, "tokens": 1}, {**wanted, "time_zone": "Mars/Base"}, {"requests": 1}, 5):
             answer = self.call("PATCH", "/users/ann", {"quota": quota})
             self.assertEqual(answer.status, 400)
-            self.assertIn("requests or tokens", answer.json["detail"])
+            self.assertIn("; expected ", answer.json["detail"])
 
     def test_what_is_given(self) -> None:
         """A policy and an end may be given."""
@@ -95,10 +95,28 @@ class UserTests(UsersCase):
             ({"name": "a", "capacity": 0}, "capacity is 0; expected a whole number from 1"),
             ({"name": "a", "metadata": []}, "metadata is an array; expected a JSON object of at most 4096 bytes."),
             ({"name": "a", "metadata": {"a": "x" * 5000}}, "metadata is an object; expected a JSON object of at"),
-            ({"name": "a", "expires_at": "soon"}, 'not a time of RFC 3339: \'soon\' expires_at is "soon"; expected'),
-            ({"name": "a", "label": "a\nb"}, "label: expected one line"),
+            ({"name": "a", "expires_at": "soon"}, 'expires_at is "soon", not a time of RFC 3339; expected a time'),
+            ({"name": "a", "expires_at": "1969-01-01T00:00:00Z"}, 'Z", before 1970 or after 22'),
+            ({"name": "a", "label": "a\nb"}, r'label is "a\nb"; expected one line of at most'),
+            ({"name": "a", "quota": 5}, "quota is 5; expected an object with either requests or tokens"),
+            ({"name": "a", "quota": {"per": "day"}}, "quota is an object, with neither requests nor tokens; expected"),
+            ({"name": "a", "quota": {"requests": 1}}, "quota.per is missing; expected day or month."),
+            ({"name": "a", "quota": {"requests": 1, "per": "week"}}, 'quota.per is "week"; expected day or month.'),
+            ({"name": "a", "quota": {"requests": 0, "per": "day"}}, "quota.requests is 0; expected a whole number"),
+            (
+                {"name": "a", "quota": {"requests": 1, "per": "day", "time_zone": "No/Where"}},
+                'quota.time_zone is "No/Where"; expected a name of the IANA database such as Europe/Berlin.',
+            ),
+            (
+                {"name": "a", "quota": {"requests": 1, "per": "day", "x": 1}},
+                'Unknown member "x" in quota; expected per, requests, time_zone, tokens.',
+            ),
+            ({"name": "a", "shadow": {"capacity": 0, "rate_per_sec": 1}}, "shadow.capacity is 0; expected a whole"),
+            ({"name": "a", "shadow": {"capacity": 1}}, "shadow.rate_per_sec is missing; expected a number from 0"),
         ):
-            self.assertIn(detail, self.refused(400, "POST", "/users", body))
+            said = self.refused(400, "POST", "/users", body)
+            self.assertIn(detail, said)
+            self.assertEqual(said.count("expected"), 1, said)
         self.assertEqual(self.called(200, "GET", "/users"), {"users": [], "next": None})
 
     def test_taken(self) -> None:

@@ -123,6 +123,11 @@ class UserTests(SynchronousTestCase):
         self.assertEqual([one.body for one in server.asked], [{"shadow": shadow}, {"shadow": None}])
         for arguments in (["--shadow-rate", "1"], ["--shadow-capacity", "1"], ["--no-shadow", "--shadow-rate", "1"]):
             self.assertEqual(ran(["users", "set", "ann", *arguments], Server()).status, 2)
+            if "--no-shadow" not in arguments:
+                self.assertEqual(ran(["users", "create", "ann", *arguments], Server()).status, 2)
+        server = Server(response({**USER, "api_key": "k-1"}, 201))
+        ran(["users", "create", "ann", "--shadow-capacity", "9", "--shadow-rate", "0.5"], server)
+        self.assertEqual(server.asked[0].body, {"name": "ann", "shadow": shadow})
         counts = {"hour": {"requests": 90211, "would_refuse": 312}, "day": {"requests": 90211, "would_refuse": 0}}
         server = Server(response({"name": "ann", **shadow, "current_capacity": 3, **counts}), response(USER))
         found = ran(["users", "shadow", "ann"], server)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -225,25 +225,46 @@ def read_model(model: type[_Model], body: bytes) -> _Model:
     """The body as this model.  Raises BadBody."""
     members = read_object(body)
     # Not by pydantic, which fails for names of members with a lone surrogate.
-    wrong = {member: "" for member in members if member not in model.model_fields}
+    wrong: dict[tuple[int | str, ...], str] = {(one,): "" for one in members if one not in model.model_fields}
     if not wrong:
         try:
             return model.model_validate(members)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-            wrong = {str(one["loc"][0]): str(one.get("ctx", {}).get("error", "")) for one in found}
-    explained = [f"{why} {_explain(model, member, members)}" for member, why in wrong.items()]
-    raise BadBody(" ".join(one.lstrip() for one in explained[:_MAX_MEMBERS_EXPLAINED]))
+            wrong = {one["loc"]: str(one.get("ctx", {}).get("error", "")) for one in found}
+    explained = [_explain(model, path, members, why) for path, why in wrong.items()]
+    raise BadBody(" ".join(dict.fromkeys(explained[:_MAX_MEMBERS_EXPLAINED])))
 
 
-def _explain(model: type[BaseModel], member: str, members: dict[str, object]) -> str:
-    field = model.model_fields.get(member)
+def _explain(model: type[BaseModel], path: tuple[int | str, ...], members: dict[str, object], why: str) -> str:
+    """One sentence about the member at this path; `why` is the text of the error of what has read it."""
+    parents = ""
+    member, *inner = path
+    while inner and isinstance(value := members.get(str(member)), dict):
+        below = _model_in(model.model_fields[str(member)].annotation)
+        if below is None:
+            break
+        parents, model, members = f"{parents}{member}.", below, value
+        member, *inner = inner
+    field, name = model.model_fields.get(str(member)), f"{parents}{member}"
     if field is None:
         known = ", ".join(sorted(model.model_fields))
-        return f"Unknown member {_shown(member)} here; expected {known}."
+        where = f"in {parents[:-1]}" if parents else "here"
+        return f"Unknown member {_shown(member)} {where}; expected {known}."
     if member not in members:
-        return f"{member} is missing; expected {field.description}."
-    return f"{member} is {_shown(members[member])}; expected {field.description}."
+        return f"{name} is missing; expected {field.description}."
+    if why.endswith("."):
+        return f"{why} {name} is {_shown(members[str(member)])}; expected {field.description}."
+    # What is only said in other words is left out, and so is the value, which is shown here.
+    reason = "" if "expected" in why or not why else f", {why.partition(': ')[0]}"
+    return f"{name} is {_shown(members[str(member)])}{reason}; expected {field.description}."
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model of an object, which may be optional or annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _model_in(one)) is not None), None)
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ A change is answered when it holds in all processes; see `recorded_change`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -61,7 +61,7 @@ class PoolsApi:
         self._tokens.check_reader(request)
         servers = await self._servers_by_pool()
         live = self._changing.live_changes()
-        changed = {one["pool"] for one in live}
+        changed = _changed(live)
         pools = [shown_pool(one, servers[one["name"]], one["name"] in changed) for one in self._changing.pools()]
         return json_answer(request, {"pools": pools, "writes": self._changing.writes(), "live_changes": live})
 
@@ -181,7 +181,7 @@ class PoolsApi:
         if pool is None:
             raise Refusal(404, f"There is no pool {name!r}.")
         servers = (await self._servers_by_pool())[name]
-        live = any(one["pool"] == name for one in self._changing.live_changes())
+        live = name in _changed(self._changing.live_changes())
         return {**shown_pool(pool, servers, live), "servers": servers}
 
     async def _shown_server(self, pool: str, name: str) -> dict[str, Any]:
@@ -199,6 +199,13 @@ class PoolsApi:
 
 async def _shown(show: Show, changed: Changed) -> bytes:
     return await show(changed)
+
+
+def _changed(live: Iterable[dict[str, Any]]) -> set[str]:
+    """The names of the pools with live changes; a change of a limit has `of`, such as `pool models`, for its pool."""
+    owners = [one["of"].partition(" ") for one in live if one["pool"] is None]
+    of_limits = {name for kind, _, name in owners if kind == "pool"}
+    return of_limits | {one["pool"] for one in live if one["pool"] is not None}
 
 
 def _nothing_shown(request: Request) -> Show:

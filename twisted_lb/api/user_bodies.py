@@ -78,7 +78,7 @@ class QuotaToSet(BaseModel):
 
 def _quota(quota: QuotaToSet) -> QuotaToSet:
     if (quota.requests is None) == (quota.tokens is None):
-        raise ValueError
+        raise ValueError(f"with {'neither requests nor' if quota.requests is None else 'both requests and'} tokens")
     return quota
 
 

@@ -26,6 +26,7 @@ from twisted_lb.config.settings import Misconfigured, Settings
 from twisted_lb.limits.request_limits import PER_KEY, PER_NETWORK
 from twisted_lb.network.listener import read_endpoint, trial
 from twisted_lb.stores.redis.url import parse_redis_url
+from twisted_lb.webhook import host_of
 
 # Shown in lines of their own, or secret.
 SHOWN = {"listen", "tls_listen", "admin_listen", "health_listen", "servers_file", "redis_url", "data_dir", "workers"}
@@ -47,7 +48,8 @@ def description(startup: Startup) -> str:
         "health": ", ".join(settings.health_listen) or "on the admin listener only",
         "store": store,
         "workers": str(settings.workers),
-        "settings": ", ".join(_other_settings(settings)) or "all have their defaults",
+        **_webhook(settings),
+        "settings": ", ".join(_other_settings(settings)) or "all others have their defaults",
         "servers in": settings.servers_file,
         "cors": _cors(gateway.cors),
     }
@@ -94,6 +96,12 @@ def shown_whole(text: str, stream: TextIO) -> bool:
             print(f"twisted_lb: the configuration is valid, but cannot be printed: {error.strerror}", file=sys.stderr)
         return False
     return True
+
+
+def _webhook(settings: Settings) -> dict[str, str]:
+    if not settings.webhook_url:
+        return {}
+    return {"webhook": host_of(settings.webhook_url) + (", signed" if settings.webhook_secret else "")}
 
 
 def _other_settings(settings: Settings) -> list[str]:

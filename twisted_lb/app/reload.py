@@ -167,7 +167,7 @@ class ServersFile(Service):
             routes=len(spec.routes),
         )
         if other and self.live:
-            lost, self.live = [f"{pool}/{server}" if server else pool for pool, server in self.live], {}
+            lost, self.live = ["/".join(filter(None, place)) for place in self.live], {}
             _log.warn(
                 "{file}: the reload has dropped what operators had changed over the admin API: {changes}",
                 file=self.file_name,

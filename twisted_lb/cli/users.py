@@ -61,6 +61,13 @@ def given_body(expires: str | None = None, **members: object) -> dict[str, Any]:
         body["expires_at"] = None if expires == NEVER else expires
     return body
 
+shadow_capacity_option = click.option(
+    "--shadow-capacity", type=int, metavar="TOKENS", help="Capacity of the shadow policy."
+)
+shadow_rate_option = click.option(
+    "--shadow-rate", type=float, metavar="TOKENS", help="Tokens a second of the shadow policy."
+)
+
 
 def with_quota_options(command: Callable[_P, _T]) -> Callable[_P, _T]:
     """The options that `quota_body` reads."""
@@ -194,13 +201,18 @@ def usage(client: AdminClient, name: str) -> None:
 @rate_option
 @click.option("--metadata", type=json_object, metavar="JSON", help='What you want to keep, such as {"plan": "gold"}.')
 @with_quota_options
+@shadow_capacity_option
+@shadow_rate_option
 @label_option
 @expires_option
 @pass_client
-def create(client: AdminClient, /, **members: Any) -> None:
+def create(
+    client: AdminClient, /, shadow_capacity: int | None, shadow_rate: float | None, **members: Any
+) -> None:
     """Create a user with a first key."""
     quota = quota_body(members)
-    show_user(client.call("POST", "/users", given_body(**members, quota=quota)))
+    body = given_body(**members, quota=quota) | _shadow(shadow_capacity, shadow_rate, False)
+    show_user(client.call("POST", "/users", body))
 
 
 @users.command("set")
@@ -212,8 +224,8 @@ def create(client: AdminClient, /, **members: Any) -> None:
 @with_quota_options
 @click.option("--no-quota", is_flag=True, help="Remove the quota.")
 @click.option("--quota-used", type=int, metavar="COUNT", help="What was used of the quota in this period.")
-@click.option("--shadow-capacity", type=int, metavar="TOKENS", help="Capacity of the shadow policy.")
-@click.option("--shadow-rate", type=float, metavar="TOKENS", help="Tokens a second of the shadow policy.")
+@shadow_capacity_option
+@shadow_rate_option
 @click.option("--no-shadow", is_flag=True, help="Remove the shadow policy.")
 @pass_client
 def set_user(

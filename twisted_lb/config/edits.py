@@ -197,16 +197,17 @@ def _pair_to_cut(text: str, mapping: yaml.MappingNode, index: int) -> tuple[int,
     """The range of text to cut out to remove a pair."""
     pairs = [(key.start_mark.index, _end(text, value, key.end_mark.index)) for key, value in mapping.value]
     if mapping.flow_style:
-        return _flow_cut(pairs, index)
+        return _flow_cut(text, pairs, index)
     start, end = pairs[index]
     line = text.rfind("\n", 0, start) + 1
     if len(pairs) == 1:
         raise NotEditable(f"the key {mapping.value[index][0].value} is the only one of its mapping")
     if text[line:start].strip():
-        # In the line of the dash: the next key takes its place.
-        if index or text[end : pairs[1][0]].strip():
+        # In the line of the dash: the next key takes its place, or its comment does.
+        if index:
             raise NotEditable(f"the key {mapping.value[index][0].value} does not stand in a line of its own")
-        return start, pairs[1][0]
+        between = text[end : pairs[1][0]]
+        return start, end + between.index("#") if "#" in between else pairs[1][0]
     return line, min(_line_end(text, end) + 1, len(text))
 
 
@@ -234,7 +235,7 @@ def _without_item(text: str, items: yaml.SequenceNode, index: int) -> str:
         start = _item_start(text, items, number)
         places.append((start, _end(text, item, start)))
     if items.flow_style:
-        start, end = _flow_cut(places, index)
+        start, end = _flow_cut(text, places, index)
         return text[:start] + text[end:]
     start, end = places[index]
     line = text.rfind("\n", 0, _dash(text, start)) + 1
@@ -261,11 +262,29 @@ def _dash(text: str, start: int) -> int:
     return text.index("-", line)
 
 
-def _flow_cut(places: list[tuple[int, int]], index: int) -> tuple[int, int]:
-    """An item of a flow collection with one of the commas beside it."""
+def _flow_cut(text: str, places: list[tuple[int, int]], index: int) -> tuple[int, int]:
+    """An item of a flow collection with one of the commas beside it; comments of other lines stay."""
+    start, end = places[index]
+    last = index + 1 == len(places)
+    before = text[places[index - 1][1] : start] if index else ""
+    after = text[end : _line_end(text, end) if last else places[index + 1][0]]
+    comma = after.lstrip().startswith(",")
+    if "#" in before or "#" in after and comma:
+        return _flow_cut_beside_comments(text, start, text.index(",", end) + 1 if comma else end, last or comma)
     if index:
-        return places[index - 1][1], places[index][1]
-    return places[0][0], places[1][0] if len(places) > 1 else places[0][1]
+        return places[index - 1][1], end
+    return start, end if last else places[1][0]
+
+
+def _flow_cut_beside_comments(text: str, start: int, end: int, complete: bool) -> tuple[int, int]:
+    """Of an item with the comma after it, or without one: after the last item the comma before it may stay."""
+    if not complete:
+        raise NotEditable("a comment stands between an item and its comma")
+    line, line_end = text.rfind("\n", 0, start) + 1, _line_end(text, end)
+    rest = text[end:line_end].strip()
+    if text[line:start].strip() or rest and not rest.startswith("#"):
+        return start, end
+    return line, min(line_end + 1, len(text))
 
 
 # Places
