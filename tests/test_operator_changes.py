@@ -186,7 +186,7 @@ class PromotionTests(OperatorCase):
                 ("all", "everything", True, "limit:all||everything"),
             ],
         )
-        subjects = ["limit:route|/v1/|burst|key", "limit:route|/v1/|burst|network"]
+        subjects = ["limit:route|/v1/|burst|key:3:1.0", "limit:route|/v1/|burst|network:3:1.0"]
         self.assertEqual(self.changes.limits()[0]["subjects"], subjects)
 
 
