@@ -114,10 +114,11 @@ def count_from_text(text: str) -> QuotaCount:
     try:
         *values, told = json.loads(text)
         quota = Quota(*values)
+        # A zone that is not known any more is no damage.
+        check_quota(quota._replace(time_zone=UTC))
+        if type(quota.time_zone) is not str or type(told) is not int or not 0 <= told <= 100:
+            raise ValueError(f"not a quota: {text}")
+        return QuotaCount(quota, told)
     except TypeError as error:
+        # Compiled, so is a member of another type.
         raise ValueError(f"not a quota: {error}") from None
-    # A zone that is not known any more is no damage.
-    check_quota(quota._replace(time_zone=UTC))
-    if type(quota.time_zone) is not str or type(told) is not int or not 0 <= told <= 100:
-        raise ValueError(f"not a quota: {text}")
-    return QuotaCount(quota, told)
