@@ -145,6 +145,8 @@ def _compile_in(scratch: Path) -> None:
     for module in modules:
         # Looking for warnings, which nobody reads in generated C, takes more time than all the rest.
         module.extra_compile_args.append("-w")
+        # Only the functions that load the modules are for others: the rest calls each other directly, without a table.
+        module.extra_compile_args += ["-fvisibility=hidden", "-fno-plt"]
     built: dict[str, Any] = {"name": PACKAGE.name, "packages": [], "ext_modules": modules}
     where = [f"--build-lib={scratch / 'out'}", f"--build-temp={scratch / 'objects'}"]
     setup(script_args=["build_ext", f"--parallel={os.cpu_count() or 1}", *where], **built)
