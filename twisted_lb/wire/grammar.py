@@ -36,8 +36,11 @@ METHOD: Final = TOKEN.removesuffix(b"++") + b"{1,%d}+" % MAX_METHOD_BYTES
 # RFC 9112 section 3
 #   request-line = method SP request-target SP HTTP-version
 REQUEST_LINE: Final = re.compile(rb"(" + METHOD + rb") (" + REQUEST_TARGET + rb") HTTP/([0-9])\.([0-9])")
-REQUEST_HEAD: Final = re.compile(
-    rb"(" + METHOD + rb") (" + REQUEST_TARGET + rb") HTTP/1\.([01])(" + FIELD_LINES + rb")\r\n\r\n"
+_BEFORE_FIELDS: Final = rb"(" + METHOD + rb") (" + REQUEST_TARGET + rb") HTTP/1\.([01])"
+REQUEST_HEAD: Final = re.compile(_BEFORE_FIELDS + rb"(" + FIELD_LINES + rb")\r\n\r\n")
+# The same, of which nearly all are: with names of letters, digits and hyphens only (see `field_names`).
+USUAL_REQUEST_HEAD: Final = re.compile(
+    _BEFORE_FIELDS + rb"(" + FIELD_LINES.replace(TOKEN, rb"[-0-9A-Za-z]++") + rb")\r\n\r\n"
 )
 
 # RFC 9112 section 4.  Without a reason phrase the space before it may be missing too, as with many servers.

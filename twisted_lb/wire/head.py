@@ -30,6 +30,7 @@ from twisted_lb.wire.grammar import (
     REQUEST_LINE,
     RESPONSE_HEAD,
     TOKEN_LIST,
+    USUAL_REQUEST_HEAD,
 )
 from twisted_lb.wire.upgrade import requested_protocols
 
@@ -91,13 +92,20 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     `scanned` is the length of the part of `data` that was passed to an earlier call.  Raises RequestError for invalid
     data, even before the head is complete.
     """
-    end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
+    # Nearly all heads are received whole, and match this.
+    found = USUAL_REQUEST_HEAD.match(data) if not scanned else None
+    usual = found is not None
+    if found is not None:
+        end = found.end() - 4
+    else:
+        end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
     if end < 0 or end >= limits.head_bytes:
         _check_partial_request(data, scanned, limits)
         return None
-    found = REQUEST_HEAD.match(data)
-    if found is None or found.end() != end + 4:
-        raise _why_refused(data[: end + 2])
+    if found is None:
+        found = REQUEST_HEAD.match(data)
+        if found is None or found.end() != end + 4:
+            raise _why_refused(data[: end + 2])
     head = RequestHead()
     method, target, minor, block = found.groups()
     head.method = method
@@ -106,7 +114,8 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     head.size = end + 4
     if len(target) > limits.target_bytes:
         raise RequestError(414, f"The request target is longer than {limits.target_bytes} bytes.")
-    if block.count(b"\r\n") > limits.fields:
+    # A line has four bytes or more.
+    if len(block) > 4 * limits.fields and block.count(b"\r\n") > limits.fields:
         raise _too_many_fields(limits)
     table = limits.table
     parts = table.split(block)
@@ -122,7 +131,7 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
             raise _repeated(name)
         else:
             notable[name].append(value)
-    if UNUSUAL_NAME.search(head.fields):
+    if not usual and UNUSUAL_NAME.search(head.fields):
         _keep_lines(head, lambda name: may_go_on(name, table.notable, limits.any_name))
     persists = _drop_connection_fields(head, table.nominable) if b"connection" in notable else head.minor == 1
     if persists is None:
@@ -156,19 +165,25 @@ def read_response_head(
     data: bytes, scanned: int, max_bytes: int, table: ResponseFields = DEFAULT_RESPONSE_FIELDS
 ) -> ResponseHead | None:
     """The head at the beginning of `data`, or None while it is incomplete.  Raises ResponseError."""
-    end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
+    found = RESPONSE_HEAD.match(data) if not scanned else None
+    if found is not None:
+        end = found.end() - 4
+    else:
+        end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
     if end < 0 or end >= max_bytes:
         if len(data) > max_bytes:
             raise ResponseError(f"The server's response head is longer than {max_bytes} bytes.")
         if BROKEN_LINE.search(data, scanned - 1 if scanned else 0) or not _STATUS_PREFIX.startswith(data[:7]):
             raise ResponseError("The server's response is not HTTP/1.1.")
         return None
-    found = RESPONSE_HEAD.match(data)
+    if found is None and scanned:
+        found = RESPONSE_HEAD.match(data)
     if found is None or found.end() != end + 4:
         raise ResponseError("The server's response head is malformed.")
     minor, status, reason, block = found.groups()
     head = ResponseHead()
-    head.status = int(status)
+    # Three digits.
+    head.status = 100 * status[0] + 10 * status[1] + status[2] - 111 * 0x30
     head.minor = 1 if minor == b"1" else 0
     head.reason = reason
     head.size = end + 4
