@@ -42,7 +42,7 @@ class HealthServiceTests(SynchronousTestCase):
         self.told.append([backend.name for backend in backends])
 
     def seen(self, backend: Any, status: int, why: str = "") -> None:
-        self.health_service.seen(backend, status, self.reactor.seconds(), why)
+        self.health_service.health.request_ended(backend, status, self.reactor.seconds(), why)
 
     def wait(self, seconds: float) -> None:
         self.reactor.pump([TICK_SECONDS] * int(seconds / TICK_SECONDS))
@@ -170,10 +170,10 @@ class ManyServersTests(SynchronousTestCase):
         reactor.advance(1)
         told.clear()
         for backend in pool.backends[:200]:
-            health_service.seen(backend, 0, reactor.seconds(), "refused")
+            health_service.health.request_ended(backend, 0, reactor.seconds(), "refused")
         reactor.pump([0.01] * 20)
         self.assertEqual(told, [[backend.name for backend in pool.backends[200:]]])
-        health_service.seen(pool.backends[200], 0, reactor.seconds(), "refused")
+        health_service.health.request_ended(pool.backends[200], 0, reactor.seconds(), "refused")
         reactor.pump([0.01] * 20)
         self.assertEqual([len(those) for those in told], [100, 99])
         self.assertEqual(reactor.getDelayedCalls(), [])

@@ -31,6 +31,9 @@ COMPILED = (
     "deadlines.py",
     "key_format.py",
     "repeated.py",
+    "api/user_paths.py",
+    "balancers/round_robin.py",
+    "health/tracker.py",
     "hooks/field_changes.py",
     "hooks/hooks.py",
     "limits/authentication.py",
@@ -134,7 +137,7 @@ COMPILED = (
 
 # Classes in these that interpreted classes may inherit from, which makes calls slower; others may not be inherited
 # from.
-INHERITED = ("Fallback", "RecentKeys", "RecentQuotas")
+INHERITED = ("Fallback", "RecentKeys", "RecentQuotas", "RoundRobin")
 
 # Modules of the package that these import, and that are not compiled.
 READ = (
@@ -142,6 +145,8 @@ READ = (
     "config/cors.py",
     "config/pool.py",
     "config/settings.py",
+    "health/news.py",
+    "health/server.py",
     "interfaces.py",
     "network/client_certificate.py",
     "network/data_path_reactor.py",

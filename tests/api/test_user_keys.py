@@ -14,7 +14,8 @@ from tests.stores.contract import new_path
 from tests.stores.embedded_on_clock import SECOND, START
 from twisted_lb.api.bridge import ApiDoor
 from twisted_lb.api.self_service import SelfService
-from twisted_lb.api.user import UserApi, is_user_path
+from twisted_lb.api.user import UserApi
+from twisted_lb.api.user_paths import is_user_path
 from twisted_lb.credentials import KeyPlaces, digest
 from twisted_lb.interfaces import MICROTOKENS
 from twisted_lb.key_format import KeyFormat

@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from twisted_lb.api.requests import MAX_BODY_BYTES
 from twisted_lb.api.responses import ApiRequest
-from twisted_lb.api.user import is_user_path
+from twisted_lb.api.user_paths import is_user_path
 from twisted_lb.interfaces import IDoor, IReply, IServing
 
 # The proxy has enforced the configured limits; these must only not be smaller.
@@ -48,11 +48,7 @@ class ApiDoor:
     def __init__(self, resource: IResource, owns: Callable[[bytes], bool] = is_user_path) -> None:
         """`owns` tells the paths that the resource serves."""
         self._site = _SiteInMemory(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
-        self._owns = owns
-
-    def owns(self, path: bytes) -> bool:
-        """See IDoor."""
-        return self._owns(path)
+        self.owns = owns  # see IDoor
 
     def serve(self, head: bytes, body: bytes, peer: object, reply: IReply) -> IServing:
         """See IDoor.  The reply may be finished before this returns."""

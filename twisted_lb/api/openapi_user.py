@@ -7,7 +7,7 @@ from typing import Final
 
 from twisted_lb.api.openapi_answers import KEY_ID
 from twisted_lb.api.openapi_parts import Part, answer, body, operation, parameter, ref
-from twisted_lb.api.user import CHANGE, CREATE, KEYS, PROFILE
+from twisted_lb.api.user_paths import CHANGE, CREATE, KEYS, PROFILE
 
 TAG: Final = "user API"
 # The schemes in which a request may carry the API key; an installation may have others.

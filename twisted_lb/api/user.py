@@ -25,6 +25,7 @@ from twisted_lb.api.responses import Refusal, failure_answer, json_answer, store
 from twisted_lb.api.self_service import SelfService
 from twisted_lb.api.shadow import shadow_with_counts
 from twisted_lb.api.user_keys import UserKeys, check_unbounded
+from twisted_lb.api.user_paths import CHANGE, CREATE, KEYS, PROFILE
 from twisted_lb.credentials import AmbiguousKey, KeyPlaces, digest
 from twisted_lb.interfaces import (
     Account,
@@ -38,18 +39,6 @@ from twisted_lb.interfaces import (
 )
 from twisted_lb.limits.rejection import MISTYPED
 from twisted_lb.users import Key, User, key_id_of
-
-CREATE = "/user/create"
-PROFILE = "/user/tokens/profile"
-CHANGE = "/user/tokens/change"
-KEYS = "/user/keys"
-_PATHS = frozenset(path.encode() for path in (CREATE, PROFILE, CHANGE, KEYS))
-_BELOW_KEYS = f"{KEYS}/".encode()
-
-
-def is_user_path(path: bytes) -> bool:
-    """Whether this is a path of this API, with any method."""
-    return path.startswith(b"/user/") and (path in _PATHS or path.startswith(_BELOW_KEYS))
 
 
 def _now_us() -> int:

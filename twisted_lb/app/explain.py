@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-from twisted_lb.api.user import is_user_path
+from twisted_lb.api.user_paths import is_user_path
 from twisted_lb.app.describe import shown_end
 from twisted_lb.app.explain_limits import limits_met
 from twisted_lb.app.explain_servers import question

@@ -15,7 +15,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.config.pool import DISABLED, PoolSpec
 from twisted_lb.health.active_checks import ActiveChecks
@@ -23,7 +22,6 @@ from twisted_lb.health.news import News
 from twisted_lb.health.tracker import Health
 from twisted_lb.network.dialer import Dialer
 from twisted_lb.pool.pool import Pool, place
-from twisted_lb.pool.retry_policy import Blame
 from twisted_lb.repeated import Repeated
 from twisted_lb.steps import Steps, finish, run_in_turns
 
@@ -71,13 +69,6 @@ class HealthService(Service):
         yield from self._checks.follow_in_steps(backends)
         # New servers may start slowly.
         self._tell_balancer()
-
-    def seen(self, backend: Backend, status: int, now: float, why: str, fault: Blame = Blame.FAILED) -> None:
-        """The result of a request: the status of the response, or 0 with the reason and the kind of failure."""
-        if status:
-            self.health.answered(backend, status, now)
-        else:
-            self.health.seen(backend, False, now, why, fault)
 
     def startService(self) -> None:
         """Start the checks."""

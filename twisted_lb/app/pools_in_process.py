@@ -110,7 +110,7 @@ class PoolsInProcess(MultiService):
     def _add(self, one: PoolInUse) -> Steps[None]:
         health = HealthService(self._reactor, one.pool, one.spec, self._dialer)
         spec = one.spec
-        pool = self._factory.add_pool(one.pool, health.seen, spec.retries, spec.queue, spec.name)
+        pool = self._factory.add_pool(one.pool, health.health.request_ended, spec.retries, spec.queue, spec.name)
         pool.maintenance = spec.maintenance
         yield from health.follow_in_steps(spec)
         self._parts[spec.name] = _PoolParts(health, pool)

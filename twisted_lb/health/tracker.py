@@ -152,6 +152,15 @@ class Health:
 
     # Requests
 
+    def request_ended(
+        self, backend: Backend, status: int, now: float, why: str, fault: Blame = Blame.FAILED
+    ) -> None:
+        """The result of a request: the status of the response, or 0 with the reason and the kind of failure."""
+        if status:
+            self.answered(backend, status, now)
+        else:
+            self.seen(backend, False, now, why, fault)
+
     def seen(
         self, backend: Backend, ok: bool, now: float, why: str = "", fault: Blame = Blame.FAILED
     ) -> None:
