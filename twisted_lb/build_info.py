@@ -59,6 +59,7 @@ COMPILED = (
     "network/address_ranges.py",
     "network/epoll.py",
     "network/flow_control.py",
+    "network/output.py",
     "network/posted.py",
     "network/tls_layer.py",
     "network/peer.py",

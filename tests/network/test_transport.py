@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from tests.proxy.test_world import HalfCloseable, Recorder
 from twisted_lb.network import transport as transport_module
-from twisted_lb.network.transport import MAX_UNSENT_BYTES, READ_BYTES, ClientTransport, ServerTransport
+from twisted_lb.network.output import MAX_UNSENT_BYTES
+from twisted_lb.network.transport import READ_BYTES, ClientTransport, ServerTransport
 
 
 class FakeSocket:

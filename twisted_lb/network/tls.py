@@ -25,11 +25,11 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 
+from twisted_lb.network.output import MAX_UNSENT_BYTES
 from twisted_lb.network.tls_errors import TlsError, Truncated
 from twisted_lb.network.tls_layer import FEED_BYTES, TlsLayer
 from twisted_lb.network.transport import (
     MAX_READ_BYTES,
-    MAX_UNSENT_BYTES,
     READ_BYTES,
     OneCall,
     ServerTransport,
@@ -51,6 +51,7 @@ class TlsTransport(OneCall, EndingConnection):
     """Mix in before another `OneCall`."""
 
     tls: TlsLayer | None = None  # None: not yet
+    _unencrypted = b""  # written in this iteration
     _read_limit = FIRST_READ_BYTES
     _paused = False
     _end_waits = False  # the other side has ended its direction while the protocol did not read
@@ -149,12 +150,12 @@ class TlsTransport(OneCall, EndingConnection):
         """Encrypt and send at the end of the iteration."""
         if self.tls is None:
             super().write(data)
-        elif self._unsent:
-            self._unsent += data
-            if len(self._unsent) > MAX_UNSENT_BYTES:
+        elif self._unencrypted:
+            self._unencrypted += data
+            if len(self._unencrypted) > MAX_UNSENT_BYTES:
                 self.flush()
         elif data and self.connected and not self.aborting():
-            self._unsent = data
+            self._unencrypted = data
             self.reactor.flush_later(self)
 
     def flush(self) -> None:
@@ -163,7 +164,7 @@ class TlsTransport(OneCall, EndingConnection):
         if tls is None:
             super().flush()
             return
-        data, self._unsent = self._unsent, b""
+        data, self._unencrypted = self._unencrypted, b""
         if not data or not self.connected or tls.closed:
             return
         try:
@@ -171,26 +172,20 @@ class TlsTransport(OneCall, EndingConnection):
         except TlsError:
             self.abortConnection()
             return
-        if self.must_wait():
-            self._send(records)
-        else:
-            # Not encrypted again: the plain transport sends it.
-            self._unsent = records
-            super().flush()
+        self._send(records)
 
     def _send(self, records: bytes) -> None:
-        """Send ciphertext, after what waits already."""
-        if not records or not self.connected:
-            return
-        # What was written in this iteration is not encrypted yet, and comes after these records, which are not
-        # encrypted again.
-        data, self._unsent = self._unsent, b""
-        if not self.must_wait():
-            self._unsent = records
-            super().flush()
-        elif not self.aborting():
-            super().write(records)
-        self._unsent = data
+        """Send ciphertext, after what waits already.  What was written in this iteration comes after it."""
+        if records and self.connected and self.may_send(records):
+            self.output.send(records)
+
+    def delivered(self) -> bool:
+        """See OneCall."""
+        return not self._unencrypted and super().delivered()
+
+    def abortConnection(self) -> None:
+        self._unencrypted = b""
+        super().abortConnection()
 
     # The end
 

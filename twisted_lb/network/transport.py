@@ -1,7 +1,7 @@
 """Transports that write with one system call.
 
 Twisted's `write` buffers, and waits for the event that the socket is writable, which costs two epoll_ctl calls and an
-iteration for each message.  These send at the end of the iteration (`data_path_reactor`), and fall back to Twisted's
+iteration for each message.  These send at the end of the iteration (`output`), and fall back to Twisted's
 buffer, with its back-pressure and its way of noticing a lost connection, for what the kernel does not take.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from socket import MSG_PEEK, MSG_TRUNC, AddressFamily, socket
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet import tcp, unix
 from twisted.internet.error import ConnectionAborted
@@ -17,6 +17,7 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
+from twisted_lb.network.output import Output
 from twisted_lb.network.twisted_private import AcceptedConnection, ConnectionState, TransportConnector
 
 # Receives dropped bytes; it is never read, and takes no memory where the kernel does not copy them.
@@ -29,33 +30,37 @@ MAX_READ_BYTES = 512 * 1024
 MAX_LARGE_READERS = 128
 _large_readers: set[OneCall] = set()
 
-# More than this in one iteration is sent at once, so that back-pressure takes effect within the iteration.
-MAX_UNSENT_BYTES = 128 * 1024
-
 
 class OneCall(ConnectionState):
     """Mix in before a `tcp.Connection` whose reactor is an IDataPathReactor."""
 
     socket: socket
     reactor: Any  # an IDataPathReactor
-    _unsent = b""  # written in this iteration
-    sent = 0  # bytes that the kernel has taken
     bufferSize = READ_BYTES
     max_read_bytes = READ_BYTES
+    _output: Output | None = None
+    _ending = False
+
+    @property
+    def output(self) -> Output:
+        """What was written in this iteration.  Those who write to it rather than to this save a call."""
+        output = self._output
+        if output is None:
+            self._output = output = Output(self, self.reactor)
+        return output
+
+    @property
+    def sent(self) -> int:
+        """How many bytes the kernel has taken."""
+        return self.output.sent
+
+    @sent.setter
+    def sent(self, count: int) -> None:
+        self.output.sent = count
 
     def write(self, data: bytes) -> None:
         """Send at the end of the iteration; buffer what the kernel does not take."""
-        if self._unsent:
-            self._unsent += data
-            if len(self._unsent) > MAX_UNSENT_BYTES:
-                self.flush()
-        elif self.must_wait():
-            if not self.aborting():
-                # Behind bytes that wait already, these wait too.
-                self.buffer(data)
-        elif data:
-            self._unsent = data
-            self.reactor.flush_later(self)
+        self.output.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Twisted's own would overtake the data that waits for the end of the iteration."""
@@ -63,18 +68,22 @@ class OneCall(ConnectionState):
 
     def flush(self) -> None:
         """Send what was written in this iteration."""
-        data, self._unsent = self._unsent, b""
-        if not data or not self.connected:
-            return
-        try:
-            sent = self.socket.send(data)
-        except OSError:
-            # The buffer is full, or the connection is broken: then doWrite gets the same error, outside of our caller's
-            # stack, and disconnects as always.
-            sent = 0
-        self.sent += sent
-        if sent < len(data):
-            self.buffer(data[sent:] if sent else data)
+        self.output.flush()
+
+    def may_send(self, data: bytes) -> bool:
+        """Whether `data` may be sent now; if not, it is put behind the bytes that wait already."""
+        if self.must_wait():
+            if not self.aborting():
+                self.buffer(data)
+            return False
+        if not self._ending:
+            self.output.direct = True
+        return True
+
+    def buffer(self, data: bytes) -> None:
+        """Put bytes into Twisted's buffer."""
+        self.output.direct = False
+        super().buffer(data)
 
     def writeSomeData(self, data: bytes) -> Any:
         """Twisted's own, with a count of the bytes sent."""
@@ -84,25 +93,35 @@ class OneCall(ConnectionState):
         return sent
 
     def loseConnection(self, *args: Any) -> None:
-        self.flush()
+        self._end_output()
         super().loseConnection(*args)
 
     def loseWriteConnection(self) -> None:
-        self.flush()
+        self._end_output()
         super().loseWriteConnection()
 
+    def _end_output(self) -> None:
+        """Send what was written; what is written later is for Twisted's own to judge."""
+        self.flush()
+        self._ending = True
+        self.output.direct = False
+
     def abortConnection(self) -> None:
-        self._unsent = b""
+        self._ending = True
+        self.output.drop()
         super().abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:
         """See Twisted's own."""
         _large_readers.discard(self)
+        # Not only because nothing can be sent any more: a transport that refers to itself would wait for the garbage
+        # collector.
+        self.output.end()
         super().connectionLost(reason)
 
     def delivered(self) -> bool:
         """Whether the kernel has all that was written."""
-        return not (self._unsent or self.buffered())
+        return not (self.output.unsent or self.buffered())
 
     def readable(self) -> bool:
         """Whether bytes wait to be read."""
@@ -223,6 +242,14 @@ def accepted_transport(reactor: Any, *args: Any) -> ServerTransport | UnixServer
     sock, protocol, client, server, session, _ = args
     transport = UnixServerTransport if sock.family == AddressFamily.AF_UNIX else ServerTransport
     return transport(sock, protocol, client, server, session, reactor)
+
+
+def output_of(transport: Any) -> Any:
+    """What a protocol writes to: the `Output` of a plain transport of ours; any other transport itself."""
+    return transport.output if type(transport) in _PLAIN else transport
+
+
+_PLAIN: Final = (ServerTransport, UnixServerTransport, ClientTransport)
 
 
 def settled(transport: Any, unread: bool) -> bool:

@@ -16,4 +16,5 @@ def flush_all(transports: list[Unsent]) -> None:
         try:
             transport.flush()
         except BaseException:
-            _log.failure("write", "A write of a {connection} failed", connection=type(transport).__name__)
+            written_to = getattr(transport, "transport", transport)
+            _log.failure("write", "A write of a {connection} failed", connection=type(written_to).__name__)

@@ -34,7 +34,7 @@ from twisted_lb.network.peer import (
     peer_info,
     twisted_address,
 )
-from twisted_lb.network.transport import close_now, settled, unread
+from twisted_lb.network.transport import close_now, output_of, settled, unread
 from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.admission import RETRY_SOON
@@ -88,6 +88,7 @@ class ClientConnection:
     # Not a Protocol, which would bring a dictionary for each of many idle connections.
     __slots__ = (
         "transport",
+        "_output",
         "peer",
         "_forwarded",
         "tap",
@@ -123,6 +124,7 @@ class ClientConnection:
     )
 
     transport: Any
+    _output: Any
     peer: PeerInfo  # of the present request; between requests, of the connection
     tap: Tap
     throttle: Throttle
@@ -166,6 +168,7 @@ class ClientConnection:
 
     def connectionMade(self) -> None:
         transport = self.transport
+        self._output = output_of(transport)
         self.tap = Tap(transport)
         self.throttle = Throttle(self)
         limits = self._limits
@@ -383,7 +386,7 @@ class ClientConnection:
             data = interim_head(head)
             if self.record is not None:
                 self.record.bytes_out += len(data)
-            self.transport.write(data)
+            self._output.write(data)
 
     def respond(self, head: ResponseHead, framing: int, fields: bytes, content: bytes) -> None:
         """See IClientStream."""
@@ -405,7 +408,7 @@ class ClientConnection:
             record.bytes_out += len(data)
             record.content_out = len(content)
         self._responding = True
-        self.transport.write(data)
+        self._output.write(data)
 
     def _replace_own(self, head: ResponseHead) -> bytes:
         """Remove from a server's head what this gateway says itself; the lines to add in its place."""
@@ -429,7 +432,7 @@ class ClientConnection:
         if record is not None:
             record.bytes_out += len(data)
             record.content_out += len(content)
-        self.transport.write(data)
+        self._output.write(data)
 
     def finish(self, trailers: list[bytes]) -> None:
         """See IClientStream."""
@@ -437,7 +440,7 @@ class ClientConnection:
             data = last_chunk(trailers)
             if self.record is not None:
                 self.record.bytes_out += len(data)
-            self.transport.write(data)
+            self._output.write(data)
         self.exchange_done(self._close_after)
 
     def reject(self, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}) -> None:
@@ -484,7 +487,7 @@ class ClientConnection:
         if record is not None:
             record.status = head.status
             record.bytes_out += len(data)
-        self.transport.write(data)
+        self._output.write(data)
         early, self._buffer = self._buffer, b""
         self._state = TUNNEL
         self._responding = True
@@ -567,7 +570,7 @@ class ClientConnection:
             record.status = status
             record.detail = detail
             record.responded(data)
-        self.transport.write(data)
+        self._output.write(data)
 
     def exchange_done(self, close: bool) -> None:
         """The response is written: on to the next request, or to the end."""

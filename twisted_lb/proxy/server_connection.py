@@ -21,6 +21,7 @@ from twisted_lb.network.flow_control import BACKLOG, Throttle, TimedTap
 from twisted_lb.network.posted import PostedWork
 from twisted_lb.network.splice import MIN_BYTES, Splice, splice
 from twisted_lb.network.tls_client import SPEAKS_TLS, is_tls_alert, refused_by_alert, tls_text
+from twisted_lb.network.transport import output_of
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.streams import NO_TRAILERS, IResponseReceiver, IServerStream, ServerFailure
 from twisted_lb.proxy.tunnel import Ending, TunnelEnd
@@ -59,6 +60,7 @@ class ServerConnection:
     # Not a Protocol, which would bring a dictionary for each.
     __slots__ = (
         "transport",
+        "_output",
         "tap",
         "throttle",
         "address",
@@ -92,6 +94,7 @@ class ServerConnection:
     )
 
     transport: Any
+    _output: Any
     tap: TimedTap
     throttle: Throttle
 
@@ -141,13 +144,14 @@ class ServerConnection:
         self.connectionMade()
 
     def connectionMade(self) -> None:
+        self._output = output_of(self.transport)
         self.tap = TimedTap(self.transport, self._sweeper)
         self.throttle = Throttle(self)
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self.throttle, True)
         self._sweeper.watched.add(self)
         if self.preface and not self.preface_sent:
-            self.transport.write(self.preface)
+            self._output.write(self.preface)
         opened, self._opened = self._opened, None
         if opened is not None:
             opened(self)
@@ -175,12 +179,12 @@ class ServerConnection:
         self.expecting = expects
         # While the client is still sending, it is the client's deadline that counts.
         self.deadline = self._sweeper.now + self.timeout if whole or expects else NEVER
-        self._sent_before = self.transport.sent
+        self._sent_before = self._output.sent
         self._chunking = framing == CHUNKED
         self.tap.kept_shut_until = -NEVER
         if framing:
             head += self._framed(content, whole, trailers)
-        self.transport.write(head)
+        self._output.write(head)
 
     def send(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """See IServerStream."""
@@ -192,7 +196,7 @@ class ServerConnection:
         self.expecting = False
         data = self._framed(content, whole, trailers)
         if data:
-            self.transport.write(data)
+            self._output.write(data)
 
     def _framed(self, content: bytes, whole: bool, trailers: list[bytes]) -> bytes:
         if not self._chunking:
@@ -217,7 +221,7 @@ class ServerConnection:
             # There is no request: this is left over from the last response, or the server speaks first.
             self.drop()
             return
-        if not self._heard and self.transport.sent == self._sent_before:
+        if not self._heard and self._output.sent == self._sent_before:
             # An answer before the question: what the last response left over.
             detail = "The server sent a response before it had the request."
             self._fail(ServerFailure(502, detail, silent=True, unsent=True))
@@ -459,7 +463,7 @@ class ServerConnection:
                     502,
                     detail,
                     not self._heard,
-                    self.transport.sent == self._sent_before,
+                    self._output.sent == self._sent_before,
                     True,
                     slow,
                 )
