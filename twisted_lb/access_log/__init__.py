@@ -1,1 +1,1 @@
-"""The access log: a line for each request, made of its record and written by a thread of its own."""
+"""The access log: a line for each request, made from its record and written by a thread of its own."""

@@ -1,9 +1,9 @@
 """Where the lines go: a file, standard output, or syslog.
 
 A regular file is written in append mode, in one call for all lines that wait, so that several processes can write to
-one file: the kernel does not mix such writes.  A pipe (standard output under a supervisor, a FIFO) does not mix writes
-of up to PIPE_BUF bytes (pipe(7)), so it is written whole lines up to this size at a time, when poll(2) says that it has
-room; only a longer line can be mixed with another process's.
+one file: the kernel does not mix such writes.  In a pipe (standard output under a supervisor, a FIFO) writes of up to
+PIPE_BUF bytes are not mixed (pipe(7)).  So each write to a pipe has whole lines of up to this size, and is made when
+poll(2) reports that there is room; only a longer line can be mixed with another process's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from twisted_lb.access_log.writer import Destination
 STANDARD_OUTPUT: Final = 1
 PIPE_BYTES: Final = select.PIPE_BUF
 POLL_MILLISECONDS: Final = 500
-FILE_MODE: Final = 0o640  # and the umask: there are names and addresses of clients in it
+FILE_MODE: Final = 0o640  # less the umask: the log contains names and addresses of clients
 
 SYSLOG: Final = "syslog:"
 LOCAL_SYSLOG: Final = "/dev/log"
@@ -29,7 +29,7 @@ SYSLOG_PORT: Final = 514  # RFC 5426 section 3.3
 # RFC 5424 section 6.1: receivers should take 2048 bytes; rsyslog and syslog-ng take 8 KiB by default.
 MAX_SYSLOG_BYTES: Final = 8192
 SYSLOG_SECONDS: Final = 0.2  # for one message
-PRIORITY: Final = 23 * 8 + 6  # local7.info, as nginx's
+PRIORITY: Final = 23 * 8 + 6  # local7.info, as in nginx
 
 
 class StreamDestination:
@@ -122,13 +122,13 @@ def open_to_append(path: str, create: bool = True) -> int:
 
 
 class SyslogDestination:
-    """A syslog daemon, in messages of RFC 5424, each in a datagram (RFC 5426).
+    """A syslog daemon, which gets messages of RFC 5424, one per datagram (RFC 5426).
 
-    A message that cannot be sent is lost; nothing waits for a daemon that is away.
+    A message that cannot be sent is lost; nothing waits until the daemon is there again.
     """
 
     def __init__(self, host: str = "", port: int = 0, wall_clock_stamp: Callable[[], str] | None = None) -> None:
-        """Without a host: that of this machine."""
+        """Without a host: the daemon of this machine."""
         self.lost = 0
         self._host = host
         self._port = port
@@ -165,13 +165,13 @@ class SyslogDestination:
             try:
                 self._send((head + line)[:MAX_SYSLOG_BYTES])
             except OSError:
-                # So will the next ones, and each would take its time.
+                # The next ones would fail as well, each after its timeout.
                 self.lost += len(lines) - number
                 break
         return len(data)
 
     def _send(self, message: bytes) -> None:
-        """Send it; a daemon that was restarted has another socket."""
+        """Send it, if necessary on a new socket: the daemon may have been restarted."""
         if self._socket is not None:
             try:
                 self._socket.send(message)

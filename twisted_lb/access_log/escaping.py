@@ -1,4 +1,4 @@
-"""Values as text in a line, from which nobody can make a second line, another column, or a command of the terminal.
+"""Escapes values, so that none can add a line, a column, or a control sequence of the terminal to the log.
 
 Clients choose targets, hosts, names of users, and fields; servers and operators choose the names of servers.
 """
@@ -11,10 +11,10 @@ from typing import Final
 
 # What nginx writes as \xXX in its access log ("escape=default"): quotes, backslashes, and all but printable ASCII.
 _UNSAFE: Final = re.compile(rb'["\\\x00-\x1f\x7f-\xff]')
-# The same for a value that stands without quotes.
+# The same for a value that is written without quotes.
 _UNSAFE_OR_SPACE: Final = re.compile(rb'["\\\x00- \x7f-\xff]')
 
-# What stands for itself in all formats.
+# Bytes that no format escapes.
 _PLAIN: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in b'"\\')
 
 
@@ -25,20 +25,20 @@ def json_text(text: str) -> bytes:
 
 
 def json_content(value: bytes) -> bytes:
-    """The same of ASCII, or else UTF-8, without the quotes; what is neither has U+FFFD in its place."""
+    """The same for bytes in UTF-8, without the quotes; invalid bytes are replaced by U+FFFD."""
     if value.isalnum():
         return value
     return json_text(value.decode("utf-8", "replace"))[1:-1]
 
 
 def are_plain(values: list[bytes]) -> bool:
-    """Whether none of them has anything to escape, in any format; one look at all of them."""
+    """Whether none of them has anything to escape in any format; all are examined in one call."""
     joined = b"\n".join(values)
     return len(joined.translate(None, _PLAIN)) == len(values) - 1
 
 
 def quoted(value: bytes) -> str:
-    """A value that stands between quotes, without these; "-" for an empty one."""
+    """A value that is written between quotes, without the quotes; "-" for an empty one."""
     if not value:
         return "-"
     if _UNSAFE.search(value):
@@ -47,7 +47,7 @@ def quoted(value: bytes) -> str:
 
 
 def word(value: bytes) -> str:
-    """A value that stands without quotes; "-" for an empty one."""
+    """A value that is written without quotes; "-" for an empty one."""
     if not value:
         return "-"
     if _UNSAFE_OR_SPACE.search(value):

@@ -7,7 +7,7 @@ from typing import Final
 from twisted_lb.interfaces import IN_FLIGHT
 from twisted_lb.request_record import RequestRecord
 
-# Places in Taken: compiled, that is several times faster than by name.
+# Positions in Taken: in compiled code this is several times faster than access by name.
 _CAPACITY: Final = 2
 _LIMIT: Final = 5
 
@@ -27,11 +27,11 @@ class Format:
 
 
 def microseconds(seconds: float) -> int:
-    """A time as the log has it."""
+    """A time in whole microseconds, as it is logged."""
     return int(seconds * 1_000_000 + 0.5)
 
 
 def has_bucket(record: RequestRecord) -> bool:
-    """Whether what was taken was taken of a bucket."""
+    """Whether tokens were taken from a bucket, and not a place among requests in flight."""
     taken = record.taken
     return taken is not None and taken[_CAPACITY] > 0 and taken[_LIMIT] != IN_FLIGHT

@@ -48,7 +48,7 @@ class CombinedFormat(Format):
 
 
 def request_line(record: RequestRecord) -> str:
-    """The first line of the request, as between quotes."""
+    """The first line of the request, escaped as between quotes; "-" if none was read."""
     if not record.method:
         return "-"
     return f"{quoted(record.method)} {quoted(record.target)} HTTP/1.{record.minor}"

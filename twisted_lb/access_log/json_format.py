@@ -1,7 +1,7 @@
 """The JSON format.
 
-A line is made for every request, so it is put together by hand, as bytes; what does not apply is left out.  Texts that
-come again and again (addresses, hosts, users, servers) are escaped once.
+A line is made for every request, so it is put together by hand, as bytes; members that do not apply are left out.
+Texts that recur (addresses, hosts, users, servers) are escaped once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from twisted_lb.interfaces import MICROTOKENS
 from twisted_lb.network.peer import TlsInfo
 from twisted_lb.request_record import COMPLETE, RequestRecord
 
-# Texts that are remembered; when there are more, all are forgotten.
+# Texts that are cached; when there are more, the cache is cleared.
 MAX_TEXTS: Final = 4096
-# Clients choose methods and hosts: longer ones are not remembered.
+# Clients choose methods and hosts: longer ones are not cached.
 MAX_TEXT_BYTES: Final = 256
 
 
 class _UserMembers:
-    """Those of a user and a key, up to the tokens."""
+    """The members for a user and a key, up to the value of `tokens`."""
 
     __slots__ = ("user", "text")
 
@@ -32,7 +32,7 @@ class _UserMembers:
 
 
 class _ServerMembers:
-    """Those of a server, a pool and a route, for the first attempt."""
+    """The members for a server, a pool and a route, of a request with one attempt."""
 
     __slots__ = ("route", "pool", "text")
 
@@ -43,20 +43,20 @@ class _ServerMembers:
 
 
 class JsonFormat(Format):
-    """One JSON object a line.
+    """One JSON object per line.
 
-    Most of the text of a line has been in others before.  So the line of a usual request (a server has answered the
-    first attempt, on a connection that was open, without a wait) is put together of members that are remembered.
+    Most of the text of a line has occurred in earlier ones.  So the line of a typical request (a server has answered
+    the first attempt, on a connection that was open, without a wait) is put together from cached members.
     """
 
     def __init__(self, stamps: Stamps) -> None:
         self._stamps = stamps
-        # Members that come again and again, by the values that they have.
+        # Cached members, by their values.
         self._clients: dict[tuple[str, TlsInfo | None], bytes] = {}
         self._requested: dict[tuple[int, bytes, bytes], bytes] = {}
         self._users: dict[str, _UserMembers] = {}  # by the key's id
         self._servers: dict[str, _ServerMembers] = {}  # by the server
-        self._ends: dict[int, bytes] = {}  # from the target's end to the number of bytes, by the status
+        self._ends: dict[int, bytes] = {}  # from the end of the target to the value of `bytes_in`, by the status
         self._addresses: dict[str, bytes] = {}  # of clients without TLS
 
     def line(self, record: RequestRecord) -> str:
@@ -74,7 +74,7 @@ class JsonFormat(Format):
         servers = self._servers
         ends = self._ends
         lines: list[bytes] = []
-        # Those of the record before.
+        # Those of the previous record.
         minor = -1
         method = host = requested = b""
         for record in records:
@@ -96,7 +96,7 @@ class JsonFormat(Format):
                 lines.append(self._line(record))
                 continue
             peer = record.peer
-            # By their places, address and tls: much faster than by their names.
+            # Address and TLS by position, which is much faster than by name.
             client = addresses.get(peer[0]) if peer[3] is None else None
             if client is None:
                 client = self._client_members(peer.address, peer.tls)
@@ -119,7 +119,7 @@ class JsonFormat(Format):
                 ids = b',"request_id":"%b"' % record.request_id
                 if record.trace_id:
                     ids += b',"trace_id":"%b"' % record.trace_id
-            # With a literal, and all values in it, the compiler makes it one operation.
+            # From one literal with all its values, the compiler makes one operation.
             lines.append(
                 b'{"time":"%b"%b%b%b%b%b%d,"bytes_out":%d%b%d,"tokens_left":%d%b%d,"server_us":%d,"total_us":%d}\n'
                 % (
@@ -205,7 +205,7 @@ class JsonFormat(Format):
         return made
 
     def _request_members(self, minor: int, method: bytes, host: bytes) -> bytes:
-        """Up to the target, with the quote before it."""
+        """The members before the target, and the quote that opens it."""
         made = self._requested.get((minor, method, host))
         if made is None:
             named = (minor, json_content(method), json_content(host))
@@ -230,7 +230,7 @@ class JsonFormat(Format):
         return made
 
     def _end_members(self, status: int) -> bytes:
-        """A status is one of few."""
+        """These are cached without a limit, as there are few statuses."""
         self._ends[status] = made = b'","status":%d,"reason":"%b","bytes_in":' % (status, COMPLETE.encode("ascii"))
         return made
 

@@ -1,10 +1,10 @@
-"""Collects records, makes lines of them in batches, and passes these to the writer.
+"""Collects records, turns them into lines in batches, and passes these to the writer.
 
-1. A record waits for others for FLUSH_SECONDS at most.  Lines are made of BATCH records at a time, so that no iteration
-   of the event loop has much of it; a thread that made them would keep the event loop waiting for the interpreter.
-   They are passed on when there are PASS_BYTES of them: more would need new memory each time, and page faults.
-2. The writer, a thread, has a bound for the bytes that wait; lines beyond it are dropped, and counted.
-3. A problem of the writer, and its end, are reported in the program's log.
+1. A record waits for at most FLUSH_SECONDS.  Lines are made of BATCH records at a time, so that no iteration of the
+   event loop takes long; a thread that made them would keep the event loop waiting for the interpreter's lock.
+   They are passed on when there are PASS_BYTES: larger blocks would be new memory each time, with page faults.
+2. The writer is a thread.  The bytes that wait for it are limited; lines beyond the limit are dropped, and counted.
+3. When the writer has a problem, this is reported in the program's log, and so is the end of the problem.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class AccessLog:
         self._stamps = stamps
         self._writer = writer
         self._records: list[RequestRecord] = []
-        self._lines: list[bytes] = []  # of batches, that wait for the end of the time
-        self._bytes = 0  # of them
+        self._lines: list[bytes] = []  # of batches; they wait for the next flush
+        self._bytes = 0  # in them
         self._count = 0  # lines
-        self._flush: Any = None  # the call at that end
+        self._flush: Any = None  # the call of the next flush
         self._reported = _Reported()
 
     def request_finished(self, record: RequestRecord) -> None:
-        """Write a line about this request, soon."""
+        """Have a line about this request written."""
         records = self._records
         records.append(record)
         if self._flush is None:
@@ -76,7 +76,7 @@ class AccessLog:
             self._pass_on()
 
     def _make_lines_one_by_one(self, records: list[RequestRecord]) -> None:
-        """Those that can be made."""
+        """Make the lines one by one; those that cannot be made are logged and left out."""
         for record in records:
             try:
                 self._add(self._format.line(record).encode("ascii", "replace"), 1)
@@ -115,7 +115,7 @@ class AccessLog:
         self.flush()
 
     def _report(self) -> None:
-        """Say when lines are lost, or cannot be written, and when that is over."""
+        """Log when lines are lost or cannot be written, and when that is over."""
         writer, reported = self._writer, self._reported
         dropped = writer.dropped
         problem = writer.problem
@@ -123,7 +123,7 @@ class AccessLog:
         if dropped == reported.dropped and problem == reported.problem:
             return
         if now < reported.quiet_until:
-            # It is said a little later; until then there may be more.
+            # It is logged a little later, together with what happens until then.
             return
         reported.quiet_until = now + REPORT_SECONDS
         lost, reported.dropped = dropped - reported.dropped, dropped
@@ -143,7 +143,7 @@ class AccessLog:
 
 
 class _Reported:
-    """What the program's log has said."""
+    """What was last reported in the program's log."""
 
     def __init__(self) -> None:
         self.dropped = 0

@@ -1,4 +1,4 @@
-"""Times of the reactor's clock as time stamps.  Most lines have the second of the line before."""
+"""Time stamps for times of the reactor's clock.  The last second is cached, since most lines share it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Stamps:
     __slots__ = ("_seconds", "_wall_clock", "_offset", "_second", "_rfc3339", "_common", "_millisecond", "_bytes")
 
     def __init__(self, seconds: Callable[[], float], wall_clock: Callable[[], float]) -> None:
-        """`seconds` is the reactor's clock, which the times are of; `wall_clock` gives the seconds since 1970."""
+        """`seconds` is the reactor's clock, by which times are measured; `wall_clock` returns seconds since 1970."""
         self._seconds = seconds
         self._wall_clock = wall_clock
         self._offset = 0.0
@@ -36,7 +36,7 @@ class Stamps:
         return self.rfc3339_bytes(at).decode("ascii")
 
     def rfc3339_bytes(self, at: float) -> bytes:
-        """The same as bytes.  Under load, most are those of the millisecond before."""
+        """The same as bytes.  The last one is cached: under load, most are in the same millisecond."""
         wall = at + self._offset
         second = int(wall)
         if second != self._second:

@@ -4,7 +4,7 @@
 2. A destination that takes nothing, or fails, is tried again every RETRY_SECONDS, with the lines that it has not taken.
    Meanwhile at most MAX_WAITING_BYTES wait; further batches are dropped and counted.
 3. Once a second the destination is told to look whether its file was renamed or removed.
-4. At the end all that waits is written, for STOP_SECONDS at most; what is left then is counted as dropped.
+4. At the end everything that waits is written, for at most STOP_SECONDS; what is left then is counted as dropped.
 
 The event loop reads the counters, each of which only one of the threads changes.
 """
@@ -28,7 +28,7 @@ NOT_TAKEN: Final = "nothing is taken; the reader of the pipe does not read"
 class Destination(Protocol):
     """Where lines go.  Used by one thread at a time."""
 
-    lost: int  # lines that it has given up by itself
+    lost: int  # lines that it has dropped by itself
 
     def open(self) -> None:
         """Raises OSError."""
@@ -36,17 +36,17 @@ class Destination(Protocol):
     def write(self, data: bytes) -> int:
         """Write whole lines, or the rest of one; return how many bytes were taken.  Raises OSError.
 
-        Returns 0 after a while when nothing can be written.
+        Returns 0 if nothing could be written for a while.
         """
 
     def look(self) -> None:
-        """Open it again if its file is another one by now.  Raises OSError; then the former is still written to."""
+        """Open it again if its path leads to another file now.  Raises OSError; the old one then remains in use."""
 
     def reopen(self) -> None:
-        """Open it again.  Raises OSError; then the former is still written to."""
+        """Open it again.  Raises OSError; the old one then remains in use."""
 
     def close(self) -> None:
-        """The end."""
+        """Close it; nothing more is written."""
 
 
 class Writer:
@@ -127,7 +127,7 @@ class Writer:
             lines, count = batch
             if not lines:
                 continue
-            # All that waits, up to a size that is worth one call.
+            # Everything that waits, up to a size that is worth one call.
             parts = [lines]
             size = len(lines)
             last = False
@@ -176,7 +176,7 @@ class Writer:
         self._taken_bytes += size
 
     def _look(self) -> None:
-        """See whether the destination is to be opened again."""
+        """Open the destination again if necessary."""
         try:
             if self._reopen.is_set():
                 self._reopen.clear()

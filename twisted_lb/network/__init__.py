@@ -1,1 +1,1 @@
-"""Sockets and names: the poll loop, transports and listeners, and how the name of a server becomes a connection."""
+"""Sockets and names: the poll loop, transports, listeners, and connecting to a server by its name."""

@@ -9,13 +9,13 @@ from typing import Final
 from twisted_lb.limits.client_networks import plain_address
 from twisted_lb.network.peer import UNIX_ADDRESS
 
-# Answers that are kept: a proxy has few addresses, and many clients.
+# Cached answers: proxies have few addresses, but there may be many clients.
 MAX_ANSWERS: Final = 4096
 _BITS: Final = {4: 32, 6: 128}
 
 
 class AddressRanges:
-    """Whether an address is in one of some ranges.  The time does not depend on how many have the same length."""
+    """A set of address ranges.  A look-up takes one test for each prefix length in use, not for each range."""
 
     __slots__ = ("_unix_peers", "_prefixes", "_answers")
 
@@ -61,6 +61,6 @@ class AddressRanges:
 
 
 def ranges_or_none(ranges: Iterable[str]) -> AddressRanges | None:
-    """The ranges, or None if there are none: then nothing has to be looked up."""
+    """The ranges, or None if there are none, so that the caller need not look anything up."""
     texts = tuple(ranges)
     return AddressRanges(texts) if texts else None

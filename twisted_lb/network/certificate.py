@@ -1,13 +1,13 @@
 """One certificate with its key, from PEM: its names and its period of validity.
 
-1. The chain is in PEM, the server's own certificate first (RFC 8446 section 4.4.2), and so is the key, which has no
+1. The chain and the key are in PEM, the server's own certificate first (RFC 8446 section 4.4.2).  The key has no
    passphrase: a server that starts unattended cannot ask for one.
-2. The names are those of the subjectAltName; the common name is not a name (RFC 9110 section 4.3.4, RFC 6125
+2. The names are those in the subjectAltName; the common name is not used (RFC 9110 section 4.3.4, RFC 6125
    section 6.4.4).
 3. OpenSSL makes the final check, for example for keys that are too short: `load`.
 
-No file is read here: the parsed certificate and the one that is served come from the same bytes, whatever happens to
-the file meanwhile.
+No file is read here, so the certificate that is parsed and the one that is served come from the same bytes, even if the
+file changes meanwhile.
 """
 
 from __future__ import annotations
@@ -32,43 +32,44 @@ from cryptography.hazmat.primitives.serialization import (
 
 from twisted_lb.network.tls_errors import words_of
 
-# What begins every kind of private key in PEM (RFC 7468 sections 10 and 11, and the older kinds of OpenSSL).
+# Part of the first line of every kind of private key in PEM (RFC 7468 sections 10 and 11, and the older kinds of
+# OpenSSL).
 _KEY_MARK = b"PRIVATE KEY-----"
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"  # RFC 7468 section 5
 
 
 class CertificateError(ValueError):
-    """A certificate or key that cannot be used; the text says what is wrong with it, and begins with its place."""
+    """A certificate or key that cannot be used; the text begins with its location, and says what is wrong with it."""
 
 
 class AuthorityOnly(CertificateError):
-    """Certificates of authorities without a key: nothing to serve, which in a directory is not an error."""
+    """Only CA certificates, without a key: there is nothing to serve.  In a directory this is not an error."""
 
 
 @dataclass(frozen=True)
 class Certificate:
     """A certificate with its chain and its key.  Its representation does not contain the key."""
 
-    file: str  # that it was read from
+    file: str  # the file that it was read from
     names: tuple[str, ...]  # DNS names and IP addresses, in lower case; a name may begin with "*."
     not_before: float  # seconds since 1970
     not_after: float
     pem: bytes = field(repr=False)  # the chain, and then the key
 
     def valid_at(self, now: float) -> bool:
-        """Whether `now`, in seconds since 1970, is within its period of validity."""
+        """Whether `now`, in seconds since 1970, is within the period of validity."""
         return self.not_before <= now <= self.not_after
 
 
 def has_key(pem: bytes) -> bool:
-    """Whether there is a private key in the text of a file."""
+    """Whether the text of a file contains a private key."""
     return _KEY_MARK in pem
 
 
 def read_certificate(file: str, chain: bytes, key: bytes, key_file: str = "") -> Certificate:
     """The certificate in `chain`, the text of `file`, with the key in `key`, the text of `key_file`.
 
-    An empty `key_file` is `file`.  Raises CertificateError; AuthorityOnly where there is no key.
+    An empty `key_file` means `file`.  Raises CertificateError; AuthorityOnly for CA certificates without a key.
     """
     key_file = key_file or file
     try:
@@ -100,7 +101,7 @@ def read_certificate(file: str, chain: bytes, key: bytes, key_file: str = "") ->
 
 
 def load(context: ssl.SSLContext, certificate: Certificate) -> None:
-    """Have the context serve the certificate.  Raises CertificateError where OpenSSL does not accept it."""
+    """Load the certificate into the context.  Raises CertificateError if OpenSSL does not accept it."""
     try:
         with _as_file(certificate.pem) as path:
             # A password keeps OpenSSL from asking for one at the terminal.
@@ -154,7 +155,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 def _as_file(content: bytes) -> Iterator[str]:
     """A path at which the content can be read, since OpenSSL takes certificates from files only.
 
-    It is in memory where the system can do that; elsewhere it is a temporary file, for its owner only.
+    It is in memory where the system supports that, and otherwise a temporary file that only its owner can read.
     """
     if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         with open(os.memfd_create("certificate"), "wb", buffering=0) as memory:

@@ -1,4 +1,4 @@
-"""The files of certificates: which there are, which is the default, and reading one.
+"""Certificate files: which ones there are, which one is the default, and how one is read.
 
     TLS_CERT_FILE and TLS_KEY_FILE    one certificate; the key may be in the same file
     TLS_CERT_DIR                      each NAME.pem and NAME.crt in it, with the key in the same file or in NAME.key
@@ -7,7 +7,7 @@
    files of a secret in `..data`, and the names in the directory are symbolic links into it.
 2. The default is TLS_CERT_FILE; without that, default.pem or default.crt of the directory; without these, the first
    file by name.
-3. A file has at most MAX_BYTES, and is a regular file.
+3. Only regular files of at most MAX_BYTES are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILE_SETTING, KEY_SETTING, DIRECTORY_SETTING = "TLS_CERT_FILE", "TLS_KEY_FILE", 
 SUFFIXES = (".pem", ".crt")
 KEY_SUFFIX = ".key"
 DEFAULT_NAMES = ("default.pem", "default.crt")
-MAX_BYTES = 1024**2  # precedents: a chain with its key has 4 to 10 KiB
+MAX_BYTES = 1024**2  # a chain with its key usually has 4 to 10 KiB
 
 
 class Source(NamedTuple):
@@ -30,14 +30,14 @@ class Source(NamedTuple):
 
     setting: str
     file: str
-    key_file: str  # TLS_KEY_FILE; or the file that has the key where `file` has none, "": there is none
+    key_file: str  # TLS_KEY_FILE, or NAME.key, which is read if `file` contains no key; "" if none exists
 
     def look(self) -> tuple[Look, Look]:
-        """What changes whenever one of its files does."""
+        """A value that changes whenever one of the files does."""
         return look_at(self.file), look_at(self.key_file) if self.key_file else None
 
     def read(self) -> Certificate:
-        """The certificate.  Raises CertificateError, which names setting and file; AuthorityOnly: not one to serve."""
+        """The certificate.  Raises CertificateError, which names setting and file; AuthorityOnly: none to serve."""
         try:
             chain = _content(self.file)
             if self.key_file and (self.setting == FILE_SETTING or not has_key(chain)):
@@ -47,7 +47,7 @@ class Source(NamedTuple):
             return read_certificate(self.file, chain, chain)
         except CertificateError as error:
             in_key_file = self.setting == FILE_SETTING and self.key_file and str(error).startswith(self.key_file + ":")
-            # Where a file for the key exists, the key is missing.
+            # If there is a file for the key, the missing key is an error.
             nothing = isinstance(error, AuthorityOnly) and self.setting == DIRECTORY_SETTING and not self.key_file
             kind = AuthorityOnly if nothing else CertificateError
             raise kind(f"{KEY_SETTING if in_key_file else self.setting}: {error}") from None
@@ -61,13 +61,13 @@ class CertificatePaths(NamedTuple):
     directory: str = ""
 
     def sources(self) -> list[Source]:
-        """The current ones by name, the default first.  Raises CertificateError for an unreadable directory."""
+        """Those that exist now by name, the default first.  Raises CertificateError if the directory is unreadable."""
         found = [Source(FILE_SETTING, self.file, self.key_file)] if self.file else []
         if not self.directory:
             return found
         try:
             with os.scandir(self.directory) as entries:
-                # A symbolic link is followed.
+                # Symbolic links are followed.
                 is_file = {entry.name: not entry.name.endswith(SUFFIXES) or not entry.is_dir() for entry in entries}
         except OSError as error:
             reason = error.strerror or str(error)

@@ -1,13 +1,13 @@
 """The certificates in use, and what happens to them when their files change.
 
 1. A certificate that cannot be used changes nothing: the one that was read from the same file before stays in use.
-   Between the two writes of a renewal the key does not match (certbot writes the certificate first).
-2. An expired certificate, or one that is not valid yet, does not replace a valid one.  It is used where there is no
-   other: clients that verify it report the reason, which helps more than a failed handshake without one.
-3. A certificate of a directory is dropped with its file, but never the last one.  A directory that cannot be read
-   changes nothing.
-4. A certificate that could not be used is tried again with each call, even if unchanged: it may become valid with
-   time, or readable.
+   During a renewal the key does not match until both files are written (certbot writes the certificate first).
+2. An expired certificate, or one that is not valid yet, does not replace a valid one.  It is used if there is no
+   other: clients that verify it then report the reason, which is more helpful than a failed handshake without one.
+3. When a file is removed from the directory, its certificate is dropped, unless it is the last one.  A directory that
+   cannot be read changes nothing.
+4. A certificate that could not be used is tried again at each call, even if its file is unchanged: it may have become
+   valid or readable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted_lb.network.certificate import AuthorityOnly, Certificate, Certifica
 from twisted_lb.network.certificate_files import CertificatePaths, Source
 from twisted_lb.steps import Steps
 
-# Certificates whose files are examined in one step: some hundred microseconds.
+# Certificates whose files are examined in one step, which takes some hundred microseconds.
 LOOKS = 25
 
 
@@ -29,12 +29,12 @@ class Changes(NamedTuple):
     new: tuple[Certificate, ...] = ()
     renewed: tuple[Certificate, ...] = ()
     removed: tuple[Certificate, ...] = ()
-    problems: tuple[tuple[str, str], ...] = ()  # new ones: the file, and a text that also names it
-    mended: tuple[str, ...] = ()  # files and directories without their earlier problem
+    problems: tuple[tuple[str, str], ...] = ()  # the new ones: the file, and a text that also names it
+    mended: tuple[str, ...] = ()  # files and directories whose earlier problem is gone
 
     @property
     def certificates(self) -> bool:
-        """Whether other certificates are in use than before."""
+        """Whether the certificates in use have changed."""
         return bool(self.new or self.renewed or self.removed)
 
 

@@ -1,14 +1,15 @@
 """The certificates of the TLS listeners, chosen by the name that the client asks for (SNI, RFC 6066 section 3).
 
-1. A certificate with exactly this name; then one with the wildcard for it, which stands for one label (RFC 6125
-   section 6.4.3); then the default, which also serves clients that send no name.
-2. Of several for one name it is one that is valid now, of these the one that expires last, of these the first.
-3. All listeners have one context, `context`, which has no certificate: each handshake switches to the context of its
+1. A certificate with exactly this name is preferred; then one with a wildcard for it, which stands for one label (RFC
+   6125 section 6.4.3); then the default, which also serves clients that send no name.
+2. Of several certificates for one name, those that are valid now are preferred; of these the one that expires last; of
+   these the first.
+3. All listeners share one context, `context`, which has no certificate: each handshake switches to the context of its
    certificate.  So new certificates affect later handshakes only, and no open connection.  Tickets
-   (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions are resumed after a renewal, too.
+   (RFC 8446 section 4.6.1, RFC 5077) are made with the keys of `context`, so sessions can be resumed after a renewal.
    See `ticket_keys`.
-4. When the authorities for the certificates of clients change, there is a new `context`: the certificate of a resumed
-   session would not be verified again.
+4. When the authorities that verify client certificates change, `context` is replaced, so that no earlier session is
+   resumed: its certificate would not be verified again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class NoCertificate(Exception):
 class ServerSide(ssl.SSLObject):
     """The server's side of a handshake."""
 
-    unserved_name = ""  # requested by the client, without a certificate for it
+    unserved_name = ""  # the name that the client asked for, if no certificate has it
 
 
 class Certificates:
@@ -38,7 +39,7 @@ class Certificates:
     def __init__(self, new_context: Callable[[], ssl.SSLContext], ticket_keys: TicketKeys | None = None) -> None:
         """`new_context` makes a context for servers without a certificate: versions, ciphers, ALPN, clients' CA.
 
-        All of them must be alike: some settings are taken from `context`, others from that of the certificate.
+        All contexts must have the same settings: some are taken from `context`, others from the certificate's.
         """
         self._new_context = new_context
         self.ticket_keys = TicketKeys() if ticket_keys is None else ticket_keys

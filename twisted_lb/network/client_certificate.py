@@ -1,8 +1,8 @@
 """The subject of a client's certificate, as it is sent to servers.
 
 It is the string of RFC 4514: the most specific part first, `CN=ann,O=Example`.  Everything in it comes from the
-certificate, and it becomes the value of a field: so what is not printable ASCII is escaped byte by byte, in UTF-8
-(`\\C3\\A9`), which RFC 4514 section 2.4 allows for any character.
+certificate, and it becomes the value of a header field.  So everything but printable ASCII is escaped, each byte of its
+UTF-8 (`\\C3\\A9`), which RFC 4514 section 2.4 allows for any character.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The interface of the reactor that the data path needs.
 
-There are two of them: `epoll.EpollReactor` is an epoll set of its own within Twisted's reactor, and
-`stock.StockReactor` is over any reactor of Twisted, for systems without epoll.  `app.data_path` chooses one, once.
-Both run on Twisted's reactor, which runs all else in the process.
+There are two implementations: `epoll.EpollReactor` has an epoll set of its own, combined with Twisted's reactor, and
+`stock.StockReactor` works on any reactor of Twisted, for systems without epoll.  `app.data_path` chooses one at start.
+Twisted's reactor runs everything else in the process.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ class IDataPathReactor(IReactorTime):
 
     The contract:
 
-    1. An iteration delivers events that the kernel has reported, when it was asked once or twice; after them, and
-       before the kernel is asked again, `flush` is called once for each `flush_later`.  So the output of many events is
-       written once for each transport.
-    2. An event whose descriptor raises is logged, and closes that descriptor with the error; the others go on.  What
-       `doRead` and `doWrite` return closes it as in IReadDescriptor; a ConnectionDone of reading goes to
-       `readConnectionLost`.
-    3. A descriptor that was removed by an earlier event of an iteration gets no event in it; nor does a descriptor
-       that has got the number of a closed one.
-    4. No call of a descriptor's methods comes from within a call to this object.
+    1. An iteration asks the kernel for events, once or twice, and delivers them.  Then, before the kernel is asked
+       again, `flush` is called once for each `flush_later`, so each transport writes the output of many events once.
+    2. If a descriptor raises, the error is logged and that descriptor is closed with it; the others are not affected.
+       An error that `doRead` or `doWrite` returns closes the descriptor, as in IReadDescriptor; a ConnectionDone from
+       `doRead` is passed to `readConnectionLost`.
+    3. A descriptor that was removed by an earlier event of an iteration gets no event in it; nor does a new descriptor
+       that has the number of a closed one.
+    4. No method of a descriptor is called from within a call to this object.
 
-    It is also watched by the sweeper of deadlines (`deadlines.Watched`), by which it detects that it has failed.
+    The sweeper of deadlines calls it as well (`deadlines.Watched`): this is how it detects that it has failed.
     """
 
     posted = Attribute("The PostedWork that is done in its iterations.")
     iteration = Attribute(
-        "int: the same for all events of an iteration; greater when the kernel has been asked again, or one iteration "
-        "later.  What had arrived when it was read has been delivered when it is greater, or is before any flush."
+        "int: the same for all events of an iteration; it grows when the kernel has been asked again, or one iteration "
+        "later.  Once it has grown, all that had arrived before has been delivered, or will be before the next flush."
     )
     deadline = Attribute("float: see Watched.")
 
@@ -63,13 +62,13 @@ class IDataPathReactor(IReactorTime):
         """Call `descriptor.doWrite()` when it can be written to."""
 
     def removeReader(descriptor):  # type: ignore[no-untyped-def]
-        """Do not read it any more."""
+        """Stop reading it."""
 
     def removeWriter(descriptor):  # type: ignore[no-untyped-def]
-        """Do not call `doWrite` any more."""
+        """Stop calling `doWrite`."""
 
     def pause_reader(descriptor):  # type: ignore[no-untyped-def]
-        """Do not read, but call `descriptor.readConnectionEnding()` once when the other side sends no more.
+        """Stop reading, but call `descriptor.readConnectionEnding()` once when the other side has ended its direction.
 
         A connection that is reset meanwhile is closed with ConnectionLost.  Both may come late, and where the system
         has no poll(2) with POLLRDHUP, only when the descriptor is read again.

@@ -3,14 +3,14 @@
 1. One deadline covers the look-up of the name and all attempts.  Addresses that are found while attempts are under way
    are tried as well.
 2. The addresses are tried one after another: the next one as soon as one has failed, and at the latest ATTEMPT_SECONDS
-   after the one before; earlier attempts go on.  The first that connects wins, and the others are cancelled.
+   after the one before; earlier attempts continue.  The first that connects wins, and the others are cancelled.
 3. IPv6 and IPv4 addresses alternate, IPv6 first.  Within each family the first address changes with each connection, so
-   that a server with several addresses gets connections on all.
-4. An address that has failed, or was slower than another one, is tried last for DEAD_SECONDS, so it delays one
-   connection only.
-5. With TLS, too, the first TCP connection wins, and only it makes a handshake: servers should not spend handshakes on
-   connections that are dropped.  A handshake that fails is a failure of its address; the next one
-   is tried within the same deadline.
+   that a server with several addresses gets connections on all of them.
+4. An address that has failed, or was slower than another one, is tried last for DEAD_SECONDS, so that it delays only
+   one connection.
+5. With TLS as well, the first TCP connection wins, and only that one makes a handshake: servers should not spend
+   handshakes on connections that are dropped.  If the handshake fails, the address has failed, and the next one is
+   tried within the same deadline.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ _log = BoundedLog(Logger(), seconds=SHORTAGE_LOG_SECONDS)
 
 # Opens a connection: IP address, port, factory, timeout in seconds.  Returns an IConnector.
 Connect = Callable[[str, int, ClientFactory, float], Any]
-# The same with TLS; the timeout includes the handshake.  Before the handshake, the next to last argument is called, and
-# the last one is sent unencrypted.
+# The same with TLS; the timeout includes the handshake.  Before the handshake, the function is called, and the bytes
+# are sent unencrypted.
 ConnectTls = Callable[[str, int, ClientFactory, float, TlsClient, Callable[[], None], bytes], Any]
 
 
@@ -69,10 +69,10 @@ class Resolving(Protocol):
     """The part of `names.Names` that is needed here."""
 
     def ask(self, name: str, waiter: Waiter, timeout: float) -> Any:
-        """Call `waiter` with the addresses of a name, now, or later: then the result has a method `cancel`."""
+        """Call `waiter` with the addresses of a name: at once, or later; the result then has a method `cancel`."""
 
     def ask_rest(self, name: str, waiter: Waiter, timeout: float) -> Any:
-        """Call `waiter` at the end of the look-up that is under way; None: there is none."""
+        """Call `waiter` at the end of the look-up that is under way; returns None if there is none."""
 
     def doubt(self, name: str) -> None:
         """None of the addresses has accepted a connection."""
@@ -81,7 +81,7 @@ class Resolving(Protocol):
         """Call `follower` each time the addresses of the name have changed."""
 
     def unfollow(self, name: str, follower: Follower) -> None:
-        """Do not call it any more."""
+        """Stop calling it."""
 
 
 class Unreachable(Exception):
@@ -90,7 +90,7 @@ class Unreachable(Exception):
     def __init__(self, detail: str, shortage: str = "", refused: bool = False) -> None:
         """`detail` is a short text for a log; `shortage` says what this machine is short of, if that is the reason.
 
-        `refused`: the host has answered that nothing listens on the port.
+        `refused`: the host has refused the connection, since nothing listens on the port.
         """
         super().__init__(detail)
         self.detail = detail
@@ -109,7 +109,7 @@ class Taker(Protocol):
 
 
 class DeadAddresses:
-    """The addresses that have not accepted a connection within the last DEAD_SECONDS."""
+    """The addresses to which a connection has failed within the last DEAD_SECONDS."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -137,7 +137,7 @@ class DeadAddresses:
 
 
 def ordered(addresses: Iterable[str], turn: int) -> list[str]:
-    """The families alternate; within each the addresses are rotated by `turn`."""
+    """Alternate between IPv6 and IPv4; within each family the addresses are rotated by `turn` positions."""
     six: list[str] = []
     four: list[str] = []
     for address in addresses:
@@ -170,7 +170,7 @@ class Dialer:
     def open(
         self, host: str, port: int, timeout: float, taker: Taker, tls: TlsClient | None = None, preface: bytes = b""
     ) -> Dialling:
-        """Open a connection within `timeout` seconds, for `taker`; with TLS if there is a `tls`.
+        """Open a connection within `timeout` seconds, for `taker`; with TLS if `tls` is given.
 
         `preface` is sent before TLS; without TLS, the taker sends it.
         """
@@ -262,7 +262,7 @@ class Dialling:
         for one in overtaken:
             self._dialer.dead.failed(one.address, self._port)
             one.give_up()
-        # They are tried if the handshake fails.
+        # They are tried again if the handshake fails.
         self._addresses += [one.address for one in overtaken]
 
     def connected(self, attempt: _Attempt) -> IProtocol | None:
@@ -324,7 +324,7 @@ class Dialling:
 class _Attempt(ClientFactory):
     """An attempt to connect to one address.
 
-    Twisted keeps a reference to it as long as the connection is open, so it drops its own references at the end.
+    Twisted keeps a reference to it as long as the connection is open, so it drops its own references when it is done.
     """
 
     noisy = False

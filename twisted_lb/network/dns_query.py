@@ -3,8 +3,8 @@
 Twisted's own DNS client writes four lines to the log for each query and does not notice refused datagrams, so its codec
 (`twisted.names.dns`) is used here with our own sockets:
 
-1. Each query has a socket and a random id of its own for each server.  The socket is connected: the kernel drops what
-   comes from elsewhere, and reports at once when nothing listens there.  In later rounds the message is sent again.
+1. Each query has a socket and a random id of its own for each server.  The socket is connected, so the kernel drops
+   datagrams from other addresses, and reports at once if nothing listens there.  Later rounds send the message again.
 2. The first server is asked; when it has not answered within ATTEMPT_SECONDS, or has failed, the next one as well, in
    several rounds with longer timeouts.  The first good answer from any of them is used.
 3. "No such name" is an answer.  SERVFAIL, REFUSED, and messages that cannot be read are failures of that server.
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
     addresses: tuple[str, ...]
     ttl: int  # seconds
-    whole: bool = True  # False: addresses of the other kind may be missing
+    whole: bool = True  # False: addresses of the other family may be missing
     local: bool = False  # from the hosts file
 
 
@@ -135,7 +135,7 @@ def _negative_ttl(message: Any) -> int:
 
 
 class Question:
-    """Asks; `answer` fires once, with an Answer or LookupFailed.  Cancelling it closes all sockets."""
+    """A query under way.  `answer` fires once, with an Answer or LookupFailed; cancelling it closes all sockets."""
 
     def __init__(self, reactor: Any, servers: tuple[NameServer, ...], name: str, kind: int) -> None:
         self.answer: Deferred[Answer] = Deferred(lambda _: self._end())
@@ -164,7 +164,7 @@ class Question:
         self._next = self._reactor.callLater(ATTEMPT_SECONDS[round_], self._ask)
         asked = self._datagrams.get(index)
         if asked is not None and asked in self._open:
-            # It has not answered.  Its socket is used again, since many names may be looked up at a time.
+            # It has not answered.  Its socket is used again, since many names may be looked up at the same time.
             asked.send()
             return
         number = secrets.randbits(16)
@@ -275,7 +275,7 @@ class _Datagram:
         except BlockingIOError:
             return
         except OSError as error:
-            # For example, refused: nothing listens there.
+            # For example ConnectionRefusedError: nothing listens there.
             self._failed(error)
             return
         self.close()
@@ -308,7 +308,7 @@ class _Stream(ClientFactory):
         self._number = number
         self._data = encode_question(number, name, kind)
         self._closed = False
-        # The rounds of the query end it before that.
+        # The rounds of the query end before that.
         self._connector = reactor.connectTCP(*server, self, timeout=30)
 
     def buildProtocol(self, addr: object) -> _StreamProtocol:

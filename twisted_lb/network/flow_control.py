@@ -1,8 +1,8 @@
 """Back-pressure: a slow reader on one side stops the other side's sender.
 
-Each connection has a `Tap` on its reading, which can be held shut for several reasons at a time, and a `Throttle`, the
-producer that Twisted pauses when the connection's write buffer is full.  For the
-duration of an exchange the throttle of each side is connected to the tap of the other.
+Each connection has a `Tap`, which pauses reading while at least one reason applies, and a `Throttle`, the producer that
+Twisted pauses when the connection's write buffer is full.  For the duration of an exchange the throttle of each side is
+connected to the tap of the other.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from zope.interface import implementer
 
 from twisted_lb.deadlines import NEVER, Sweeper
 
-# The reasons to hold a tap.
+# The reasons to pause reading, as bits.
 PEER_FULL: Final = 1  # the other side's write buffer is full
-NOT_NOW: Final = 2  # what was read already must be used first
+NOT_NOW: Final = 2  # what was read already must be processed first
 BACKLOG: Final = 4  # data that was read is waiting: later requests for the current response, or posted work
 
 
 class Tap:
-    """The reading of one connection."""
+    """Pauses and resumes reading from one connection."""
 
     __slots__ = ("_transport", "_held")
 
@@ -49,7 +49,7 @@ class Tap:
 
 
 class TimedTap(Tap):
-    """A Tap that records until when the other side has held it, by a coarse clock."""
+    """A Tap that records when the other side last held it, by a coarse clock."""
 
     __slots__ = ("kept_shut_until", "_sweeper", "_shut_at")
 
@@ -57,8 +57,8 @@ class TimedTap(Tap):
         Tap.__init__(self, transport)
         self._sweeper = sweeper
         self._shut_at = 0.0
-        # On the sweeper's clock.  A pause that began and ended within one of its ticks is not counted: each large
-        # response has many of these, and they are too short for a server to time out.
+        # By the sweeper's clock.  A pause that began and ended within one of its ticks is not counted: each large
+        # response has many of these, and they are too short to make a server time out.
         self.kept_shut_until = -NEVER
 
     def hold(self, reason: int) -> None:

@@ -1,6 +1,6 @@
-"""The data path's cache of names as the resolver of Twisted's reactor.
+"""Makes the data path's cache of names the resolver of Twisted's reactor.
 
-So the rest of the process, such as the connections to Redis, resolves names without threads.
+So the rest of the process, such as the connections to Redis, also resolves names without threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class HostnameResolver:
         addressTypes: object = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """See IHostnameResolver.  There is no timeout: the result is there at the end of the look-up."""
+        """See IHostnameResolver.  The result comes at the end of the look-up."""
         resolution = _Resolution(hostName)
         receiver.resolutionBegan(resolution)
 
@@ -49,6 +49,6 @@ class _Resolution:
         self.waiting: Waiting | None = None
 
     def cancel(self) -> None:
-        """The receiver is not called any more."""
+        """Do not call the receiver any more."""
         if self.waiting is not None:
             self.waiting.cancel()

@@ -3,7 +3,7 @@
 The kinds are tcp, tcp6, unix and systemd.  Twisted parses an endpoint string and asks a reactor to listen; here a
 `_Ports` takes the place of the reactor, so that the string has exactly Twisted's meaning, and the port is one of ours:
 
-1. A port accepts at most MAX_ACCEPTS connections at a time, and the kernel queues up to BACKLOG.
+1. A port accepts at most MAX_ACCEPTS connections per event, and the kernel queues up to BACKLOG.
 2. An IPv6 wildcard port accepts IPv4 clients too, as is usual on Linux, unless another endpoint has the same port on
    IPv4: then it accepts IPv6 only (IPV6_V6ONLY), since otherwise only one of the two could be bound.
 3. The file of a Unix socket belongs to the process that made it: one that has inherited the socket (a worker, or a
@@ -39,7 +39,7 @@ from twisted_lb.network.unix_socket import LOCK_SUFFIX, Obstacle, claim, obstacl
 # Connections that the kernel queues; it has a limit of its own, net.core.somaxconn.  Twisted's 50 are too few for a
 # burst of clients, which would wait a second or more for their SYN to be answered.
 BACKLOG = 4096
-# Connections that are accepted at a time, before other events are handled.
+# Connections that are accepted before other events are handled.
 MAX_ACCEPTS = 16
 # Of the path of a Unix socket, with its final NUL (sockaddr_un).
 MAX_PATH_BYTES = 108
@@ -59,7 +59,7 @@ class Endpoint(NamedTuple):
     text: str
     port: int | None = None  # of TCP; None for another kind, and for a socket that was inherited
     interface: str = ""  # of TCP: an IP address, "" for all of IPv4, or "::"
-    path: str = ""  # of a Unix socket that is to be made
+    path: str = ""  # of a Unix socket that is to be created
     lock: bool = False  # whether that has a lock file
 
     @property
@@ -89,7 +89,7 @@ class Endpoint(NamedTuple):
 
     @property
     def files(self) -> set[str]:
-        """The files that it makes, by whatever path their directory is reached."""
+        """The files that it creates; the same for every path that leads to their directory."""
         directory, name = os.path.split(self.path)
         path = os.path.join(os.path.realpath(directory), name)
         return {path, path + LOCK_SUFFIX} if self.lock else {path}
@@ -152,7 +152,7 @@ def ipv6_only(one: Endpoint, others: Iterable[Endpoint]) -> bool:
 
 
 def trial(endpoint: Endpoint) -> Obstacle | None:
-    """Why a port could not be opened here and now; None: it could be.
+    """Why the port could not be opened now; None: it could.
 
     `in_use`: a running process has the address or path.  When a configuration is checked, that may be this program.
     """
@@ -220,7 +220,7 @@ def _ours(port: Any, factory: Factory) -> IListeningPort:
 
 
 def keep_open_for_others(port: IListeningPort) -> None:
-    """Leave the socket usable for the other processes that have it when this one closes the port."""
+    """When this process closes the port, leave the socket usable for the other processes that have it."""
     if isinstance(port, tcp.Port):
         leave_open(port)
 

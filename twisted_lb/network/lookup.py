@@ -1,7 +1,7 @@
-"""All addresses of a name: /etc/hosts, and both kinds of addresses of the name servers.
+"""All addresses of a name: from /etc/hosts, or IPv6 and IPv4 addresses from the name servers.
 
 A name is looked up as by getaddrinfo(3): first in the hosts file, then with the search list of resolv.conf.
-`localhost` is this machine in any case (RFC 6761 section 6.3).
+`localhost` always means this machine (RFC 6761 section 6.3).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from twisted_lb.network.dns_query import Answer, Question
 from twisted_lb.network.system_files import NameServer, ResolverConfig, WatchedFile, read_hosts, read_resolv_conf
 
 HOSTS_TTL = 5  # seconds; the file is small, and is read again only when it has changed
-# The wait for the other kind of addresses when one is known (RFC 8305 section 3).
+# How long the addresses of one family wait for those of the other (RFC 8305 section 3).
 RESOLUTION_DELAY_SECONDS = 0.05
-PARTIAL_TTL = 10  # seconds, where the look-up of one kind of addresses has failed
+PARTIAL_TTL = 10  # seconds, if the look-up of one family has failed
 MAX_PARTIAL = 10_000
 
 
@@ -34,13 +34,13 @@ class Resolver:
         resolv_conf: str = "/etc/resolv.conf",
         hosts: str = "/etc/hosts",
     ) -> None:
-        """`servers` are used in place of those of resolv.conf."""
+        """`servers`, if there are any, replace the name servers of resolv.conf."""
         self._reactor = reactor
         self._servers = servers
         self._config = WatchedFile(resolv_conf, read_resolv_conf)
         self._hosts = WatchedFile(hosts, read_hosts)
         self._last_good: NameServer | None = None
-        # Names for which one kind is missing: no caller waits for the next look-up, so it waits for both kinds.
+        # Names for which one family is missing.  No caller waits for their next look-up, so it can wait for both.
         self._partial: set[str] = set()
 
     def look_up(self, name: str) -> Deferred[Answer]:
@@ -86,7 +86,7 @@ class Resolver:
         return answer
 
     def _preferred(self, servers: tuple[NameServer, ...]) -> tuple[NameServer, ...]:
-        """The latest one to answer comes first, so that one that does not answer delays one look-up only."""
+        """The server that answered last comes first, so that one that does not answer delays only one look-up."""
         good = self._last_good
         return (good, *(one for one in servers if one != good)) if good in servers and good else servers
 
@@ -96,7 +96,7 @@ class Resolver:
 
 
 class _Both:
-    """Asks for both kinds of addresses of one full name."""
+    """Queries the IPv6 and IPv4 addresses of one full name."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Both:
         answered: Callable[[NameServer | None], None],
         delay: float | None,
     ) -> None:
-        """`delay` is how long one kind waits for the other, in seconds; None: without a limit."""
+        """`delay` is how long one family waits for the other, in seconds; None: without a limit."""
         self.answer: Deferred[Answer] = Deferred(lambda _: self._end())
         self._reactor = reactor
         self._answers: list[Answer] = []

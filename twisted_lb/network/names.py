@@ -5,21 +5,21 @@
 2. A name in use is looked up again at the end of its TTL.  Meanwhile callers get the old addresses at once, until
    STALE_SECONDS after that; then they wait for the look-up.  When none of the addresses has accepted a connection the
    name is looked up at once: some name servers, such as Docker's, give long TTLs for names whose addresses change.
-3. While the name servers do not answer, the last addresses are used, however old (RFC 8767).  An answer that a name has
-   no address is accepted, for NO_ADDRESS_TTL.
+3. While the name servers do not answer, the last addresses are used, however old (RFC 8767).  An answer without any
+   address is accepted as well, and kept for NO_ADDRESS_TTL.
 4. A caller waits for its own timeout, counted from the beginning of the look-up.  A result that comes later is kept for
    the next caller.  No caller waits for a name without addresses whose last look-up has failed: such names are looked
    up in the background.
 5. There are MAX_LOOKUPS slots for look-ups; further ones wait for a slot.  A look-up that takes longer than
-   SLOT_SECONDS continues without its slot, and names whose last look-up has failed come last and have FAILED_SLOTS at
-   most, so that names that cannot be resolved do not delay the others.  At most MAX_UNDER_WAY look-ups are under way,
-   fewer where the process may open few files.  MAX_NAMES names are kept.
-6. Some name servers return a part of a name's addresses in each answer.  So while answers overlap, connections are kept
-   to the addresses of the last RECENT_ANSWERS; new ones go to those of the last answer.  A name has moved when an
-   answer has none of the addresses of the one before.
-7. Watched names are looked up again at the TTL, or sooner where a watcher wants that, with a random delay so that
-   several programs do not ask at the same moments; the watchers get each answer, and log if there is no address.
-8. Where one kind of addresses comes late, callers get those of the other kind at once, and the rest later (`ask_rest`).
+   SLOT_SECONDS continues without its slot, and names whose last look-up has failed come last and get at most
+   FAILED_SLOTS, so that names that cannot be resolved do not delay the others.  At most MAX_UNDER_WAY look-ups are
+   under way, fewer where the process may open few files.  MAX_NAMES names are kept.
+6. Some name servers return only some of a name's addresses in each answer.  So while answers overlap, connections to
+   the addresses of the last RECENT_ANSWERS answers are kept; new connections go to those of the last one.  A name has
+   moved when an answer has none of the addresses of the previous one.
+7. Watched names are looked up again at the end of the TTL, or sooner if a watcher asks for that, with a random delay so
+   that several programs do not ask at the same moments; the watchers get each answer, and log if there is no address.
+8. If the addresses of one family come late, callers get those of the other at once, and the rest later (`ask_rest`).
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ MAX_LOOKUPS = 64
 FAILED_SLOTS = 16
 SLOT_SECONDS = 0.5
 MAX_UNDER_WAY = 512
-FILES_FOR_ONE = 32  # of the files that the process may open, for each look-up under way, which opens two or more
-BEGIN_SECONDS = 0.002  # of one iteration of the reactor, for beginning look-ups
+FILES_FOR_ONE = 32  # that the process may open, for each look-up under way, which opens two or more
+BEGIN_SECONDS = 0.002  # for beginning look-ups, in one iteration of the reactor
 MAX_NAMES = 10_000
 
 RECENT_ANSWERS = 3
-JITTER = 0.1  # the longest random delay of a watched name, as a part of the time between two look-ups
+JITTER = 0.1  # the longest random delay of a watched name, as a fraction of the time between two look-ups
 MAX_JITTER_SECONDS = 5.0
 MOVED_LOG_SECONDS = 60.0  # between two log lines about new addresses of a name
 SHOWN_ADDRESSES = 10  # in such a line
@@ -151,7 +151,7 @@ class Waiting:
         name.waiters[self] = self._tell
 
     def cancel(self) -> None:
-        """It does not wait any more."""
+        """Do not call the waiter."""
         self._name.waiters.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
@@ -173,7 +173,7 @@ class Names:
     def __init__(
         self, clock: Any, look_up: Callable[[str], Deferred[Answer]], chance: Callable[[], float] = random
     ) -> None:
-        """`clock` provides IReactorTime; `look_up` finds the addresses of a name; `chance` numbers from 0 to 1."""
+        """`clock` provides IReactorTime; `look_up` finds the addresses of a name; `chance` returns 0.0 to 1.0."""
         self._chance = chance
         self.clock = clock
         self._look_up = look_up
@@ -190,7 +190,10 @@ class Names:
         self._failed_slots: set[object] = set()
 
     def ask(self, name: str, waiter: Waiter, timeout: float) -> Waiting | None:
-        """Call `waiter` with the addresses of a name: at once if they are known; else the result can be cancelled."""
+        """Call `waiter` with the addresses of a name: at once if they are known, else within `timeout` seconds.
+
+        In the second case the result is a Waiting, which can be cancelled.
+        """
         if is_address(name):
             waiter((name,))
             return None
@@ -213,7 +216,7 @@ class Names:
         return Waiting(self, known, waiter, left)
 
     def ask_rest(self, name: str, waiter: Waiter, timeout: float) -> Waiting | None:
-        """Call `waiter` with the addresses at the end of the look-up under way; None: there is none."""
+        """Call `waiter` with the addresses at the end of the look-up under way; returns None if there is none."""
         known = self._names.get(name)
         return Waiting(self, known, waiter, timeout) if known is not None and known.looking else None
 
@@ -344,7 +347,7 @@ class Names:
         found.addBoth(self._over, slot)
 
     def _free_slot(self, slot: object) -> None:
-        """The look-up takes a long time; others need not wait for it."""
+        """The look-up takes a long time; others should not wait for it."""
         del self._slots[slot]
         self._failed_slots.discard(slot)
         self._begin_some()
@@ -375,7 +378,7 @@ class Names:
         for watcher in list(known.watchers):
             watcher(answer)
         if not answer.whole and not answer.ttl:
-            # The other kind has not arrived yet.
+            # The addresses of the other family have not arrived yet.
             self._refresh(name, known)
         overlaps = not set(addresses).isdisjoint(before)
         kept = tuple(dict.fromkeys(chain(*known.recent)))

@@ -15,7 +15,7 @@ from twisted_lb.own_fields import certificate_line
 from twisted_lb.wire.forwarding import ForwardedFields, Received
 from twisted_lb.wire.proxy_protocol import ProxyHeader, proxy_header
 
-# The fields about a client are made once for its requests, but idle connections must not keep them.
+# The header fields about a client are built once for all its requests, but idle connections must not hold them.
 MAX_FORWARDED: Final = 2048
 
 # nginx's text for a client of a Unix socket.
@@ -35,8 +35,8 @@ class TlsInfo(NamedTuple):
 class PeerInfo(NamedTuple):
     """A client, as the limits, the balancers and the servers see it.
 
-    It is made once for each connection, where the connection is accepted; no other code reads it from the transport.
-    Requests from a trusted proxy have one each (`trusted_proxies`).
+    It is made once for each connection, where the connection is accepted; no other code gets it from the transport.
+    Each request from a trusted proxy has one of its own (`trusted_proxies`).
     """
 
     address: str = UNIX_ADDRESS  # an IP address, an IPv4-mapped one as IPv4; or UNIX_ADDRESS

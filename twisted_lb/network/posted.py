@@ -1,12 +1,12 @@
 """Posted work: work that is deferred until the current events have been delivered (nginx calls it posted events).
 
-Some work is expensive for this process and free for its client: a request that is rejected, one of the user API, a body
-in tiny chunks.  A client can send thousands of these in one piece, and handling them at once would delay all other
+Some work is expensive for this process and cheap for its client: a request that is rejected, one of the user API, a
+body in tiny chunks.  A client can send thousands of these in one write, and handling them at once would delay all other
 connections.  So this kind of work is done one small piece at a time for each connection, and for a limited time in each
 iteration of the reactor:
 
-1. Work is done in the order in which it was posted, once for each posting.
-2. After SHARE_SECONDS the reactor looks at its timers and at the sockets, and the rest is done after that.
+1. Work is done in the order in which it was posted, one piece for each `post`.
+2. After SHARE_SECONDS the reactor runs its timers and polls the sockets; the rest is done in the next iteration.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Resources that this machine lacks, which is not a failure of the server that cannot be reached.
+"""Failures to connect because this machine lacks a resource, which are not failures of the server.
 
-When the process has no open file left, or the machine no local port or no memory for a socket, no connection can be
-opened to any server, and nothing is known about this one.
+When the process may open no more files, or the machine has no local port left or no memory for a socket, no connection
+can be opened to any server, so the failure says nothing about this one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _SHORTAGES = {
 def shortage_of(error: BaseException | None, address: str = "", port: int = 0) -> str:
     """What this machine is short of, in words; empty if `error` has another cause.
 
-    `error` comes from an attempt to connect to `address`: an OSError, or an error of twisted.internet that has the
-    number in `osError`, or has an OSError (CannotListenError).
+    `error` comes from an attempt to connect to `address`: an OSError, or an error of twisted.internet with the number
+    in `osError`, or an OSError in `socketError` (CannotListenError).
     """
     number = getattr(error, "osError", None)
     if not isinstance(number, int):
         number = getattr(getattr(error, "socketError", error), "errno", None)
     if number == errno.EADDRNOTAVAIL and not _has_way(address, port):
-        # Not a shortage: this machine has no local address from which that one can be reached, such as no IPv6 address.
+        # Not a shortage: `address` cannot be reached from here, for example because this machine has no IPv6 address.
         return ""
     return _SHORTAGES.get(number or 0, "")
 

@@ -1,11 +1,11 @@
 """Bytes from one socket to another within the kernel (splice(2)), for the middle of a large body.
 
-Read and written, a byte is copied from the kernel and back.  A splice moves pages from the receive queue of the source
-into a pipe, and from there into the send queue of the sink.  It moves a known number of bytes, and leaves the last ones
-to the transports, so that the end of a body, and what follows it, is handled by the usual code.
+With read and write, each byte is copied out of the kernel and back.  A splice moves pages from the receive queue of the
+source into a pipe, and from there into the send queue of the sink.  It moves a known number of bytes, and leaves the
+last ones to the transports, so that the end of a body, and what follows it, is handled by the usual code.
 
-While it lasts, its methods stand in for `doRead` of the source and `doWrite` of the sink.  Back-pressure is that of
-Twisted's transports: a sink that takes no more has its producer paused, and resumed when the pipe is empty.
+While it lasts, its methods replace `doRead` of the source and `doWrite` of the sink.  Back-pressure is that of
+Twisted's transports: when the sink takes no more, its producer is paused; it is resumed when the pipe is empty.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from twisted_lb.network.transport import ClientTransport, ServerTransport, UnixS
 
 AVAILABLE: Final = hasattr(os, "splice")
 
-# Fewer bytes are not worth the pipe.
+# Fewer bytes are not worth a pipe.
 MIN_BYTES: Final = 256 * 1024
 # Left to the transports at the end.
 TAIL_BYTES: Final = 16 * 1024
 # An event of the source moves at most this many bytes, like one read of a transport.
 EVENT_BYTES: Final = 512 * 1024
-# The larger the pipe, the fewer calls; a packet takes one page of it, however small it is.  The kernel may give less.
+# The larger the pipe, the fewer calls; a packet takes at least one page of it.  The kernel may allow less.
 PIPE_BYTES: Final = 512 * 1024
 # Each takes two open files, which connections must not lack: there may be one splice for each FILES_FOR_ONE files that
 # the process may open.
@@ -51,10 +51,10 @@ def most_at_a_time(files: int) -> int:
 
 
 def splice(source: Any, sink: Any, count: int, moved: Callable[[int], None]) -> Splice | None:
-    """Move some of the next `count` bytes that `source` receives to `sink`; None: they are to be read and written.
+    """Move some of the next `count` bytes that `source` receives to `sink`; None: read and write them instead.
 
     Both are transports.  `moved` is called with the number of bytes that were taken from the source, after each event.
-    It ends by itself, before all `count` bytes were moved, or when it is closed.
+    It ends by itself, TAIL_BYTES before all `count` bytes are moved, or when it is closed.
     """
     if (
         count < MIN_BYTES
@@ -103,7 +103,7 @@ class Splice:
         source.doRead = self._read
 
     def _read(self) -> Any:
-        """In the place of `doRead` of the source."""
+        """Replaces `doRead` of the source."""
         before = self._left
         why = self._fill()
         moved = before - self._left
@@ -155,7 +155,7 @@ class Splice:
         sink.producer.pauseProducing()
 
     def _write(self) -> Any:
-        """In the place of `doWrite` of the sink."""
+        """Replaces `doWrite` of the sink."""
         try:
             self._drain()
         except BlockingIOError:
@@ -178,7 +178,7 @@ class Splice:
                 sink.producer.resumeProducing()
 
     def close(self) -> None:
-        """End it: the transports read and write themselves.  Bytes that are still in the pipe are lost."""
+        """End it: from now on the transports read and write.  Bytes that are still in the pipe are lost."""
         if self._closed:
             return
         self._closed = True

@@ -126,7 +126,7 @@ class _Paused:
             self._next = self._reactor.callLater(LOOK_SECONDS, self._look)
 
     def discard(self, descriptor: Any) -> None:
-        """Do not poll it any more, if it is one of them."""
+        """Stop polling it, if it is one of them."""
         number = self._descriptors.pop(descriptor, None) if self._descriptors else None
         if number is not None and self._poll is not None:
             del self._by_number[number]
@@ -153,7 +153,7 @@ class _Paused:
 
     def _tell(self, descriptor: Any, event: int) -> None:
         error: BaseException | None = None
-        # With POLLHUP as well, both directions have ended in order; what has been received can still be read.
+        # With POLLHUP as well, both directions have ended normally; what has been received can still be read.
         if event & ~(select.POLLRDHUP | select.POLLHUP) or not event & select.POLLRDHUP:
             error = ConnectionLost()
         else:

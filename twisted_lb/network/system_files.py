@@ -55,7 +55,7 @@ def read_resolv_conf(text: str) -> ResolverConfig:
 
 
 def read_hosts(text: str) -> dict[str, list[str]]:
-    """The addresses of each name, in lower case, of the text of a hosts file."""
+    """Read the text of a hosts file: the addresses of each name, by the name in lower case."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         words = line.split("#")[0].split()

@@ -1,14 +1,14 @@
-"""The keys of session tickets (RFC 8446 section 4.6.1, RFC 5077), so that several processes can have the same ones.
+"""The keys of session tickets (RFC 8446 section 4.6.1, RFC 5077), so that several processes can share them.
 
 OpenSSL makes keys of its own for each context, and Python's ssl has no call to set others.  OpenSSL has one
 (SSL_CTX_set_tlsext_ticket_key_evp_cb), which is called here through ctypes, in the library that Python's ssl itself has
-loaded.  It needs the address of OpenSSL's context, which CPython has at the beginning of its own object.  Where one of
-these is not as expected, `available` returns False, and each context has keys of its own.
+loaded.  It needs the address of OpenSSL's context, which CPython stores at the beginning of its own object.  If any of
+this is not as expected, `available` returns False, and each context has keys of its own.
 
-1. A ticket has the name of its key, and is encrypted with AES-256-CBC and authenticated with HMAC-SHA-256, as OpenSSL's
-   own are.  The three are derived from a secret, which is random and in memory only.
-2. New tickets have the first secret; those of the others are still accepted, and replaced.
-3. The authorities for certificates of clients are part of the derivation: a session under other authorities is not
+1. A ticket contains the name of its key, and is encrypted with AES-256-CBC and authenticated with HMAC-SHA-256, as
+   OpenSSL's own are.  The name and both keys are derived from a secret, which is random and kept in memory only.
+2. New tickets are made with the first secret; tickets made with the others are still accepted, and renewed.
+3. The authorities that verify client certificates are part of the derivation: a session under other authorities is not
    resumed, since its certificate would not be verified again.
 """
 
@@ -72,7 +72,7 @@ class _Key(NamedTuple):
 
 
 class _OpenSsl:
-    """The functions of OpenSSL; an AttributeError or OSError where one is missing."""
+    """The functions of OpenSSL.  Raises AttributeError or OSError if one is missing."""
 
     def __init__(self) -> None:
         import _ssl

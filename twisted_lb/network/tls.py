@@ -1,18 +1,17 @@
 """Transports with TLS: like those of `transport`, with a `TlsLayer` between the socket and the protocol.
 
-The socket, its buffer, back-pressure and the end of the iteration are those of the plain transports, and hold
+The socket, its buffer, back-pressure and the flush at the end of an iteration are those of the plain transports, for
 ciphertext.  In particular:
 
-1. Each read decrypts all that it has taken and hands it to the protocol in one piece.  Nothing that could be read waits
-   where the kernel cannot report it, except the end (see 3).
+1. Each read decrypts all that it has received and passes it to the protocol in one piece.  Nothing that could be read
+   is left where the kernel cannot report it, except the end (see 3).
 2. What is written in an iteration is encrypted at its end, in records of up to 16 KiB.
 3. The other side's close_notify is the end of its direction, as a FIN is without TLS; the protocol is notified when it
    reads.  A FIN without close_notify is a lost connection, for the reason `Truncated`, as something may be missing.
-4. Our close_notify is sent after all that was written, before the connection, or our direction of it, is closed in
-   order.  An aborted connection has none, so the other side can distinguish the two.
-5. A server's transport is a plain one until `secure` is called: code that reads and writes before that does so
-   unencrypted.
-   A connection to a server (`tls_connector`) is open, for the protocol, after the handshake.
+4. Our close_notify is sent after all that was written, before the connection, or our direction of it, is closed
+   normally.  It is not sent when the connection is aborted, so the other side can distinguish the two.
+5. The transport of a client's connection is a plain one until `secure` is called: what is read and written before that
+   is not encrypted.  A connection to a server (`tls_connector`) is reported to its protocol after the handshake.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from twisted_lb.network.transport import (
 )
 from twisted_lb.network.twisted_private import EndingConnection
 
-# A record has a fixed cost, so a read of many tiny ones takes long: reads are smaller after one whose records were
-# smaller than this on average, and after that larger again step by step.
+# Each record has a fixed cost, so a read of many tiny ones takes long.  After a read whose records were smaller than
+# this on average, reads are smaller; they become larger again step by step.
 SMALL_RECORD_BYTES: Final = 256
 MIN_READ_BYTES: Final = 4 * 1024
 FIRST_READ_BYTES: Final = 16 * 1024
 
-# What was read, until it is decrypted, which is at once.
+# Holds what was read until it is decrypted, which happens at once.
 CIPHERTEXT = memoryview(bytearray(MAX_READ_BYTES))
 
 
 class TlsTransport(OneCall, EndingConnection):
     """Mix in before another `OneCall`."""
 
-    tls: TlsLayer | None = None  # None: not yet
+    tls: TlsLayer | None = None  # None: there is no TLS yet
     _unencrypted = b""  # written in this iteration
     _read_limit = FIRST_READ_BYTES
     _paused = False
@@ -95,7 +94,7 @@ class TlsTransport(OneCall, EndingConnection):
             self._read_limit = self.bufferSize
 
     def _received(self, tls: TlsLayer, data: bytes | memoryview) -> Any:
-        """Decrypt and deliver; return why the connection, or the other side's direction, ends with it, or None."""
+        """Decrypt and deliver; return why the connection, or the other side's direction, ends after it, or None."""
         try:
             plain = tls.decrypt(data)
             if tls.answers:
@@ -204,11 +203,11 @@ class _Accepted(TlsTransport):
     bufferSize = FEED_BYTES
 
     def secure(self, layer: TlsLayer, protocol: IProtocol) -> None:
-        """The handshake is complete: from now on there is TLS, and the transport belongs to `protocol`.
+        """The handshake is complete: from now on the transport uses TLS and belongs to `protocol`.
 
-        Calls its `makeConnection`, and delivers what has come with the end of the handshake.
+        Calls its `makeConnection`, and delivers the data that has arrived with the end of the handshake.
         """
-        # The end of the handshake.
+        # Send the end of the handshake.
         self.flush()
         self.bufferSize = READ_BYTES
         self.tls = layer

@@ -1,4 +1,4 @@
-"""The client's side of TLS to servers: contexts, which servers with equal settings share, and the sessions of each.
+"""The client's side of TLS to servers: contexts, shared by servers with equal settings, and the session of each server.
 
 A session is that of an earlier connection to the same server with the same context.  With it both sides save the
 certificates and the signatures of a handshake (RFC 8446 section 2.2, RFC 5077).
@@ -38,7 +38,7 @@ def is_tls_alert(data: bytes) -> bool:
 
 def tls_text(reason: BaseException | None) -> str:
     """OpenSSL's text for the loss of a connection, or ""."""
-    # Twisted's `str` puts a sentence of its own before them.
+    # `str` would put a sentence of Twisted's before it.
     return str(reason.args[0]) if isinstance(reason, TlsError) and reason.args else ""
 
 
@@ -59,15 +59,15 @@ class TlsClient:
     def __init__(self, settings: ServerTls, context: ssl.SSLContext) -> None:
         self.settings = settings
         self.context = context
-        # OpenSSL sends no server name for an IP address (RFC 6066 section 3), but verifies it.  Nothing is verified
-        # where the context says so.
+        # OpenSSL sends no server name for an IP address (RFC 6066 section 3), but verifies the certificate against it,
+        # unless the context verifies nothing.
         self.server_name = settings.server_name
-        self.session: ssl.SSLSession | None = None  # that the next connection resumes
+        self.session: ssl.SSLSession | None = None  # the one that the next connection resumes
 
     def keep_session(self, layer: TlsLayer | None) -> None:
         """The next connections resume the session of this one, if it has one that can be resumed.
 
-        With TLS 1.3 a server sends what is needed for that after the handshake, mostly before its first data.
+        With TLS 1.3 a server sends what is needed for that after the handshake, usually before its first data.
         """
         if layer is not None:
             session = layer.session
@@ -85,7 +85,7 @@ def open_tls(
     tcp_connected: Callable[[], None],
     preface: bytes,
 ) -> TlsConnector:
-    """Begin to connect to an IP address, and then TLS: see `connect_tls`."""
+    """Begin to connect to an IP address with TLS: see `connect_tls`."""
     name, session = client.server_name, client.session
     return connect_tls(reactor, host, port, factory, timeout, client.context, name, session, tcp_connected, preface)
 

@@ -1,4 +1,4 @@
-"""Transports with TLS to servers: the handshake comes before the protocol, and `tls.TlsTransport` after it."""
+"""Transports with TLS to servers: the handshake, before the protocol is built; after it see `tls.TlsTransport`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
 
     connector: TlsConnector
     _layer: TlsLayer  # during the handshake
-    _flight = b""  # of the handshake, that the kernel has not taken
+    _flight = b""  # bytes of the handshake that the kernel has not taken
 
     def begin_handshake(self) -> None:
-        """The connection of TCP is open."""
+        """The TCP connection is open."""
         connector = self.connector
         if connector.tcp_connected is not None:
             connector.tcp_connected()
@@ -105,7 +105,7 @@ class TlsClientTransport(TlsTransport, ClientTransport, HandshakingClient):
                 self._end(reason)
 
     def silent(self) -> bool:
-        """Whether the server has neither sent anything nor closed; what concerns TLS only, such as tickets, is read."""
+        """Whether the server has neither sent data nor closed; messages of TLS itself, such as tickets, are read."""
         tls = self.tls
         if tls is None or tls.ended:
             return False
@@ -163,12 +163,12 @@ def connect_tls(
     tcp_connected: Callable[[], None] | None = None,
     preface: bytes = b"",
 ) -> TlsConnector:
-    """Begin to connect to an IP address, and then TLS; `reactor` is an IDataPathReactor.
+    """Begin to connect to an IP address with TLS; `reactor` is an IDataPathReactor.
 
-    `timeout` is for both, in seconds.  The factory builds its protocol after the handshake, or gets a
-    `clientConnectionFailed` with what an attempt without TLS fails with, HandshakeFailed or CertificateNotVerified.
-    `server_name` (a name, or an IP address) is what the certificate must have, and is sent if it is a name (SNI);
-    `session` is to be resumed.  `tcp_connected` is called, and `preface` is sent
+    `timeout` is for TCP and the handshake together, in seconds.  The factory builds its protocol after the handshake;
+    if it fails, `clientConnectionFailed` is called with HandshakeFailed, CertificateNotVerified, or one of the errors
+    of an attempt without TLS.  The certificate must be for `server_name` (a name, or an IP address), which is sent if
+    it is a name (SNI); `session` is resumed, if the server agrees.  `tcp_connected` is called, and `preface` is sent
     unencrypted, before the handshake.
     """
     connector = TlsConnector(

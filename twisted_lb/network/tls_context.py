@@ -14,14 +14,14 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 class ListenerContext(ssl.SSLContext):
     """A context with the authorities that it was made with."""
 
-    client_authorities: str = ""  # that verify the certificates of clients, in PEM
+    client_authorities: str = ""  # those that verify the certificates of clients, in PEM
 
 
 def server_context(min_version: str, ciphers: str, client_authorities: str, client_auth: str) -> ListenerContext:
     """A context for servers, without a certificate.
 
     `min_version` is "1.2" or "1.3"; `ciphers` is a list in OpenSSL's format for TLS 1.2, "": OpenSSL's default.
-    `client_authorities` are certificates in PEM that certificates of clients are verified with, "": none are asked for;
+    `client_authorities` are CA certificates in PEM that verify those of clients; "": clients are not asked for one.
     `client_auth` is "optional" or "required".  A certificate that cannot be verified ends the handshake in both cases.
 
     Raises ssl.SSLError for ciphers or certificates that OpenSSL does not accept.

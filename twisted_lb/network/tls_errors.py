@@ -1,4 +1,4 @@
-"""How TLS fails."""
+"""The errors of TLS."""
 
 from __future__ import annotations
 

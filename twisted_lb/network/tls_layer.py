@@ -2,7 +2,7 @@
 
 What comes from the other side is ciphertext and is given to `handshake`, later to `decrypt`; what is to be sent comes
 from `encrypt`, and from `output` for everything that OpenSSL sends by itself: the handshake, tickets, alerts, answers
-to KeyUpdate.  Nothing waits in here but an incomplete record: plaintext is handed over as soon as it can be decrypted.
+to KeyUpdate.  Nothing is held here except an incomplete record: plaintext is returned as soon as it can be decrypted.
 
 Measured against a non-blocking `ssl.SSLSocket` (64 KiB up, and requests of 300 bytes), the CPU time is the same:
 OpenSSL reads a socket with two system calls for each record, and here one `recv` takes all that has arrived.
@@ -61,7 +61,7 @@ class TlsLayer:
         self.failure: TlsError | None = None  # why nothing more can be decrypted
         self.records = 0  # that the last `decrypt` has decrypted
         self.answers = False  # whether there was `output` after it
-        self._waiting = 0  # bytes of answers since none had to wait
+        self._waiting = 0  # bytes of answers since one was last sent without waiting
 
     def handshake(self, data: bytes) -> bool:
         """Continue the handshake; return whether it is complete.  There may be `output` even after an error.
@@ -93,7 +93,7 @@ class TlsLayer:
     def decrypt(self, data: bytes | memoryview) -> bytes:
         """The plaintext of all records complete with `data`; sets `ended`, `failure`, `records` and `answers`.
 
-        Raises TlsError where no plaintext comes before the failure.
+        Raises TlsError if there is a failure and no plaintext before it.
         """
         if len(data) <= FEED_BYTES:
             self.records = 0
@@ -192,7 +192,7 @@ class TlsLayer:
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """What a client can resume; with TLS 1.3 it is there after the first data of the server, or later."""
+        """What a client can resume; with TLS 1.3 it is available after the first data from the server, or later."""
         return self._tls.session
 
     @property

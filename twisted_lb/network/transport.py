@@ -1,8 +1,8 @@
 """Transports that write with one system call.
 
 Twisted's `write` buffers, and waits for the event that the socket is writable, which costs two epoll_ctl calls and an
-iteration for each message.  These send at the end of the iteration (`output`), and fall back to Twisted's
-buffer, with its back-pressure and its way of noticing a lost connection, for what the kernel does not take.
+iteration for each message.  These send at the end of the iteration (`output`), and fall back to Twisted's buffer, with
+its back-pressure and its detection of lost connections, for what the kernel does not take.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from twisted_lb.network.twisted_private import AcceptedConnection, ConnectionSta
 
 # Receives dropped bytes; it is never read, and takes no memory where the kernel does not copy them.
 _SINK = bytearray(256 * 1024)
-# The bytes of one read.  Each read, and the work that follows it, has a fixed cost: therefore one from a server takes
-# twice as many after one that was full, up to a limit.  The data may have to wait for a slow client, so only some
-# connections at a time read more.
+# The most bytes of one read.  Each read, and the work that follows it, has a fixed cost, so with a server it is doubled
+# after a read that was full, up to MAX_READ_BYTES.  The data may have to wait for a slow client, so only
+# MAX_LARGE_READERS connections at a time read more than READ_BYTES.
 READ_BYTES = 64 * 1024
 MAX_READ_BYTES = 512 * 1024
 MAX_LARGE_READERS = 128
@@ -63,7 +63,7 @@ class OneCall(ConnectionState):
         self.output.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Twisted's own would overtake the data that waits for the end of the iteration."""
+        """Not Twisted's own, which would overtake the data that waits for the end of the iteration."""
         self.write(b"".join(iovec))
 
     def flush(self) -> None:
@@ -131,7 +131,7 @@ class OneCall(ConnectionState):
             return False
 
     def close_now(self) -> None:
-        """End the connection, in order unless it was aborted, and at once if the kernel has all that was written."""
+        """Close the connection, at once if it was aborted or the kernel has all that was written."""
         self.flush()
         if self.aborting():
             self.connectionLost(Failure(ConnectionAborted()))
@@ -169,7 +169,7 @@ class OneCall(ConnectionState):
 
 
 class OfClient(OneCall):
-    """A client's connection: the protocol is notified of the end of its direction even while reading is paused."""
+    """A client's connection: the protocol is notified even while reading is paused that the client sends no more."""
 
     def pauseProducing(self) -> None:
         """Stop reading for now."""
@@ -280,7 +280,7 @@ def unread(transport: Any) -> bool:
 
 
 def close_now(transport: Any) -> None:
-    """End the connection in order, at once if possible."""
+    """Close the connection normally, at once if possible."""
     if _is_ours(transport):
         transport.close_now()
     else:

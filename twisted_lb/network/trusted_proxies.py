@@ -2,16 +2,16 @@
 
 1. A proxy appends the address of its client to X-Forwarded-For, or to Forwarded.  From the right, each entry was added
    by a proxy that is trusted, as long as the address to the right of it is trusted.  The client is therefore the first
-   address from the right that is not trusted; if all are, the left-most.
+   address from the right that is not trusted, or the left-most one if all are trusted.
 2. An entry that is not an address (`unknown`, an obfuscated identifier, a name, anything malformed) ends the list: what
    is to the left of it cannot be attributed.  The client is then the trusted proxy that has added the entry.
-3. If there is an X-Forwarded-For and a Forwarded, both must lead to the same client.  Otherwise one of them was sent by
-   the client, and forwarded unchanged by the proxy, and neither is used.
+3. If there are both X-Forwarded-For and Forwarded, they must lead to the same client.  Otherwise one of them was sent
+   by the client, and forwarded unchanged by the proxy, and neither is used.
 4. X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Port have one value, or as many as X-Forwarded-For: then the one
    at the client's position is used.  Anything else is ignored, as are a scheme other than http and https, a host that
    would be refused in Host, and a port that is not one.
-5. If there is a Forwarded, its element for the client gives scheme and host: by itself, or, if there is also an
-   X-Forwarded-For, only where the other fields agree.  A value in only one of them may have been sent by the client.
+5. If there is Forwarded without X-Forwarded-For, its element for the client gives scheme and host.  If there are both,
+   these are used only if the other fields agree: a value in only one of them may have been sent by the client.
 
 docs/client-address.md describes this for operators.
 """

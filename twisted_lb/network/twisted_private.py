@@ -1,7 +1,7 @@
 """Everything that this package uses of Twisted's classes beyond their public interfaces.
 
 It is all in this file, and in USED by name: a test compares USED with the installed Twisted, so that a release that
-renames one of them fails that test, and not in the data path.
+renames one of them fails that test instead of the data path.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class ConnectionState(_Connection):
 
 
 class AcceptedConnection(tcp.Server):
-    """Twisted's own without what it keeps for each connection: texts for the log, a bound method, an empty list.
+    """Twisted's own without some things that it keeps for each connection: log prefixes, a bound method, an empty list.
 
     Mix in after a `ConnectionState`, whose `buffer` makes the list.
     """
@@ -168,7 +168,7 @@ class EndingConnection(ConnectionState):
         return sent < len(data)
 
     def _postLoseConnection(self) -> Any:
-        # None: doWrite is called again when it was sent, and asks again.
+        # None: doWrite is called again when the bytes were sent, and calls this again.
         return None if self.send_last() else super()._postLoseConnection()
 
     def _closeWriteConnection(self) -> None:
@@ -182,7 +182,7 @@ class HandshakingClient(tcp.Client):
     """A connection that is reported as open only after a handshake."""
 
     def begin_handshake(self) -> None:
-        """The connection of TCP is open."""
+        """The TCP connection is open."""
         raise NotImplementedError
 
     def _connectDone(self) -> None:
@@ -218,8 +218,8 @@ class IPv6OnlyPort(tcp.Port):
 class UnixPort(unix.Port):
     """A port on a Unix socket that it makes itself.
 
-    When it is closed it removes its files, as Twisted's does; but files that were removed meanwhile are no error, and
-    those that another process has made in their place stay.
+    When it is closed it removes its files, as Twisted's does; but it is no error if they were removed meanwhile, and
+    files that another process has made in their place are kept.
     """
 
     lock: FilesystemLock | None = None  # released when the port is closed
@@ -236,7 +236,7 @@ class UnixPort(unix.Port):
             if self.made is not None and os.path.samestat(self.made, os.lstat(self._bindPath)):
                 os.unlink(self._bindPath)
         if self.lock is not None:
-            # ValueError: it is another process's.
+            # ValueError: it belongs to another process.
             with suppress(OSError, ValueError):
                 self.lock.unlock()
         # Not that of unix.Port.
@@ -252,7 +252,7 @@ def set_transports(port: tcp.Port, accepted: Callable[..., Any] | None) -> None:
 def accept_at_most(port: tcp.Port, count: int) -> None:
     """From now on the port takes at most `count` connections at a time.
 
-    Twisted takes more and more at a time while clients come fast, and others would wait for all of them.
+    Twisted takes more and more at a time while many clients connect, and the other clients would wait for all of them.
     """
     port.doRead = partial(_accept, port, count)  # type: ignore[method-assign]
 
@@ -292,8 +292,8 @@ def put_on_clock(call: Any, seconds: Callable[[], float], shift: float) -> None:
 def take_iterations(reactor: Any, iterate: Callable[[Any], None]) -> tuple[int, Callable[[float], object]] | None:
     """From now on `iterate(timeout)` is called in place of the reactor's own iterations.
 
-    The result is the number of its epoll set, and its own method; None if it has another kind of set, or another one
-    has its iterations already: then nothing has changed.
+    The result is the descriptor of its epoll set, and its own method.  It is None, and nothing has changed, if the
+    reactor has no epoll set, or its iterations were taken already.
     """
     if EPollReactor is None or not isinstance(reactor, EPollReactor) or "doIteration" in vars(reactor):
         return None
@@ -308,6 +308,6 @@ def has_iterations(reactor: Any, iterate: Callable[[Any], None]) -> bool:
 
 
 def return_iterations(reactor: Any, iterate: Callable[[Any], None]) -> None:
-    """Undo `take_iterations`, unless somebody else has replaced it meanwhile."""
+    """Undo `take_iterations`, unless `iterate` was replaced meanwhile."""
     if has_iterations(reactor, iterate):
         del reactor.doIteration

@@ -1,6 +1,6 @@
-"""The path of a Unix socket: what is in the way of listening there, and removing what an ended process has left.
+"""The path of a Unix socket: what prevents listening there, and removing what a process that has ended left behind.
 
-bind(2) reports "address already in use" for whatever exists at the path.  So the path is examined before:
+bind(2) reports "address already in use" whatever exists at the path.  So the path is examined first:
 
 1. A socket that accepts a connection, or whose queue is full, belongs to a running process and is never removed.  One
    that refuses the connection was left behind by a process that has ended: it is removed (unix(7)).
@@ -38,7 +38,7 @@ class PathNotUsable(Exception):
 
 
 def obstacle(path: str, lock: bool) -> Obstacle | None:
-    """What keeps a process from listening on `path` here and now; None: nothing, or only what `claim` removes.
+    """What prevents listening on `path` now; None: nothing, or only what `claim` removes.
 
     `lock`: whether it has a lock file.  Briefly makes a file in the directory, and connects to a socket that is there;
     changes nothing else.
@@ -53,7 +53,7 @@ def obstacle(path: str, lock: bool) -> Obstacle | None:
 
 
 def claim(path: str, lock: bool) -> FilesystemLock | None:
-    """Take the lock file, where there is to be one, and remove a socket that was left behind.  Raises PathNotUsable."""
+    """Take the lock file, if `lock`, and remove a socket that was left behind.  Raises PathNotUsable."""
     found = obstacle(path, lock)
     if found is not None:
         raise PathNotUsable(found.detail)
@@ -137,7 +137,7 @@ def _process(pid: int) -> str:
 
 
 def _at_lock(name: str) -> Obstacle | None:
-    """What keeps the lock file from being taken."""
+    """What prevents taking the lock file."""
     try:
         if not os.path.islink(name):
             what = "it was not made by this program"
@@ -175,9 +175,9 @@ def _runs(pid: int) -> bool:
 
 
 def _not_writable(directory: str) -> Obstacle | None:
-    """Why no socket can be made in a directory.  Permissions do not show it: root, read-only and special file systems.
+    """Why no socket can be made in a directory.  One is made to find out: permission bits are not enough to tell.
 
-    Where possible the path goes through the descriptor of the directory: it is short, so its length is not a problem.
+    Where possible its path goes through the descriptor of the directory, so that it is never too long.
     """
     name = f".{secrets.token_hex(8)}"
     try:

@@ -1,4 +1,4 @@
-"""Sends what transports have buffered: the end of an iteration, for every kind of data path reactor."""
+"""Sends what transports have buffered, at the end of an iteration of any data path reactor."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""A request's way through the limits: whose it is, what it costs, and whether it may pass.
+"""Authentication and limits of a request: which key it has, what it costs, and whether it is admitted.
 
-    ask -> bucket_answered -> admitted (the servers' part, `exchange`)
+    ask -> bucket_answered -> admitted (continues in `exchange`)
               |    |  ^    |
-             401  429 |    +- 400, where other credentials hold another user's key (`second_key`)
+             401  429 |    +- 400, if other credentials contain another user's key (`second_key`)
                       +- waiting, for a client that prefers to wait
 
-What was taken is a part of its own, see `token_grant`.
+The tokens that were taken are kept in a part of its own, see `token_grant`.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ from twisted_lb.wire.head import RequestHead, ResponseHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
 IN_MAINTENANCE: Final = "This is in maintenance. Try again later."
-# What looks like a key in credentials of another scheme is looked up, but no more than this of one request.
+# Text that looks like a key in credentials of another scheme is looked up, but at most this many times per request.
 MAX_SECOND_KEYS: Final = 4
-# Bytes of a text that is replaced in records though it is nobody's key: it may have been, or be another service's.
+# If no user has the key that was sent, it is replaced in records if it has at least this many bytes: it may have been
+# a key, or be one of another service.
 SHORTEST_HIDDEN: Final = 16
 
 
 def retry_after(seconds: float) -> bytes:
-    """The line of the field, with its CRLF before it."""
+    """The line of Retry-After, with a CRLF before it."""
     return b"\r\nRetry-After: %d" % ceil(seconds)
 
 
@@ -103,7 +104,7 @@ class Admission(RequestView):
         self._tokens = TokenGrant(context, terms.pricing)
         self._over = False
         self.waiting = False  # for tokens
-        self._record: RequestRecord | None = client.record  # None: nobody wants it
+        self._record: RequestRecord | None = client.record  # None: no records are made
         self._waited = 0.0  # seconds that the client prefers to wait, when its request was not admitted at once
 
     @property
@@ -126,7 +127,7 @@ class Admission(RequestView):
         return value.replace(key, REDACTED) if key and key in value else value
 
     def _value(self, name: bytes) -> bytes:
-        """The server and the pool are the exchange's."""
+        """The values that are known here; the server and the pool are added by `Exchange`."""
         if name == b"client_address":
             return self.peer.address.encode()
         if name == b"user":
@@ -148,7 +149,7 @@ class Admission(RequestView):
         return path if name == b"path" else b""
 
     def _admitted(self) -> None:
-        """On to the servers."""
+        """The request is admitted: continue with the servers."""
         raise NotImplementedError
 
     def _end(self) -> None:
@@ -156,13 +157,13 @@ class Admission(RequestView):
         raise NotImplementedError
 
     def broke(self) -> None:
-        """Something has raised where nothing should, and is being handled: the exchange ends, whatever its state."""
+        """For an unexpected exception, while it is handled: end the exchange, whatever its state."""
         raise NotImplementedError
 
     def _answer(
         self, reason: str, status: int, detail: str, fields: bytes = b"", members: Mapping[str, object] = {}
     ) -> None:
-        """Answer with a problem made here; the exchange is over.  `reason` is one of `request_record`."""
+        """Answer with a problem document; the exchange is over.  `reason` is one of those in `request_record`."""
         self._end()
         if self._record is not None:
             self._enter(self._record, reason)
@@ -172,9 +173,9 @@ class Admission(RequestView):
         self._client.reject(status, detail, fields, members)
 
     def _answer_with(self, answer: RouteAnswer, location: bytes, rules: tuple[HeaderRules, ...]) -> None:
-        """Answer with a whole response made here, which costs what was taken; the exchange is over.
+        """Answer with a whole response made here; the tokens are not refunded, and the exchange is over.
 
-        `location` is the line of a redirect, and `rules` are those for responses.
+        `location` is the Location line of a redirect, or b""; `rules` are those for responses.
         """
         tokens = self._tokens
         taken = tokens.taken
@@ -191,7 +192,7 @@ class Admission(RequestView):
         head.status = answer.status
         head.minor = 1
         head.reason = answer.reason
-        # RFC 9110 section 8.6: it would be the length of another response.
+        # RFC 9110 section 8.6: there it would be the length of the response with status 200.
         has_length = answer.status != Status.NOT_MODIFIED
         head.notable = {b"content-length": [b"%d" % len(answer.content)]} if has_length else {}
         head.fields = answer.fields
@@ -208,16 +209,16 @@ class Admission(RequestView):
         client.finish(NO_TRAILERS)
 
     def _enter(self, record: RequestRecord, reason: str) -> None:
-        """Enter what is known here, now that the request is over; `reason` unless there was one before."""
+        """Complete the record, now that the request is over; `reason` applies unless there was another before."""
         self._tokens.record(record)
         if record.reason == COMPLETE:
             record.reason = reason
         if record.waits_since >= 0:
             record.waited(self._context.seconds())
         key = self._key
-        # A short text that is nobody's key is not worth hiding, and would make the record unreadable.
+        # A short text that is no user's key need not be hidden, and replacing it would make the record unreadable.
         if key and (record.user or len(key) >= SHORTEST_HIDDEN):
-            # Most are shorter than a key.
+            # Most texts are shorter than a key.
             size = len(key)
             if len(record.target) >= size:
                 record.target = record.target.replace(key, REDACTED)
@@ -237,19 +238,19 @@ class Admission(RequestView):
             return b""
         fields = self._context.limit_fields(taken)
         if self._waited and taken.admitted:
-            # RFC 7240 section 3: without it the client could not tell.
+            # RFC 7240 section 3: otherwise the client could not tell that its preference was applied.
             fields += b"\r\nPreference-Applied: wait=%d" % ceil(self._waited)
         return fields
 
     # In
 
     def _ask(self) -> None:
-        """Whose request is it, what does it cost, and may it pass?"""
+        """Find the key and the cost, and ask the store for the tokens."""
         context = self._context
         authentication = context.authentication
         route_key = self._terms.key
         if route_key == NO_KEY:
-            # The fields for keys are not for servers, whatever they contain.
+            # Servers never get the fields for keys, whatever they contain.
             context.keys.remove(self._head.notable)
             self._ask_without_key()
             return
@@ -292,32 +293,32 @@ class Admission(RequestView):
         if not self._priced():
             return
         key_queues = context.waiting.key_queues
-        # A key that may be a guess has to be asked for with its network first.
+        # A key that may be guessed must first be looked up together with its network.
         if key_queues and tokens.queue in key_queues and not tokens.network:
             self._enqueue(key_queues[tokens.queue])
             return
         tokens.take(self)
 
     def _reject_credentials(self, detail: str) -> None:
-        """Answer 401 without asking the store for a key; guesses are limited as those of unknown keys."""
+        """Answer 401 without asking the store for a key; such requests are limited like those with unknown keys."""
         if self._context.known_keys is None:
             self._unauthorized(detail)
         else:
             self._context.buckets.take_address(self.peer.network, _Rejected(self, detail))
 
     def _ask_without_key(self) -> None:
-        """The route serves requests without a key: may this one pass?"""
+        """The route serves requests without a key: ask for the tokens of this one."""
         if self._terms.depends_on_client:
             self._client_known()
         if self._priced():
             self._tokens.take_without_key(self.peer.network, self)
 
     def _client_known(self) -> None:
-        """The key is known, or that there is none: on what terms does this client have its request?"""
+        """It is known which key there is, or that there is none: apply the terms for this client."""
         self._tokens.use(self._terms, self.peer.network)
 
     def _priced(self) -> bool:
-        """Whether it is known what the request costs; if not, it is answered."""
+        """Find out what the request costs; if that fails, answer it and return False."""
         try:
             self._tokens.price(self)
         except PricingFailed:
@@ -326,9 +327,9 @@ class Admission(RequestView):
         return True
 
     def _identified(self, authentication: Authentication) -> bytes | None:
-        """The key that the user's authenticator finds.  Raises CredentialsRejected and AuthenticationFailed."""
+        """The key that the configured authenticator finds.  Raises CredentialsRejected and AuthenticationFailed."""
         key = authentication.key(self)
-        # The fields for keys are not for servers, whatever they contain.
+        # Servers never get the fields for keys, whatever they contain.
         self._context.keys.remove(self._head.notable)
         return key
 
@@ -340,7 +341,7 @@ class Admission(RequestView):
         return f"Send your API key as: {context.keys.example}."
 
     def _without_key(self, trailers: list[bytes]) -> list[bytes]:
-        """Trailers as servers may see them, also before the key has been asked for."""
+        """Trailers as servers may see them, without the key, even if the key was not read yet."""
         key: bytes | None = self._key
         if not key:
             authentication = self._context.authentication
@@ -356,12 +357,12 @@ class Admission(RequestView):
 
     @guarded
     def ask_again(self) -> None:
-        """The wait queue says that its tokens may be there."""
+        """Called by the wait queue: the tokens may be there now."""
         self._tokens.take(self)
 
     @guarded
     def wait_timed_out(self, taken: Taken, ahead: int) -> None:
-        """The wait queue has let it go without its tokens."""
+        """Called by the wait queue: the time is up, and the tokens were not there."""
         self.waiting = False
         self._refuse(taken._replace(admitted=False), ahead)
 
@@ -374,7 +375,7 @@ class Admission(RequestView):
                 if taken is not None and taken.admitted and tokens.digest:
                     tokens.grant(taken)
                     if self._waited:
-                        # It has waited for nothing.
+                        # The client has left while it waited, and is not served.
                         tokens.refund()
                     else:
                         # What a client aborts is not refunded.
@@ -385,7 +386,7 @@ class Admission(RequestView):
                 self._unauthorized("No user has this API key.")
                 return
             if tokens.network and tokens.digest and taken.limit != ADDRESS:
-                # Only somebody's key is told of another limit.
+                # A limit other than the network's means that a user has the key.
                 if self._context.known_keys is not None:
                     self._context.known_keys.learn(tokens.digest, tokens.network)
                 tokens.network = ""
@@ -395,7 +396,7 @@ class Admission(RequestView):
                 elif not self.waiting:
                     self._refused(taken)
                 elif taken.limit == ADDRESS:
-                    # This says nothing of the other requests in its queue.
+                    # This says nothing about the other requests in its queue.
                     self._leave_wait_queue()
                     self._refuse(taken, 0)
                 else:
@@ -417,9 +418,10 @@ class Admission(RequestView):
             self.broke()
 
     def _look_into_credentials(self) -> bool:
-        """What Authorization has beside a key is for the server, but for keys in it; return whether it has to wait.
+        """Credentials in Authorization other than the key are for the server, unless they contain a key.
 
-        Only those of users are worth the time.
+        Returns whether the request waits while keys are looked up.  Only requests that were admitted get this far,
+        since it takes time.
         """
         notable = self._head.notable
         credentials = notable[b"authorization"][0].strip(b" \t")
@@ -434,7 +436,7 @@ class Admission(RequestView):
 
     @guarded
     def _second_keys_known(self, found: bool | None) -> None:
-        """Whether credentials for the server hold somebody's key; None where the store cannot tell."""
+        """`found`: whether credentials for the server contain a user's key; None: the store cannot tell."""
         if self._over:
             return
         if found:
@@ -464,10 +466,10 @@ class Admission(RequestView):
         self._answer(KEY_REFUSED, REFUSED_STATUS, detail, b"", members)
 
     def _refused(self, taken: Taken) -> None:
-        """One of the limits says no: wait, if the client prefers that, or answer."""
+        """A limit has refused the request: wait, if the client prefers that, or answer."""
         tokens = self._tokens
         tokens.taken = taken
-        # Who guesses keys need not be served better.
+        # Clients that guess keys cannot wait.
         seconds = self._wait_timeout() if tokens.digest and taken.limit != ADDRESS else 0.0
         self.waiting = seconds > 0
         if self.waiting and self._context.waiting.join(self, tokens.queue, tokens.cost, seconds, taken):
@@ -477,7 +479,7 @@ class Admission(RequestView):
         self._refuse(taken, 0)
 
     def _enqueue(self, line: KeyQueue) -> None:
-        """Others of this key wait already, and are not to be overtaken."""
+        """Other requests with this key wait already: wait after them."""
         tokens = self._tokens
         tokens.taken = line.taken._replace(admitted=False)
         self.waiting = True
@@ -485,7 +487,7 @@ class Admission(RequestView):
         self._context.waiting.enqueue(self, tokens.queue, tokens.cost, self._wait_timeout())
 
     def _wait_timeout(self) -> float:
-        """Seconds that the client is ready to wait."""
+        """Seconds that the client is willing to wait."""
         prefer = field_value(self._head, b"prefer")
         if not prefer or self._client.half_closed:
             return 0.0
@@ -493,7 +495,7 @@ class Admission(RequestView):
         return self._waited
 
     def _wait_begins(self) -> None:
-        """For tokens, or for a server."""
+        """The request waits for tokens, or for a server."""
         if self._record is not None:
             self._record.waits_since = self._context.seconds()
 
@@ -511,7 +513,8 @@ class Admission(RequestView):
     def _count_refused(self, taken: Taken) -> None:
         context, digest = self._context, self._tokens.digest
         context.counts.refused[taken.limit] += 1
-        # There is no end to keys that are nobody's; while the limit of a network refuses, any may be.
+        # Unknown keys are not counted, since clients can send any number of them; while the limit of a network refuses,
+        # it is not known which keys are unknown.
         if digest and taken.name and taken.limit != ADDRESS:
             context.collected.request_refused(digest, taken.limit)
 

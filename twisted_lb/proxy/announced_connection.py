@@ -1,8 +1,8 @@
 """A connection that begins with a header of the PROXY protocol (PROXY_PROTOCOL_FROM), until the header is read.
 
-Then the connection is handed over to the protocol of a client's connection, with the rest of what was read.  Nothing of
-this is involved in the connections of others.  The header precedes a TLS handshake as well: what is made after it may
-be a TLS protocol.
+Then the connection is handed over to the protocol of a client's connection, with the rest of what was read.
+Connections from other addresses do not use this code.  The header also precedes a TLS handshake: the protocol that
+follows may be the one for TLS.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _log = BoundedLog(Logger(__name__))
 
 @implementer(IProtocol)
 class AnnouncedConnection:
-    """Reads the header.  A connection without a valid one is closed without a response, as are those of nginx and
-    HAProxy: whoever is at the other end does not expect one before its header is read."""
+    """Reads the header.  A connection without a valid one is closed without a response, as by nginx and HAProxy: the
+    other side does not expect a response before its header is read."""
 
     __slots__ = ("transport", "network", "deadline", "_limits", "_follow", "_buffer", "_open")
 
@@ -42,7 +42,7 @@ class AnnouncedConnection:
 
         None: the connection is closed.
         """
-        self.network = LOCAL_NETWORK  # it is counted for no address yet
+        self.network = LOCAL_NETWORK  # it is not counted for any address yet
         self.deadline = NEVER
         self._limits = limits
         self._follow = follow
@@ -60,7 +60,7 @@ class AnnouncedConnection:
         self.deadline = sweeper.now + limits.settings.head_timeout
 
     def connectionMade(self) -> None:
-        """See IProtocol.  `makeConnection` has done all."""
+        """See IProtocol.  `makeConnection` has done everything."""
 
     def dataReceived(self, data: bytes) -> None:
         """See IProtocol."""
@@ -82,7 +82,7 @@ class AnnouncedConnection:
             return
         transport.protocol = protocol
         protocol.makeConnection(transport)
-        # A protocol that has no room has handed the connection on, or closed it.
+        # If there is no room, the protocol has passed the connection on, or closed it.
         rest = received[header.size :]
         if rest and transport.connected and transport.protocol is protocol:
             protocol.dataReceived(rest)

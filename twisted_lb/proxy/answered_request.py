@@ -1,4 +1,4 @@
-"""A request that its route answers itself: it goes its way through the limits first, as one to a server does."""
+"""A request that its route answers itself, after it has passed the limits like a request to a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AnsweredRequest(Admission):
     __slots__ = ("_answer_of_route",)
 
     queued = False
-    expecting = False  # its client waits for no server's word
+    expecting = False  # no server has to send 100 (Continue) first
     max_body_bytes = 0
 
     def __init__(
@@ -41,7 +41,7 @@ class AnsweredRequest(Admission):
         self._ask()
 
     def content_received(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
-        """Nobody needs it."""
+        """The content is not needed."""
 
     @property
     def waits(self) -> bool:

@@ -4,11 +4,11 @@ It is the stream of HTTP/1.1 to the client (IClientStream).  Its states, each wi
 
     HEAD -> BODY -> RESPONSE -> HEAD ...      a request, its body, the rest of its response
     RESPONSE -> TUNNEL -> CLOSING             the protocol was switched: `TunnelEnd` has the connection
-    any -> CLOSING                            what still comes is dropped
+    any -> CLOSING                            what still arrives is dropped
 
-A request that is answered here and not by a server costs its client nothing.  So what follows it on its connection,
-and what comes first on a new one, is posted (see `posted`), and so is the rest of a body that comes in tiny chunks: a
-client whose last request was served by a server does not wait for them.
+A request that is answered here and not by a server is cheap for its client.  So what follows it on its connection, what
+comes first on a new one, and the rest of a body that comes in tiny chunks is posted (see `posted`), and does not delay
+clients whose last request was served by a server.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from twisted_lb.wire.head import RequestHead, ResponseHead, nominated, read_requ
 from twisted_lb.wire.hsts import without_own
 from twisted_lb.wire.proxy_protocol import ProxyHeader
 
-# Read ahead of a response: pipelined requests.
+# What is read ahead while a response is pending: pipelined requests.
 MAX_BACKLOG_BYTES: Final = 64 * 1024
 
 # The states.
@@ -85,7 +85,7 @@ def _refuse(detail: str) -> RequestError:
 class ClientConnection:
     """Speaks HTTP/1.1 and HTTP/1.0 to one client."""
 
-    # Not a Protocol, which would bring a dictionary for each of many idle connections.
+    # Not a Protocol, which would add a dictionary to each of many idle connections.
     __slots__ = (
         "transport",
         "_output",
@@ -152,14 +152,14 @@ class ClientConnection:
         self._progress: BodyProgress | None = None  # of a body that is being read
         self._requests = 0
         self._posted = False  # what is in the buffer waits for its turn
-        self._answered_here = True  # the last request cost its client nothing; there was none yet
+        self._answered_here = True  # the last request was not served by a server; or there was none yet
         self._refusals = 0  # in a row
         self.half_closed = False  # the client sends no more
         self._all_read = False  # and what it has sent was read
         self._responding = False  # a server's response has begun
         self._chunking = False  # its content goes out in chunks
         self._until_close = False  # only the end of the connection ends it
-        self._close_after = False  # it has said that the connection ends, or ends with it
+        self._close_after = False  # it has announced the end of the connection, or ends with it
 
     def makeConnection(self, transport: Any) -> None:
         """See IProtocol."""
@@ -191,7 +191,7 @@ class ClientConnection:
     def dataReceived(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
         if self._posted:
-            # There is enough to do.
+            # What was read before is not processed yet.
             self.tap.hold(BACKLOG)
         elif self._answered_here and self._state == HEAD:
             self._post()
@@ -199,14 +199,14 @@ class ClientConnection:
             self._advance()
 
     def _post(self) -> None:
-        """Go on with the buffer when others have had their turn."""
+        """Continue with the buffer after the work of other connections."""
         self._posted = True
         self._limits.context.posted.post(self)
 
     # Work
 
     def resume(self) -> None:
-        """Go on with the buffer."""
+        """Continue with the buffer."""
         self._posted = False
         self._advance()
         if self._all_read and not self._posted:
@@ -217,7 +217,7 @@ class ClientConnection:
         self.transport.abortConnection()
 
     def _advance(self) -> None:
-        """Use what was read, as far as the state goes; exchanges that end at once make no recursion."""
+        """Process what was read, as far as the state allows; a loop, since exchanges may end at once."""
         self._advancing = True
         try:
             while self._buffer and not self._posted and self._step():
@@ -227,11 +227,11 @@ class ClientConnection:
         finally:
             self._advancing = False
         if self.tap.held and not self._posted and self._state != RESPONSE:
-            # All there is has been used.
+            # All that was read has been processed.
             self.tap.release(BACKLOG)
 
     def _step(self) -> bool:
-        """Use some of the buffer; whether the rest of it is of use now."""
+        """Process some of the buffer; return whether the rest of it can be processed now."""
         state = self._state
         if state == HEAD:
             return self._read_head()
@@ -259,7 +259,7 @@ class ClientConnection:
             self._forwarded = None
         head = read_request_head(data, self._scanned, self._limits.head_limits)
         if head is None:
-            # A lone CR may become an empty line, which must not prolong anything.
+            # A lone CR may become an empty line, which must not extend the deadline.
             if not self._scanned and data != b"\r":
                 self.deadline = self._sweeper.now + self._settings.head_timeout
                 self._limits.connections.moved_on(self)
@@ -317,7 +317,7 @@ class ClientConnection:
             record.fields = head.fields
 
     def _begin_unread(self) -> None:
-        """What is in the buffer is to be answered, though it is not a request (yet)."""
+        """What is in the buffer will be answered, although it is not a whole or valid request."""
         if self._head is not None:
             return
         proxy = self._proxy
@@ -333,7 +333,7 @@ class ClientConnection:
             self.record.request_id = self.request_id
 
     def _record_finished(self) -> None:
-        """The present request is over, or it was none."""
+        """The present request is over, or was not a request."""
         record, self.record = self.record, None
         if record is not None:
             self._limits.context.request_finished(record)
@@ -348,7 +348,7 @@ class ClientConnection:
         return True
 
     def _content_received(self, body: Decoder, content: bytes) -> None:
-        """Keep the books of a request body: its limit and its end."""
+        """Count the content of a request body, check its limit, and notice its end."""
         progress = self._progress
         assert progress is not None
         progress.received += len(content)
@@ -367,7 +367,7 @@ class ClientConnection:
 
     def _await_response(self) -> None:
         self._state = RESPONSE
-        # A client that has not taken an earlier answer does not win time by asking again.
+        # A client that has not read an earlier response gets no more time by sending another request.
         if self.throttle.full:
             self.deadline = self._sweeper.now + self._settings.send_timeout
         else:
@@ -378,7 +378,7 @@ class ClientConnection:
     def interim(self, head: ResponseHead) -> None:
         """See IClientStream."""
         if head.status == 100:
-            # Now it is up to the client.
+            # Now it is the client that has to send.
             self.request_resumed()
         # RFC 9110 section 15.2: not to HTTP/1.0.
         if self._head is not None and self._head.minor:
@@ -411,7 +411,7 @@ class ClientConnection:
         self._output.write(data)
 
     def _replace_own(self, head: ResponseHead) -> bytes:
-        """Remove from a server's head what this gateway says itself; the lines to add in its place."""
+        """Remove from a server's head the fields that this gateway sends itself; return their lines."""
         fields = self._limits.fields_for(self.peer)
         if fields:
             head.fields = without_own(head.fields)
@@ -458,7 +458,7 @@ class ClientConnection:
         self._exchange = None
         self._record_finished()
         if self._until_close:
-            # The client would take an orderly end for that of the body.
+            # The client would take a normal end of the connection for the end of the body.
             self._cut()
         else:
             self._close()
@@ -548,9 +548,9 @@ class ClientConnection:
         )
 
     def answered(self, status: int) -> bool:
-        """The present request is answered here; whether this was one refusal too many, and the connection ends."""
+        """Count an answer that is made here; return whether the connection ends, after too many refusals."""
         self._refusals = self._refusals + 1 if 400 <= status < 500 else 0
-        # A trusted proxy sends the requests of many clients: those of one must not cut the others'.
+        # A trusted proxy sends the requests of many clients: refusals of one must not end the connection for others.
         return self._refusals >= self._settings.max_refusals > 0 and self._proxy is None
 
     def _write_problem(
@@ -560,7 +560,7 @@ class ClientConnection:
         context.counts.answered[status] += 1
         cors = context.cors
         if cors is not None:
-            # Of a head that was refused, there is what was read.
+            # If the head was refused, there is only what was read of it.
             fields += cors.fields(self._head.fields if self._head is not None else self._buffer)
         fields += self._limits.fields_for(self.peer)
         request_id = self.request_id
@@ -573,7 +573,7 @@ class ClientConnection:
         self._output.write(data)
 
     def exchange_done(self, close: bool) -> None:
-        """The response is written: on to the next request, or to the end."""
+        """The response is written: continue with the next request, or end the connection."""
         self._exchange = None
         self._record_finished()
         self._head = None
@@ -587,7 +587,7 @@ class ClientConnection:
             self._go_on()
 
     def _go_on(self) -> None:
-        """To the next request, once the client takes its answers: those that it leaves lying must not grow."""
+        """Continue with the next request, but not while responses wait for the client to read them."""
         if self.throttle.full:
             self._state = RESPONSE
             self.deadline = self._sweeper.now + self._settings.send_timeout
@@ -617,7 +617,7 @@ class ClientConnection:
     # The end
 
     def _request_refused(self, error: RequestError) -> None:
-        """What was read is not a valid request; where the next one would begin cannot be known."""
+        """What was read is not a valid request; where the next one would begin is unknown."""
         exchange, self._exchange = self._exchange, None
         self._begin_unread()
         if self.record is not None:
@@ -634,7 +634,7 @@ class ClientConnection:
             self._linger()
 
     def _end_reading(self) -> None:
-        """Nothing that still comes is a request, and nothing is kept of the last one."""
+        """Read no further requests, and keep nothing of the last one."""
         self._state = CLOSING
         self._head = None
         self._responding = False
@@ -654,7 +654,7 @@ class ClientConnection:
         self.transport.loseConnection()
 
     def _linger(self) -> None:
-        """The last response is written; a client that is still sending has to be able to read it nevertheless."""
+        """The last response is written; a client that is still sending must still be able to read it."""
         if self._all_read:
             self._close()
             return
@@ -676,7 +676,7 @@ class ClientConnection:
         elif self._state in (HEAD, BODY):
             self._request_refused(RequestError(408, "The request was not received in time."))
         elif self.half_closed and not self.throttle.full and self._responding:
-            # What is still written to it tells whether it is there.
+            # Further writes will show whether the client is still there.
             self.deadline = NEVER
         else:
             if self.record is not None:
@@ -684,9 +684,9 @@ class ClientConnection:
             self.transport.abortConnection()
 
     def _body_progressed(self) -> bool:
-        """Whether the client has sent enough since the deadline was set, or was kept from it by what it waits for.
+        """Whether the client has sent enough since the deadline was set, or had to wait before it could send.
 
-        If so, another period of its body begins.
+        If so, another period begins.
         """
         seconds = self._settings.body_timeout
         progress = self._progress
@@ -698,7 +698,7 @@ class ClientConnection:
         progress.next_period()
         return True
 
-    # What is asked of us when there is no room for another connection
+    # What is called when there is no room for another connection
 
     def use(self) -> Use:
         """See OpenConnection."""
@@ -706,12 +706,12 @@ class ClientConnection:
             return Use.BUSY
         if self._state == BODY and self._exchange is not None and not self._exchange.free:
             return Use.BUSY
-        # What waits to be read may be a whole request; where one has begun already, it need not be looked at.
+        # Unread bytes may be a whole request; if one has begun already, they need not be checked.
         unread = self._state == HEAD and not self._buffer
         return Use.IDLE if not self.tap.held and not self._posted and settled(self.transport, unread) else Use.UNSETTLED
 
     def make_room(self, lingers: bool) -> None:
-        """See OpenConnection.  A client that has begun a request is told."""
+        """See OpenConnection.  A client that has begun a request gets a response."""
         exchange, self._exchange = self._exchange, None
         if self._buffer:
             self._begin_unread()
@@ -742,7 +742,7 @@ class ClientConnection:
         self._client_left()
 
     def readConnectionLost(self) -> None:
-        """The client sends no more, and all that it has sent was read; a response that it waits for it still gets."""
+        """The client sends no more, and all that it has sent was read; it still gets the response it waits for."""
         self.half_closed = self._all_read = True
         if not self._posted:
             self._all_received()
@@ -755,9 +755,9 @@ class ClientConnection:
             self._client_left()
 
     def _client_left(self) -> None:
-        """Most clients that send no more are gone, and only a write would tell."""
+        """The client sends no more.  Most such clients have disconnected, but only a write would show it."""
         if self._waits():
-            # It has nothing to lose but its place, and a client that has gone must not take anybody else's.
+            # It loses only its place in the queue, and a client that has disconnected must not delay others.
             self.transport.loseConnection()
         elif self._state == RESPONSE and not self.throttle.full:
             self.deadline = self._sweeper.now + self._settings.half_close_timeout
@@ -774,7 +774,7 @@ class ClientConnection:
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._limits.connections.remove(self)
         self._sweeper.watched.discard(self)
-        # It may be posted still.
+        # It may still be posted.
         self._buffer = b""
         exchange, self._exchange = self._exchange, None
         record = self.record

@@ -1,4 +1,4 @@
-"""What all client connections of a process share, and the answer to those for which there is no room."""
+"""What all client connections of a process share, and the response to those for which there is no room."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twisted_lb.request_record import NO_ROOM, RequestRecord
 from twisted_lb.wire.head import HeadLimits
 from twisted_lb.wire.hsts import policy_line
 
-# A line in the log is enough for as long.
+# Between two lines in the log.
 LOG_SECONDS = 60.0
 
 _log = Logger(__name__)
@@ -58,12 +58,14 @@ class ConnectionLimits:
         self.trusted_proxies = ranges_or_none(settings.trusted_proxies)
         self.proxy_protocol_from = ranges_or_none(settings.proxy_protocol_from)
         self.draining = False
-        self._closed = self._refused = 0  # for want of room, since the last line in the log
+        self._closed = self._refused = 0  # for lack of room, since the last line in the log
         self._quiet_until = 0.0
 
     def network_counted(self, address: str) -> str:
-        """The network whose connections those of this address count as: not those of a trusted proxy, whose clients
-        are many."""
+        """The network for which connections from this address are counted.
+
+        It is LOCAL_NETWORK, which has no limit, for a trusted proxy, since that has many clients.
+        """
         trusted = self.trusted_proxies
         return LOCAL_NETWORK if trusted is not None and trusted.contain(address) else network_of(address)
 
@@ -72,7 +74,7 @@ class ConnectionLimits:
         return self.hsts if self.hsts and peer.scheme == b"https" else b""
 
     def make_room(self, address: str, short_of_files: bool) -> str:
-        """See to it that there is room for one more connection from `address`; why there is none, or an empty text."""
+        """Make room for one more connection from `address`; return why there is none, or an empty text."""
         connections = self.connections
         network = self.network_counted(address)
         if connections.network_full(network):
@@ -115,13 +117,13 @@ class RejectedConnection:
     __slots__ = ("_limits", "_detail", "_lingers")
 
     def __init__(self, limits: ConnectionLimits, detail: str, lingers: bool) -> None:
-        """`lingers`: there are open files to give the client the time to read it."""
+        """`lingers`: there are open files left, so that the client can be given time to read the response."""
         self._limits = limits
         self._detail = detail
         self._lingers = lingers
 
     def makeConnection(self, transport: Any) -> None:
-        """Answer, and end it."""
+        """Send the response, and end the connection."""
         context = self._limits.context
         request_id = context.ids.new() if context.ids is not None else b""
         date = context.sweeper.date
@@ -141,7 +143,7 @@ class RejectedConnection:
             close_now(transport)
 
     def connectionMade(self) -> None:
-        """See IProtocol.  `makeConnection` has done all."""
+        """See IProtocol.  `makeConnection` has done everything."""
 
     def dataReceived(self, data: bytes) -> None:
         """See IProtocol.  What the client sends is dropped."""

@@ -1,11 +1,11 @@
 """The connections to one server: idle ones are kept and reused, last in first out, and new ones opened.
 
-The last one used is the likeliest to be alive; the first ones, left over from a busier time, go
-when their idle time is up.  A connection is kept for UPSTREAM_MAX_AGE at most, and no longer than its address is one of
-the server's, so that a server whose name moves to other addresses is followed there.
+The connection used last is the most likely to be alive; the oldest ones, left over from a busier time, are closed when
+their idle time is up.  A connection is kept for at most UPSTREAM_MAX_AGE, and only as long as its address is one of the
+server's, so that requests follow a server whose name moves to other addresses.
 
-A server with `send_proxy` is told by each connection whose it is.  Such a connection is used for requests of this
-client only: those for which the same header would be sent.
+Each connection to a server with `send_proxy` begins with a header that describes the client.  It is used only for
+requests of this client: those for which the same header would be sent.
 
 With TLS, a new connection resumes the session of an earlier one.
 """
@@ -24,22 +24,22 @@ from twisted_lb.network.names import is_address
 from twisted_lb.network.tls_client import TlsClient
 from twisted_lb.proxy.server_connection import ServerConnection
 
-# Of the longest life of a connection: they end one by one, also when they were opened together.
+# A fraction of the longest life of a connection: those that were opened together are closed one by one.
 AGE_SPREAD: Final = 0.2
 _GOLDEN_RATIO: Final = 0.618033988749895
 
 
 class Waiting(Protocol):
-    """Who asked for a new connection."""
+    """What has asked for a new connection."""
 
     def proxy_header(self, version: int) -> bytes:
         """The header of the PROXY protocol that the connection is to begin with."""
 
     def connected(self, connection: ServerConnection) -> None:
-        """Here it is, idle."""
+        """The connection is open, and idle."""
 
     def connect_failed(self, reason: Unreachable) -> None:
-        """No address of the server took a connection within the time."""
+        """No address of the server has accepted a connection in time."""
 
 
 class ConnectionCount:
@@ -73,10 +73,10 @@ class ConnectionPool:
         self._settings = settings
         self._data_path = data_path
         self._idle: list[ServerConnection] = []
-        # Idle since this iteration.  A server that sends more than it announced mostly does so at once: an iteration
-        # later that was read, and no other request has met it.
+        # Idle since this iteration.  A server that sends more than it announced usually does so at once: an iteration
+        # later that has been read, before another request can use the connection.
         self._fresh: list[ServerConnection] = []
-        # With `send_proxy`: idle, by their header; those first whose client has had none for the longest time.
+        # With `send_proxy`: idle ones by header; first the client that has not released one for the longest time.
         self._of_clients: OrderedDict[bytes, list[ServerConnection]] = OrderedDict()
         self._idle_of_clients = 0
         self._open: set[ServerConnection] = set()
@@ -86,15 +86,14 @@ class ConnectionPool:
             dialer.names.follow(backend.host, self._moved)
 
     def acquire(self, waiting: Waiting) -> ServerConnection | None:
-        """An idle connection that the server has not closed or spoken on, or None.  `waiting` is not called later."""
+        """An idle connection that the server has not closed or sent anything on, or None.  `waiting` is not called."""
         if self.backend.send_proxy:
             return self._acquire_of_client(waiting.proxy_header(self.backend.send_proxy))
         self._promote_fresh()
         while self._idle:
             connection = self._idle.pop()
-            # One that became idle in this tick is looked at by the reactor anyway; asking the
-            # kernel about an older one costs a system call, and saves a request that cannot be
-            # sent twice.
+            # One that became idle in this tick is polled by the reactor anyway; asking the kernel about an older one
+            # costs a system call, and saves a request that cannot be sent twice.
             if connection.idle_since == self._sweeper.now or connection.transport.silent():
                 return connection
             connection.drop()
@@ -110,7 +109,7 @@ class ConnectionPool:
         return None
 
     def connect(self, waiting: Waiting) -> None:
-        """Open a connection and tell `waiting`."""
+        """Open a connection; `waiting` is called when it is open, or has failed."""
         backend = self.backend
         tls = self._tls_client()
         version = backend.send_proxy
@@ -119,7 +118,7 @@ class ConnectionPool:
         self._dialer.open(backend.host, backend.port, self._settings.connect_timeout, request, tls, preface)
 
     def _tls_client(self) -> TlsClient | None:
-        """What new connections have in common.  Those that were made with other settings are not kept."""
+        """What new connections have in common.  Connections that were made with other settings are retired."""
         settings = self.backend.tls
         before = self._tls
         if settings is None:
@@ -141,7 +140,7 @@ class ConnectionPool:
     def build(
         self, waiting: Waiting, address: str, tls: TlsClient | None = None, preface: bytes = b""
     ) -> ServerConnection:
-        """A protocol for a connection that is about to be made; `waiting` hears of it when it is."""
+        """A protocol for a connection that is about to be made; `waiting` is called when it is."""
         connection = ServerConnection(
             self.backend,
             self,
@@ -266,7 +265,7 @@ class ConnectionPool:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody needs the pool."""
+        """Whether the pool is not needed any more."""
         return not self._open and not self.backend.in_flight
 
     def close(self) -> None:

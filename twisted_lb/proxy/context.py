@@ -24,7 +24,7 @@ from twisted_lb.request_record import CLIENT_CLOSED_REQUEST, CLIENT_LEFT, Reques
 from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.query import mask_parameter
 
-# As a number: `in` takes bytes for a number at first, which costs an exception.
+# As a number: given bytes, `in` first tries to use them as a number, which costs an exception.
 QUESTION_MARK: Final = 0x3F
 _NO_SUBSCRIBERS: Final = RequestRecords()
 
@@ -32,7 +32,7 @@ _NO_SUBSCRIBERS: Final = RequestRecords()
 class ProxyContext:
     """What all exchanges of a process share."""
 
-    # They are read for each request.
+    # Slots, since they are read for each request.
     __slots__ = (
         "buckets",
         "routes",
@@ -76,11 +76,11 @@ class ProxyContext:
         `limit_fields` makes the rate-limit header lines; `seconds` is the reactor's clock.
 
         `known_keys` is None where client addresses have no bucket; `authentication` is None where requests carry their
-        keys in the places of `keys`.  `collected` counts what becomes of the requests of each key.
+        keys in the places of `keys`.  `collected` counts the outcomes of the requests of each key.
         """
         self.buckets = buckets
         self.routes: RouteTable = RouteTable(())
-        self.cors: CorsPolicy | None = None  # None: pages of other origins are the servers' business
+        self.cors: CorsPolicy | None = None  # None: CORS is left to the servers
         self.sweeper = sweeper
         self.limit_fields = limit_fields
         self.seconds = seconds
@@ -94,21 +94,21 @@ class ProxyContext:
         self.collected: CollectedCounts = CollectedCounts() if collected is None else collected
         self.shadow_counts = ShadowCounts(self.collected)
         self.failures = FailureLog(sweeper)
-        self.invalid_cost_reported: set[str] = set()  # servers that sent an X-Token-Cost which is none
+        self.invalid_cost_reported: set[str] = set()  # servers that have sent an invalid X-Token-Cost
         self.counts_in_flight: bool = buckets.counts_in_flight
         self.tunnels = OpenTunnels(sweeper, settings.tunnel_timeout)
         self.ids: RequestIds | None = None  # None: requests get no ids
         if settings.request_ids != "off":
             self.ids = RequestIds(settings.request_ids == "on")
-        self.records: RequestRecords | None = None  # None: nobody wants to know what becomes of requests
+        self.records: RequestRecords | None = None  # None: no records of requests are needed
 
     def request_finished(self, record: RequestRecord) -> None:
-        """A request is over: tell those who want to know.  See RequestRecords."""
+        """A request is over: pass its record to the subscribers.  See RequestRecords."""
         records = self.records
         if records is None:
             if record.finished is None:
                 return
-            # No route has hooks any more, but that of this request had.
+            # The routes have no hooks any more, but the one of this request had.
             records = _NO_SUBSCRIBERS
         record.ended_at = self.seconds()
         anonymous = not record.user
@@ -131,7 +131,7 @@ class ProxyContext:
             record.fields = self.keys.masked(record.fields, anonymous)
 
     def copied(self) -> ProxyContext:
-        """Another one, in which parts may be replaced."""
+        """A copy, in which parts may be replaced."""
         other = ProxyContext(
             self.buckets,
             self.sweeper,

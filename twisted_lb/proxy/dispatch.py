@@ -1,4 +1,4 @@
-"""Who serves a request: a server, the door of the user API, or this gateway itself."""
+"""What serves a request: a server, the user API (`IDoor`), or this gateway itself."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ OnRoute = Union[Exchange, AnsweredRequest, RefusedRequest]
 
 
 def check_request(limits: ConnectionLimits, head: RequestHead) -> None:
-    """Move a key from the target to the fields, and check what holds for a request from any kind of stream.
+    """Move a key from the target to the fields, and apply the rules that hold for every kind of stream.
 
     Raises RequestError for a request that is not served.
     """
     _take_key_parameter(limits, head)
     if head.method == b"TRACE":
-        # The response would contain the key, for anyone who can make a browser send the request.
+        # The response would contain the key, and scripts that make a browser send the request could read it.
         raise RequestError(501, "TRACE is not served here.")
 
 
@@ -48,19 +48,19 @@ def dispatch(
 ) -> OnRoute | LocalExchange:
     """What serves the request, not started yet; `framing` is its length in bytes, or CHUNKED.
 
-    `client` is the IClientStream and the LocalClient, whichever it needs to be.
+    `client` is both an IClientStream and a LocalClient.
 
-    Raises RequestError for what is served by nobody.
+    Raises RequestError for a request that is not served.
     """
     redirect = limits.https_redirect
     if redirect is not None and client.peer.scheme != b"https":
         target = head.target
-        # Neither a log nor anything else is to see the key, but the client needs it again.
+        # The key must not get into a log or anywhere else, but the client needs it again.
         _take_key_parameter(limits, head)
         location = b"\r\nLocation: " + redirect.location(head.host, target)
         return RefusedRequest(client, STATUS, "This is served over https.", location)
     notable = head.notable
-    # RFC 9110 section 10.1.1: in HTTP/1.0 it means nothing.
+    # RFC 9110 section 10.1.1: in HTTP/1.0 it is ignored.
     if b"expect" in notable and head.minor and [one.lower() for one in notable[b"expect"]] != [b"100-continue"]:
         raise RequestError(417, "The only expectation that can be met is 100-continue.")
     check_request(limits, head)
@@ -139,7 +139,7 @@ def _route_of(
     if route.access is not None and not route.access.permits(client.peer.address):
         return None, RefusedRequest(client, 403, "This is not for clients with your address.", b"", FORBIDDEN)
     seconds = route.maintenance
-    # Where there are several pools, others may not be in maintenance.
+    # If the route has several pools, others may not be in maintenance.
     if not seconds and isinstance(route, Route) and route.split is None:
         seconds = route.pool.maintenance
     return (None, _in_maintenance(client, seconds)) if seconds else (route, None)
@@ -150,7 +150,7 @@ def _in_maintenance(client: Any, seconds: float) -> RefusedRequest:
 
 
 def _take_key_parameter(limits: ConnectionLimits, head: RequestHead) -> None:
-    """Move what the query has for a key to the notable fields."""
+    """Move the values of the query parameter for the key to the notable fields."""
     if limits.key_parameter and b"?" in head.target:
         head.target, values = take_parameter(head.target, limits.key_parameter)
         if values:
@@ -160,9 +160,9 @@ def _take_key_parameter(limits: ConnectionLimits, head: RequestHead) -> None:
 def _special_options(
     limits: ConnectionLimits, client: Any, head: RequestHead, framing: int, owned: bool
 ) -> OnRoute | LocalExchange | None:
-    """What serves an OPTIONS request that needs no key; None for one like all other requests.
+    """What serves an OPTIONS request that needs no key; None if it is served like other requests.
 
-    `owned`: the path is the door's.
+    `owned`: the path belongs to the door.
     """
     context = limits.context
     if is_keyless_preflight(limits, head, framing):
@@ -174,7 +174,7 @@ def _special_options(
         if not owned:
             return preflight_on_route(limits, client, head)
     if not owned and head.notable.get(b"max-forwards") == [b"0"]:
-        # RFC 9110 section 7.6.2: it is ours to answer.
+        # RFC 9110 section 7.6.2: it must not be forwarded.
         fields = limits.fields_for(client.peer)
         cors = context.cors
         return LocalExchange(MaxForwardsAnswer(), client, context.posted, head, context.keys, cors, fields)

@@ -4,15 +4,15 @@
                |                    | ^ |  ^          |              |
          (`admission`)           queue 503 +- retried +    502, 504 (tokens back) or reset
 
-A server that switches to another protocol ends it so:
+If the server switches to another protocol, it ends like this:
 
     connected -> protocols_switched -> tunnel_ended
 
 On a route with hooks or a mirror it is an `ExtendedExchange`.
 
 Each arrow is a method that the bucket, the pool or the server's connection calls, most of them within
-the one before, so that a request on warm connections runs in two turns of the loop.  An exchange ends
-once, by `_end`.
+the one before, so that a request on open connections takes two iterations of the event loop.  An exchange
+ends once, by `_end`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from twisted_lb.wire.upgrade import switched_to
 
 NO_SERVER: Final = "No available servers"
 ALL_FULL: Final = "all servers have as many requests as they may"
-# A request that has reached no server for so many times CONNECT_TIMEOUT is answered, whatever servers are left.
+# A request that reaches no server within CONNECT_TIMEOUT times this is answered, even if other servers are left.
 REACH_TIMEOUTS: Final = 3
 HOOKS_FAILED: Final = "The hooks of this route have failed."
 
@@ -100,10 +100,10 @@ class Exchange(Admission):
     def __init__(
         self, context: ProxyContext, route: Route, client: IClientStream, head: RequestHead, framing: int
     ) -> None:
-        # Not super(): it runs for each request.
+        # Not super(), which is slower: this runs for each request.
         Admission.__init__(self, context, route, client, head, framing)
         if route.strip_prefix:
-            # Balancers and logs have the target of the client.
+            # Balancers and logs get the target as the client sent it.
             head.target = without_prefix(head.target, route.strip_prefix)
         self._route = route
         self._choices: Iterator[Backend] | None = None
@@ -115,7 +115,7 @@ class Exchange(Admission):
         self._connecting = False  # a connection is being asked for
         self._attempts = 0  # how often it was sent
         self._failure: ServerFailure | None = None  # the last one
-        self.queued = False  # all servers have as many as they may
+        self.queued = False  # all servers are full, and it waits for one
         self._responded = False  # the response has begun
 
     # From the client
@@ -158,13 +158,13 @@ class Exchange(Admission):
         self._next_server()
 
     def _next_server(self) -> bool:
-        """Ask the balancer's next choice; False when all are full and this request keeps its place in the queue."""
+        """Try the balancer's next choice; False if all are full and the request keeps its place in the queue."""
         while True:
             try:
                 backend, full = self._choose()
                 connections = self._route.pool.connections[backend] if backend is not None else None
             except BaseException:
-                # A balancer may be anybody's class.
+                # The balancer may be a user's class.
                 _log.failure("choices", "The balancer failed to choose a server")
                 self._tokens.refund()
                 self._answer(INTERNAL_ERROR, 500, "The balancer failed to choose a server.")
@@ -184,7 +184,7 @@ class Exchange(Admission):
             if connection is not None:
                 self.connected(connection)
                 return True
-            # A loop and no recursion: hundreds may fail at once, such as those whose names are not resolved.
+            # A loop, not a recursion: hundreds may fail at once, such as those whose names are not resolved.
             self._connecting = True
             self._connect(connections)
             if self._connecting:
@@ -202,7 +202,7 @@ class Exchange(Admission):
         connections.connect(self)
 
     def _choose(self) -> tuple[Backend | None, bool]:
-        """The next server to ask, or None, and then whether there are some that are merely full."""
+        """The next server to try; or None, and whether some are only full."""
         full = False
         tried = self._tried
         looks = 0
@@ -212,7 +212,7 @@ class Exchange(Admission):
             if choices is None:
                 self._choices = choices = self._route.pool.servers.choices(self)
             for backend in choices:
-                # One that went down or was removed since the first choice is no choice any more.
+                # Servers that went down or were removed since the first choice are skipped.
                 if tried is None or (backend not in tried and backend.available):
                     if not backend.maxconn or backend.in_flight < backend.maxconn:
                         return backend, False
@@ -222,19 +222,19 @@ class Exchange(Admission):
                     raise RuntimeError("the balancer's choices have no end: it yields servers more than once")
             if fresh:
                 return None, full
-            # These were the choices of an earlier moment: servers may have come, or have room, since.
+            # These choices are from an earlier moment: since then servers may have been added, or have room.
             self._choices = None
             full = False
 
     def _without_server(self, full: bool) -> bool:
-        """The choices are at an end: wait for room if there may be some, or answer."""
+        """There are no more choices: wait in the queue if servers are only full, or answer."""
         taken = self._tokens.taken
         assert taken is not None
         self._choices = None
         if full:
             if self.queued:
                 return False
-            # Networks take their turns as users do; no user has such a name.
+            # Networks are queued like users; no user has such a name.
             user = taken.name or b"\0" + self.peer.network.encode()
             # A limit of the route says nothing about one network.
             rate = taken.rate_per_sec if taken.name or taken.limit == ADDRESS else 1.0
@@ -271,14 +271,14 @@ class Exchange(Admission):
 
     @property
     def expecting(self) -> bool:
-        """Whether the client waits for the server's word before it sends the content (Expect: 100-continue)."""
+        """Whether the client waits for 100 (Continue) from the server before it sends the content."""
         return self._server is not None and self._server.expecting
 
     # From the queue
 
     @property
     def excludes_servers(self) -> bool:
-        """Whether there are servers that it does not go to."""
+        """Whether there are servers that it is not sent to."""
         return self._tried is not None
 
     @guarded_done
@@ -299,7 +299,7 @@ class Exchange(Admission):
         return header
 
     def connected(self, server: IServerStream) -> None:
-        """There is a connection: send what there is."""
+        """There is a connection: send what was received so far."""
         try:
             backend = self._backend
             if self._over or backend is None:
@@ -312,7 +312,7 @@ class Exchange(Admission):
             framing = self._framing
             head = client.forwarded.request_head(self._head, framing, consumer_line(self.consumer), backend.authority)
             if self._key:
-                # Such as a cookie or a part of the target; what the server has in its logs should open nothing.
+                # For example in a cookie, or in the target: a key must not get into the logs of servers.
                 head = head.replace(self._key, REDACTED)
             rules = self._route.request_rules
             if rules or self._changes is not None:
@@ -346,13 +346,13 @@ class Exchange(Admission):
             self.broke()
 
     def _trailers_to_send(self, trailers: list[bytes]) -> list[bytes]:
-        """The trailers that the rules of pool and route leave for the server."""
+        """The trailers that the rules of pool and route do not remove."""
         for rules in self._route.request_rules:
             trailers = rules.kept_trailers(trailers)
         return trailers
 
     def _with_rules(self, head: bytes, rules: tuple[HeaderRules, ...], values: RequestValues) -> bytes:
-        """The head for a server as the rules of its pool and route want it, and then hooks."""
+        """Apply the rules of pool and route, and then the changes of hooks, to the head for a server."""
         end = head.index(b"\r\n")
         lines = head[end:-4]
         for one in rules:
@@ -371,7 +371,7 @@ class Exchange(Admission):
         return Admission.value_of(self, name)
 
     def _client_expects(self) -> bool:
-        """Whether the client waits for the server's word; in HTTP/1.0 an expectation means nothing."""
+        """Whether the client waits for 100 (Continue); in HTTP/1.0 an expectation is ignored."""
         content = self._content
         begun = content is None or content.kept_bytes > 0
         return not begun and self._head.minor == 1 and b"expect" in self._head.notable
@@ -385,11 +385,11 @@ class Exchange(Admission):
         if self._record is not None:
             self._record.not_sent(backend.name)
         if reason.shortage:
-            # Not this server's failure, and the log has it; the next one may have a connection that is kept.
+            # Not a failure of this server, and already logged; there may be an idle connection to the next one.
             self._failure = ServerFailure(503, "This gateway is short of resources. Try again later.")
             self._skip(backend)
         else:
-            # It counts as a request, of which there are never fewer than failures.
+            # It counts as a request, so that there are never more failures than requests.
             backend.requests += 1
             fault = Blame.REFUSED if reason.refused else Blame.DIED
             self._failed(backend, f"it could not be reached: {reason.detail}", fault)
@@ -458,14 +458,14 @@ class Exchange(Admission):
         self._skip(backend)
 
     def _skip(self, backend: Backend) -> None:
-        """The server is asked no more for this request."""
+        """Do not try this server again for this request."""
         if self._tried is None:
             self._tried = set()
         self._tried.add(backend)
         self._part()
 
     def _part(self) -> None:
-        """The server has this exchange no longer."""
+        """The server does not have this exchange any more."""
         backend = self._backend
         if backend is not None:
             self._backend = None
@@ -509,7 +509,7 @@ class Exchange(Admission):
         self._answer(INTERNAL_ERROR, 500, HOOKS_FAILED)
 
     def _response_fields(self, head: ResponseHead) -> bytes:
-        """The server has answered: tell those who want to know, and return the fields that are added.
+        """The server has answered: report it to health, pricing and balancer, and return the field lines to add.
 
         Raises HooksFailed.
         """
@@ -524,7 +524,7 @@ class Exchange(Admission):
         if kept is None or kept.whole:
             self._route.seen(backend, head.status, now, "", Blame.NOBODY)
         if kept is not None:
-            # What the client gets is this response; it may take hours.
+            # The client gets this response, so the request is not sent again; the response may take hours.
             kept.forget()
         tokens = self._tokens
         taken = tokens.response_started(head, backend.name)
@@ -587,7 +587,7 @@ class Exchange(Admission):
 
     def _end(self) -> None:
         self._over = True
-        # A generator knows the request that it chooses for.  Parting them here frees both now, and
+        # A generator has a reference to the request that it chooses for.  Dropping it here frees both now, and
         # tells the balancer that the exchange is over; the garbage collector would do so much later.
         self._choices = None
         self._client.throttle.disconnect()
@@ -634,7 +634,7 @@ class Exchange(Admission):
             self._route.pool.queue.leave(self)
             self._tokens.refund()
         if self._server is not None:
-            # The response is on its way and nobody wants it.
+            # Its response is not needed any more.
             self._server.drop()
             self._server = None
         self._part()

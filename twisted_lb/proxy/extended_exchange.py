@@ -1,4 +1,4 @@
-"""An exchange on a route with hooks or a mirror: what is done for them beside the steps of every exchange.
+"""An exchange on a route with hooks or a mirror: what is done for them in addition to the steps of every exchange.
 
     admitted -> request_received, now or later -> the servers, or a response of the hooks
     a server is chosen -> server_chosen
@@ -47,7 +47,7 @@ class ExtendedExchange(Exchange):
         self, context: ProxyContext, route: Route, client: IClientStream, head: RequestHead, framing: int
     ) -> None:
         Exchange.__init__(self, context, route, client, head, framing)
-        self._hooks_asked = False  # request_received
+        self._hooks_asked = False  # whether request_received was called
         self._pending_hook: PendingHook | None = None  # whose answer it waits for
         self._response_changes: FieldChanges | None = None
         self._copy: MirroredRequest | None = None  # while it gets the content
@@ -187,7 +187,7 @@ class ExtendedExchange(Exchange):
             self._begin_copy(mirror.route, content)
 
     def _begin_copy(self, route: Route, content: bytes) -> None:
-        """Send a copy, with the content that the server has got."""
+        """Send a copy, with the content that the server has received."""
         kept = self._content
         copy = MirroredRequest(self._context, route, self, self._framing)
         if kept is None:
@@ -207,7 +207,7 @@ class ExtendedExchange(Exchange):
         return self._with_rules(head, rules, values)
 
     def _trailers_of_copy(self, trailers: list[bytes]) -> list[bytes]:
-        """The trailers that the rules of the mirror and its pool leave for it, as in `head_of_copy`, and then hooks."""
+        """The trailers that the rules of the mirror and its pool, and then hooks, do not remove."""
         mirror = self._route.mirror
         assert mirror is not None
         for rules in mirror.route.request_rules:

@@ -44,8 +44,8 @@ from twisted_lb.routing.table import RouteTable
 from twisted_lb.wire.proxy_protocol import ProxyHeader
 
 DRAIN_POLL_SECONDS = 0.05
-# Open files, or a tenth of all, that are left for new connections to servers, the store and the log: without them
-# servers look as if they were down.
+# Open files, or a tenth of the limit if that is more, that are kept free for new connections to servers, the store and
+# the log: without them servers would seem to be down.
 SPARE_FILES = 64
 
 
@@ -77,14 +77,14 @@ class ProxyFactory(Factory):
         `authentication` finds the keys of requests, by default in the places that the settings name.
 
         `known_keys` is given where client addresses have a bucket; `data_path_lost` is called when nothing can be read
-        or written any more; `collected` counts what becomes of the requests of each key.
+        or written any more; `collected` counts the outcomes of the requests of each key.
         """
         self.data_path = data_path
         self._data_path_lost = data_path_lost
         self.sweeper = Sweeper(data_path)
         self._settings = settings
         dead = dead or DeadAddresses(data_path.seconds)
-        self._files = inf  # that connections may use
+        self._files = inf  # how many of them connections may use
         self._to_servers = ConnectionCount()
         connect_tls = partial(open_tls, data_path)
         self._dialer = Dialer(data_path, names, dead, data_path.connectTCP, connect_tls, contexts or TlsContexts())
@@ -113,9 +113,9 @@ class ProxyFactory(Factory):
         self.handshakes = TlsHandshakes(self.limits)
 
     def secured(self, context: Callable[[], ssl.SSLContext]) -> TlsFactory:
-        """A factory for a port with TLS, whose connections are of this one after their handshake.
+        """A factory for a port with TLS, whose connections belong to this one after their handshake.
 
-        `context` returns the one of a handshake that begins.
+        `context` returns the SSL context for a new handshake.
         """
         return TlsFactory(self, context)
 
@@ -141,9 +141,9 @@ class ProxyFactory(Factory):
         pool.close()
 
     def use(self, routes: RouteTable, cors: CorsPolicy | None = None, has_hooks: bool = False) -> None:
-        """Requests that come from now on have these routes; `cors` None leaves other origins to the servers.
+        """Requests that come from now on have these routes; `cors` None leaves CORS to the servers.
 
-        `has_hooks`: some of the routes have, so requests have records.
+        `has_hooks`: some of the routes have hooks, so requests need records.
         """
         self._has_hooks = has_hooks
         self._use_records()
@@ -153,7 +153,7 @@ class ProxyFactory(Factory):
 
     @property
     def collected(self) -> CollectedCounts:
-        """What has happened since it was taken from there last."""
+        """What was counted since it was last taken from there."""
         return self.limits.context.collected
 
     @property
@@ -182,7 +182,7 @@ class ProxyFactory(Factory):
         self.sweeper.watched.add(self.data_path)
 
     def stopFactory(self) -> None:
-        """The last port is closed; the connections go on, and so do their deadlines, until `close`."""
+        """The last port is closed; the connections and their deadlines continue until `close`."""
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]
         return self.build(addr, self._client, self._rejected)
@@ -195,8 +195,8 @@ class ProxyFactory(Factory):
     ) -> IProtocol | None:
         """The protocol of a connection from this address.
 
-        It is what `make` makes of the header of the PROXY protocol, or of None, if there is room for the connection.
-        Otherwise it is what `rejected` makes of the reason, and of whether the client may have time to read an answer.
+        If there is room for the connection, it is the result of `make` for the header of the PROXY protocol, or None.
+        Otherwise it is that of `rejected` for the reason, and whether the client can be given time to read a response.
         """
         address = getattr(addr, "host", UNIX_ADDRESS)
         announcing = self.limits.proxy_protocol_from
@@ -206,7 +206,7 @@ class ProxyFactory(Factory):
         def after_header(header: ProxyHeader, peer: PeerInfo) -> IProtocol | None:
             return self._with_room(peer.address, partial(make, header), rejected)
 
-        # The proxy's connection counts as nobody's until the header is read.
+        # The proxy's connection is not counted for any address until the header is read.
         return self._with_room(UNIX_ADDRESS, partial(AnnouncedConnection, self.limits, after_header), rejected)
 
     def _with_room(
@@ -225,9 +225,9 @@ class ProxyFactory(Factory):
         return RejectedConnection(self.limits, why, lingers)
 
     def drain(self, seconds: float) -> Deferred[int]:
-        """End each connection after the exchange it has, and all that are left after `seconds`.
+        """End each connection after its current exchange, and abort those that are left after `seconds`.
 
-        Fires when no connection is left, with the number of those that were cut.  The ports must be closed already.
+        Fires when no connection is left, with the number of those that were aborted.  The ports must be closed already.
         """
         finished: Deferred[int] = Deferred()
         cut = 0
@@ -241,7 +241,7 @@ class ProxyFactory(Factory):
             nonlocal cut
             late = self.data_path.seconds() >= end
             if late:
-                # They may be here for one more look.
+                # They may still be counted at the next look.
                 cut = max(cut, len(limits.connections))
             for connection in limits.connections:
                 if late:
@@ -261,7 +261,7 @@ class ProxyFactory(Factory):
         return finished
 
     def _lost(self, reason: Failure) -> None:
-        """No exchange can finish any more: what follows need not wait for any."""
+        """No exchange can finish any more: abort all, so that the end of the process need not wait for them."""
         try:
             self._data_path_lost(reason)
         finally:
@@ -270,7 +270,7 @@ class ProxyFactory(Factory):
             self.limits.lingering.abort()
 
     def counts(self) -> dict[str, float]:
-        """What has become of requests and tunnels, see Counts and OpenTunnels."""
+        """The counters of requests, tunnels and handshakes by name, see Counts and OpenTunnels."""
         context = self.limits.context
         ended = self.handshakes.ended
         handshakes = {f"handshakes {how}": ended[how] for how in ended}
@@ -287,7 +287,7 @@ class ProxyFactory(Factory):
         return self.limits.context.tunnels.close_tunnels(digest)
 
     def close(self) -> None:
-        """End the idle connections to servers and the clock."""
+        """End the connections to servers, the sweeper, and the polling."""
         self.sweeper.stop()
         self.data_path.stop()
         for pool in self._pools:
@@ -300,7 +300,7 @@ class TlsFactory(Factory):
     noisy = False
 
     def __init__(self, clear: ProxyFactory, context: Callable[[], ssl.SSLContext]) -> None:
-        """`clear` is for connections without TLS, and for these after the handshake."""
+        """`clear` is the factory of connections without TLS, and of these after the handshake."""
         self._clear = clear
         self._context = context
 
@@ -317,7 +317,7 @@ class TlsFactory(Factory):
         self._clear.doStop()
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]
-        """None, where there is no room, closes the connection: only a handshake could tell its client why."""
+        """None closes the connection, as there is no room: the client could read a reason only after a handshake."""
         return self._clear.build(addr, self._handshake, self._rejected)
 
     def _handshake(self, header: ProxyHeader | None) -> IProtocol:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted_lb.deadlines import NEVER, Sweeper
 
 SUMMARY_SECONDS: Final = 5.0
-MAX_KINDS: Final = 1000  # in one summary; causes may hold what servers have sent
+MAX_KINDS: Final = 1000  # in one summary; causes may contain what servers have sent
 
 _log = Logger(__name__)
 

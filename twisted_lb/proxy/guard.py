@@ -40,7 +40,7 @@ def guarded(method: _Method) -> _Method:
 
 
 def guarded_done(method: _Method) -> _Method:
-    """The same for a method that returns a bool, True meaning done: so is the request after an exception."""
+    """The same for a method that returns True when the request is done, which it also is after an exception."""
 
     @wraps(method)
     def call(self: Breakable, *args: Any) -> Any:

@@ -1,8 +1,8 @@
 """Counts TLS handshakes that fail, by reason, and logs them: one line for each reason and network of clients.
 
 On the internet, failed handshakes are common: port scanners, old clients, health checks.  The first one of a reason and
-a network is logged at once; further ones within SUMMARY_SECONDS are summed up in one line at the end of this time.  So
-are those of all networks beyond MAX_KINDS, together.  Clients that just leave are counted only.
+a network is logged at once; further ones within SUMMARY_SECONDS are summed up in one line at the end of this time.  All
+failures beyond MAX_KINDS share one such line.  Clients that just disconnect are only counted.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MAX_KINDS: Final = 100  # logged within this time
 
 # The reasons, as the metrics name them, besides plain_http, timeout and no_room.
 NO_SHARED_VERSION: Final = "no_shared_version"
-NO_SHARED_CIPHER: Final = "no_shared_cipher"  # nor another parameter that both know
+NO_SHARED_CIPHER: Final = "no_shared_cipher"  # or no other parameter that both sides support
 CLIENT_CERTIFICATE_MISSING: Final = "client_certificate_missing"
 CLIENT_CERTIFICATE_REFUSED: Final = "client_certificate_refused"
 CERTIFICATE_REFUSED: Final = "certificate_refused"  # ours, by the client
-CLIENT_ALERT: Final = "client_alert"  # any other one
+CLIENT_ALERT: Final = "client_alert"  # any other alert
 NOT_TLS: Final = "not_tls"
 OTHER: Final = "other"
 CLIENT_LEFT: Final = "client_left"
 SHUTDOWN: Final = "shutdown"
 
-# OpenSSL's texts, in lower case; the first one that is found tells the reason.
+# OpenSSL's texts, in lower case; the first one that is found gives the reason.
 _REASONS: Final = (
     (CERTIFICATE_REFUSED, re.compile("alert (?:unknown ca|bad certificate|(?:unsupported |no )?certificate)")),
     (NO_SHARED_VERSION, re.compile("unsupported protocol|protocol version|version too low|inappropriate fallback")),
@@ -56,7 +56,7 @@ def reason_of(error: HandshakeFailed) -> str:
 
 
 class HandshakeFailures:
-    """Those of one process.  Watched by the sweeper while there is something to sum up."""
+    """The failures of one process.  Watched by the sweeper while there is something to sum up."""
 
     def __init__(self, sweeper: Sweeper) -> None:
         self.deadline = NEVER
@@ -67,7 +67,7 @@ class HandshakeFailures:
         sweeper.watched.add(self)
 
     def count(self, reason: str) -> None:
-        """A handshake has failed in a way that is not worth a line."""
+        """A handshake has failed in a way that is not logged."""
         self.counts[reason] += 1
 
     def note(self, network: str, address: str, reason: str, text: str) -> None:

@@ -1,11 +1,11 @@
 """The redirect of plain requests to https (HTTP_REDIRECT=https).
 
 1. Every request that did not come over https is answered with 308 (RFC 9110 section 15.4.9), which keeps method and
-   content, as Caddy does.  No key is looked at, no token is taken, and no path is exempt.
-2. What is not https is decided for each request by the scheme of its client, so a proxy in front of this one that ends
-   TLS, and says so, causes no loop.
+   content, as Caddy does.  No key is looked up, no token is taken, and no path is exempt.
+2. The scheme is that of the request's client, so a proxy in front of this one that terminates TLS, and reports it, does
+   not cause a redirect loop.
 3. The location is always an absolute URL with the host that the request was for, so no target can lead to another host;
-   the port is that of the TLS listener.  A host that no URL can have is refused.  X-Forwarded-Host is not looked at.
+   the port is that of the TLS listener.  A host that no URL can have is refused.  X-Forwarded-Host is ignored.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from twisted_lb.wire.errors import RequestError
 HTTPS_PORT: Final = 443
 STATUS: Final = 308
 
-# A host of a URL that all clients read alike: letters, digits, "-", "_" and dots, or an IPv6 address in brackets.  The
-# reader of the head has checked its length, and allows more (RFC 3986 section 3.2.2).
+# A host of a URL that all clients parse in the same way: letters, digits, "-", "_" and dots, or an IPv6 address in
+# brackets.  The reader of the head has checked its length, and allows more (RFC 3986 section 3.2.2).
 _HOST: Final = re.compile(rb"([0-9A-Za-z](?:[-._0-9A-Za-z]*+)|\[[0-9A-Fa-f:.]++\])(?::[0-9]*+)?")
 
 
 class HttpsRedirect:
-    """Makes the locations."""
+    """Builds the locations."""
 
     __slots__ = ("_port",)
 
@@ -35,7 +35,7 @@ class HttpsRedirect:
     def location(self, host: bytes, target: bytes) -> bytes:
         """The URL for a request's host, with or without a port, and its target as the client sent it.
 
-        Raises RequestError for a host to which no client could be sent, such as none.
+        Raises RequestError if there is no host, or one to which no client could be redirected.
         """
         found = _HOST.fullmatch(host)
         if found is None:

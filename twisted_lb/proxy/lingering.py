@@ -112,7 +112,7 @@ class LingeringConnection(Protocol):
         self._sweeper = sweeper
         self._settings = settings
         self._reads = 0
-        self._sent = False  # the kernel has all of the response, and our end of the connection
+        self._sent = False  # the kernel has the whole response, and our direction has ended
         self._end = NEVER  # of the lingering
 
     def dataReceived(self, data: bytes) -> None:
@@ -132,7 +132,7 @@ class LingeringConnection(Protocol):
         self._client_is_there()
 
     def readConnectionEnding(self) -> None:
-        """See `transport`.  What it has sent before is read first, so that it is not reset while it reads."""
+        """See `transport`.  What the client has sent is read first, so that it gets no reset while it reads."""
 
     def readConnectionLost(self) -> None:
         """The client sends no more."""

@@ -1,7 +1,7 @@
-"""A request that a door serves instead of a server: the user API, on the connection of the proxied traffic.
+"""A request that is served by a door (`IDoor`) instead of a server: the user API, on connections of proxied traffic.
 
-The body is collected first, which is bounded, so the door gets a whole request and never sees a slow
-client.  Then the request is posted: a door takes ten times as long as the proxy, and costs the client no token.
+The body is collected first, up to a limit, so the door gets a whole request and never waits for a slow client.  Then
+the request is posted (see `posted`): a door takes ten times as long as proxying, and costs the client no token.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class LocalClient(Protocol):
         """The address of the request's client."""
 
     def answered(self, status: int) -> bool:
-        """The response begins with this status; whether this connection ends after it for that reason."""
+        """A response with this status begins; return whether the connection ends, after too many refusals."""
 
     def reject(self, status: int, detail: str) -> None:
-        """Answer with a problem made here; the exchange is over."""
+        """Answer with a problem document; the exchange is over."""
 
     def exchange_done(self, close: bool) -> None:
         """The response is written; the exchange is over."""
@@ -68,7 +68,7 @@ class LocalClient(Protocol):
 
 @implementer(IReply)
 class LocalExchange:
-    """One request and its response; towards the client's connection it is used like an Exchange."""
+    """One request and its response; the client's connection uses it like an Exchange."""
 
     __slots__ = (
         "_door",
@@ -87,9 +87,9 @@ class LocalExchange:
         "_abandoned",
     )
 
-    free = True  # it costs its client nothing
+    free = True  # it costs its client no tokens
     waits = False  # for tokens or a server
-    expecting = False  # its client waits for no server's word
+    expecting = False  # no server has to send 100 (Continue) first
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class LocalExchange:
         cors: CorsPolicy | None,
         fields: bytes,
     ) -> None:
-        """`cors` adds its lines to the response; None: nothing does.
+        """`cors` adds its lines to the response; None: no lines are added.
 
         `fields` are lines to add, each with a CRLF before it.
         """
@@ -116,13 +116,13 @@ class LocalExchange:
         self._size = 0
         self._serving: IServing | None = None
         self._begun = False  # the response's head has gone out
-        self._close = False  # and has said that the connection ends
+        self._close = False  # and it announces the end of the connection
         self._over = False
         self._abandoned = False
 
     def start(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
         """Begin, with the content that came with the head."""
-        # RFC 9110 section 10.1.1: an expectation of HTTP/1.0 is none.
+        # RFC 9110 section 10.1.1: in HTTP/1.0 an expectation is ignored.
         if not whole and self._head.minor and b"expect" in self._head.notable:
             self._client.transport.write(CONTINUE)
         self.content_received(content, whole, trailers)
@@ -155,7 +155,7 @@ class LocalExchange:
         first = b"%b %b HTTP/1.%d\r\nHost: %b%b" % (head.method, head.target, head.minor, head.host, head.fields)
         lines = [first]
         if PARAMETER in head.notable:
-            # A door knows of fields only.
+            # A door reads keys from fields only.
             try:
                 key = self._keys.take(head.notable)
             except AmbiguousKey as error:
@@ -172,7 +172,7 @@ class LocalExchange:
             lines.append(b"Connection: keep-alive")
         lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
         serving = self._door.serve(b"\r\n".join(lines), body, self._client.client_address(), self)
-        # The reply may be finished by now, or the client gone.
+        # The reply may be finished by now, or the client may have left.
         if not self._over:
             self._serving = serving
         elif self._abandoned:

@@ -23,7 +23,7 @@ def problem_response(
     """A whole response to the request with this head, if there is one; `members` are extension members.
 
     `fields` are more field lines, each with a CRLF before it; `close` tells the client that the connection ends;
-    `request_id` is told in a field and in the document, unless it is empty.
+    `request_id` is sent in a field and in the document, unless it is empty.
     """
     if request_id:
         fields += b"\r\nX-Request-ID: " + request_id

@@ -2,14 +2,14 @@
 
 The copy must have no effect on the request and its client:
 
-1. It is sent when the request was sent to its own server.  What goes wrong with it is counted and logged, and nothing
-   else; it is never sent again, and costs no tokens.
-2. Of the content that its server does not take as fast as the client sends it, a bounded part is kept; beyond that the
-   copy is abandoned.
-3. There is a bounded number of copies in flight at the servers of a pool; beyond that a request is not copied.
-4. A response has a bounded time, and of its content a bounded part is read; then the connection is closed.
+1. It is sent after the request was sent to its own server.  Its failures are counted and logged, and have no other
+   effect; it is never sent again, and costs no tokens.
+2. Content that its server takes more slowly than the client sends it is kept up to a limit; beyond that the copy is
+   abandoned.
+3. The number of copies in flight at the servers of a pool is limited; beyond that requests are not copied.
+4. The time for a response, and the bytes of its content that are read, are limited; then the connection is closed.
 
-The server sees a request like others, and how it has answered counts for its health.
+For its server it is an ordinary request, and the response counts for the server's health.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ MAX_COPIES: Final = 256
 MAX_WAITING_BYTES: Final = 256 * 1024
 # Of the content of one response, that are read.
 MAX_DROPPED_BYTES: Final = 1024 * 1024
-# So many times the timeout of the route, from the end of the request to that of the response.
+# The time from the end of the request to that of the response, as a multiple of the timeout of the route.
 RESPONSE_TIMEOUTS: Final = 10.0
 
 # How a copy has ended.
-MIRRORED: Final = "mirrored"  # the server has had all of it, and has responded
-ABANDONED: Final = "abandoned"  # here: too many copies, a slow server, or the request has ended before it was whole
+MIRRORED: Final = "mirrored"  # the server has received all of it, and has responded
+ABANDONED: Final = "abandoned"  # by us: too many copies, a slow server, or a request that ended before it was whole
 FAILED: Final = "failed"  # the server was not available, could not be reached, or did not respond as it should
 
 _EXPECT: Final = b"\r\nExpect: 100-continue"
@@ -71,14 +71,14 @@ class CopiedRequest(Protocol):
     def head_of_copy(
         self, authority: bytes, rules: tuple[HeaderRules, ...], own_fields: bytes, values: RequestValues
     ) -> bytes:
-        """The head for a server of the mirror with this authority, as these rules want it.
+        """The head for a server of the mirror with this authority, after these rules were applied.
 
         `own_fields` are lines to add, each with a CRLF before it; `values` are those for the rules.
         """
 
 
 class _ValuesOfCopy:
-    """What the rules for the head of a copy may contain.  See RequestValues."""
+    """The values that rules for the head of a copy may contain.  See RequestValues."""
 
     __slots__ = ("_request", "_pool", "_server")
 
@@ -143,7 +143,7 @@ class MirroredRequest:
 
     @guarded
     def start(self, content: bytes, whole: bool, trailers: list[bytes], pool: str) -> None:
-        """Begin with what there is of the content; `pool` is that of the request."""
+        """Begin with the content received so far; `pool` is the name of the request's own pool."""
         request = self._request
         copies = self._route.pool.copies
         if self._route.pool.maintenance:
@@ -166,7 +166,7 @@ class MirroredRequest:
         own_fields = consumer_line(request.consumer) + mirrored_line(pool)
         values = _ValuesOfCopy(request, self._route.pool.name, backend.name)
         head = request.head_of_copy(backend.authority, self._route.request_rules, own_fields, values)
-        # The content comes when the server of the request has asked for it.
+        # The client sends the content when the request's own server has asked for it.
         self._head = head.replace(_EXPECT, b"", 1)
         self._keep(content, whole, trailers)
         if self._over:
@@ -220,7 +220,7 @@ class MirroredRequest:
 
     @guarded
     def source_ended(self) -> None:
-        """The exchange of the request is over; what was not received of its content by now is missing."""
+        """The exchange of the request is over: there will be no more of its content."""
         if not self._whole and not self._over:
             self._finish(ABANDONED)
 

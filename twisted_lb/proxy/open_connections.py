@@ -26,7 +26,7 @@ MAX_LOOKS: Final = 32
 class Use(Enum):
     """Whether a connection may be closed for another one."""
 
-    IDLE = "idle"  # no request of it is complete
+    IDLE = "idle"  # it has no complete request
     UNSETTLED = "unsettled"  # the same, but there are bytes in its socket that have yet to be read or sent
     BUSY = "busy"
 
@@ -65,7 +65,7 @@ class OpenConnections:
     """The open connections of one process."""
 
     def __init__(self, most: int, most_of_network: int) -> None:
-        """At most this many, in total and of each network; 0: any number."""
+        """The most connections, in total and of each network; 0: any number."""
         self.most = most
         self.most_of_network = most_of_network
         # Each connection is in one of them.

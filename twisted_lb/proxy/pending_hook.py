@@ -1,4 +1,4 @@
-"""A request that waits for its hooks: it goes on when their Deferred fires, but not later than its deadline."""
+"""A request that waits for its hooks: it continues when their Deferred fires, at the latest at its deadline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WaitingForHook(Protocol):
         """The Deferred has failed."""
 
     def hook_timed_out(self) -> None:
-        """It has done neither in time."""
+        """The Deferred has not fired in time."""
 
 
 class PendingHook:
@@ -56,7 +56,7 @@ class PendingHook:
             waiting.hook_failed(failure)
 
     def _end(self) -> WaitingForHook | None:
-        """Wait no longer; the request that has waited, the first time."""
+        """Stop waiting; return the request the first time, and then None."""
         waiting, self._waiting = self._waiting, None
         self._deferred = None
         self._sweeper.watched.discard(self)
@@ -70,7 +70,7 @@ class PendingHook:
             try:
                 deferred.cancel()
             except BaseException:
-                # The function that cancels may be anybody's.
+                # The function that cancels may be a user's.
                 _log.failure("cancel", "What a hook waited for could not be cancelled")
 
     def deadline_passed(self) -> None:

@@ -1,11 +1,11 @@
 """CORS preflights, which carry no key (Fetch standard): answered here, or passed to a server.
 
-One that is passed costs nobody anything, so it must not be worth sending for itself:
+A preflight that is passed on costs no tokens, so clients must gain nothing by sending it for its own sake:
 
-1. Few of them are under way at a time, of one network and in all, and together they take a quarter of what the servers
-   can have at most.  What waits for a server waits as one user, whoever sent it.
-2. They say nothing of a server's health, have no retries beyond servers that cannot be reached, and name no user.
-3. What follows one on its connection waits for its turn, as after other requests that cost nothing (see `posted`).
+1. The number that is under way at a time is limited, for one network and in total, and together they take at most a
+   quarter of the requests that the servers may have.  Those that wait for a server wait as one user.
+2. They do not count for a server's health, are retried only if a server cannot be reached, and name no user.
+3. What follows one on its connection is posted, as after other requests that cost no tokens (see `posted`).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from twisted_lb.proxy.streams import IClientStream
 from twisted_lb.request_record import BAD_REQUEST, NO_ROOM
 from twisted_lb.wire.head import RequestHead
 
-# That are passed to servers at a time, in this process.
+# Preflights that are under way at servers at a time, in this process.
 MAX_PREFLIGHTS: Final = 1024
 MAX_OF_A_NETWORK: Final = 256  # a front end that shares connections sends those of many clients at once
-# Of the requests that the servers may have at a time, one in so many may be a preflight.
+# One in this many of the requests that the servers may have at a time may be a preflight.
 SHARE: Final = 4
 
-# Admitted, of nobody.
+# Admitted, without a user.
 _NOBODY: Final = Taken(True, b"", 0, 0.0, 0)
-# In the place of a key, which is looked for in the head: it is in none.
+# Used in place of a key, which is replaced in the head: no head contains it.
 _NO_KEY: Final = b"\0"
 
 
 class Preflights:
-    """Those of one process that are under way, and what they share."""
+    """The preflights of one process that are under way, and what they share."""
 
     def __init__(self, context: ProxyContext) -> None:
-        # Nothing is taken of any bucket, and there are no limits to tell.
+        # No bucket is used, so there are no limits to report.
         self.context = context.copied()
         self.context.limit_fields = lambda taken: b""
         self.context.counts_in_flight = False
@@ -57,7 +57,7 @@ class Preflights:
         return self._count
 
     def route(self, route: Route) -> Route:
-        """The same for preflights: a stranger's request says nothing of a server, and is sent once."""
+        """The same for preflights, which have no user: they do not count for health, and are sent once."""
         return Route(
             route.pool,
             NO_PRICING,
@@ -70,7 +70,7 @@ class Preflights:
         )
 
     def begin(self, network: str, servers: Pool) -> str:
-        """One more, to one of these servers; why it may not be, or an empty text."""
+        """Begin one more, to one of these servers; return why it must not begin, or an empty text."""
         of_network = self._networks.get(network, 0)
         if of_network >= MAX_OF_A_NETWORK:
             return f"Your network has {of_network} preflight requests under way, as many as it may. Try again."
@@ -81,14 +81,14 @@ class Preflights:
         return ""
 
     def end(self, network: str) -> None:
-        """One that could begin is over."""
+        """One that has begun is over."""
         self._count -= 1
         left = self._networks.pop(network) - 1
         if left:
             self._networks[network] = left
 
     def _room(self, servers: Pool) -> bool:
-        """Whether one more is within the share of what the servers can have."""
+        """Whether one more is within the share of the requests that the servers may have."""
         if self._count >= MAX_PREFLIGHTS:
             return False
         needed = SHARE * (self._count + 1)
@@ -117,7 +117,7 @@ class Preflight(Exchange):
         self._counted = False
 
     def _ask(self) -> None:
-        """There is nothing to take: a key can only be in the target, as browsers send it, and counts for nothing."""
+        """No tokens are taken.  A key can only be in the target, as browsers send it, and is not used."""
         try:
             self._key = self._context.keys.take(self._head.notable) or _NO_KEY
         except AmbiguousKey as error:

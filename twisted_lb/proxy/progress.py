@@ -23,7 +23,7 @@ class BodyProgress:
     def __init__(self) -> None:
         self.received = 0  # bytes of content
         self.chunks = 0
-        # ... when the period began.
+        # The same when the period began.
         self._received_then = 0
         self._chunks_then = 0
 
@@ -42,5 +42,5 @@ class BodyProgress:
         return beyond * MIN_CHUNK_BYTES <= self.received - self._received_then
 
     def enough(self, seconds: float, rate: int) -> bool:
-        """Whether at least `rate` bytes per second came in this period, and one byte in any case."""
+        """Whether at least `rate` bytes per second came in this period of `seconds`, and at least one byte."""
         return self.received - self._received_then >= max(1, rate * seconds)

@@ -1,4 +1,4 @@
-"""A request that is answered at once with a problem document: neither its key nor its content is looked at."""
+"""A request that is answered at once with a problem document: neither its key nor its content is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted_lb.request_record import COMPLETE, RequestRecord
 
 
 class RefusedClient(Protocol):
-    """The client's stream, as far as a refusal uses it.  See IClientStream."""
+    """The part of the client's stream that a refusal uses.  See IClientStream."""
 
     record: RequestRecord | None
 
@@ -22,9 +22,9 @@ class RefusedRequest:
 
     __slots__ = ("_client", "_status", "_detail", "_fields", "_reason")
 
-    free = True  # it costs its client nothing
+    free = True  # it costs its client no tokens
     waits = False  # for tokens or a server
-    expecting = False  # its client waits for no server's word
+    expecting = False  # no server has to send 100 (Continue) first
 
     def __init__(
         self, client: RefusedClient, status: int, detail: str, fields: bytes = b"", reason: str = COMPLETE
@@ -44,7 +44,7 @@ class RefusedRequest:
         self._client.reject(self._status, self._detail, self._fields)
 
     def content_received(self, content: bytes, whole: bool, trailers: list[bytes]) -> None:
-        """Nobody needs it."""
+        """The content is not needed."""
 
     def abandon(self) -> None:
         """The answer was given at once."""

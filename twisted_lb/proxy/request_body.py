@@ -8,7 +8,7 @@ from twisted_lb.proxy.streams import NO_TRAILERS
 
 # Kept while no server is connected, and for a retry.
 MAX_KEPT_BYTES: Final = 64 * 1024
-# More pieces than these are joined, since a tiny one takes more memory than its bytes.
+# If there are more pieces they are joined, since a tiny piece takes more memory than its bytes.
 MAX_PIECES: Final = 64
 
 

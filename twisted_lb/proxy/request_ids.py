@@ -1,10 +1,10 @@
 """The id and the trace context of a request: those that its client has sent, if they are valid, or new ones.
 
     X-Request-ID: 1 to 128 letters, digits and  . _ ~ + / = : @ -
-    traceparent:  W3C Trace Context section 3.2, of any version; tracestate goes with a valid one only
+    traceparent:  W3C Trace Context section 3.2, of any version; tracestate is used only with a valid one
 
-They are believed from anybody: an id gives no rights, and whoever sends another one's id confuses its own traces.  New
-ids are 32 random hexadecimal digits, so they are unique among processes and over restarts, and tell nobody the next.
+They are accepted from any client: an id gives no rights, and a client that sends the id of another one confuses only
+its own traces.  New ids are 32 random hexadecimal digits: unique across processes and restarts, and unpredictable.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from twisted_lb.wire.head import Notable
 MAX_ID_BYTES: Final = 128
 ID_DIGITS: Final = 32
 SPAN_DIGITS: Final = 16
-# A call to the system for each id would cost more than all the rest.
+# Random bytes are read in blocks: a system call for each id would cost more than everything else.
 BLOCK_BYTES: Final = 2048
 
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,%d}" % MAX_ID_BYTES)
 # version - trace-id - parent-id - trace-flags; ff is not a version, and ids of zeros are invalid.  Later versions may
-# have more behind the flags.
+# have more after the flags.
 _VALID_PARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,256})?"
 )
@@ -33,12 +33,12 @@ _OWN_LINE: Final = re.compile(rb"\r\nx-request-id:[^\r]*+", re.IGNORECASE)
 
 
 class RequestIds:
-    """Those of one process."""
+    """Makes and checks the ids of one process."""
 
     __slots__ = ("_traces", "_random", "_digits", "_used")
 
     def __init__(self, traces: bool, random: Callable[[int], bytes] = urandom) -> None:
-        """`traces`: a request without a valid trace context gets one; `random` gives so many random bytes."""
+        """`traces`: a request without a valid trace context gets one; `random(n)` returns n random bytes."""
         self._traces = traces
         self._random = random
         self._digits = b""
@@ -55,9 +55,9 @@ class RequestIds:
         return self._digits[start:end]
 
     def identify(self, notable: Notable) -> bytes:
-        """The id of a request, with the fields of RequestFields that were read from it.
+        """The id of a request with these fields.
 
-        Afterwards these are the ones that servers get.
+        Afterwards `notable` has the id and the trace context that servers get.
         """
         request_id = b""
         if REQUEST_ID in notable:
@@ -75,7 +75,7 @@ class RequestIds:
         if TRACESTATE in notable:
             del notable[TRACESTATE]
         if self._traces:
-            # "Sampled": servers that follow their caller record it.  They could not tell "not decided" from "no".
+            # "Sampled", so that servers that follow their caller record it; there is no value for "not decided".
             notable[TRACEPARENT] = [b"00-%b-%b-01" % (self.new(), self.new(SPAN_DIGITS))]
         return request_id
 
@@ -87,7 +87,7 @@ def valid_traceparent(value: bytes) -> bool:
 
 
 def trace_id(notable: Notable) -> bytes:
-    """The trace of a request; b"" where there is none."""
+    """The trace id of a request; b"" if there is none."""
     parents = notable.get(TRACEPARENT)
     return parents[0][3 : 3 + ID_DIGITS] if parents else b""
 

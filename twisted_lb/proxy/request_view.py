@@ -1,4 +1,4 @@
-"""What plug-ins may ask of a request (IRequest) and of its response (IResponse), and hooks may change."""
+"""What plug-ins can read of a request (IRequest) and its response (IResponse), and what hooks can change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twisted_lb.wire.head import RequestHead, ResponseHead
 
 @implementer(IRequest)
 class RequestView:
-    """A request's head and whose it is, without the key."""
+    """A request's head and its user, without the key."""
 
     __slots__ = ("method", "target", "_head", "_framing", "_key", "_changes")
 
@@ -23,7 +23,7 @@ class RequestView:
     target: bytes
     _head: RequestHead
     _framing: int  # the length of the content, or CHUNKED, which is -1
-    _key: bytes  # which no plug-in gets to see
+    _key: bytes  # which no plug-in may see
     _changes: FieldChanges | None  # of hooks; None: there are none
 
     @property
@@ -39,7 +39,7 @@ class RequestView:
         return self._framing
 
     def _forwarded(self, name: bytes) -> bytes | None:
-        """What servers are told in a field of ABOUT_THE_CLIENT."""
+        """The value that servers get in a field of ABOUT_THE_CLIENT."""
         raise NotImplementedError
 
     def header(self, name: bytes) -> bytes | None:
@@ -48,7 +48,7 @@ class RequestView:
 
     def _unchanged(self, name: bytes) -> bytes | None:
         """The same without the changes of hooks."""
-        # What a client calls itself is not who it is.
+        # A name that the client sends is not that of its user.
         lower = name.lower()
         if lower == CONSUMER:
             return self.consumer or None

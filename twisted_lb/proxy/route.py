@@ -1,4 +1,4 @@
-"""Where a request goes, and on what terms."""
+"""Routes: where a request is sent, and the rules and limits that apply to it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from twisted_lb.proxy.header_rules import HeaderRules
 from twisted_lb.proxy.route_answer import RouteAnswer
 from twisted_lb.proxy.server_pool import Seen, ServerPool
 
-# What becomes of a request without a key: refused, or paid for by its client's network, as are, with NO_KEY, all.
+# A request without a key is refused, or its client's network pays for it; with NO_KEY the network pays for all.
 REQUIRED: Final = 0
 OPTIONAL: Final = 1
 NO_KEY: Final = 2
 
-# For a limit of the settings.
+# The limit of the settings applies.
 AS_SET: Final = -1
 
 
@@ -43,8 +43,7 @@ class Access:
 
 
 class Terms:
-    """What all routes have: a request has its route from its beginning to its end, also when another configuration is
-    in use by then."""
+    """What all routes have.  A request keeps its route to its end, even if another configuration is in use by then."""
 
     __slots__ = ("name", "pricing", "key", "access", "maintenance", "response_rules", "limits", "depends_on_client")
 
@@ -62,7 +61,7 @@ class Terms:
 
         `maintenance`: all requests are answered 503, with so many seconds in Retry-After; 0: they are not.
 
-        `response_rules` apply to responses, in their order.  `limits` None: there are none but those that all have.
+        `response_rules` apply to responses, in their order.  `limits` None: only those of all routes.
         """
         self.name = name
         self.pricing = pricing
@@ -71,12 +70,12 @@ class Terms:
         self.maintenance = maintenance
         self.response_rules = tuple(response_rules)
         self.limits = limits
-        # Whether something is to be found out for each client: its share of a split, or its buckets.
+        # Whether the pool, of a split, or the buckets depend on the client.
         self.depends_on_client = limits is not None
 
 
 class Route(Terms):
-    """A pool, and what is done with requests for it on their way."""
+    """A route to a pool, and what is done with the requests for it."""
 
     __slots__ = (
         "pool",
@@ -113,10 +112,10 @@ class Route(Terms):
         limits: RequestLimits | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        """`seen` and `retries` take the place of the pool's own, for requests that must not count.
+        """`seen` and `retries` replace the pool's own, for requests that must not count.
 
-        `attempts` takes the place of that of `retries`, `timeout` that of UPSTREAM_TIMEOUT, and `max_body_bytes` that
-        of MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
+        `attempts` replaces that of `retries`, `timeout` (in seconds) UPSTREAM_TIMEOUT, and `max_body_bytes`
+        MAX_BODY_BYTES.  `strip_prefix` is removed from the paths that servers get: segments, without a slash at the
         end.  `request_rules` apply to the heads that servers get, in their order, and `hooks` come after them.
         """
         Terms.__init__(self, name, pricing, key, access, maintenance, response_rules, limits)
@@ -129,7 +128,7 @@ class Route(Terms):
         self.strip_prefix = strip_prefix
         self.request_rules = tuple(request_rules)
         self.hooks = hooks
-        # Whether there may be requests that it refuses.
+        # Whether it may refuse requests.
         self.restricted = access is not None or maintenance > 0
         self.extended = hooks is not None  # whether its exchanges are ExtendedExchanges: with hooks, or a mirror
         self.split: Split | None = None  # the pools among which the requests are divided; this one's is the first
@@ -152,10 +151,10 @@ class Route(Terms):
 
 
 class Split:
-    """Divides the requests of a route among several pools, always the same share of clients for each.
+    """Divides the requests of a route among several pools, by their clients: each client always has the same pool.
 
-    The position of a client in [0, 1) is a hash; the pools have intervals in their order.  A pool that gets more keeps
-    the clients that it had, if it is the first one.
+    The position of a client in [0, 1) is a hash; the pools have intervals, in their order.  If the first pool gets a
+    larger share, it keeps the clients that it had.
     """
 
     __slots__ = ("by_network", "extended", "_routes", "_ends")
@@ -163,7 +162,7 @@ class Split:
     def __init__(self, routes: Sequence[tuple[Route, int]], by_network: bool) -> None:
         """The routes to the pools and their weights, of which one at least is above 0.
 
-        `by_network`: clients are told apart by their networks, also if they have a key.
+        `by_network`: clients are identified by their networks, even if they have a key.
         """
         self.by_network = by_network
         self.extended = any(route.extended for route, _ in routes)
@@ -177,7 +176,7 @@ class Split:
                 self._ends.append(end / total)
 
     def route_of(self, client: str) -> Route:
-        """The route of a client, who is a digest of a key or a network."""
+        """The route of a client, which is given by the digest of its key or by its network."""
         position = int.from_bytes(sha256(client.encode()).digest()[:6], "big") / (1 << 48)
         for route, end in zip(self._routes, self._ends):
             if position < end:
@@ -191,7 +190,7 @@ class Mirror:
     __slots__ = ("route", "_percent", "_chance")
 
     def __init__(self, route: Route, percent: float, chance: Random) -> None:
-        """`route` is that of the copies, to the other pool; of the requests, `percent` are copied."""
+        """`route` is the route of the copies, to the other pool; `percent` of the requests are copied."""
         self.route = route
         self._percent = percent
         self._chance = chance
@@ -202,7 +201,7 @@ class Mirror:
 
 
 class AnsweringRoute(Terms):
-    """A route that answers itself, in place of a server."""
+    """A route that answers requests itself, in place of a server."""
 
     __slots__ = ("answer",)
 

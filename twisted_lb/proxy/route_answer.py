@@ -1,4 +1,4 @@
-"""The answer that a route gives itself, in place of a server: a fixed response, or a redirect."""
+"""The response that a route sends itself, in place of a server: a fixed response, or a redirect."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 from twisted_lb.routing.table import plain_host
 
 _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
-# A host that all clients read alike; see `https_redirect`.
+# A host that all clients parse in the same way; see `https_redirect`.
 _HOST: Final = re.compile(rb"[0-9a-z](?:[-._0-9a-z]*+)|\[[0-9a-f:.]++\]")
 
 
 class RouteAnswer:
-    """A status, fields and content; for a redirect, the place that it leads to."""
+    """A status, fields and content; for a redirect, the location."""
 
     __slots__ = ("status", "reason", "fields", "content", "_place", "_keeps_query")
 
@@ -24,8 +24,8 @@ class RouteAnswer:
     ) -> None:
         """`fields` are lines, each with a CRLF before it.
 
-        `place` is the location, in pairs of a text and what follows it: b"host", b"path" or b"query" of the request, or
-        nothing.  Without a query of its own it gets that of the request.
+        `place` is the location, as pairs of a text and what follows it: b"host", b"path" or b"query" of the request, or
+        b"".  Unless it has a query of its own, that of the request is appended.
         """
         self.status = status
         self.reason = b" " + (HTTPStatus(status).phrase.encode() if status in _STATUSES else b"")
@@ -35,7 +35,7 @@ class RouteAnswer:
         self._keeps_query = bool(place) and not any(b"?" in text or name == b"query" for text, name in place)
 
     def location(self, host: bytes, target: bytes) -> bytes | None:
-        """The line of the Location field, b"" where this is no redirect, and None for a host that no URL can have."""
+        """The line of the Location field; b"" if this is not a redirect, and None for a host that no URL can have."""
         if not self._place:
             return b""
         path, mark, query = target.partition(b"?")

@@ -16,12 +16,12 @@ from twisted_lb.interfaces import IBucketStore, ITokenReceiver, Taken
 
 @implementer(ITokenReceiver)
 class SecondKeys:
-    """Looks up texts of the form of a key, one after another, until one belongs to a user."""
+    """Looks up texts that have the form of a key, one after another, until one belongs to a user."""
 
     __slots__ = ("_buckets", "_keys", "_known", "_digest")
 
     def __init__(self, buckets: IBucketStore, keys: list[bytes], known: Callable[[bool | None], None]) -> None:
-        """`known` is called once: whether one of `keys`, at least one, is a user's; None: the store is unavailable."""
+        """`known` is called once: whether one of `keys` (not empty) is a user's; None: the store is unavailable."""
         self._buckets = buckets
         self._keys = list(keys)
         self._known = known

@@ -1,8 +1,8 @@
 """One connection to a server: requests out, responses in, one exchange at a time.
 
 Its life: opened by a pool, then in turn *busy* with an exchange and *idle* in the pool, until either
-side ends it.  A connection whose server broke the framing, said more than it announced, or answered
-before it had the whole request is never idle again.
+side ends it.  A connection whose server broke the framing, sent more than it announced, or answered
+before it had the whole request is never used again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _refuse(detail: str) -> ResponseError:
 class ServerConnection:
     """Speaks HTTP/1.1 to one server."""
 
-    # Not a Protocol, which would bring a dictionary for each.
+    # Not a Protocol, which would add a dictionary to each.
     __slots__ = (
         "transport",
         "_output",
@@ -107,12 +107,12 @@ class ServerConnection:
         timeout: float,
         opened: Callable[[ServerConnection], None],
     ) -> None:
-        """`timeout` is that of IServerStream; `opened` is called once, connected."""
+        """`timeout` is that of IServerStream; `opened` is called once, when it is connected."""
         self.backend = backend
         self.address = ""  # of the server
-        # Sent first: the header of the PROXY protocol, which names one client.  The connection is that client's.
+        # Sent first: the header of the PROXY protocol, which names one client.  Only this client uses it.
         self.preface = b""
-        self.preface_sent = False  # by whoever has opened the connection: before the handshake of TLS
+        self.preface_sent = False  # it was sent when the connection was opened, before the handshake of TLS
         self.retire_at = NEVER  # on the sweeper's clock; from then on it is not kept for another exchange
         self.deadline = NEVER
         self.used = False  # whether it has carried an exchange before the present one
@@ -127,7 +127,7 @@ class ServerConnection:
         self._method = b""
         self._chunking = False  # the request's content goes out in chunks
         self._sending = False  # the request is not whole yet
-        self.expecting = False  # the client waits for the server's word before it sends the rest
+        self.expecting = False  # the client waits for 100 (Continue) before it sends the content
         self._sent_before = 0  # bytes that the kernel had taken when the present request began
         self._heard = False  # a byte of the response came
         self._interims = 0
@@ -210,7 +210,7 @@ class ServerConnection:
             self.deadline = self._sweeper.now + self.timeout if full else NEVER
 
     def rest(self) -> None:
-        """Whoever opened the connection does not need it any more."""
+        """The connection is not needed after all, and becomes idle."""
         self._pool.release(self)
 
     # The response
@@ -218,11 +218,11 @@ class ServerConnection:
     def dataReceived(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
-            # There is no request: this is left over from the last response, or the server speaks first.
+            # There is no request: this is left over from the last response, or the server sends first.
             self.drop()
             return
         if not self._heard and self._output.sent == self._sent_before:
-            # An answer before the question: what the last response left over.
+            # A response before the request was sent: it is left over from the last response.
             detail = "The server sent a response before it had the request."
             self._fail(ServerFailure(502, detail, silent=True, unsent=True))
             return
@@ -257,7 +257,7 @@ class ServerConnection:
             self._interims += 1
             if self._interims > MAX_INTERIM_RESPONSES:
                 raise ResponseError("The server sent an unexpected interim response.")
-            # A head has one deadline for all its bytes, so that it cannot be dripped; a whole
+            # A head has one deadline for all its bytes, so that sending it slowly does not extend it; a whole
             # interim response is progress.
             if not self._sending:
                 self.deadline = self._sweeper.now + self.timeout
@@ -275,7 +275,7 @@ class ServerConnection:
             self._end(b"")
             receiver.response_started(head, framing, rest, True, NO_TRAILERS)
             return
-        # A client makes no variables of the names.
+        # Any name is allowed: clients, unlike some servers, do not turn names into variables.
         self._decoder = body = decoder(
             framing, _refuse, nominated(head.notable), True, RESPONSE_FIELDS.forbidden_trailers
         )
@@ -337,7 +337,7 @@ class ServerConnection:
         receiver.response_content_spliced(count)
 
     def _post(self, data: bytes) -> None:
-        """A body that comes in tiny chunks goes on when others have had their turn."""
+        """Continue a body that comes in tiny chunks after the work of other connections."""
         self._unread = data
         self.tap.hold(BACKLOG)
         self._posted.post(self)
@@ -345,7 +345,7 @@ class ServerConnection:
     # Work
 
     def resume(self) -> None:
-        """Go on with the body."""
+        """Continue with the body."""
         data, self._unread = self._unread, b""
         receiver = self._receiver
         if receiver is None or not data:
@@ -362,7 +362,7 @@ class ServerConnection:
         self.transport.abortConnection()
 
     def _end(self, surplus: bytes) -> None:
-        """The response is whole: part from the exchange."""
+        """The response is whole: detach from the exchange."""
         head = self._head
         assert head is not None
         self._part()
@@ -421,7 +421,7 @@ class ServerConnection:
             self._fail(ServerFailure(504, "The server did not answer in time."))
 
     def close(self) -> None:
-        """End the connection in order: what was sent last has some time to leave."""
+        """Close the connection normally: what was written last still has time to be sent."""
         self._pool.forget(self)
         self.deadline = self._sweeper.now + self.timeout
         self._sweeper.watched.add(self)
@@ -429,7 +429,7 @@ class ServerConnection:
         self.transport.loseConnection()
 
     def drop(self) -> None:
-        """End the connection at once; whoever has it hears no more of it."""
+        """End the connection at once; its receiver is not called any more."""
         self._part()
         self._pool.forget(self)
         self._sweeper.watched.discard(self)
@@ -470,7 +470,7 @@ class ServerConnection:
             )
 
     def _why_unreached(self, reason: Failure | None) -> str:
-        """Why there was never a connection to the server that both sides agree on; "" if there was one."""
+        """Why the connection was never accepted by both sides, with or without TLS; "" if it was."""
         if self.used or self._head is not None or self._interims:
             return ""
         if is_tls_alert(self._buffer):

@@ -1,7 +1,7 @@
-"""A pool of servers in use: which servers there are and who chooses among them (`Pool`), and what is kept for them.
+"""A pool of servers in use: the servers and their balancer (`Pool`), and what is kept for them.
 
-That is the connections to each, the queue of requests that wait for one, the budget of retries, and who hears how
-requests have ended (passive health).  An exchange finds its pool by its route.
+That is the connections to each server, the queue of requests that wait for one, the retry budget, and the callback for
+passive health.  An exchange gets its pool from its route.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from twisted_lb.pool.retry_budget import RetryBudget
 from twisted_lb.pool.retry_policy import Blame
 from twisted_lb.proxy.connection_pool import ConnectionCount, ConnectionPool
 
-# Passive health: the status of a server's response, or 0 and why there was none; and when.  The last argument says what
-# kind of failure it was.
+# Passive health.  Called with the server, the status of its response or 0, the time on the reactor's clock, why there
+# was no response, and what kind of failure it was.
 Seen = Callable[[Backend, int, float, str, Blame], object]
 
 class Copy(Protocol):
@@ -33,14 +33,14 @@ class Copy(Protocol):
         """End it, whatever its state."""
 
 
-# Connections to servers that were removed, which are looked at for each server that goes.
+# Servers that were removed before, whose connections are checked each time another one is removed.
 LOOKS: Final = 16
-# For requests that are sent once and no more.
+# For requests that are sent only once.
 NO_RETRIES: Final = Retries(1, 0.0, 0.0)
 
 
 def unseen(backend: Backend, status: int, now: float, why: str, fault: Blame) -> None:
-    """How a request has ended is of no consequence for the server's health."""
+    """Ignore how a request has ended: it does not count for the server's health."""
 
 
 class Connections(dict[Backend, ConnectionPool]):
@@ -52,7 +52,7 @@ class Connections(dict[Backend, ConnectionPool]):
         self._make = make
 
     def __missing__(self, backend: Backend) -> ConnectionPool:
-        # A balancer may be anybody's class, and choose anything.
+        # The balancer may be a user's class, and choose anything.
         if not any(backend is one for one in self._servers.backends):
             raise KeyError(backend)
         connections = self[backend] = self._make(backend)
@@ -97,7 +97,7 @@ class ServerPool:
         servers.refreshed.append(self.queue.serve)
 
     def configure(self, retries: Retries, queue: Queue, maintenance: float = 0.0) -> None:
-        """Other bounds for retries and for the queue, and whether all requests are refused, from now on."""
+        """Change the limits of retries and queue; `maintenance`: seconds of Retry-After if all requests get 503."""
         self.maintenance = maintenance
         self.retries.change(retries)
         self.queue.change(queue.size, queue.timeout)
@@ -127,7 +127,7 @@ class ServerPool:
         return ConnectionPool(backend, self._dialer, self._sweeper, self._data_path, self._settings, self._count)
 
     def backend_removed(self, backend: Backend) -> None:
-        """No new requests are sent to it; its connections go, at a later change, when its exchanges have gone."""
+        """No new requests are sent to it; its connections are dropped at a later change, after its exchanges."""
         self._drop_removed()
         self.connections[backend].retire()
         self._removed.append(backend)
@@ -137,7 +137,7 @@ class ServerPool:
         self.connections[backend].tls_changed()
 
     def _drop_removed(self) -> None:
-        """Look at some of the removed servers, those first that were removed first, and drop what is not needed."""
+        """Check some of the removed servers, in the order of their removal, and drop what is not needed any more."""
         for _ in range(min(LOOKS, len(self._removed))):
             old = self._removed.popleft()
             if self.connections[old].empty:

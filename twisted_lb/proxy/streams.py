@@ -1,13 +1,13 @@
 """The two sides of an exchange, as it sees them: a stream to the client, and one to the server.
 
-An exchange knows of no protocol.  What it has for a side goes through the stream, which writes it in the protocol that
-it also reads: framing, hop-by-hop fields, and whether the connection is kept are the stream's.  `ClientConnection` and
+An exchange does not depend on the protocol.  It sends through a stream, which writes the protocol that it also reads:
+framing, hop-by-hop fields, and whether the connection is kept are decided by the stream.  `ClientConnection` and
 `ServerConnection` are the streams of HTTP/1.1; `twisted_lb.web` has one over a request of twisted.web.
 
     client --start, content_received--> Exchange --begin, send--> server        (IServerStream)
     client <--respond, write, finish--- Exchange <--IResponseReceiver--- server  (IClientStream)
 
-A server that switches to another protocol ends that: both streams give their connections to a `Tunnel`.
+When the server switches to another protocol, both streams give their connections to a `Tunnel`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ServerFailure(Exception):
     ) -> None:
         """`status` is for the client, and so is `detail` unless the server is `unreached`.
 
-        `unreached`: there was no agreement on a connection, so the server has read nothing of the request; no byte of a
-        response came.  The others are as in `retry_policy.Attempt`.
+        `unreached`: the server has not accepted the connection, for example its TLS handshake, so it has read nothing
+        of the request, and no byte of a response came.  The others are as in `retry_policy.Attempt`.
         """
         super().__init__(status, detail)
         self.status = status
@@ -65,10 +65,10 @@ class IClientStream(Interface):
     """
 
     peer = Attribute("PeerInfo; the client of the request")
-    record = Attribute("RequestRecord of the request, which the exchange completes; None when nobody wants it")
-    request_id = Attribute("bytes; the id of the request, empty where requests get none")
+    record = Attribute("RequestRecord of the request, which the exchange completes; None if no records are made")
+    request_id = Attribute("bytes; the id of the request, empty if requests get none")
     half_closed = Attribute("bool; the client sends no more, and may be gone")
-    forwarded = Attribute("ForwardedFields; what servers are told of the client")
+    forwarded = Attribute("ForwardedFields; the fields that describe the client to servers")
     tap = Attribute("Tap of the request's content, closed while the server takes none")
     throttle = Attribute("Throttle, which knows whether the client takes what is written")
     content_sink = Attribute(
@@ -76,20 +76,20 @@ class IClientStream(Interface):
     )
 
     def interim(head: ResponseHead) -> None:
-        """Pass on a 1xx response (RFC 9110 section 15.2), unless the client's protocol version knows none."""
+        """Pass on a 1xx response (RFC 9110 section 15.2), unless the client's protocol version has none."""
 
     def respond(head: ResponseHead, framing: int, fields: bytes, content: bytes) -> None:
         """Begin the response.
 
-        `head` is the server's; `framing` the length of the content in bytes, or CHUNKED or UNTIL_CLOSE where it is not
-        known; `fields` are field lines to add, each with a CRLF before it; `content` is what is there already.
+        `head` is the server's; `framing` the length of the content in bytes, or CHUNKED or UNTIL_CLOSE if it is not
+        known; `fields` are field lines to add, each with a CRLF before it; `content` is what has arrived already.
         """
 
     def write(content: bytes) -> None:
-        """Go on with the response's content."""
+        """Continue the response's content."""
 
     def finish(trailers: list[bytes]) -> None:
-        """The response is whole; `trailers` are field lines without line ends, mostly none."""
+        """The response is whole; `trailers` are field lines without line ends, usually none."""
 
     def switch_protocols(head: ResponseHead, protocols: bytes, fields: bytes) -> TunnelEnd:
         """Pass on a response with the status 101, and give the connection to a tunnel, with what was read ahead.
@@ -109,16 +109,16 @@ class IClientStream(Interface):
         """
 
     def reset() -> None:
-        """The response that has begun cannot be completed: the client is to notice that."""
+        """The response that has begun cannot be completed: end it so that the client notices."""
 
     def failed(exchange: object) -> None:
-        """Something raised in this exchange: answer 500, or cut the connection where a response has begun."""
+        """Something raised in this exchange: answer 500, or abort the connection if a response has begun."""
 
     def proxy_header(version: int) -> bytes:
-        """The header of the PROXY protocol that tells a server of the request's client."""
+        """The header of the PROXY protocol that describes the request's client to a server."""
 
     def request_resumed() -> None:
-        """What the request waited for is there; from now on the client is expected to go on sending the request."""
+        """The request does not wait any more; from now on the client is expected to continue sending it."""
 
 
 class IServerStream(Interface):
@@ -126,7 +126,7 @@ class IServerStream(Interface):
 
     address = Attribute("str; the IP address")
     used = Attribute("bool; it has carried an exchange before the present one")
-    expecting = Attribute("bool; the client waits for the server's word before it sends the content")
+    expecting = Attribute("bool; the client waits for 100 (Continue) before it sends the content")
     timeout = Attribute("float; seconds to the first byte of a response, and between bytes; may be set before `begin`")
     tap = Attribute("Tap of the response, closed while the client takes none")
     throttle = Attribute("Throttle, which knows whether the server takes what is sent")
@@ -141,7 +141,7 @@ class IServerStream(Interface):
         trailers: list[bytes],
         expects: bool,
     ) -> None:
-        """Send a request, or as much of it as there is.
+        """Send a request, or as much of it as has been received.
 
         `framing` is the length of the content in bytes, or CHUNKED; `content` is what there is so far; `whole` says
         that this is all of it, and `trailers` are those of a whole one.  `expects`: the client sends the content when
@@ -149,16 +149,16 @@ class IServerStream(Interface):
         """
 
     def send(content: bytes, whole: bool, trailers: list[bytes]) -> None:
-        """Go on with the request's content."""
+        """Continue the request's content."""
 
     def drop() -> None:
-        """End the exchange with the connection; the receiver hears nothing more."""
+        """End the exchange and the connection; the receiver is not called any more."""
 
     def switch_protocols(early: bytes) -> TunnelEnd:
         """Give the connection to a tunnel; called within `protocols_switched`, with the content that came with it."""
 
     def rest() -> None:
-        """It is not needed after all: no request was sent."""
+        """The connection is not needed after all: no request was sent."""
 
 
 class IResponseReceiver(Interface):
@@ -170,9 +170,9 @@ class IResponseReceiver(Interface):
         """A 1xx response; the final one follows."""
 
     def protocols_switched(head: ResponseHead, content: bytes) -> bool:
-        """The server has switched to another protocol: a response with the status 101, and what came behind it.
+        """The server has switched to another protocol: a response with the status 101, and the bytes after it.
 
-        Called only when the request was sent to its end.  False: it was not asked for this.  Otherwise the receiver has
+        Called only when the request was sent to its end.  False: no switch was requested.  Otherwise the receiver has
         taken the connection over (`switch_protocols`), or has ended.
         """
 
@@ -183,7 +183,7 @@ class IResponseReceiver(Interface):
         """More content.  When `done`, the stream is free again."""
 
     def response_content_spliced(count: int) -> None:
-        """So many bytes of the content have gone to `response_sink` within the kernel; see `network.splice`."""
+        """The kernel has moved `count` bytes of the content to `response_sink`; see `network.splice`."""
 
     def response_failed(failure: ServerFailure) -> None:
-        """There will be no (further) response, for the reason that the ServerFailure gives; the stream is ended."""
+        """There will be no (further) response, for the reason in the ServerFailure; the stream has ended."""

@@ -1,13 +1,13 @@
 """TLS handshakes with clients: each is a connection without requests until it is complete.
 
-1. The signature of a handshake is expensive for this process and costs its client nothing.  So each step is posted (see
+1. The signature of a handshake is expensive for this process and cheap for its client.  So each step is posted (see
    `posted`): all handshakes together get a limited time in each iteration, and clients that are connected do not wait
    for them.
-2. A handshake has TLS_HANDSHAKE_TIMEOUT in all, whatever comes meanwhile.
-3. TLS_MAX_HANDSHAKES run at a time.  For one more, the one that has been under way longest is closed, of those that
-   wait for their client.  If all wait for us, no more connections are accepted for now: they wait in the kernel.
-4. It counts as a connection of its client, and is closed to make room as an idle one is.
-5. A request in plain HTTP is answered with 400, in clear text.  All else that is not TLS gets OpenSSL's alert.
+2. A handshake must be complete within TLS_HANDSHAKE_TIMEOUT, whatever arrives meanwhile.
+3. At most TLS_MAX_HANDSHAKES are under way.  For one more, the oldest of those that wait for their client is closed.
+   If all wait for this process, no more connections are accepted for now: they wait in the kernel.
+4. A handshake counts as a connection of its client, and may be closed to make room like an idle connection.
+5. A request in plain HTTP is answered with 400, in clear text.  Anything else that is not TLS gets OpenSSL's alert.
 6. Why handshakes fail is counted and logged by `handshake_failures`.
 """
 
@@ -46,7 +46,7 @@ from twisted_lb.proxy.open_connections import Use
 from twisted_lb.request_record import BAD_REQUEST, record_of_malformed
 from twisted_lb.wire.proxy_protocol import ProxyHeader
 
-# Handshakes that are looked at for one that can be closed.
+# Handshakes that are checked to find one that can be closed.
 MAX_LOOKS: Final = 32
 # Between two messages that there are too many.
 LOG_SECONDS: Final = 60.0
@@ -65,7 +65,7 @@ _log = BoundedLog(Logger(__name__), seconds=LOG_SECONDS)
 
 
 class TlsHandshakes:
-    """Those of one process that are under way."""
+    """The handshakes of one process that are under way."""
 
     __slots__ = ("limits", "ended", "failures", "posted", "_most", "_order", "_paused")
 
@@ -73,7 +73,7 @@ class TlsHandshakes:
         self.limits = limits
         self.ended: Counter[str] = Counter()  # by how
         self.failures = HandshakeFailures(limits.context.sweeper)
-        self.posted = 0  # that wait for us
+        self.posted = 0  # how many wait for this process
         self._most = limits.settings.tls_max_handshakes
         self._order: OrderedDict[TlsHandshake, None] = OrderedDict()  # the oldest first
         self._paused: set[Any] = set()  # the ports that accept nothing at present
@@ -105,7 +105,7 @@ class TlsHandshakes:
         self._order[handshake] = None
 
     def remove(self, handshake: TlsHandshake) -> None:
-        """It ends; also when that was said before."""
+        """It has ended.  May be called more than once."""
         self._order.pop(handshake, None)
 
     def rejected(self) -> None:
@@ -114,7 +114,7 @@ class TlsHandshakes:
         self.failures.count(NO_ROOM)
 
     def step_done(self) -> None:
-        """One does not wait for us any more."""
+        """One that waited for this process is processed."""
         self.posted -= 1
         if self._paused and self.posted <= self._most // 2:
             for port in self._paused:
@@ -176,7 +176,7 @@ class TlsHandshake:
         self.deadline = sweeper.now + limits.settings.tls_handshake_timeout
 
     def connectionMade(self) -> None:
-        """See IProtocol.  `makeConnection` has done all."""
+        """See IProtocol.  `makeConnection` has done everything."""
 
     def dataReceived(self, data: bytes) -> None:
         """See IProtocol."""
@@ -191,7 +191,7 @@ class TlsHandshake:
             self._handshakes.posted += 1
             self._handshakes.limits.context.posted.post(self)
         elif not self._paused:
-            # There is enough to do.
+            # What was read before is not processed yet.
             self._paused = True
             self.transport.pauseProducing()
 
@@ -286,7 +286,7 @@ class TlsHandshake:
         self.end_now(FAILED, OTHER)
 
     def end_now(self, how: str, reason: str) -> None:
-        """End the connection for a reason that only the metrics have."""
+        """End the connection for a reason that is counted but not logged."""
         if self._open:
             self._handshakes.failures.count(reason)
         self._abort(how)
@@ -308,7 +308,7 @@ class TlsHandshake:
         return Use.UNSETTLED if self.posted else Use.IDLE
 
     def make_room(self, lingers: bool) -> None:
-        """See OpenConnection.  Nothing that it could be told would be understood."""
+        """See OpenConnection.  The client could not read a response before the handshake is complete."""
         self.end_now(NO_ROOM, NO_ROOM)
 
     def drain(self) -> None:

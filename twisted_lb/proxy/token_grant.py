@@ -31,11 +31,11 @@ from twisted_lb.request_record import RequestRecord
 from twisted_lb.users import key_id_of
 from twisted_lb.wire.head import ResponseHead
 
-# Places in Taken: compiled, that is several times faster than by name.
+# Positions in Taken: in compiled code this is several times faster than access by name.
 _NAME: Final = 1
 _LEVEL: Final = 4
 
-# The key_ids of digests are remembered; when there are more, all are forgotten.
+# Cached key_ids, by digest; when there are more, the cache is cleared.
 MAX_KEY_IDS: Final = 4096
 _key_ids: dict[str, str] = {}
 
@@ -43,7 +43,7 @@ _log = BoundedLog(Logger(__name__))
 
 
 class TokenGrant:
-    """What a request takes of its key's bucket, and of all that limits it."""
+    """The tokens that a request takes from its key's bucket, and from all other limits that apply to it."""
 
     __slots__ = (
         "digest",
@@ -64,16 +64,16 @@ class TokenGrant:
 
     def __init__(self, context: ProxyContext, pricing: Pricing) -> None:
         self.digest = ""  # of the key
-        self.network = ""  # the client's, when the key is not known to come from there, or the network pays
-        # Of the route and the pool, and of all; once they have admitted it, without shadows that would have refused it.
+        self.network = ""  # the client's, if it is not known to use the key, or if the network pays
+        # Those of the route, the pool and all requests; once admitted, without shadows that would have refused it.
         self.limits: tuple[SharedBucket, ...] = ()
-        self.queue = ""  # in which it may wait for its tokens: that of the key, with these limits
-        self.pays_without_key = False  # these limits, or, if all are shadows, the network's bucket, pay
+        self.queue = ""  # the queue in which it may wait for its tokens: that of the key, with these limits
+        self.pays_without_key = False  # these limits pay, or the network's bucket if all of them are shadows
         self.cost = pricing.default_cost  # tokens, as taken
-        self.taken: Taken | None = None  # what the limits have answered last
-        self.granted = False  # and neither refunded nor settled yet
-        self.settled = 0  # tokens that it has cost in the end, once neither of both is open
-        self.refunded = False  # and `taken` tells the level after that
+        self.taken: Taken | None = None  # the last decision of the limits
+        self.granted = False  # the tokens are taken, and neither refunded nor settled yet
+        self.settled = 0  # tokens that it has cost, once it is refunded or settled
+        self.refunded = False  # `taken` has the level after the refund
         self._context = context
         self._pricing = pricing
         self._reported: int | None = None  # tokens that it has cost, as the server says
@@ -87,7 +87,7 @@ class TokenGrant:
             self.cost = self._pricing.cost(request)
 
     def use(self, terms: Terms, network: str) -> None:
-        """The terms on which this client has its requests, once its key is known, or that it has none."""
+        """Apply the terms for this client, once it is known which key it has, or that it has none."""
         self._pricing = terms.pricing
         self.cost = terms.pricing.default_cost
         limits = terms.limits
@@ -107,11 +107,11 @@ class TokenGrant:
             self._context.buckets.take_address(network, receiver, self.cost, True, limits)
 
     def take(self, receiver: ITokenReceiver) -> None:
-        """Ask the limits for the tokens; `receiver` is told, and passes an admission on to `grant`."""
+        """Ask the limits for the tokens; `receiver` gets the decision, and passes an admission on to `grant`."""
         self._context.buckets.take(self.digest, receiver, self.cost, self.network, self.limits)
 
     def asked_of(self, limit: str) -> int:
-        """How many tokens a limit that has refused was asked for."""
+        """How many tokens a limit that has refused the request was asked for."""
         if self.pays_without_key or (self.digest and limit != ADDRESS):
             return self.cost
         return 1
@@ -132,11 +132,11 @@ class TokenGrant:
 
     @property
     def by_response(self) -> bool:
-        """Whether the end of the response matters for what the request has cost, or for what it holds."""
+        """Whether the store has to be told of the end of the response, for the cost or for requests in flight."""
         return self._reported is not None or self._response is not None or self._context.counts_in_flight
 
     def response_started(self, head: ResponseHead, server: str) -> Taken:
-        """A server has answered, and may have said what the request has cost; what the limit fields tell then."""
+        """A server has answered, and may have reported a cost; return the decision for the limit fields."""
         taken = self.taken
         assert taken is not None
         if TOKEN_COST in head.notable:
@@ -144,7 +144,7 @@ class TokenGrant:
             if reported is not None:
                 taken = _less(taken, reported - self.cost)
             elif server not in self._context.invalid_cost_reported:
-                # Once is enough: it may do so with every response.
+                # This is logged once: it may do so in every response.
                 self._context.invalid_cost_reported.add(server)
                 _log.warn(
                     server, "{server} sent an X-Token-Cost that is no number of tokens: it is ignored", server=server
@@ -158,12 +158,12 @@ class TokenGrant:
         return self._response or ResponseView(head, self._reported)
 
     def content_received(self, size: int) -> None:
-        """So many more bytes of the response's content."""
+        """`size` more bytes of the response's content were received."""
         if self._response is not None:
             self._response.body_bytes += size
 
     def trailers_received(self, trailers: list[bytes]) -> list[bytes]:
-        """The trailers that go on to the client: a cost in them counts, rather than the one in the head."""
+        """The trailers for the client: a cost is removed, and replaces the one in the head."""
         costs = [line for line in trailers if line.partition(b":")[0].lower() == TOKEN_COST]
         if not costs:
             return trailers
@@ -190,7 +190,7 @@ class TokenGrant:
         self._settle_at(self.cost)
 
     def ended_as_taken(self) -> None:
-        """The same, where the store need not know; see `by_response`."""
+        """The same, if the store need not be told; see `by_response`."""
         if not self.granted:
             return
         self.granted = False
@@ -200,7 +200,7 @@ class TokenGrant:
             self._context.collected.request_ended(digest, cost)
 
     def refund(self) -> None:
-        """The request costs nothing; `taken` tells the level with the tokens back in the bucket."""
+        """The request costs nothing; `taken` then has the level after the refund."""
         if not self.granted:
             return
         self._settle_at(0, True)
@@ -213,7 +213,7 @@ class TokenGrant:
             self.taken = taken._replace(quota=quota._replace(left=quota.left + 1))
 
     def record(self, record: RequestRecord) -> None:
-        """Enter what the limits have said, and what the request has cost."""
+        """Enter the decision of the limits, and what the request has cost."""
         taken = self.taken
         if taken is None:
             return
@@ -222,7 +222,7 @@ class TokenGrant:
         name = taken[_NAME]
         if name:
             record.user = name
-            # Of texts that are nobody's key, but may be somebody's password, a record has nothing.
+            # Only for the key of a user: any other text, which may be a password, is not recorded.
             record.key_id = _key_id(self.digest)
         if self.granted:
             record.cost = self.cost
@@ -269,7 +269,7 @@ class TokenGrant:
         self._room_available()
 
     def _room_available(self) -> None:
-        """Requests of the key that wait may have their turn."""
+        """Waiting requests of the key may be admitted now."""
         context = self._context
         key_queues = context.waiting.key_queues
         if key_queues and self.queue in key_queues:
@@ -277,7 +277,7 @@ class TokenGrant:
 
 
 def _key_id(digest: str) -> str:
-    """The key_id, which is the same text each time."""
+    """The key_id; the same object each time."""
     found = _key_ids.get(digest)
     if found is None:
         if len(_key_ids) >= MAX_KEY_IDS:
@@ -287,7 +287,7 @@ def _key_id(digest: str) -> str:
 
 
 def _less(taken: Taken, tokens: int) -> Taken:
-    """The decision after so many more tokens were taken of all its buckets, or refunded, up to their capacities."""
+    """The decision after `tokens` more were taken from all its buckets; less than 0: refunded, up to the capacities."""
     level = min(taken.level - tokens * MICROTOKENS, taken.capacity * MICROTOKENS)
     quota = taken.quota
     if quota is not None and quota.unit != REQUESTS:

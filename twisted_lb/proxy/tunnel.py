@@ -5,10 +5,10 @@ From then on each side's bytes are sent to the other side as they are:
     OPEN -> CLOSING -> both connections are lost
 
 1. The end of one side's direction (FIN) is passed on to the other side after all bytes before it, and the other
-   direction goes on.  When both directions have ended, or one connection is lost, or no byte has come from either side
-   for TUNNEL_TIMEOUT, the tunnel is over.
+   direction continues.  When both directions have ended, or one connection is lost, or no byte has come from either
+   side for TUNNEL_TIMEOUT, the tunnel is over.
 2. Then the exchange ends (its tokens are settled, and neither its server nor its key counts it any more), and each
-   stream closes its connection in order: what was received for it is sent first.
+   stream closes its connection normally: what was received for it is sent first.
 3. Each side is read only while the other side takes what is written to it, so a tunnel has at most one read and one
    write buffer in each direction in memory.
 """
@@ -43,20 +43,20 @@ class TunnelStream(Protocol):
     """A stream that has handed its connection to a tunnel."""
 
     def tunnel_ended(self, end: TunnelEnd) -> None:
-        """The tunnel is over, and the connection is the stream's again: close it in order, unless it is lost."""
+        """The tunnel is over, and the connection is returned to the stream: close it normally, unless it is lost."""
 
     def give_up(self) -> None:
         """Cut the connection."""
 
     def pressure_changed(self, full: bool) -> None:
-        """See Throttle; of a connection that is the stream's again."""
+        """See Throttle; for a connection that was returned to the stream."""
 
 
 class TunnelOwner(Protocol):
     """The exchange."""
 
     def tunnel_ended(self, content_bytes: int, ending: Ending) -> None:
-        """The tunnel is over; the server has sent so many bytes.  Called once, before the streams; does not raise."""
+        """The tunnel is over; the server has sent `content_bytes`.  Called once, before the streams; does not raise."""
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
@@ -89,8 +89,8 @@ class TunnelEnd:
     ) -> None:
         """`stream` had the connection until now; `tap` and `throttle` are those of `transport`.
 
-        `loss` is what it means for the tunnel that the connection is lost.  `early` has arrived already, behind the
-        request or the response with which the tunnel begins; `all_read`: the peer has ended its direction already.
+        `loss` is why the tunnel is over if this connection is lost.  `early` are bytes that have arrived already, after
+        the request or the response with which the tunnel begins; `all_read`: the peer has ended its direction already.
         """
         self.received = 0  # bytes from the peer
         self.all_read = all_read  # the peer has ended its direction, and all that it had sent was read
@@ -224,7 +224,7 @@ class Tunnel:
         self.deadline = self._tunnels.sweeper.now + self._timeout
 
     def end(self, ending: Ending) -> None:
-        """The tunnel is over; also when that was said before."""
+        """The tunnel is over.  May be called more than once."""
         if self._over:
             return
         self._over = True
@@ -255,7 +255,7 @@ class Tunnel:
 
 
 class OpenTunnels:
-    """Those of one process, by the key with which they were opened, and their counters."""
+    """The open tunnels of one process, by the key with which they were opened, and their counters."""
 
     __slots__ = ("sweeper", "timeout", "_of_keys", "_begun", "_from_clients", "_from_servers")
 

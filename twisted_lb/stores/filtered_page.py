@@ -1,4 +1,4 @@
-"""A page of the users to whom a filter applies, from pages of all users."""
+"""A page of the users that match a filter, from pages of all users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERYBODY: Final = UserFilter()
 async def filtered_page(
     read: Callable[[str, int], Deferred[UserPage]], after: str, count: int, filter: UserFilter
 ) -> UserPage:
-    """See IUserStore.user_page; `read` gives a page without a filter."""
+    """See IUserStore.user_page; `read` returns a page without a filter."""
     if filter == EVERYBODY:
         return await read(after, count)
     found: list[User] = []

@@ -1,4 +1,4 @@
-"""What stores check of users and keys before they store anything.  All raise ValueError."""
+"""Checks of users and keys before a store stores anything.  All raise ValueError."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def check_digest(digest: object) -> None:
-    """That it is a SHA-256 in lower-case hexadecimal."""
+    """Check that it is a SHA-256 in lower-case hexadecimal."""
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
         raise ValueError(f"digest: expected 64 hexadecimal digits in lower case, not {digest!r}")
 
 
 def check_key_id(key_id: object) -> None:
-    """That it has the form of a key_id."""
+    """Check that it has the form of a key_id."""
     if not isinstance(key_id, str) or not is_key_id(key_id):
         raise ValueError(f"key_id: expected 'key_' and 16 hexadecimal digits, not {key_id!r}")
 
 
 def check_name(name: str) -> None:
-    """That it is text without NUL."""
+    """Check that it is text without NUL."""
     if "\0" in name:
         raise ValueError("name: a NUL character cannot be part of it")
     name.encode()
 
 
 def check_level(level: object) -> None:
-    """That it is None, or microtokens that a bucket can have."""
+    """Check that it is None, or microtokens that a bucket can have."""
     if level is not None and (type(level) is not int or not LOWEST_LEVEL <= level <= -LOWEST_LEVEL):
         raise ValueError(f"level: expected microtokens from {LOWEST_LEVEL} to {-LOWEST_LEVEL}, not {level!r}")
 
 
 def check_key(key: Key) -> None:
-    """That it can be stored."""
+    """Check that it can be stored."""
     check_digest(key.digest)
     check_state(key.state)
     check_time("expires_at", key.expires_at)
@@ -69,19 +69,19 @@ def check_key(key: Key) -> None:
 
 
 def check_state(state: object) -> None:
-    """That it is one of those of a key."""
+    """Check that it is one of the states of a key."""
     if state not in STATES:
         raise ValueError(f"state: expected one of {', '.join(STATES)}, not {state!r}")
 
 
 def check_bucket(bucket: KeyBucket | Shadow) -> None:
-    """That it can be a key's own, or a user's shadow."""
+    """Check that it can be a key's own bucket, or a user's shadow."""
     check_policy(bucket.capacity, bucket.rate_per_sec)
     check_level(bucket.level)
 
 
 def check_user(user: User, most_keys: int) -> None:
-    """That it can be stored."""
+    """Check that it can be stored."""
     check_name(user.name)
     check_policy(user.capacity, user.rate_per_sec)
     check_level(user.level)
@@ -100,7 +100,7 @@ def check_user(user: User, most_keys: int) -> None:
 
 
 def check_user_change(change: UserChange) -> None:
-    """That it can be done to a user."""
+    """Check that it can be applied to a user."""
     check_change(change.capacity, change.rate_per_sec)
     check_level(change.level)
     if change.metadata is not None:
@@ -114,7 +114,7 @@ def check_user_change(change: UserChange) -> None:
 
 
 def check_key_change(change: KeyChange) -> None:
-    """That it can be done to a key."""
+    """Check that it can be applied to a key."""
     if change.state is not None:
         check_state(change.state)
     check_time("expires_at", change.expires_at)
@@ -125,13 +125,13 @@ def check_key_change(change: KeyChange) -> None:
 
 
 def check_page(after: str, count: int) -> None:
-    """That a page can be asked for."""
+    """Check that such a page can be requested."""
     if not 1 <= count <= MAX_PAGE:
         raise ValueError(f"count: expected a whole number from 1 to {MAX_PAGE}, not {count!r}")
     after.encode()
 
 
 def check_grace(grace_us: object) -> None:
-    """That it is a duration in microseconds."""
+    """Check that it is a duration in microseconds."""
     if type(grace_us) is not int or not 0 <= grace_us <= 10**15:
         raise ValueError(f"grace: expected microseconds from 0 to {10**15}, not {grace_us!r}")

@@ -1,8 +1,8 @@
 """Accounts in Redis, one call each: creation, profile, change of the policy, and pages of them.
 
 The names are one sorted set, `tokenlb:names`, whose members are the name, a NUL and the key's digest.
-All scores are 0, so the set is in the order of the names as bytes; whether a name is in use, and a page
-of names, are look-ups in it that take as long with a million accounts as with a hundred.
+All scores are 0, so the set is in the order of the names as bytes; finding a name, or a page of names,
+takes about as long with a million accounts as with a hundred.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FoundKey(NamedTuple):
 
 
 class RedisAccounts:
-    """The verbs of IAccountStore on one connection."""
+    """The methods of IAccountStore on one connection."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._create = RedisScript("create_account", connection)
@@ -53,7 +53,7 @@ class RedisAccounts:
         """See IAccountStore.  Fails with ValueError on a policy that no bucket can have, a NUL in the name, or a
         digest in use.
 
-        After a StoreUnavailable the account may exist nevertheless: the reply was lost.
+        After a StoreUnavailable the account may exist: the reply may have been lost.
         """
         name, capacity, rate_per_sec = account
         try:
@@ -81,7 +81,7 @@ class RedisAccounts:
         return self._read.call(account_key(digest)).addCallback(_profile, digest)
 
     def look_up(self, digest: str) -> Deferred[FoundKey | None]:
-        """What is there of a key, for decisions outside Redis; None for a revoked or unknown one."""
+        """What Redis holds about a key, for decisions outside Redis; None for a revoked or unknown one."""
         return self._read.call(account_key(digest)).addCallback(_found_key, digest)
 
     def in_use(self, digest: str) -> Deferred[bool]:
@@ -101,7 +101,7 @@ class RedisAccounts:
         ).addCallback(_profile, digest, _CHANGED)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
-        """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or a name that is none."""
+        """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or an invalid name."""
         try:
             if not 1 <= count <= MAX_PAGE:
                 raise ValueError(f"count: expected a whole number from 1 to {MAX_PAGE}, not {count!r}")
@@ -119,7 +119,7 @@ def _check_created(outcome: int, name: str) -> None:
 
 
 def _profile(reply: list[Any] | None, digest: str, at: int = 14) -> Profile | None:
-    """The profile of a reply in which the quota, if there is one, begins at this place."""
+    """The profile in a reply in which the quota, if there is one, begins at the index `at`."""
     if reply is None:
         return None
     if not reply:
@@ -159,7 +159,7 @@ def special_key(found: list[Any], now: float) -> tuple[bytes, SpecialKey]:
 
 
 def quota_of(found: list[Any]) -> Quota | None:
-    """The quota of the elements of `add_quota` in bucket.lua, as it is now."""
+    """The present quota, from the elements that `add_quota` in bucket.lua adds; None if there is none."""
     if not found or not found[0]:
         return None
     text, used, starts_us, ends_us, now_us = found[:5]
@@ -167,12 +167,12 @@ def quota_of(found: list[Any]) -> Quota | None:
 
 
 def _quota_in(found: list[Any]) -> list[Any]:
-    """The elements of `add_quota` in what is for `special_key`; with a shadow policy, four more come after them."""
+    """The elements of `add_quota` in the argument of `special_key`; with a shadow policy, four more come after them."""
     return found[6:11] if len(found) in (11, 15) else []
 
 
 def quota_level(found: list[Any]) -> QuotaLevel | None:
-    """The same as a part of a decision; `found` is for `special_key`."""
+    """The same as a part of a decision; `found` is the argument of `special_key`."""
     quota = _quota_in(found)
     if not quota or not quota[0]:
         return None

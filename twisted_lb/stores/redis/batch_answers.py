@@ -1,4 +1,4 @@
-"""The reply of take_tokens.lua, handed out to those who have asked for tokens."""
+"""Passes the reply of take_tokens.lua to the receivers that have asked for tokens."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from twisted_lb.stores.redis.local_decisions import answer
 from twisted_lb.stores.redis.outcomes import PERIOD_OVER, SPECIAL, refused_key, special_taken
 from twisted_lb.stores.redis.wrong_keys import WrongKeys
 
-# The outcomes of take_tokens.lua: 0 and 1 are the bucket of the user, and from the last one on those shared; see also
-# `outcomes`.
+# The outcomes of take_tokens.lua: 0 and 1 are of the user's bucket, the last one and those above it of shared buckets;
+# see also `outcomes`.
 _OF_IN_FLIGHT, _OF_GLOBAL, _OF_ADDRESS, _DAMAGED, _OF_SHARED = 2, 3, 4, 5, 6
 _ADMITTED: Final = 1
 
@@ -42,18 +42,18 @@ class BatchAnswers:
     def __init__(
         self, fallback: Fallback, in_flight: dict[str, int], limits: Limits, wrong_keys: WrongKeys
     ) -> None:
-        """`in_flight`: digest -> requests that this process admitted and that are not over; kept up here."""
+        """`in_flight`: digest -> requests that this process admitted and that are not over; updated here."""
         self._fallback = fallback
         self._in_flight = in_flight
         self._limits = limits
         self._counting = limits.in_flight > 0
         self._with_global = limits.global_bucket.capacity > 0
         self._wrong_keys = wrong_keys
-        # The period of a quota has to be renewed before this taking is decided: its place, and its special key.
+        # Called with a taking's place and special key if the period of its quota has to be renewed first.
         self.on_period_over: Callable[[Batch, int, list[Any]], None] = lambda batch, place, found: None
 
     def hand_out(self, reply: list[Any], batch: Batch) -> None:
-        """Tell all receivers of a batch."""
+        """Pass the decisions to all receivers of a batch."""
         fallback, counting, in_flight = self._fallback, self._counting, self._in_flight
         fallback.tidy()
         recent, now = fallback.recent, fallback.now()

@@ -2,7 +2,7 @@
 
 The arguments that are the same for every batch are encoded once.  The most frequent batch (requests of one token, from
 no new client) adds only its keys, framed by one `join`, since all digests have the same length.  The properties of
-other requests are in a sparse list behind the keys.  The layout is described in take_tokens.lua.
+other requests are in a sparse list after the keys.  The layout is described in take_tokens.lua.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Extra(NamedTuple):
     network: str  # "" for none
 
 
-# As the first extra: the charges are those of users' buckets, and not of keys' own.
+# As the first extra: the charges are for the buckets of users only, and not for keys' own.
 OF_USERS_ALONE: Final = Extra(-1, 0, "")
 
 
 def charge_extra(place: int, charge: QuotaCharge) -> Extra:
-    """What the charge at this place, from 0, is for the user's quota."""
+    """The extra that says what the charge at this place, from 0, changes in the user's quota."""
     return Extra(-2 - place, 0, f"{charge.unit} {charge.starts_us} {charge.ends_us} {charge.amount}")
 
 
@@ -54,10 +54,10 @@ class Batch(NamedTuple):
     """What one call asks for."""
 
     digests: list[str]
-    receivers: list[ITokenReceiver]  # of the same place in digests
+    receivers: list[ITokenReceiver]  # at the same places as in `digests`
     extras: list[Extra]
     charged: list[str]
-    tokens: list[int]  # of the same place in charged
+    tokens: list[int]  # at the same places as in `charged`
     limits: dict[int, tuple[SharedBucket, ...]]  # of takings, by their places from 1
     without_key: list[WithoutKey]
     shared_charges: list[tuple[SharedBucket, int]]  # tokens
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
 
 
 def is_digest(text: str) -> bool:
-    """Whether it fits the frame; anything else is not a digest, and would break a whole batch."""
+    """Whether it fits the frame; any other text is not a digest, and would break a whole batch."""
     return len(text) == DIGEST_LENGTH and text.isascii()
 
 
@@ -79,9 +79,9 @@ class BatchFrame:
     """Encodes the batches of one instance."""
 
     def __init__(self, limits: Limits, silence_seconds: float, process: bytes) -> None:
-        """`silence_seconds`: after which an instance that does not announce itself counts as gone.
+        """`silence_seconds`: after this time an instance that does not announce itself counts as gone.
 
-        `process` names this process for good, unlike the id of its instance.
+        `process` is the permanent id of this process, unlike the id of its instance, which changes.
         """
         global_bucket, address = limits.global_bucket, limits.address
         self._in_flight = b"%d" % limits.in_flight
@@ -97,7 +97,7 @@ class BatchFrame:
         self._constant = b""
 
     def set_instance(self, instance: bytes) -> None:
-        """From now on the calls are those of this instance id."""
+        """Use this instance id in all calls from now on."""
         self._constant = encode_parts(self._in_flight, instance, *self._rest)
 
     def encode(
@@ -114,9 +114,9 @@ class BatchFrame:
     ) -> tuple[int, bytes]:
         """How many parts, and the parts, for `RedisScript.call_encoded`.
 
-        `number` is above those of all calls before.  `takings`, `released` and `charged` are digests; `charges` (of
-        the same place in `charged`), `global_bucket` and those in `shared_charges` are microtokens, below zero to give
-        back.
+        `number` is above those of all calls before.  `takings`, `released` and `charged` are digests; `charges` (at the
+        same places as in `charged`), `global_bucket` and those in `shared_charges` are microtokens, below zero to
+        refund.
         """
         digests = [*released, *charged, *takings] if released or charged else takings
         keys = len(digests)
@@ -135,7 +135,7 @@ class BatchFrame:
         parts += [encode_parts(b"%d" % charge) for charge in charges]
         for position, cost, network in extras:
             name = network.encode()
-            # Digits of a fixed number, so that one `%` frames all three.
+            # With fixed numbers of digits, one `%` frames all three.
             parts.append(b"$4\r\n%04d\r\n$10\r\n%010d\r\n$%d\r\n%b\r\n" % (position, cost, len(name), name))
         parts.append(shared)
         return keys + 16 + len(charges) + 3 * len(extras) + more, b"".join(parts)

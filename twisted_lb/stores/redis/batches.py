@@ -75,8 +75,8 @@ class TokenBatches:
     ) -> None:
         """It begins on shares.  `look_up` asks Redis for a key."""
         self.takes = 0
-        self.waits_for = ""  # on shares, with a connection: what for
-        self.on_outage: Callable[[], None] = lambda: None  # Redis has said that others come back from an outage
+        self.waits_for = ""  # what it waits for while it is on shares, with a connection
+        self.on_outage: Callable[[], None] = lambda: None  # Redis has reported that others come back from an outage
         self._connection = connection
         self._script = script
         self._reactor = reactor
@@ -92,14 +92,14 @@ class TokenBatches:
         self._local = LocalDecisions(fallback, instance.in_flight, limits, look_up)
         self._on_shares = True
         self._held = False
-        self._under_way = False  # a call is under way, or is due at the end of this turn, or all is held
+        self._under_way = False  # a call is under way, or due at the end of this iteration, or all is held
         self._due: IDelayedCall | None = None
         self._digests: list[str] = []
-        self._receivers: list[ITokenReceiver] = []  # of the same place in _digests
+        self._receivers: list[ITokenReceiver] = []  # at the same places as in _digests
         self._extras: list[Extra] = []  # of takings, by their places
         self._released: list[str] = []
         self._charged: list[str] = []
-        self._tokens: list[int] = []  # of the same place in _charged
+        self._tokens: list[int] = []  # at the same places as in _charged
         self._quota_charges: dict[int, QuotaCharge] = {}  # by their places in _charged
         self._shared_limits: dict[int, tuple[SharedBucket, ...]] = {}  # of takings, by their places from 1
         self._without_key: list[WithoutKey] = []
@@ -171,7 +171,7 @@ class TokenBatches:
         if not is_digest(digest):
             return
         if self._on_shares or not self._connection.ready:
-            # Its place is free already: Redis will hear the count of this process.
+            # Its place is free already: Redis will get the count of this process.
             if tokens:
                 self._fallback.release(digest, tokens, limits)
             if quota is not None:
@@ -232,7 +232,7 @@ class TokenBatches:
         return self._number
 
     def resolved(self, last: bytes | None) -> Due:
-        """What is due of a call whose reply was lost, as `still_due`; nothing where there was none."""
+        """What is still due of a call whose reply was lost, see `still_due`; nothing if there was none."""
         lost, self._lost = self._lost, None
         return NOTHING_DUE if lost is None else still_due(lost, last)
 
@@ -245,7 +245,7 @@ class TokenBatches:
     ) -> Deferred[Any]:
         """A call of its own, while all is held: charge microtokens to keys, to the global bucket and to shared ones.
 
-        When its reply is lost, what is due is told by `resolved`.
+        If its reply is lost, `resolved` returns what is due.
         """
         number = self.next_number()
         charges = [(digest, amount) for digest, amount in debts.items() if is_digest(digest)]
@@ -271,14 +271,14 @@ class TokenBatches:
         return failure
 
     def use_shares(self) -> None:
-        """From now on the fallback decides, also of what was held; a call that is under way is waited for."""
+        """From now on the fallback decides, also on what was held; a call that is under way may still complete."""
         self._on_shares = True
         if self._held:
             self._held = False
             self._next()
 
     def hold(self) -> None:
-        """Send nothing, and decide nothing; what is asked for waits.  No call may be under way."""
+        """Send and decide nothing: all requests wait.  No call may be under way."""
         self._on_shares = False
         self._held = self._under_way = True
         if self._due is not None and self._due.active():
@@ -293,7 +293,7 @@ class TokenBatches:
         return self._connection.reason or self.waits_for
 
     def _can_ask(self) -> bool:
-        # A new instance has no share: those of the others are the whole bucket.
+        # A new instance has no share: the shares of the others add up to the whole bucket.
         return self._connection.ready and not self._instance.new
 
     def idle(self) -> Deferred[None]:
@@ -362,7 +362,7 @@ class TokenBatches:
         ).addErrback(_not_handed_out)
 
     def _take_out(self) -> Batch:
-        """What goes with the next call, beside releases."""
+        """What the next call contains, besides releases."""
         digests, self._digests = self._digests, []
         receivers, self._receivers = self._receivers, []
         extras, self._extras = self._extras, []
@@ -402,7 +402,7 @@ class TokenBatches:
         self._next()
         self._answers.hand_out(reply, batch)
 
-    # Redis away
+    # Redis unavailable
 
     def _unanswered(self, failure: Failure, batch: Batch, number: int) -> None:
         reason = failure.getErrorMessage()

@@ -34,23 +34,24 @@ from twisted_lb.stores.redis.watched import IWatched
 DEADLINE_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 0.5
-# A call usually takes less than this part of its deadline: others had answers for as long after it was sent.
+# A call usually takes less than this part of its deadline.  If it is not answered in time, other instances may have had
+# answers until that long after it was sent.
 USUAL = 0.2
-# After a connection that was ready for so long, the next one is tried soon.  One that was not may be up and down for
-# ever, and then the waits go on growing.
+# After a connection that was ready for at least this long, the next attempt is made soon.  After a shorter one the
+# waits keep growing, since the connection may go up and down again and again.
 STEADY_SECONDS = 1.0
 
-# The greeting has this many deadlines, and at least so many seconds: a TLS handshake may be in it.  The first calls
-# after it have one deadline, as all later ones: a Redis that is further away than that is not ready.
+# The greeting may take this many deadlines, or this many seconds if that is more: it may include a TLS handshake.  The
+# first calls after it have one deadline, like all later ones: a Redis that is slower is not ready.
 GREETING_DEADLINES = 5
 GREETING_SECONDS = 0.5
 
-# An attempt that has no end (a name server that is silent) is ended after the first time, and the next ones
-# after twice the time of the one before: a name server that is only slow is waited for in the end.
+# An attempt that does not end by itself (a name server does not answer) is ended after the first time, and each later
+# one after twice the time of the previous one, so that a name server that is only slow can answer.
 FIRST_ATTEMPT_SECONDS = 2.0
 LAST_ATTEMPT_SECONDS = 32.0
 
-WATCH_SECONDS = 1.0  # between two looks at whether the connection goes where it should
+WATCH_SECONDS = 1.0  # between two checks that the connection goes to the right address
 
 _log = Logger()
 
@@ -62,7 +63,7 @@ class ErrorReply(StoreUnavailable):
 class RedisConnection:
     """A connection to `endpoint`, made again whenever it is lost, until `stop`.
 
-    `ready` says whether calls can be made, and otherwise `reason` why not.  The owner may set, before `start`:
+    `ready` says whether calls can be made; if not, `reason` says why.  The owner may set, before `start`:
 
     on_ready(replies): a connection has answered its greeting and the first calls, with these replies.  It is `ready`
         already, and this is called before any other caller can use it.  May call `give_up`.
@@ -100,9 +101,9 @@ class RedisConnection:
         self._factory.noisy = False
         self._running = False
         self._wire: Wire | None = None
-        self._expiries: deque[float] = deque()  # when each call under way runs out, in the order of the replies
+        self._expiries: deque[float] = deque()  # the deadlines of the calls under way, in the order of the replies
         self._expiry_timer: IDelayedCall | None = None
-        self._spared = 0.0  # the expiry that was met with some more time
+        self._spared = 0.0  # the deadline that was extended once
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._retry_timer: IDelayedCall | None = None
         self._attempt: Deferred[Any] | None = None
@@ -114,16 +115,16 @@ class RedisConnection:
         self._stopped: Deferred[None] | None = None
         self._closing_timer: IDelayedCall | None = None
         self._ready_since = 0.0
-        self._told_up: bool | None = None  # what the log was told last
+        self._told_up: bool | None = None  # the state that was logged last
 
     def start(
         self, greeting: Callable[[], Sequence[bytes]], first_calls: Callable[[], Sequence[bytes]] = list
     ) -> Deferred[None]:
-        """Begin to connect.  Fires when the first attempt has ended, well or badly; never fails.
+        """Begin to connect.  Fires when the first attempt has ended, with or without success; never fails.
 
-        Both are called for each connection, and give finished commands that must all succeed before the connection
-        counts.  Those of `greeting`, at least one, have more time; `first_calls` have the time of any call, and are
-        sent when the greeting is done.
+        Both are called for each connection, and return encoded commands that must all succeed before the connection is
+        ready.  Those of `greeting`, at least one, have more time; `first_calls` have the usual deadline, and are sent
+        when the greeting is done.
         """
         self._greeting = greeting
         self._first_calls = first_calls
@@ -132,7 +133,7 @@ class RedisConnection:
         return self._first_attempt
 
     def stop(self) -> Deferred[None]:
-        """Close the connection and try no more.  Fires when it is closed; calls under way fail."""
+        """Close the connection, and do not reconnect.  Fires when it is closed; calls under way fail."""
         self._running = False
         self.on_down = lambda: None
         self._set_down("the Redis store is stopped")
@@ -144,27 +145,27 @@ class RedisConnection:
         if self._stopped is None:
             self._stopped = Deferred()
             self._wire.transport.loseConnection()
-            # A server that stands still would never read what is left, nor take leave over TLS.
+            # A server that hangs would never read what is left, nor answer the end of TLS.
             self._closing_timer = self._reactor.callLater(
                 self._greeting_deadline, self._wire.transport.abortConnection
             )
         return self._stopped
 
     def call(self, command: bytes) -> Deferred[Any]:
-        """Send one finished command; fires with the reply as hiredis reads it.
+        """Send one encoded command; fires with the reply as hiredis reads it.
 
         Fails with ErrorReply when the reply is an error, and with StoreUnavailable when there is no
-        connection (nothing was sent), when it was lost or when the deadline has passed: then nobody
-        knows whether the command was executed.
+        connection (nothing was sent), when it was lost or when the deadline has passed: then it is not
+        known whether the command was executed.
         """
         if not self.ready:
             return fail(StoreUnavailable(self.reason))
         return self._send(command, self._deadline)
 
     def give_up(self, reason: str) -> None:
-        """Leave a connection on which Redis answers, but not as it has to: it is opened anew.
+        """Close a connection on which Redis answers with errors: another one is opened.
 
-        `reason` is what it said, such as "READONLY ...".  Nothing happens while there is no connection.
+        `reason` is what Redis answered, such as "READONLY ...".  Nothing happens while there is no connection.
         """
         if self.ready:
             self._drop(f"Redis at {self._place} is of no use: {reason}")
@@ -189,7 +190,7 @@ class RedisConnection:
         return reply
 
     def _expire(self) -> None:
-        # One timer for all calls: it is set for the oldest, and on firing again for who is oldest then.
+        # One timer for all calls: it is set for the oldest; when it fires, it is set again for the oldest one then.
         self._expiry_timer = None
         if not self._expiries:
             return
@@ -198,8 +199,8 @@ class RedisConnection:
         if late < 0:
             self._expiry_timer = self._reactor.callLater(-late, self._expire)
         elif oldest != self._spared:
-            # Timers run before sockets are read.  If it was this process that stood still, the reply is waiting
-            # there, or the command was not even sent: so one more turn of the reactor, and the time it is late.
+            # Timers run before sockets are read.  If this process was blocked, the reply is waiting in the socket, or
+            # the command was not even sent: so wait for one more iteration of the reactor, and the time it is late.
             self._spared = oldest
             self._expiry_timer = self._reactor.callLater(min(late, self._deadline), self._expire)
         else:
@@ -222,7 +223,7 @@ class RedisConnection:
 
     def _connected(self, wire: Wire, attempt: Deferred[Any]) -> None:
         if self._attempt is not attempt:
-            # It was given up, but was opened nevertheless.
+            # The attempt was cancelled, but the connection was opened.
             wire.transport.abortConnection()
             return
         self._end_attempt()
@@ -270,7 +271,7 @@ class RedisConnection:
         assert self._watched is not None
         self._watch = watch = self._watched.moved()
         watch.addCallback(self._looked, watch)
-        # To have been cancelled is its only failure.
+        # It fails only when it is cancelled.
         watch.addErrback(lambda _: None)
 
     def _looked(self, moved: str, watch: Deferred[str]) -> None:
@@ -309,7 +310,7 @@ class RedisConnection:
             attempt.cancel()
 
     def _not_greeted(self, failure: Failure, wire: Wire) -> None:
-        # What was lost or late has been dropped already; what is left is an error that Redis answered with.
+        # A lost or late connection was dropped already; what is left is an error reply of Redis.
         if self._wire is wire:
             error = failure.value.subFailure.value if isinstance(failure.value, FirstError) else failure.value
             self._drop(f"Redis at {self._place} refused the connection: {error}")
@@ -372,7 +373,7 @@ class RedisConnection:
             self._first_attempt.callback(None)
 
     def _report(self, reason: str) -> None:
-        """One line in the log for each change of state, with the first reason; not for each attempt."""
+        """Log each change of state once, with its first reason, but not each attempt."""
         if reason and self._told_up is not False:
             _log.error("{reason}; trying again until it is back", reason=reason)
         elif not reason:

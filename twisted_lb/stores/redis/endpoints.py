@@ -1,4 +1,4 @@
-"""How to connect to the Redis that REDIS_URL names: by host, by socket, through sentinels; with TLS or without."""
+"""Endpoints for the Redis that REDIS_URL names: by host, by socket, through sentinels; with TLS or without."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from twisted_lb.stores.redis.sentinel import SentinelEndpoint
 from twisted_lb.stores.redis.tls import CA_FILE, CERT_FILE, KEY_FILE, RedisTls
 from twisted_lb.stores.redis.url import RedisAddress, RedisSecurity, parse_redis_url
 
-# For each address of a host.  A host that drops packets must not keep an attempt from finding it when it is back.
+# For each address of a host.  An attempt must end soon if packets are dropped, so that the next one can succeed.
 CONNECT_SECONDS = 0.5
 
 
 def endpoint_of(
     address: RedisAddress, reactor: Any, security: RedisSecurity = RedisSecurity()
 ) -> IStreamClientEndpoint:
-    """How to connect to `address`.
+    """The endpoint for `address`.
 
     Raises ValueError, naming setting and file, for a certificate or key that cannot be used, and for a setting
     that would have no effect.
@@ -48,6 +48,6 @@ def _tls(address: RedisAddress, security: RedisSecurity) -> RedisTls | None:
         return RedisTls(security)
     for setting, value in ((CA_FILE, security.ca_file), (CERT_FILE, security.cert_file), (KEY_FILE, security.key_file)):
         if value:
-            # Who sets it means the connection to be encrypted, and it would not be.
+            # It was set because the connection should be encrypted, which it would not be.
             raise ValueError(f"{setting}: it is set, but REDIS_URL does not begin with rediss:// (or rediss+sentinel://)")
     return None

@@ -34,7 +34,7 @@ class EvictionAdvice:
         self._said = KEEPS_ALL
 
     def look(self) -> None:
-        """Ask it, and warn of a policy under which keys go; not again of the same one."""
+        """Ask Redis for its policy, and warn of one that evicts keys, unless it was the same last time."""
         asked: Deferred[str] = Deferred.fromCoroutine(self._policy())
         asked.addCallback(self._found)
         asked.addErrback(lambda failure: _log.failure("The eviction policy of Redis was not understood", failure))
@@ -50,7 +50,7 @@ class EvictionAdvice:
     async def _asked(self, command: bytes) -> Any:
         try:
             return await self._connection.call(command)
-        # An error reply (no permission, no such command), or a connection that was lost: the next one is looked at.
+        # An error reply (no permission, no such command), or a connection that was lost: the next one is checked.
         except StoreUnavailable:
             return None
 

@@ -9,8 +9,8 @@ writes its own count under it; the uncertain count belongs to the old id, which 
 removes.  Otherwise each instance would count twice until the lease expires.
 
 The announcements also detect that an idle connection is dead, and that other instances come back from an outage (see
-`recovery`); and their replies tell of keys whose state was changed, so that these are not used by what is known of them
-in an outage that follows.
+`recovery`).  Their replies name the keys whose state was changed, so that these are not used with their old state in an
+outage that follows.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from twisted_lb.stores.redis.keys import INSTANCES_KEY, RETURNING_KEY, SWITCH_KE
 from twisted_lb.stores.redis.protocol import encode_command
 from twisted_lb.stores.redis.scripts import RedisScript
 
-# All that come back from an outage wait for an announcement of one that has not noticed it.
+# Instances that come back from an outage wait for the announcement of one that has not noticed it.
 ANNOUNCE_SECONDS = 0.5
 LATE_SECONDS = 0.25  # by which an announcement may be late, on a busy machine
 LEASE_SECONDS = 10.0
 
-# What an instance does that calls rejoin.lua.
+# What an instance that calls rejoin.lua is doing.
 BACK, CHARGED, NEW, JOIN = b"back", b"charged", b"new", b"join"
 
 _log = Logger()
@@ -43,11 +43,11 @@ class Rejoined(NamedTuple):
     """The reply of rejoin.lua."""
 
     missing: int  # instances that are waited for
-    wait_us: int  # 0: go on with Redis; below: ask again; above: see rejoin.lua
+    wait_us: int  # 0: use Redis; below 0: ask again; above 0: see rejoin.lua
 
 
 class Instance:
-    """What the other instances may know of this one."""
+    """This instance, as the others see it in Redis."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Instance:
         new_id: Callable[[], bytes],
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """`new_id` gives an id that no instance ever had.  `fallback` is told the number of live instances."""
+        """`new_id` returns an id that no instance ever had.  `fallback` gets the number of live instances."""
         self.id = new_id()
         self.new = True  # it has never taken from Redis
         self.returning = True  # it does not take from Redis yet
@@ -78,15 +78,15 @@ class Instance:
         self._usual = b"%d" % round((self._seconds + LATE_SECONDS) * 1_000_000)
 
     def start(self) -> None:
-        """Announce this instance from time to time, until `leave`."""
+        """Announce this instance periodically, until `leave`."""
         self._loop.start(self._seconds)
 
     def rejoin(self, what: bytes) -> Deferred[Rejoined]:
-        """Say BACK, CHARGED, NEW or JOIN to the others; fails as `RedisConnection.call` does."""
+        """Report BACK, CHARGED, NEW or JOIN to the others; fails as `RedisConnection.call` does."""
         return self._rejoin.call(*self._rejoining(what), keys=3).addCallback(self.rejoined)
 
     def greeting(self, what: bytes) -> bytes:
-        """The same as a finished command, whose reply is for `rejoined`; Redis must have the script already.
+        """The same as an encoded command, whose reply is for `rejoined`; Redis must have the script already.
 
         It writes, so a Redis that cannot be written to refuses it.
         """
@@ -100,7 +100,7 @@ class Instance:
         """The reply of Redis about the other instances."""
         self._ended.clear()
         alive, missing, wait_us = reply
-        # Until all are back, one that is missing may only not have announced itself yet: its share stays its own.
+        # Until all are back, a missing one may just not have announced itself yet: its share stays reserved.
         self._fallback.instances = max(1, alive, self._fallback.instances if wait_us < 0 else 0)
         return Rejoined(missing, wait_us)
 
@@ -113,13 +113,13 @@ class Instance:
         if not self.returning:
             self._fallback.instances = max(1, alive)
         if forgotten:
-            # The others have taken this process for dead, and do not count its requests any more.
+            # The others have considered this process dead, and do not count its requests any more.
             self._connection.give_up("Redis had forgotten this process, which did not run for a while")
         elif outage and not self.returning:
             self.on_outage()
 
     def renew(self) -> None:
-        """Take a new id: what Redis has under the old one is not certain any more."""
+        """Take a new id: what Redis holds under the old one is uncertain."""
         self._ended.append(self.id)
         self.id = self._new_id()
 

@@ -8,7 +8,7 @@
 `tokenlb:shadow_bucket:{<digest of the first key>}`, a hash: the bucket of a user's shadow policy, likewise.
     Removed with the policy, or with the user; it also expires when it is full, and a month after its last use.
 `tokenlb:first_keys` and `tokenlb:further_keys`, sorted sets, scores 0: digests, the index of keys by key_id
-    (users.lua).  An earlier version enters nothing: index_keys.lua does.  Members go with the key.
+    (users.lua).  Earlier versions do not enter keys: index_keys.lua does.  Members go with the key.
 `tokenlb:global`, a hash: the bucket of all users, with `level` and `stamp`.  Never removed.
 `tokenlb:address:<network>`, a hash: the bucket of a client's network, likewise.  Expires when it is full.
 `tokenlb:limit:<rule>` and `tokenlb:limit:<rule>|<subject>`, hashes: buckets of routes and pools (interfaces.LimitRule)
@@ -25,9 +25,9 @@
     A member is removed by its instance when it has charged; the set expires a lease after the last call.
 `tokenlb:switch`, a string: the moment at which they charge, or 0; meanwhile no tokens are taken (rejoin.lua).
     Removed by the last one that has charged; it expires a lease after the last call.
-`tokenlb:last:<process>`, a string: the last call of a process, and what became of it (take_tokens.lua, resolve.lua).
+`tokenlb:last:<process>`, a string: the last call of a process, and its outcome (take_tokens.lua, resolve.lua).
     Expires a week after the last call.
-`tokenlb:webhook`, a string: somebody takes notices about quotas (claim_notices.lua).  Expires an hour after the last
+`tokenlb:webhook`, a string: notices about quotas are wanted (claim_notices.lua).  Expires an hour after the last
     call.
 `tokenlb:webhook_gone`, a string: the digest of the URL that has answered 410 (claim_notices.lua).  Removed at a start
     with this URL; expires after a day.
@@ -75,5 +75,5 @@ def shared_key(name: str) -> bytes:
 
 
 def last_call_key(process: bytes) -> bytes:
-    """The key of what is known of the last call of a process."""
+    """The key of the last call of a process and its outcome."""
     return b"tokenlb:last:" + process

@@ -1,7 +1,7 @@
-"""Notes in Redis when keys were used last: once a minute, with many keys in one call, and at the stop.
+"""Notes in Redis when keys were last used: once a minute, with many keys in one call, and when the process stops.
 
-The fallback knows which keys were used (see `recent_keys`), so that requests cost nothing for this.  If a
-process serves more keys in a minute than it remembers (LOCAL_KEYS), the last use of some is not noted.
+The fallback knows which keys were used (see `recent_keys`), so this costs requests nothing.  If a process serves more
+keys in a minute than it remembers (LOCAL_KEYS), the last use of some is not noted.
 """
 
 from __future__ import annotations

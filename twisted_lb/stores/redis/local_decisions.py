@@ -35,7 +35,7 @@ class LocalDecisions:
         limits: Limits,
         look_up: Callable[[str], Deferred[FoundKey | None]] | None,
     ) -> None:
-        """`in_flight`: digest -> requests that this process admitted and that are not over; kept up here.
+        """`in_flight`: digest -> requests that this process admitted and that are not over; updated here.
 
         `look_up` asks Redis for a key, and fails with StoreUnavailable.
         """
@@ -75,7 +75,7 @@ class LocalDecisions:
         asked.addErrback(lambda failure: _log.failure("answer", "a request failed on its bucket's answer", failure))
 
     def decide_batch(self, batch: Batch, reason: str, unsent: bool, can_ask: bool, new: bool) -> None:
-        """Answer all of a batch.  `unsent`: it is certain that Redis has done nothing of this."""
+        """Answer all of a batch.  `unsent`: it is certain that Redis has executed none of it."""
         if unsent:
             for digest, tokens in zip(batch.charged, batch.tokens):
                 if tokens:
@@ -102,13 +102,13 @@ class LocalDecisions:
         limits, cost, receiver, served = without_key
         fallback = self._fallback
         if not limits or limits[0].rule.name == ADDRESS or limits[0].shadow:
-            # Without a limit of networks there may be shadows alone.
+            # If networks have no limit, there may be only shadows.
             if served and fallback.mode == DENY:
                 receiver.bucket_unavailable(reason)
             else:
                 receiver.bucket_answered(fallback.of_address(limits, cost))
             return
-        # A new instance has no share: those of the others are the whole bucket.
+        # A new instance has no share: the shares of the others add up to the whole bucket.
         taken = None if new else fallback.take_without_key(limits, cost)
         if taken is None:
             receiver.bucket_unavailable(reason)
@@ -164,7 +164,7 @@ class LocalDecisions:
         taken = self._fallback.take(digest, cost, in_flight, limits)
         if taken is None:
             if network:
-                # For all that is known, it was a guess.
+                # As far as is known, it was a guess.
                 self._fallback.of_network(network, spend=True)
             receiver.bucket_unavailable(reason)
             return
@@ -174,7 +174,7 @@ class LocalDecisions:
 
 
 def answer(receiver: ITokenReceiver, taken: Taken) -> None:
-    """Hand it out; what the receiver raises is told in the log."""
+    """Pass it to the receiver; an exception that this raises is logged."""
     try:
         receiver.bucket_answered(taken)
     except BaseException:

@@ -6,8 +6,8 @@ lost call (resolve.lua).  Then the outcome is known, and the buckets are correct
 
 1. The call was not executed: its charges are still due.  Its requests were decided without Redis, and took no tokens.
 2. It was executed: its charges are done.  The tokens that its requests took are refunded, since these requests were
-   decided without Redis as well, and are charged for that.  So is what they used of quotas, where this process knows
-   that the user has one.  Shadows are not refunded: whether they were taken of is not known.
+   decided without Redis as well, and are charged for that.  What they used of a quota is refunded as well, if this
+   process knows that the user has one.  Shadow buckets are not refunded: it is unknown whether they gave tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LostCall(NamedTuple):
     number: int
     takings: list[tuple[str, int]]  # digest and cost
     charges: list[tuple[str, int]]  # digest and amount, below zero to refund
-    global_bucket: int  # what it charged to the global bucket beside the takings
+    global_bucket: int  # what it charged to the global bucket, besides the takings
     limits: list[tuple[tuple[SharedBucket, ...], int]]  # shared buckets and costs of takings, those without a key last
     shared_charges: list[tuple[SharedBucket, int]]
     quota_charges: list[tuple[str, QuotaCharge]] = []  # digest and charge
@@ -61,8 +61,8 @@ def lost_call(number: int, batch: Batch) -> LostCall:
 def still_due(lost: LostCall, last: bytes | None) -> Due:
     """What has to be charged once `last` is known.
 
-    `last` is what resolve.lua has found: the number up to which nothing is carried out any more, that of the last call
-    that was, and a digit for each of its takings; None where it has found nothing.
+    `last` is what resolve.lua has found: the number up to which no call is executed any more, the number of the last
+    call that was executed, and a digit for each of its takings; None if it has found nothing.
     """
     _, number, *outcomes = last.split(b" ") if last is not None and last.count(b" ") == 2 else (b"", b"0")
     if number != b"%d" % lost.number:

@@ -17,7 +17,7 @@ _log = BoundedLog(Logger())
 
 
 class RedisNotices:
-    """The calls of INoticeOutbox on one connection."""
+    """The methods of INoticeOutbox on one connection."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._claim = RedisScript("claim_notices", connection)
@@ -25,7 +25,7 @@ class RedisNotices:
         self._connection = connection
         self._wanted = False
         self._webhook = b""
-        self._begins = False  # Redis is to be told that this webhook has begun
+        self._begins = False  # Redis must be told that this webhook begins
 
     def want(self, webhook: str) -> None:
         """See INoticeOutbox."""
@@ -76,7 +76,7 @@ def _notices(reply: list[bytes]) -> list[Notice]:
         try:
             notices.append(_notice(notice_id.decode(), text.decode()))
         except ValueError:
-            # It is left for a person to look at, and concerns no other one.
+            # It is left in Redis for the operator, and does not affect the others.
             _log.error("notice", "What Redis holds for the notice {id} is not a notice", id=notice_id)
     return notices
 

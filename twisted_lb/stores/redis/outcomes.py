@@ -1,4 +1,4 @@
-"""Decisions about keys of which there is more to say than the bucket of their user, by outcomes of take_tokens.lua."""
+"""Decisions about keys that depend on more than the bucket of their user, from the outcomes of take_tokens.lua."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twisted_lb.limits.fallback import Fallback
 from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_level, special_key
 
 OF_OWN: Final = 93  # the key's own bucket refuses
-OF_QUOTA: Final = 94  # the user's quota does
+OF_QUOTA: Final = 94  # the user's quota refuses
 PERIOD_OVER: Final = 95  # the period of the quota has to be renewed first
 SPECIAL: Final = 100  # is added for a special key (see `recent_keys`)
 

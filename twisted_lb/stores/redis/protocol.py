@@ -1,4 +1,4 @@
-"""The Redis protocol (RESP2), to Redis and to Sentinel: commands out and replies in, and nothing of when or why.
+"""The Redis protocol (RESP2), for Redis and Sentinel: how commands are sent and replies are read, but not when.
 
 Commands are encoded here; replies are framed by txredisapi's protocol, on hiredis.
 """
@@ -17,27 +17,27 @@ from txredisapi import HiredisProtocol  # type: ignore[import-untyped]
 
 
 def encode_parts(*parts: bytes) -> bytes:
-    """Bulk strings one after another, as they stand in a command."""
+    """Bulk strings one after another, as in a command."""
     return b"".join([b"$%d\r\n%s\r\n" % (len(part), part) for part in parts])
 
 
 def encode_command(*parts: bytes) -> bytes:
-    """One finished command."""
+    """One encoded command."""
     return b"*%d\r\n" % len(parts) + encode_parts(*parts)
 
 
 class Wire(HiredisProtocol):  # type: ignore[misc]
-    """txredisapi's protocol, speaking in finished commands and raw replies."""
+    """txredisapi's protocol, with encoded commands and raw replies."""
 
     def __init__(self, lost: Callable[[Wire, Failure], None]) -> None:
-        # No password and no database: they are the owner's greeting.
+        # No password and no database: they are in the owner's greeting.
         super().__init__(charset=None, convertNumbers=False)
         self._lost = lost
         self._over = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        # Only of a plain transport: below TLS the same handle is the unencrypted socket.
+        # Only for a plain transport: with TLS the handle is the socket below the encryption.
         plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
         self._socket = self.transport.getHandle() if plain else None
         self.secure = ISSLTransport.providedBy(self.transport)
@@ -46,7 +46,7 @@ class Wire(HiredisProtocol):  # type: ignore[misc]
             self.transport.setTcpKeepAlive(True)
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-        # Bytes that the transport still had when the connection was dropped are replies to nobody.
+        # Bytes that the transport still had when the connection was dropped are replies to calls that have failed.
         if not self._over:
             super().dataReceived(data, unpause)
 
@@ -61,7 +61,7 @@ class Wire(HiredisProtocol):  # type: ignore[misc]
     def send(self, command: bytes, buffer_empty: bool) -> Deferred[Any]:
         """Write one command.  `buffer_empty`: all that was written before has been answered, so nothing waits.
 
-        Then the socket is tried first, which saves the transport a turn of the loop and two epoll_ctl.
+        Then the socket is tried first, which saves an iteration of the event loop and two epoll_ctl calls.
         """
         if buffer_empty and self._socket is not None:
             try:
@@ -74,7 +74,7 @@ class Wire(HiredisProtocol):  # type: ignore[misc]
         return reply
 
     def drop(self, reason: str) -> None:
-        """Close at once, and fail what is under way now, not when the socket is closed at last."""
+        """Close at once, and fail the calls under way now, not when the socket is finally closed."""
         self._over = True
         self.transport.abortConnection()
         while self.replyQueue.waiting:

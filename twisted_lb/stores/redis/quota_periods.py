@@ -1,8 +1,8 @@
-"""The next period of a quota: the balancer knows the calendar, and Redis has the time and what was used.
+"""Begins the next period of a quota: this process knows the calendar, and Redis has the time and what was used.
 
-A taking for which the period is over takes nothing.  The period that has the time of Redis is determined here, and
-begun there, by a script that does nothing if another balancer has begun it (renew_quota.lua).  Then the taking is sent
-again.
+A taking for which the period is over takes nothing.  The period that contains the time of Redis is computed here, and
+begun in Redis by a script that does nothing if another balancer has begun it already (renew_quota.lua).  Then the
+taking is sent again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class QuotaPeriods:
         self._waiting: dict[bytes, list[tuple[str, ITokenReceiver, int, tuple[SharedBucket, ...]]]] = {}
 
     def over(self, batch: Batch, place: int, found: list[Any]) -> None:
-        """The period is over for the taking at this place; `found` is for `special_key`."""
+        """The period is over for the taking at this place; `found` is the argument of `special_key`."""
         digest, receiver = batch.digests[place], batch.receivers[place]
         cost = next((extra.cost for extra in batch.extras if extra.position == place + 1), 1)
         taking = digest, receiver, cost, batch.limits.get(place + 1, ())

@@ -9,13 +9,13 @@ available to the first instance.  Therefore no instance takes tokens from Redis 
    reports this with the reply to its next announcement.
 2. The last instance and Redis agree on a moment of which all others learn in time.  At that moment each instance holds
    its requests, writes how many requests it has in flight (under its new id, see `instances`), and charges what it
-   spent, one sum for each key.  Nothing else of an outage is ever sent.
+   spent, one sum for each key.  Nothing else about an outage is ever sent.
 3. CHARGED.  The instance asks every HELD_POLL_SECONDS whether all have charged.  Then the held requests, and all new
    ones, take their tokens from Redis.  If an instance does not charge in time, all return to their shares and to step
    1.
 
 An instance that is alone begins with step 2 as soon as it is connected.  A new instance has nothing to charge, but must
-not take what others have spent: if some instances are silent, it waits for NEW_SECONDS whether they come back.
+not take what others have spent: if some instances are silent, it waits up to NEW_SECONDS for them to come back.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Recovery:
         self._reactor = reactor
         self._new_since: float | None = None
         self._timer: IDelayedCall | None = None
-        self._finished: Deferred[None] | None = None  # set while this instance leaves
+        self._finished: Deferred[None] | None = None  # set while this instance stops
         self._places: list[tuple[str, int]] = []  # digest, requests in flight; not sent yet
         self._lost_due: list[tuple[str, int]] = []  # digest, microtokens: what is due of calls whose reply was lost
         self._lost_due_of_global = 0
@@ -109,7 +109,7 @@ class Recovery:
         self._poll()
 
     def finish(self) -> Deferred[None]:
-        """Charge what was spent without Redis, now: this instance leaves.  Fires when that is done or has failed."""
+        """Charge what was spent without Redis now, as this instance stops.  Fires when that is done or has failed."""
         if not self._instance.returning or not self._connection.ready or self._finished is not None:
             self._stop_timer()
             return succeed(None)
@@ -251,7 +251,7 @@ class Recovery:
     def _over(self) -> None:
         self._instance.new = False
         if self._finished is not None:
-            # What is held is decided without Redis, since the others may have spent it: this instance is at its end.
+            # This instance stops.  What is held is decided without Redis, since the others may have spent the tokens.
             self._batches.use_shares()
             self._finish()
             return
@@ -271,7 +271,7 @@ class Recovery:
             self._broken(failure)
 
     def _broken(self, failure: Failure) -> None:
-        # The others would wait for this instance, and it for nothing: the next connection begins anew.
+        # Otherwise the others would wait for this instance for ever: the next connection begins again.
         _log.failure("Redis is not up to date", failure)
         self._connection.give_up(f"it could not be brought up to date: {failure.getErrorMessage()}")
 

@@ -1,8 +1,8 @@
 """The Lua scripts, and how they are called.
 
-Strategy: a script's text is hashed once, when it is read.  It is called by that hash (EVALSHA); when
-Redis does not have it (restart, SCRIPT FLUSH), the same call is made once with the text (EVAL), which
-also loads it.  That is safe to repeat: a script that is missing has not run.
+A script's text is hashed once, when it is read.  It is called by that hash (EVALSHA); when Redis does not
+have it (restart, SCRIPT FLUSH), the same call is made once with the text (EVAL), which also loads it.
+Repeating it is safe: a script that is missing has not run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from twisted_lb.stores.redis.protocol import encode_command, encode_parts
 
 
 def script_text(name: str, library: str = "") -> bytes:
-    """The text of a script: the bucket, a library if it needs one, and then what is done with them."""
+    """The text of a script: bucket.lua, a library if it needs one, and the script itself."""
     folder = files("twisted_lb.stores.redis") / "lua"
     parts = [part for part in ("bucket", library, name) if part]
     return b"\n".join([folder.joinpath(f"{part}.lua").read_bytes() for part in parts])
@@ -44,7 +44,7 @@ class RedisScript:
         return self.call_encoded(count + 1, encode_parts(b"%d" % keys, *keys_and_arguments))
 
     def command(self, *keys_and_arguments: bytes, keys: int = 1) -> bytes:
-        """The same call as one finished command, for a Redis that has the script."""
+        """The same call as one encoded command, for a Redis that has the script."""
         count = len(keys_and_arguments)
         return b"*%d\r\n" % (count + 3) + self._by_hash + encode_parts(b"%d" % keys, *keys_and_arguments)
 

@@ -45,7 +45,7 @@ class _Sentinel(NamedTuple):
 class _Master(NamedTuple):
     host: str
     port: int
-    source: _Sentinel  # that has named it
+    source: _Sentinel  # the one that has named it
 
     @property
     def place(self) -> str:
@@ -68,7 +68,7 @@ class SentinelEndpoint:
         to_host: Callable[[str, int], IStreamClientEndpoint],
         reactor: IReactorTime,
     ) -> None:
-        """`password` is that of the sentinels, "" for none.  `to_host` gives the endpoint of a host and port."""
+        """`password` is that of the sentinels, "" for none.  `to_host` returns the endpoint for a host and port."""
         self._sentinels = [_Sentinel(*sentinel) for sentinel in sentinels]  # in the order of asking
         self._silent: set[_Sentinel] = set()  # these did not answer when they were asked last
         self._service = service

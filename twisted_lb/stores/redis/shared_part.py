@@ -1,6 +1,6 @@
 """The part of a batch that concerns buckets without an account, as arguments of take_tokens.lua.
 
-It is absent in the most frequent batch.  Each bucket is named once, with its policy, and then meant by its number.
+It is absent in the most frequent batch.  Each bucket is named once, with its policy, and then given by its number.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ from twisted_lb.stores.redis.users import RedisUsers
 from twisted_lb.usage import WindowCounts
 from twisted_lb.users import Changed, Key, KeyChange, User, UserChange, UserFilter, UserPage
 
-# What becomes of requests while Redis is away, by the mode of the fallback.
-# Longer than a new instance looks for others that come back, which takes NEW_SECONDS of `recovery`.
+# Longer than a new instance waits for others to come back, which is NEW_SECONDS of `recovery`.
 START_SECONDS = 2.0
+# What happens to requests while Redis is unavailable, by the mode of the fallback.
 _MEANWHILE = {
     "local": "keys seen recently go on with their share of tokens in this process, other requests are answered 503",
     "allow": "keys seen recently pass without spending tokens, other requests are answered 503",
@@ -85,12 +85,12 @@ class RedisStore:
         lease_seconds: float = LEASE_SECONDS,
         advise: bool = False,
     ) -> None:
-        """`deadline` is in seconds, for every call.  Without a `fallback`, nothing is admitted while Redis is away.
-        `advise`: the log says when the Redis that was reached may throw keys away.
+        """`deadline` is in seconds, for every call.  Without a `fallback`, nothing is admitted while Redis is
+        unavailable.  `advise`: log a warning if the Redis that was reached may evict keys.
 
-        For tests: `endpoint` replaces the one that `url` names, `new_id` gives ids of instances, and one that is
-        silent for `lease_seconds` counts as gone.  Raises ValueError, with a text that names REDIS_URL, for a URL that
-        cannot be used, and naming the setting and the file for a certificate or a key that cannot be.
+        For tests: `endpoint` replaces the one that `url` names, `new_id` returns ids of instances, and an instance that
+        is silent for `lease_seconds` counts as gone.  Raises ValueError for a URL that cannot be used, with a text that
+        names REDIS_URL, and for a certificate or a key that cannot be used, with the setting and the file.
         """
         address = parse_redis_url(url)
         self.counts_in_flight = limits.in_flight > 0
@@ -118,12 +118,12 @@ class RedisStore:
         self._levels = RedisScript("read_shared", connection)
         self._scripts = (self._take, announce, rejoin, restore, self._resolve, self._levels, *self._accounts.scripts)
         if self._fallback.mode != LOCAL:
-            # It has no shares: no other instance has to wait for it after an outage (rejoin.lua).
+            # It has no shares, so no other instance has to wait for it after an outage (rejoin.lua).
             random_id, mode = new_id, self._fallback.mode.encode()
             new_id = lambda: b"%b.%b" % (random_id(), mode)  # noqa: E731
         self._instance = Instance(connection, announce, rejoin, self._fallback, reactor, new_id, lease_seconds)
         self._instance.on_outage = self._others_return
-        # The first id of the instance is that of the process for good.
+        # The first id of the instance is also the permanent id of the process.
         self._last_key = last_call_key(self._instance.id)
         self._frame = BatchFrame(limits, lease_seconds, self._instance.id)
         self._frame.set_instance(self._instance.id)
@@ -152,10 +152,10 @@ class RedisStore:
         return self._batches.takes
 
     def start(self) -> Deferred[None]:
-        """Begin to connect.  Fires when the first attempt has ended; one that is away is tried again until `stop`.
+        """Begin to connect.  Fires when the first attempt has ended; it is repeated until `stop` if it has failed.
 
-        A new instance that looks whether silent ones come back (see `recovery`) has not started before that is over,
-        or after START_SECONDS: requests wait for it, or go to other processes, and are not refused.
+        If a new instance waits for silent ones to come back (see `recovery`), it fires when that is over, at the latest
+        after START_SECONDS: until then requests wait, or go to other processes, and are not refused.
         """
         self._instance.start()
         self._last_uses.start()
@@ -185,7 +185,7 @@ class RedisStore:
         return [*self._first_commands, *(script.load for script in self._scripts)]
 
     def _first_calls(self) -> list[bytes]:
-        """What it must answer in the time of any call before it counts.  Both write, and both may be repeated."""
+        """The calls to be answered, within the usual deadline, before it is ready.  They write, and can be repeated."""
         fence = b"%d" % self._batches.next_number()
         return [self._resolve.command(self._last_key, fence), self._recovery.greeting()]
 
@@ -211,7 +211,7 @@ class RedisStore:
             self._recovery.rejoin()
 
     def _renew(self) -> None:
-        """Leave Redis to come back under another id: what it has of this instance is not certain any more."""
+        """Stop using Redis, and return under another id: what Redis holds about this instance is uncertain."""
         self._recovery.lost()
         self._instance.renew()
         self._frame.set_instance(self._instance.id)
@@ -251,11 +251,11 @@ class RedisStore:
         served: bool = False,
         limits: tuple[SharedBucket, ...] = (),
     ) -> None:
-        """See IBucketStore.  While Redis is away, this process has buckets of its own for networks."""
+        """See IBucketStore.  While Redis is unavailable, this process has buckets of its own for networks."""
         self._batches.take_address(network, receiver, cost, served, limits)
 
     def release_address(self, network: str, tokens: int) -> None:
-        """See IBucketStore.  While Redis is away, it concerns the bucket of this process for the network."""
+        """See IBucketStore.  While Redis is unavailable, this applies to this process's own bucket for the network."""
         self._batches.release_address(network, tokens)
 
     # IStoreReport
@@ -366,7 +366,7 @@ class RedisStore:
     # INoticeOutbox: see RedisNotices
 
     def want_notices(self, webhook: str = "") -> None:
-        """See INoticeOutbox.  Each claim says so to all balancers; this, before the first request."""
+        """See INoticeOutbox.  Each claim tells all balancers; this tells them before the first request."""
         self._notices.want(webhook)
 
     def refuse_notices(self) -> Deferred[None]:
@@ -384,7 +384,7 @@ class RedisStore:
 
 
 def _greeting(address: RedisAddress) -> list[bytes]:
-    """The commands that make a new connection ours: password and database."""
+    """The first commands on a new connection: password and database."""
     commands = []
     if address.password:
         user = [address.username.encode()] if address.username else []

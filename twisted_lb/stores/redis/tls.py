@@ -28,7 +28,7 @@ CA_FILE = "REDIS_TLS_CA_FILE"
 CERT_FILE = "REDIS_TLS_CERT_FILE"
 KEY_FILE = "REDIS_TLS_KEY_FILE"
 
-# What OpenSSL says (the end of its reason), and what a person can do about it.
+# The end of the reason that OpenSSL gives, and what the operator can do about it.
 _TROUBLES = (
     (
         "certificate verify failed",
@@ -46,7 +46,7 @@ _TROUBLES = (
 
 
 class RedisTls:
-    """What the files of a RedisSecurity hold.  Raises ValueError, with setting and file, for one that is not valid."""
+    """The contents of the files of a RedisSecurity.  Raises ValueError, with setting and file, for an invalid one."""
 
     def __init__(self, security: RedisSecurity) -> None:
         self._trust: Any = platformTrust()
@@ -71,18 +71,18 @@ class RedisTls:
                 "privateKey": crypto.PKey.from_cryptography_key(key),
             }
             try:
-                # OpenSSL has an opinion too, of keys that are too short and the like.
+                # OpenSSL has checks of its own, for example for keys that are too short.
                 CertificateOptions(**self._own).getContext()
             except SSL.Error as error:
                 raise ValueError(f"{CERT_FILE}: {security.cert_file!r}: {', '.join(_reasons(error))}") from None
 
     def options(self, host: str) -> IOpenSSLClientConnectionCreator:
-        """How to connect to `host`, a name or an IP address, which its certificate must be for."""
+        """The options for a connection to `host`, a name or an IP address, which its certificate must be for."""
         return optionsForClientTLS(host, trustRoot=self._trust, extraCertificateOptions=dict(self._own))
 
 
 def tls_trouble(failure: Failure) -> str:
-    """Why a connection failed, if it is TLS that failed, so that a person can act on it; otherwise ""."""
+    """Why a connection failed, if TLS has failed, in a text that the operator can act on; otherwise ""."""
     error = failure.value
     if isinstance(error, VerificationError):
         return "its certificate is not for the host that REDIS_URL (or a sentinel) names"
@@ -97,7 +97,7 @@ def tls_trouble(failure: Failure) -> str:
 
 
 def _reasons(error: SSL.Error) -> list[str]:
-    # The argument is a list of (library, function, reason); of some errors there is none.
+    # The argument is a list of (library, function, reason); some errors have none.
     entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
     return [str(entry[-1]) for entry in entries] or [type(error).__name__]
 

@@ -6,7 +6,7 @@
     redis+sentinel://[user:password@]host[:port],host[:port]...[/service[/db]]  sentinels that know its address
     rediss+sentinel://...  the same, with TLS to the sentinels and to Redis
 
-No message ever repeats a part of the URL: any part may hold a password in the wrong place.
+No message repeats a part of the URL, since any part may be a misplaced password.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
 class RedisSecurity(NamedTuple):
-    """What beside REDIS_URL it takes to be trusted, and to trust.  The files are PEM."""
+    """Certificates and passwords besides those in REDIS_URL.  The files are PEM."""
 
     ca_file: str = ""  # "": the system's authorities
-    cert_file: str = ""  # our certificate, with those between it and the authority after it; "": none
+    cert_file: str = ""  # our certificate, and after it the intermediate ones; "": none
     key_file: str = ""  # of that certificate
     sentinel_password: str = ""
 
@@ -53,7 +53,7 @@ class RedisAddress(NamedTuple):
     db: int
     tls: bool = False
     sentinels: tuple[tuple[str, int], ...] = ()  # host and port of each
-    service: str = ""  # the master's name to the sentinels
+    service: str = ""  # the name by which the sentinels know the master
 
     @property
     def place(self) -> str:
@@ -72,7 +72,7 @@ def place_of(host: str, port: int) -> str:
 
 def parse_redis_url(url: str) -> RedisAddress:
     """The parts of a Redis URL; raises ValueError with a text that names REDIS_URL and what was expected."""
-    # User, password and path may hold any percent-encoded byte, but none that is not printable ASCII as it is.
+    # User, password and path may contain any byte percent-encoded, but only printable ASCII as it is.
     if _NOT_PRINTABLE.search(url):
         raise _bad("it holds a space, a control character or a character outside ASCII")
     scheme, separator, rest = url.partition("://")
@@ -116,7 +116,7 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
     if port == 0:
         raise _bad("the port is 0")
     if not isIPv6Address(host) and not _HOST.fullmatch(host):
-        # Names with '_' among them: no connection is ever tried to such a one.
+        # This includes names with '_': no connection to such a name is ever tried.
         raise _bad("the host is neither a host name (letters, digits, '-' and '.') nor an IP address")
     return host, port or default_port
 

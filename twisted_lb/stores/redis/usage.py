@@ -14,13 +14,13 @@ from twisted_lb.stores.redis.keys import usage_key
 from twisted_lb.stores.redis.scripts import RedisScript, unavailable
 from twisted_lb.usage import WindowCounts, digest_of_subject
 
-# Subjects in one call, which takes 1 or 2 ms of Redis: other calls wait for it.
+# Subjects in one call, which takes Redis 1 or 2 ms: other calls wait for it.
 MAX_ADDED: Final = 50
 MAX_READ: Final = 10
 
 
 class RedisUsage:
-    """The verbs of IUsageStore on one connection."""
+    """The methods of IUsageStore on one connection."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
@@ -41,10 +41,10 @@ class RedisUsage:
             try:
                 await self._add.call(*keys, *arguments, keys=len(keys))
             except ErrorReply:
-                # The script writes nothing that could fail after something that was written.
+                # The script does nothing that could fail after its first write.
                 return dict(chunk) | dict(left)
             except StoreUnavailable:
-                # Of these it is not known.
+                # Whether these were counted is unknown.
                 return dict(left)
         return {}
 

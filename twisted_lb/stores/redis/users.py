@@ -1,7 +1,7 @@
-"""Users and their keys in Redis: each call of IUserStore is one call of a script, which is done completely or not.
+"""Users and their keys in Redis: each call of IUserStore is one script call, which takes effect completely or not.
 
 Keys are found by their key_id in two sorted sets, `tokenlb:first_keys` and `tokenlb:further_keys`.  A store of an
-earlier version has none; the first keys are entered when a key_id is not found and the index is not complete.
+earlier version has none; its keys are entered when a key_id is not found and the index is incomplete.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _Result = TypeVar("_Result")
 
 
 def _failing(call: Callable[_Arguments, Deferred[_Result]]) -> Callable[_Arguments, Deferred[_Result]]:
-    """What the call raises is the failure of its Deferred."""
+    """A ValueError that the call raises becomes the failure of its Deferred."""
 
     @wraps(call)
     def called(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> Deferred[_Result]:
@@ -78,11 +78,11 @@ def _failing(call: Callable[_Arguments, Deferred[_Result]]) -> Callable[_Argumen
 
 
 class RedisUsers:
-    """The verbs of IUserStore on one connection."""
+    """The methods of IUserStore on one connection."""
 
     def __init__(self, connection: RedisConnection) -> None:
         def script(name: str) -> RedisScript:
-            # They are rare: a Redis gets each of them when it is called first.
+            # These calls are rare: Redis gets each script when it is first called.
             return RedisScript(name, connection, "users")
 
         self._page = script("page_users")
@@ -136,7 +136,7 @@ class RedisUsers:
 
     @_failing
     def create_user(self, user: User) -> Deferred[None]:
-        """See IUserStore.  After a StoreUnavailable the user may exist nevertheless: the reply was lost."""
+        """See IUserStore.  After a StoreUnavailable the user may exist: the reply may have been lost."""
         check_user(user, MAX_KEYS)
         arguments = [
             b"%d" % user.capacity,
@@ -252,7 +252,7 @@ def _user_state(disabled: bool) -> bytes:
 
 
 def _quota(quota: Quota | None) -> bytes:
-    """A change of it."""
+    """The argument for a change of the quota."""
     return b"" if quota is None else b"-" if quota == NO_QUOTA else quota_text(quota).encode()
 
 

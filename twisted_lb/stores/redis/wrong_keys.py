@@ -12,13 +12,13 @@ SHOWN = 100  # characters of a key
 
 
 class WrongKeys:
-    """Tells of them, one line a second at most for each."""
+    """Logs them, at most one line a second for each."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._log = BoundedLog(Logger(), seconds)
 
     def found(self, key: bytes) -> None:
-        """Redis has come across this key."""
+        """A script has found this key."""
         name = key.decode("utf-8", "backslashreplace")[:SHOWN]
         self._log.error(
             name,

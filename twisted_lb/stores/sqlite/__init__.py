@@ -1,1 +1,1 @@
-"""The embedded store: users and buckets in memory, and in an SQLite database behind it."""
+"""The embedded store: users and buckets in memory, and in an SQLite database on disk."""

@@ -30,15 +30,15 @@ class Disk(NamedTuple):
 
 
 def not_running() -> StoreUnavailable:
-    """The failure of a call that needs the disk."""
+    """The failure of a call that needs the disk while the store is not running."""
     return StoreUnavailable("the embedded store is not running")
 
 
 class EmbeddedAccounts:
-    """The verbs of IAccountStore."""
+    """The methods of IAccountStore."""
 
     def __init__(self, held: HeldUsers, dirty: set[HeldUser], now_us: Callable[[], int]) -> None:
-        """`held` is what is in memory; what has changed there, and is not on disk, is added to `dirty`."""
+        """`held` has the users in memory; those with changes that are not on disk yet are added to `dirty`."""
         self.disk: Disk | None = None  # None: the store is not running
         self._held = held
         self._dirty = dirty
@@ -72,7 +72,7 @@ class EmbeddedAccounts:
             NEVER_USED_US,
             created_us=created_us,
         )
-        # The name is taken from here on, so that only one of two concurrent creations gets it.
+        # The name is taken from now on, so that only one of two concurrent creations gets it.
         held.names[name] = None
         stored = disk.writer.write(disk.database.insert, row)
         stored.addCallbacks(self._created, self._not_created, callbackArgs=(row,), errbackArgs=(name,))

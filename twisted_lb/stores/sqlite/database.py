@@ -88,7 +88,7 @@ class AccountDatabase:
         return rows
 
     def key_rows(self) -> list[KeyRow]:
-        """Every key of which there is something to say."""
+        """All rows of keys; see `schema` for the keys that have none."""
         rows = [KeyRow(*row) for row in self._select(SELECT_KEYS)]
         for row in rows:
             if not key_makes_sense(row):
@@ -122,7 +122,7 @@ class AccountDatabase:
             raise self._failed(error) from None
 
     def insert(self, row: Row, keys: Sequence[KeyRow] = ()) -> None:
-        """Add a user, with those keys of which there is something to say, durably.  Digest and name must be new."""
+        """Add a user, and the rows of keys that are needed, durably.  Digest and name must be new."""
         self.insert_all([row], keys)
 
     def insert_all(self, rows: Sequence[Row], keys: Sequence[KeyRow]) -> None:
@@ -136,7 +136,7 @@ class AccountDatabase:
         self._accounts -= 1
 
     def write_keys(self, keys: Sequence[KeyRow], removed: Sequence[str] = ()) -> None:
-        """Store these keys as they are here, and remove others, all in one transaction."""
+        """Store these keys as given, and remove others, all in one transaction."""
         self._write((INSERT_KEY, keys), may_miss=(DELETE_KEY, _column(removed)))
 
     def change(
@@ -152,7 +152,7 @@ class AccountDatabase:
         quota: str | None = None,
         notices: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Set of a user what is not None, and the level at the time of the change, durably; add these notices."""
+        """Set what is not None, and the level at the time of the change, for a user, durably; add these notices."""
         self._write(
             (
                 "UPDATE account SET capacity = coalesce(?, capacity), rate_per_sec = coalesce(?, rate_per_sec),"
@@ -355,11 +355,11 @@ class AccountDatabase:
         return bool(found == "ok" and accounts == self._accounts)
 
     def _write(self, *writes: Write, may_miss: Write | None = None) -> None:
-        """All in one transaction; each row of `writes` must be there, those of `may_miss` need not."""
+        """Write all in one transaction; each row of `writes` must exist, those of `may_miss` need not."""
         connection = self._usable()
         try:
             if connection.in_transaction:
-                # One that could not be completed.
+                # It was left by a call that could not be completed.
                 connection.rollback()
             # As a context manager, a connection rolls back on an error; it does not begin a transaction.
             with connection:

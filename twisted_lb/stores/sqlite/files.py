@@ -140,7 +140,7 @@ class DataFiles:
     def put_in_place(self) -> str:
         """Replace the database with `new`; return the path at which the old file is kept, or "".
 
-        If there was a file at the path of the database, there is one at any time.  The old write-ahead log is removed,
+        If there was a file at the path of the database, there is one at all times.  The old write-ahead log is removed,
         since SQLite would apply it to the new database.
         """
         try:

@@ -1,8 +1,8 @@
 """The users and keys of the embedded store, in memory.
 
-Of a key that may be used, does not expire and has no bucket of its own, and whose user has neither a quota nor a shadow
-policy, a request needs nothing but the bucket of its user: `usable` has it by the digest, so that this is one look-up.
-All other keys are found by their key_id.
+A key is *plain* if it may be used, does not expire and has no bucket of its own, and its user has neither a quota nor a
+shadow policy.  A request with a plain key needs only the bucket of its user, which `usable` has by the digest of the
+key: this is one look-up.  All other keys are found by their key_id.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class HeldUser(Bucket):
         return self.stamp_us > NEVER_USED_US and now_us - self.stamp_us <= IN_USE_SECONDS * 1_000_000
 
     def row(self) -> Row:
-        """As it is stored."""
+        """The row that is stored."""
         return Row(
             self.digest,
             self.name,
@@ -105,7 +105,7 @@ class HeldUser(Bucket):
         return quota_at(self.quota.quota(), now_us) if self.quota is not None else None
 
     def key_rows(self) -> list[KeyRow]:
-        """The keys of which there is something to say."""
+        """The rows of the keys; a first key with default values has none."""
         plain = KeyRow(self.digest, self.digest, created_us=self.created_us)
         return [row for row in [key.row() for key in self.keys] if row != plain]
 
@@ -162,7 +162,7 @@ class HeldKey:
         return of_user and self.state == ACTIVE and not self.expires_us and self.own is None
 
     def row(self) -> KeyRow:
-        """As it is stored."""
+        """The row that is stored."""
         own = self.own
         return KeyRow(
             self.digest,
@@ -206,7 +206,7 @@ class HeldUsers:
         self.on_key_removed: Callable[[str], None] | None = None  # called with its digest
 
     def add(self, row: Row, keys: Sequence[KeyRow], now_us: int) -> None:
-        """Add a user; a first key of which there is nothing to say need not be among the keys."""
+        """Add a user; a first key with default values need not be among the keys."""
         user = HeldUser(row, now_us)
         self.users[user.digest] = user
         # An earlier version may not have normalized it.
@@ -226,7 +226,7 @@ class HeldUsers:
         self.key_changed(key)
 
     def key_changed(self, key: HeldKey) -> None:
-        """Its state, or that of its user, may be another one."""
+        """Its state, or that of its user, may have changed."""
         if key.plain:
             self.usable[key.digest] = key.user
         else:
@@ -280,9 +280,9 @@ def _order(key: HeldKey) -> tuple[int, str]:
 def _changed_bucket(
     bucket: Bucket | None, capacity: int, rate_per_sec: float, level: int | None, now_us: int
 ) -> Bucket | None:
-    """The bucket with another policy, and this level if there is one; a new one where there was none.
+    """The bucket with another policy, and this level if there is one; a new bucket if there was none.
 
-    A capacity of 0: there is none any more.
+    None for a capacity of 0.
     """
     if not capacity:
         return None

@@ -11,8 +11,9 @@ from twisted_lb.stores.sqlite.schema import KeyRow
 
 
 def load_users(database: AccountDatabase, held: HeldUsers, now_us: int) -> None:
-    """Raises StoreUnavailable with the path."""
-    # All that is created here stays: the collector would go through it again and again, for a third of the time.
+    """Load them.  Raises StoreUnavailable with the path."""
+    # All objects that are created here are kept: the garbage collector would examine them again and again, which takes
+    # a third of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
 """Notices of the embedded store: in memory, and in the database until they are delivered.
 
 A notice is written in the transaction that also writes what was used of the quota, and is due from then on.  So it is
-neither lost nor made once more, however the process ends: before that, both are forgotten.
+neither lost nor made twice, however the process ends: if it ends before that, neither of them is stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DUE = 0
 
 
 class EmbeddedNotices:
-    """The calls of INoticeOutbox."""
+    """The methods of INoticeOutbox."""
 
     def __init__(self, now_us: Callable[[], int]) -> None:
         # Removes one from the database; None: the store is not running.
@@ -32,7 +32,7 @@ class EmbeddedNotices:
         self._due: dict[str, tuple[Notice, int]] = {}  # written, and when they are due
 
     def load(self, rows: Sequence[tuple[str, str]]) -> None:
-        """What the database has.  Raises ValueError for what is not a notice."""
+        """Load the rows of the database.  Raises ValueError for a row that is not a notice."""
         for found_id, content in rows:
             try:
                 threshold, time_us, user, quota = json.loads(content)
@@ -46,7 +46,7 @@ class EmbeddedNotices:
         self._due.clear()
 
     def look(self, owner: str, name: str, quota: QuotaCount, now_us: int) -> None:
-        """Something was used of a quota: make the notices of the thresholds that it has reached now."""
+        """Something was used of a quota: make the notices for the thresholds that it has reached now."""
         if not quota.ends_us:
             # They name the period, which is not determined yet.
             return
@@ -57,17 +57,17 @@ class EmbeddedNotices:
                 quota.told = threshold
 
     def forget(self, owner: str, name: str) -> None:
-        """This user is no more: what is not written yet never will be, and what waits is not sent."""
+        """This user was removed: notices that are not written yet are dropped, and those that wait are not sent."""
         self._new.pop(owner, None)
         for one in [one for one, _ in self._due.values() if one.user == name]:
             self.remove_notice(one.id)
 
     def rows_of(self, owners: Collection[str]) -> list[tuple[str, str]]:
-        """The rows of what is not written yet about these users."""
+        """The rows of the notices about these users that are not written yet."""
         return [_row(one) for owner in owners for one in self._new.get(owner, {}).values()]
 
     def rows(self) -> list[tuple[str, str]]:
-        """The rows of all."""
+        """The rows of all notices."""
         return self.rows_of(list(self._new)) + [_row(one) for one, _ in self._due.values()]
 
     def written(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -105,7 +105,7 @@ class EmbeddedNotices:
         self._due.pop(notice_id, None)
         if self.remove is None:
             return succeed(None)
-        # Where this fails, it is sent once more after a restart.
+        # If this fails, the notice is sent again after a restart.
         return self.remove(notice_id).addErrback(_not_removed)
 
     def delay_notice(self, notice_id: str, seconds: float) -> Deferred[None]:

@@ -38,9 +38,9 @@ class OtherLimits:
     def refused(
         self, name: bytes, in_flight: int, cost: int, limits: tuple[SharedBucket, ...], now_us: int
     ) -> Taken | None:
-        """The first refusal of a request with a key, which has so many others in flight.
+        """The first refusal of a request whose key has `in_flight` other requests in flight.
 
-        None: all have admitted it, and the tokens are taken of the global bucket, but not of `limits` yet.
+        None: all limits admit it, and its tokens are taken from the global bucket, but not from `limits` yet.
         """
         if self._most_in_flight and in_flight >= self._most_in_flight:
             return Taken(False, name, self._most_in_flight, 0.0, 0, IN_FLIGHT)
@@ -71,7 +71,7 @@ class OtherLimits:
         return self._shared.take_shadows(limits, cost, now_us)
 
     def take_without_key(self, cost: int, limits: tuple[SharedBucket, ...], now_us: int) -> Taken:
-        """The decision about a request without a key; there need not be a limit that is no shadow."""
+        """The decision about a request without a key; all its limits may be shadows."""
         binding = enforced(limits)
         refused = self._refused_shared(b"", cost, binding, now_us)
         if refused is not None:
@@ -107,7 +107,7 @@ class OtherLimits:
         return levels
 
     def forget_full(self, now_us: int) -> None:
-        """Drop buckets that are full, also those of limits that were removed."""
+        """Drop buckets that are full, including those of limits that were removed."""
         self._shared.forget_full(now_us)
 
     def settle_shared(self, tokens: int, limits: tuple[SharedBucket, ...], now_us: int) -> None:

@@ -1,8 +1,8 @@
 """The tables of the embedded store.
 
-A user is a row of `account`, named by the digest of the user's first key.  A key is a row of `api_key`; a first key of
-which there is nothing to say has none, as in a database of format 1, which has no such table.  `usage`, which is new in
-format 3, has counts by time (see `twisted_lb.usage`), with a row for each counter of a subject.
+A user is a row of `account`, named by the digest of the user's first key.  A key is a row of `api_key`; a first key
+with default values has none, as in a database of format 1, which has no such table.  `usage`, which is new in format 3,
+has counts by time (see `twisted_lb.usage`), with a row for each counter of a subject.
 
 In `account`, `shadow` and `quota` are those of the user as JSON (see `shadow_text` and `QuotaCount.text`), or empty;
 `notice` has the notices that are not delivered yet.  Formats 1 and 2 have none of these.
@@ -131,9 +131,9 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Make a database of an earlier format one of this format.
+    """Convert a database of an earlier format to the present one.
 
-    It is one transaction: it is done completely, or begun anew.
+    This is one transaction: it is done completely or not at all.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -178,12 +178,12 @@ def key_makes_sense(row: KeyRow) -> bool:
 
 
 def shadow_text(capacity: int, rate_per_sec: float, level: int, stamp_us: int) -> str:
-    """The bucket of a shadow policy as it is stored; no capacity: there is none."""
+    """The bucket of a shadow policy as it is stored; empty if the capacity is 0."""
     return json.dumps([capacity, rate_per_sec, level, stamp_us]) if capacity else ""
 
 
 def read_shadow(text: str) -> tuple[int, float, int, int] | None:
-    """Capacity, rate, level and time stamp.  Raises ValueError for what `shadow_text` cannot have written."""
+    """Capacity, rate, level and time stamp.  Raises ValueError for a text that `shadow_text` cannot have written."""
     if not text:
         return None
     read = json.loads(text)

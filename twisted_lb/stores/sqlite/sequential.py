@@ -1,6 +1,6 @@
-"""Calls that are made one after the other, each when the one before has its result.
+"""Calls that are made one after the other, each when the previous one has its result.
 
-Like DeferredLock.run, but without recursion: of calls that have their results at once, any number may wait.
+Like DeferredLock.run, but without recursion, so that any number of calls with immediate results may wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SequentialCalls:
         self._looping = False
 
     def run(self, call: Callable[[], Deferred[_Result]]) -> Deferred[_Result]:
-        """The result of `call`, which is made when all before have theirs."""
+        """The result of `call`, which is made when all earlier ones have their results."""
         result: Deferred[_Result] = Deferred()
         self._waiting.append((call, result))
         self._go_on()

@@ -11,9 +11,10 @@ Strategy:
 5. While nothing can be written, requests are served from memory, and accounts can be neither created nor changed, so
    that no account is lost after it was returned.  The contents of memory are written when that is possible again.
 
-kill -9 or a power failure loses no account, and the tokens taken since a level was last written, in about one second.
-A bucket may admit these tokens again, so each such event exceeds the guarantee by at most what the bucket admitted in
-that second, and by at most its capacity; a quota, what was used of it in that second.  An orderly stop loses nothing.
+After kill -9 or a power failure no account is lost, but it is forgotten which tokens were taken since a level was last
+written, that is in about one second.  A bucket may admit these tokens again, so each such event exceeds the guarantee
+by at most what the bucket admitted in that second, and by at most its capacity; a quota, by what was used of it in that
+second.  A normal stop loses nothing.
 
 The global bucket, those of networks, routes and pools, and the requests in flight are in memory only: after a restart
 the buckets are full and no requests are in flight.
@@ -105,7 +106,7 @@ class EmbeddedStore:
         run_blocking: RunBlocking | None = None,
         limits: Limits = Limits(),
     ) -> None:
-        """`now_us` gives microseconds since 1970; `reactor` has time and threads.
+        """`now_us` returns microseconds since 1970; `reactor` provides IReactorTime and IReactorThreads.
 
         `run_blocking` replaces the thread of the store, for tests.
         """

@@ -1,7 +1,7 @@
 """Counts by time of the embedded store (see `twisted_lb.usage`), in memory, and as they are written to disk.
 
-A counter is two arrays, `slot, number, slot, number, ...`, of its minutes and of its half hours, with those slots alone
-in which something has happened.  On disk it is a row, which is replaced when it has changed.
+A counter is two arrays, `slot, number, slot, number, ...`, of its minutes and of its half hours, with only those slots
+in which something was counted.  On disk it is a row, which is replaced when it has changed.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _Series = tuple["array[int]", "array[int]"]  # of a counter, in the order of _PE
 
 
 class UsageCounts:
-    """The counts of all subjects; those that were silent for a day are forgotten."""
+    """The counts of all subjects; those without a count for a day are dropped."""
 
     def __init__(self, now_us: Callable[[], int], has_key: Callable[[str], bool]) -> None:
         """`has_key`: whether there is a key with this digest, whatever its state."""
-        self.dirty: set[str] = set()  # subjects whose rows on disk are not as they are here
+        self.dirty: set[str] = set()  # subjects whose rows on disk are outdated
         self._now_us = now_us
         self._has_key = has_key
-        self._subjects: dict[str, dict[str, _Series]] = {}  # the one that was silent for longest is first
+        self._subjects: dict[str, dict[str, _Series]] = {}  # first the one without a count for the longest time
         self._of_keys: dict[str, list[str]] = {}  # the subjects that belong to a key, by its digest
 
     def add(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Count so many more, now.  What belongs to a key that does not exist is left out."""
+        """Add these numbers to the present slots.  Counts of a key that does not exist are ignored."""
         now = self._now()
         for subject, more in counts.items():
             if not self._exists(subject):
@@ -84,7 +84,7 @@ class UsageCounts:
     # The disk
 
     def load(self, rows: Iterable[UsageRow]) -> None:
-        """Take over what is on disk.  Raises ValueError for a row that makes no sense."""
+        """Load the rows of the database.  Raises ValueError for an invalid row."""
         now = self._now()
         for row in rows:
             series = _series(row, now)
@@ -98,7 +98,7 @@ class UsageCounts:
         self._forget_silent(now)
 
     def rows(self, subjects: Iterable[str]) -> tuple[list[UsageRow], list[str]]:
-        """What is to be written of these subjects, and those of which there is nothing any more."""
+        """The rows to write for these subjects, and the subjects that have no counts any more."""
         rows: list[UsageRow] = []
         removed = []
         for subject in subjects:
@@ -112,7 +112,7 @@ class UsageCounts:
 
     @property
     def subjects(self) -> list[str]:
-        """All of which there is something."""
+        """All subjects that have counts."""
         return list(self._subjects)
 
     def _now(self) -> int:
@@ -163,7 +163,7 @@ def _sum(slots: array[int], slot: int, length: int) -> int:
 
 
 def _last(counters: dict[str, _Series]) -> int:
-    """The last half hour in which something happened."""
+    """The last half hour in which something was counted."""
     return max(half_hours[-2] for _, half_hours in counters.values())
 
 
@@ -175,7 +175,7 @@ def _bytes(slots: array[int]) -> bytes:
 
 
 def _series(row: UsageRow, now: int) -> _Series:
-    """What is stored, without slots of the future: the clock has been set back since."""
+    """What is stored, without slots in the future, which are from before the clock was set back."""
     subject, counter, *stored = row
     if type(subject) is not str or type(counter) is not str:
         raise ValueError(f"{subject!r} {counter!r} is not text")

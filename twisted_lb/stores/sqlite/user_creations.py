@@ -1,7 +1,7 @@
 """Users that are created in the embedded store, many at once.
 
-Users that are asked for while another call is under way, with no other change among them, are stored in one
-transaction: an import would wait for the disk for each of them.
+Users whose creation is requested while another call is under way, with no other change between them, are stored in one
+transaction: otherwise an import would wait for the disk for each of them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from twisted_lb.stores.user_checks import check_user
 from twisted_lb.user_names import normalized
 from twisted_lb.users import MAX_KEYS, KeyTaken, User, metadata_text
 
-MAX_TOGETHER: Final = 50  # users in one transaction, which the event loop takes over at once
+MAX_TOGETHER: Final = 50  # users in one transaction, all of which the event loop then adds to memory at once
 
 
 class NewUser(NamedTuple):
-    """A user who is to be created."""
+    """A user to be created."""
 
     user: User
     created: Deferred[None]
 
 
 class NewRows(NamedTuple):
-    """What is stored of a new user."""
+    """What is stored for a new user."""
 
     row: Row
     keys: list[KeyRow]
@@ -53,7 +53,7 @@ class UserCreations:
         self._now_us = now_us
         self._accounts = accounts
         self._calls = calls
-        # What the last of the calls that wait will create, if that is a creation.
+        # What the last waiting call will create, if it is a creation.
         self._joined: list[NewUser] | None = None
 
     def create(self, user: User) -> Deferred[None]:
@@ -82,7 +82,7 @@ class UserCreations:
             try:
                 name, ids = normalized(one.user.name), {key.key_id for key in one.user.keys}
                 if name in names or ids & key_ids:
-                    # Whether they are taken is known when the others are stored.
+                    # Whether they are taken is known only when the others are stored.
                     later.append(one)
                     continue
                 new.append(NewRows(*self._rows_of(one.user), one.created))
@@ -119,7 +119,7 @@ class UserCreations:
         return succeed(None)
 
     def _rows_of(self, user: User) -> tuple[Row, list[KeyRow]]:
-        """What to store of a new user, whose name is taken from now on."""
+        """What to store for a new user, whose name is taken from now on."""
         check_user(user, MAX_KEYS)
         held, now_us = self._held, self._now_us()
         name = normalized(user.name)

@@ -2,7 +2,7 @@
 
 Calls that change something are made one after another, since what they store depends on what is in memory, where a
 change takes effect when it is on disk.  Users that are created while another call is under way, with no other change
-among them, are stored in one transaction: an import would wait for the disk for each of them.
+between them, are stored in one transaction (see `user_creations`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _Result = TypeVar("_Result")
 
 
 class EmbeddedUsers:
-    """The verbs of IUserStore."""
+    """The methods of IUserStore."""
 
     def __init__(
         self,
@@ -417,6 +417,6 @@ def _changed_count(count: QuotaCount | None, change: UserChange, now_us: int) ->
     if before is None or (before.unit, before.per) != (quota.unit, quota.per) or 0 < before.ends_us <= now_us:
         told = 0
     if change.quota_used is not None:
-        # The period is determined anew, so that this also helps after the clock was wrong.
+        # The period is determined again, so that this also helps after the clock was wrong.
         quota = quota._replace(used=change.quota_used, starts_us=0, ends_us=0)
     return QuotaCount(quota, told)

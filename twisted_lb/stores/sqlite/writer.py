@@ -349,7 +349,7 @@ class DatabaseWriter:
 
     async def _stop(self) -> None:
         if self._round is not None:
-            # Later slices of the round are not in the thread yet.
+            # Later slices of the round have not been passed to the thread yet.
             over: Deferred[None] = Deferred()
             self._round.addBoth(lambda _: over.callback(None))
             await over

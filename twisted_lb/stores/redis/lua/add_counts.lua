@@ -1,7 +1,7 @@
 -- Count more of some subjects, in the present slots.
 --   KEYS   their hashes
 --   ARGV   of each: the digest of the key that it belongs to, or ''; and '<counter>=<number> <counter>=<number> ...'
--- Reply: of how many subjects.  What belongs to a key that does not exist is left out.
+-- Reply: how many subjects were counted.  Those that belong to a key that does not exist are left out.
 
 local KEPT_SECONDS = 90000 -- a day and an hour, after the last count
 
@@ -16,7 +16,7 @@ for i = 1, #KEYS do
     end
     local texts = read('HMGET', KEYS[i], unpack(fields))
     if not texts then
-      -- Not ours, and nothing is lost with it.
+      -- Not a key of this program; nothing is lost with it.
       call('DEL', KEYS[i])
       texts = {}
     end

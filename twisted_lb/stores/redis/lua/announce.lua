@@ -1,17 +1,17 @@
--- Say that an instance lives, forget those that are silent, and count the living.
+-- Announce an instance, forget those that are silent, and count the live ones.
 --   KEYS[1]  tokenlb:instances, a sorted set: instance id -> last announcement, in microseconds of Redis
---   ARGV     instance id, microseconds of silence after which an instance is no more, and the time in the last reply
--- Reply: how many live; 1 if this one had been forgotten, or is new, else 0; 1 while balancers come back from an outage,
--- so that this one has to take part in that (see rejoin.lua), else 0; the time; and the digests of the keys whose state
--- was changed since the last reply: what was known of them holds no longer.
--- A key of another type is replaced; then nobody knows who was forgotten, and the reply says that this one was not.
+--   ARGV     instance id, microseconds of silence after which an instance counts as gone, and the time in the last reply
+-- Reply: how many are live; 1 if this one had been forgotten, or is new, else 0; 1 while balancers come back from an
+-- outage, so that this one has to take part in that (see rejoin.lua), else 0; the time; and the digests of the keys whose
+-- state was changed since the last reply: what was known about them is outdated.
+-- A key of another type is replaced; then it is unknown which ones were forgotten, and the reply says that this one was not.
 
 local TOLD = 660000000 -- microseconds for which changes are kept: longer than instances remember keys
 
 local silence = tonumber(ARGV[2])
 local wrong = not read('ZCARD', KEYS[1])
 if wrong then
-  -- Not ours: the others announce themselves again soon.
+  -- Not a key of this program: the others announce themselves again soon.
   call('DEL', KEYS[1])
 end
 local before = number(call('ZSCORE', KEYS[1], ARGV[1]), 0, LAST_STAMP)

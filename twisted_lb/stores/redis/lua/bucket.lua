@@ -1,20 +1,20 @@
--- The token bucket of twisted_lb/limits/bucket.py, number for number.  This text comes first in every script.
+-- The token bucket of twisted_lb/limits/bucket.py, with the same arithmetic.  This text comes first in every script.
 --
 -- A user is one hash, tokenlb:{<SHA-256 of the first key, hexadecimal>}, which never expires:
---   name, capacity (tokens), rate (tokens per second), level (microtokens), stamp (microseconds), and what users.lua reads
--- A further key of the user is a hash of the same form of name, with `owner`: the SHA-256 of the first key.
+--   name, capacity (tokens), rate (tokens per second), level (microtokens), stamp (microseconds), and the fields of users.lua
+-- A further key of the user is a hash with a key of the same form, and with `owner`: the SHA-256 of the first key.
 -- Both may have `state` (see `states`).
 -- All whole numbers are below 2^53, so that Lua's doubles hold them exactly.
 
 local MICROTOKENS = 1000000
 
--- Seconds for which tokenlb:last:<process> is kept: an outage that is longer may charge what was uncertain once more.
+-- Seconds for which tokenlb:last:<process> is kept: after a longer outage, what was uncertain may be charged twice.
 local LAST_TTL = 604800
 
 -- Locals, because a look-up in Redis's guarded table of globals costs a tenth of a call.
 local call, format, floor, max, min, tonumber = redis.call, string.format, math.floor, math.max, math.min, tonumber
 
--- For reading: nil where the key has another type, which concerns that key alone and must not fail a whole batch.
+-- For reading: nil if the key has another type, which affects that key alone and must not fail a whole batch.
 local function read(...)
   local found = redis.pcall(...)
   if type(found) == 'table' and found.err then
@@ -30,7 +30,7 @@ end
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
--- A whole number as text: neither an exponent nor a lost digit.
+-- A whole number as text, without an exponent and without losing digits.
 local function whole(number)
   return format('%.0f', number)
 end
@@ -45,7 +45,7 @@ local function refill(level, elapsed, rate, full)
   return level
 end
 
--- The number in a text, where it is one from `least` to `most`; "nan", which Lua reads as a number, is not.
+-- The number in a text, if it is from `least` to `most`, else nil; also nil for "nan", which Lua reads as a number.
 local function number(text, least, most)
   local found = tonumber(text or '')
   return found and found >= least and found <= most and found or nil
@@ -57,7 +57,8 @@ local MOST_AMOUNT, MOST_USED = 1e12, 1e15 -- of a quota: see quotas.py
 
 local rates = {} -- text -> number; false where it is not a rate
 
--- A rate, whose text goes to the balancers as it is: Lua also reads hexadecimal numbers, and up to a NUL.
+-- A rate, or nil.  Its text is passed to the balancers unchanged, so only decimal numbers are accepted: Lua also reads
+-- hexadecimal ones, and ignores what comes after a NUL.
 local function rate_of(text)
   local found = rates[text or '']
   if found == nil then
@@ -67,16 +68,16 @@ local function rate_of(text)
   return found or nil
 end
 
--- Whether balancers are coming back from an outage, and one of them at least has not charged yet what it spent without
--- Redis; `switch` is what tokenlb:switch holds (see rejoin.lua).  Until all have, nobody takes from a bucket, nor does one
--- that has not noticed the outage.
+-- Whether balancers are coming back from an outage, and at least one of them has not charged yet what it spent without
+-- Redis; `switch` is the value of tokenlb:switch (see rejoin.lua).  Until all have charged, no balancer takes from a bucket,
+-- not even one that has not noticed the outage.
 local function outage(switch)
   return number(switch, 0, LAST_STAMP) ~= nil
 end
 
 -- An account refilled to now: name, capacity, rate as text, level, elapsed microseconds, the level as stored, `state`.
--- nil where there is no such key, false where what is there is not an account.  Changes nothing.
--- `fields` are these six of the hash, where they have been read.
+-- nil if there is no such key, false if the value is not an account.  Changes nothing.
+-- `fields` are the six fields that are read below, if they have been read already.
 local function refilled(key, fields)
   fields = fields or read('HMGET', key, 'name', 'capacity', 'rate', 'level', 'stamp', 'state')
   if not fields then
@@ -95,11 +96,11 @@ local function refilled(key, fields)
   return fields[1], capacity, fields[3], level, elapsed, stored, fields[6]
 end
 
--- What `state` says; it is absent where nothing is out of the ordinary.  Of the user, in the hash of the first key alone:
+-- The parts of `state`, which is absent if all have their defaults.  Of the user, only in the hash of the first key:
 -- 'active' or 'disabled'; of the key: 'active', 'disabled' or 'revoked'; when it expires (0: it does not); and 'own' for a
--- bucket of its own, in tokenlb:key_bucket:{<digest>}, within the user's.  Then, of the user again, letters for what
--- there is: 'q' for a quota (see `quota_at`), 's' for a shadow policy, with its bucket in
--- tokenlb:shadow_bucket:{<digest of the first key>}; absent: neither.  nil where it says nothing of that.
+-- bucket of its own, in tokenlb:key_bucket:{<digest>}, in addition to the user's.  Then, of the user again, letters for what
+-- the user has: 'q' for a quota (see `quota_at`), 's' for a shadow policy, with its bucket in
+-- tokenlb:shadow_bucket:{<digest of the first key>}; absent: neither.  nil if the text is malformed.
 local function states(text)
   if not text then
     return 'active', 'active', 0, false, ''
@@ -126,8 +127,8 @@ local function has_shadow(more)
   return more:find('s', 1, true) ~= nil
 end
 
--- The bucket of the shadow policy of a user, and that policy, capacity and rate as text, where `key` is the user's hash.
--- nil where there is no policy that could be.
+-- The key of the bucket of a user's shadow policy, its capacity, and its rate as text; `key` is the user's hash.
+-- nil if there is no valid policy.
 local function shadow_of(key)
   local fields = call('HMGET', key, 'shadow_capacity', 'shadow_rate')
   if number(fields[1], 1, MOST_CAPACITY) and rate_of(fields[2]) then
@@ -136,10 +137,10 @@ local function shadow_of(key)
   return nil
 end
 
--- The quota of the user whose record this is, where `states` says that there is one: see limits/quota_count.py.  In the hash:
+-- The quota of the user with this record, if `states` says that there is one: see limits/quota_count.py.  In the hash:
 --   quota (amount, unit, day or month, time zone), quota_used, quota_starts, quota_ends (microseconds; 0: the period is to
 --   be determined), quota_told (the highest threshold that was reached in the period, in percent)
--- nil where it is not one.
+-- nil if it is not valid.
 local function quota_at(place)
   local fields = call('HMGET', place, 'quota', 'quota_used', 'quota_starts', 'quota_ends', 'quota_told')
   local amount, unit = (fields[1] or ''):match('^(%d+) (%l+) %l+ [%w/_+-]+$')
@@ -154,7 +155,7 @@ local function quota_at(place)
   }
 end
 
--- The last elements of a reply about somebody with a quota; `list` is extended by them.
+-- Append to `list` the last elements of a reply about a user with a quota.
 local function add_quota(list, quota)
   local last = #list
   list[last + 1], list[last + 2], list[last + 3] = quota.text, quota.used, quota.starts
@@ -164,7 +165,7 @@ end
 
 local REVOKED = -1
 
--- Why a key must not be used: REVOKED, 90 the user is disabled, 91 the key is, 92 it has expired; nil: it may be.
+-- Why a key must not be used: REVOKED, 90 the user is disabled, 91 the key is, 92 it has expired; nil: it may be used.
 local function refusal(user, key, expires)
   if key == 'revoked' then
     return REVOKED
@@ -178,7 +179,7 @@ local function refusal(user, key, expires)
   return nil
 end
 
--- The policy of a key's own bucket, capacity and rate as text; nil where there is none that could be.
+-- The policy of a key's own bucket, capacity and rate as text; nil if it is not valid.
 local function own_policy(capacity, rate)
   if number(capacity, 1, MOST_CAPACITY) and rate_of(rate) then
     return tonumber(capacity), rate
@@ -186,8 +187,8 @@ local function own_policy(capacity, rate)
   return nil
 end
 
--- Whose key it is, where there is no account at `key`: the hash of the owner, then `state`, capacity and rate of its own
--- bucket.  nil where it is not a further key.
+-- The owner of a key that is not an account: the owner's hash, then `state`, capacity and rate of the key's own bucket.
+-- nil if it is not a further key.
 local function further(key)
   local fields = read('HMGET', key, 'owner', 'state', 'key_capacity', 'key_rate')
   if not fields or not fields[1] or #fields[1] ~= 64 then
@@ -198,8 +199,8 @@ end
 
 -- The account of any key: why the key must not be used (see `refusal`; 0: it may be), the account's key in Redis,
 -- microseconds until it expires (0: it does not), capacity (0: none) and rate of its own bucket, the user's quota (nil:
--- none), and what else there is of the user (see `states`).
--- nil where there is no such key, false where what is there is not one.
+-- none), and the letters for what else the user has (see `states`).
+-- nil if there is no such key, false if the value is not a key.
 local function account_of(key)
   local name, _, _, _, _, _, text = refilled(key)
   local place, capacity, rate, of_user = key, nil, nil, nil
@@ -252,17 +253,17 @@ local function refilled_shared(key, full, rate)
     return full, 1, full, not fields or fields[1] or fields[2]
   end
   local elapsed = now - stamp
-  -- The capacity may have been set to less since.
+  -- The capacity may have been reduced since.
   return min(refill(stored, elapsed, rate, full), full), elapsed, min(stored, full), false
 end
 
--- How many instances of tokenlb:instances live.
+-- How many instances of tokenlb:instances are live.
 local function living(key, silence)
   return call('ZCOUNT', key, whole(now - silence), whole(now + silence))
 end
 
--- Remove those that were silent for so long while others were heard of: in an outage all are silent.  An announcement
--- of the future is from before the clock of Redis went back: it is no sign of life for ever.
+-- Remove those that were silent for that long while others announced themselves: in an outage all are silent.  An
+-- announcement in the future is from before the clock of Redis was set back, and must not count for ever.
 local function forget_silent(key, silence)
   call('ZREMRANGEBYSCORE', key, '(' .. whole(now + silence), '+inf')
   local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')

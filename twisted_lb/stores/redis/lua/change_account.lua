@@ -1,9 +1,9 @@
--- Set the policy of an account; the level so far is kept, and cut to a smaller capacity.
+-- Set the policy of an account; the level is kept, and reduced to a smaller capacity.
 --   KEYS[1]  one of its keys
 --   ARGV     capacity, rate; an empty one is left as it is
--- Reply: nil where there is no account, or the key is revoked; an empty list where what is there is not an account; else
--- name, capacity as text, rate as text, level, 0, and why the key must not be used (see `refusal`), or 0: if it must not
--- be, nothing is changed; and if there is one, the quota (see `add_quota`).
+-- Reply: nil if there is no account, or the key is revoked; an empty list if the value is not an account; else name,
+-- capacity as text, rate as text, level, 0, and why the key must not be used (see `refusal`), or 0: if it must not be used,
+-- nothing is changed; and if there is one, the quota (see `add_quota`).
 
 local reason, place, _, _, _, quota = account_of(KEYS[1])
 if reason == nil or reason == REVOKED then

@@ -1,8 +1,8 @@
 -- Change a key; empty arguments are left as they are.
 --   ARGV   how many forms of the name of its user; the forms; the digits of the key_id
 --          state, when it expires (0: it does not), '1' and a label, capacity of its own bucket (0: none), rate, level
--- Reply: the user before and after, see `user_at`; nil where there is no such key, an empty list where what is there is
--- not a user; 4 the key is revoked.
+-- Reply: the user before and after, see `user_at`; nil if there is no such key, an empty list if the value is not a user;
+-- 4 the key is revoked.
 
 local owner, user, at = named_user()
 if not user then

@@ -1,9 +1,8 @@
 -- Change a user; empty arguments are left as they are.
 --   ARGV   how many forms of the name; the forms; capacity, rate, level, state, metadata
---          capacity (0: none any more), rate and level of the shadow policy
---          quota ('-': none any more), and what was used of it
--- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
--- user.
+--          capacity (0: remove it), rate and level of the shadow policy
+--          quota ('-': remove it), and what was used of it
+-- Reply: the user before and after, see `user_at`; nil if there is none, an empty list if the value is not a user.
 
 local owner, user, at = named_user()
 if not user then

@@ -1,32 +1,32 @@
--- Notices that are due; nobody else gets them before the lease is over.  Also says that somebody takes notices:
--- take_tokens.lua makes them for as long as tokenlb:webhook is there.
+-- Claim notices that are due; no other balancer gets them before the lease is over.  This also reports that notices are
+-- wanted: take_tokens.lua makes them as long as tokenlb:webhook exists.
 --   KEYS[1]  tokenlb:webhook, a string, expires WANTED seconds after the last call
 --   KEYS[2]  tokenlb:notices, a hash: id -> threshold, time, used, start and end of the period, the quota (four words), name
 --   KEYS[3]  tokenlb:notices_due, a sorted set: id -> when it is due, in microseconds
---   KEYS[4]  tokenlb:webhook_gone, a string: the digest of the URL of a webhook that wants nothing more, expires after GONE
+--   KEYS[4]  tokenlb:webhook_gone, a string: the digest of the URL of a webhook that wants no more, expires after GONE
 --   ARGV     how many at most, microseconds of the lease, the digest of the caller's URL, and 'begins' at its first call,
---            'gone' when it wants nothing more, or ''
+--            'gone' when it wants no more notices, or ''
 -- Reply: an id and its text for each.
 --
--- What is of no use any more is removed: notices of users that were deleted, and those that nobody has sent or given up in
--- KEPT seconds: six hours, an hour to the last attempt, and one to spare.  The keys expire where nobody calls this for so
--- long that all they hold is that old.
+-- Notices of no use are removed: those of users that were deleted, and those that no balancer has sent or given up within
+-- KEPT seconds (six hours, an hour to the last attempt, and one to spare).  The keys expire if this is not called for so
+-- long that everything in them is that old.
 
 local WANTED = 3600
 local GONE = 86400
 local KEPT = 8 * 3600
-local LOOKED_AT = 100 -- beside those that are asked for
+local LOOKED_AT = 100 -- in addition to those that are asked for
 
 for i, command in ipairs({'STRLEN', 'HLEN', 'ZCARD', 'STRLEN'}) do
   if not read(command, KEYS[i]) then
-    -- Not ours.
+    -- Not a key of this program.
     call('DEL', KEYS[i])
   end
 end
 local most, webhook, news = tonumber(ARGV[1]), ARGV[3], ARGV[4]
 if news == 'gone' then
   call('SET', KEYS[4], webhook, 'EX', GONE)
-  -- Another balancer with another URL says at its next call that there are to be notices.
+  -- Another balancer with another URL reports at its next call that notices are wanted.
   call('DEL', KEYS[1])
 end
 local gone = call('GET', KEYS[4]) == webhook

@@ -9,8 +9,7 @@ local PERIODS = {{'m', 60, 60}, {'h', 1800, 48}} -- the letter, seconds in a slo
 local MOST_COUNTED = 2 ^ 53 - 1
 local second = floor(now / 1000000)
 
--- The counts in the text of a slot, and when it was.  `into` is a table from names to numbers, which is added to; names that
--- are new go into `names`.
+-- Add the counts in the text of a slot to `into`, a table from names to numbers; new names are appended to `names`.
 local function add_text(text, into, names)
   for name, count in text:gmatch('(%S+)=(%d+)') do
     if not into[name] then

@@ -1,7 +1,7 @@
 -- Add a key to a user.
 --   ARGV   how many forms of the name; the forms; how many keys a user has at most; nine of the key, see `key_argument`
--- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
--- user; 2 the key is taken, 3 there are too many.
+-- Reply: the user before and after, see `user_at`; nil if there is none, an empty list if the value is not a user; 2 the key
+-- is taken, 3 there are too many.
 
 local owner, user, at = named_user()
 if not user then

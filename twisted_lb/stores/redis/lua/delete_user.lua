@@ -1,6 +1,6 @@
 -- Remove a user and all keys.
 --   ARGV   how many forms of the name; the forms
--- Reply: the user, see `user_at`; nil where there is none, an empty list where what is there is not a user.
+-- Reply: the user, see `user_at`; nil if there is none, an empty list if the value is not a user.
 
 local owner, user = named_user()
 if not user then

@@ -1,7 +1,7 @@
 -- The user who has a key.  Writes nothing.
 --   ARGV   the digits of the key_id
--- Reply: see `user_at`; nil where there is none; 1 where there is none, but the index is not complete (index_keys.lua);
--- an empty list where what is there is not a key.
+-- Reply: see `user_at`; nil if there is none; 1 if there is none, but the index is incomplete (index_keys.lua); an empty list
+-- if the value is not a key.
 
 local digest = digest_of_id(ARGV[1])
 if not digest then

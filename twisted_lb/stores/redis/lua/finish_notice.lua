@@ -1,7 +1,7 @@
--- Remove a notice, or let it be due later.
+-- Remove a notice, or make it due later.
 --   KEYS[1]  tokenlb:notices      KEYS[2]  tokenlb:notices_due, see claim_notices.lua
 --   ARGV     its id, and after how many microseconds it is due again ('': it is removed)
--- Reply: 1 where it was there, else 0.
+-- Reply: 1 if it existed, else 0.
 
 if ARGV[2] == '' then
   call('ZREM', KEYS[2], ARGV[1])

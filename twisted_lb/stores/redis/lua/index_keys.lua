@@ -1,7 +1,7 @@
--- Enter the first keys of some users in the index of keys, which have been created by an earlier version: it knows no
--- index, and may be creating users now.  May be repeated.
+-- Enter the first keys of some users in the index of keys.  They were created by an earlier version, which has no index and
+-- may still be creating users.  May be repeated.
 --   ARGV   the name to begin after (empty: before all names), how many users at most
--- Reply: the name to go on after, or nil.
+-- Reply: the name to continue after, or nil.
 
 local first = ARGV[1] == '' and '-' or '[' .. ARGV[1] .. '\1'
 local members = call('ZRANGEBYLEX', 'tokenlb:names', first, '+', 'LIMIT', 0, tonumber(ARGV[2]))

@@ -1,4 +1,4 @@
--- Note when some keys were used last.
+-- Note when some keys were last used.
 --   KEYS   any number of keys      ARGV  when each was used, in microseconds before now
 -- Reply: how many were noted.
 

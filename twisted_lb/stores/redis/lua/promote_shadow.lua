@@ -1,7 +1,7 @@
--- Make the shadow policy of a user the policy, and remove the shadow.  The level is kept, and cut to a smaller capacity.
+-- Make the shadow policy of a user the policy, and remove the shadow.  The level is kept, and reduced to a smaller capacity.
 --   ARGV   how many forms of the name; the forms
--- Reply: the user before and after, see `user_at`; nil where there is none, an empty list where what is there is not a
--- user; 5 there is no shadow.
+-- Reply: the user before and after, see `user_at`; nil if there is none, an empty list if the value is not a user; 5 there is
+-- no shadow.
 
 local owner, user = named_user()
 if not user then

@@ -1,6 +1,6 @@
 -- An account and the level of its bucket now.  Writes nothing.
 --   KEYS[1]  one of its keys
--- Reply: nil where there is no account, or the key is revoked; an empty list where what is there is not an account; else
+-- Reply: nil if there is no account, or the key is revoked; an empty list if the value is not an account; else
 -- name, capacity as text, rate as text, level, and microseconds since its bucket was last used; why the key must not be
 -- used (see `refusal`), or 0; digest of the first key, microseconds until the key expires (0: it does not), and of its
 -- own bucket capacity (0: none), rate as text, level; these three of the shadow policy of the user; and if there is one,

@@ -1,7 +1,7 @@
 -- The levels of buckets without an account now.  Writes nothing.
 --   KEYS   their keys
 --   ARGV   capacity and rate of each
--- Reply: the level of each, in microtokens; one that is not there, or is not a bucket, is full.
+-- Reply: the level of each, in microtokens; one that does not exist, or is not a bucket, is full.
 
 local levels = {}
 for i = 1, #KEYS do

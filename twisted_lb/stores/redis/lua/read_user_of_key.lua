@@ -1,7 +1,7 @@
 -- A user, by the digest of a key.  Writes nothing.
 --   KEYS[1]  the key      ARGV[1]  its digest
--- Reply: why the key must not be used (see `refusal`), or 0; and the user.  nil where there is none, an empty list where
--- what is there is not a key.
+-- Reply: why the key must not be used (see `refusal`), or 0; and the user.  nil if there is none, an empty list if the
+-- value is not a key.
 
 local digest = ARGV[1]
 local owner = further(KEYS[1])

@@ -16,7 +16,7 @@ for i = 1, #KEYS do
       local user, _, state, expires = states(found and of_user or nil), states(own_text)
       usable = found and user and state and not refusal(user, state, expires)
     else
-      -- What is not a key is left for a person to look at, and closes nothing.
+      -- A value that is not a key is left for the operator, and does not close tunnels.
       usable = true
     end
   end

@@ -4,25 +4,25 @@
 --            this script, in microseconds of Redis
 --   KEYS[3]  tokenlb:switch, which is there from the first `back` until the last `charged`: the moment at which all
 --            begin to charge, in microseconds of Redis; 0 while there is none yet
---   ARGV     1 instance id      2 microseconds of silence after which an instance is no more
+--   ARGV     1 instance id      2 microseconds of silence after which an instance counts as gone
 --            3 what it does     4 microseconds without an announcement that are usual      then ids that it had before
 --   It does one of these:
 --   back     it has spent tokens without Redis, or may have; repeated until there is a moment
 --   charged  it holds its requests, and has charged what it spent; repeated until all have
---   new      it has never decided about a request; repeated until it may go on
+--   new      it has never decided about a request; repeated until it may continue
 --   join     the same, without looking for instances that are silent
 --   An id with a dot is that of an instance that has no shares (ON_STORE_ERROR is deny or allow): it has nothing to
---   charge, so that nobody waits for it.
--- Reply: how many live; how many are waited for; and
---   0   go on with Redis
---   -1  go on with the shares, and ask again
---   more than 0: `back`: begin to charge in so many microseconds; `charged`: hold the requests, and ask again
+--   charge, so that no other one waits for it.
+-- Reply: how many are live; how many are waited for; and
+--   0   use Redis
+--   -1  continue with the shares, and ask again
+--   more than 0: `back`: begin to charge in that many microseconds; `charged`: hold the requests, and ask again
 --
--- While tokenlb:switch is there, no call takes a token (see `outage` in bucket.lua).  So what one has spent and not
--- charged yet is not taken by another one.
+-- While tokenlb:switch exists, no call takes a token (see `outage` in bucket.lua).  So tokens that one instance has spent
+-- and not charged yet are not taken by another one.
 --
--- The lease does not run while Redis is away: in the first call after an outage, those that were alive when this
--- instance was heard of last have been silent for as long as they were then.
+-- The lease does not run while Redis is unavailable: in the first call after an outage, the instances that were live at
+-- the last announcement of this one count as silent for as long as they were then.
 
 local LEAD = 120000 -- microseconds from the agreement to the moment: more than the time from one `back` to the next
 local HOLD = 300000 -- microseconds for which requests are held at most, from the moment on
@@ -83,7 +83,7 @@ if what == 'new' and not outage(switch) then
     end
   end
   if silent > 0 then
-    -- With this one, which is not announced before it goes on.
+    -- Including this one, which is not announced before it continues.
     return {call('ZCOUNT', KEYS[1], whole(tonumber(newest[2]) - silence), '+inf') + 1, silent, -1}
   end
 end

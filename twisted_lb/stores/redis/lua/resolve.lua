@@ -1,4 +1,4 @@
--- What became of the last call of an instance whose reply was lost; and from now on no earlier call is carried out.
+-- Find the outcome of the last call of a process, whose reply was lost, and prevent a later execution of earlier calls.
 --   KEYS[1]  tokenlb:last:<process>, see take_tokens.lua
 --   ARGV     a number above those of all calls so far
 -- Reply: what take_tokens.lua has written there, or nil.  The same call again gives the same reply.

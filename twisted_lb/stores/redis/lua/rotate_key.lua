@@ -1,9 +1,9 @@
--- Add a key in place of another one, which expires after a grace.
+-- Add a key in place of another one, which expires after a grace period.
 --   ARGV   how many forms of the name of its user; the forms; how many keys a user has at most
 --          the digits of the key_id, microseconds of grace (0: it is revoked), the digest of the new key
---          1: that one expires as the old one did
--- Reply: the user before and after, see `user_at`; nil where there is no such key, an empty list where what is there is
--- not a user; 2 the new key is taken, 3 there are too many, 4 the key is revoked.
+--          1: the new key expires when the old one would have
+-- Reply: the user before and after, see `user_at`; nil if there is no such key, an empty list if the value is not a user;
+-- 2 the new key is taken, 3 there are too many, 4 the key is revoked.
 
 local owner, user, at = named_user()
 if not user then

@@ -1,34 +1,33 @@
--- A whole batch: places in flight freed, tokens charged, then tokens taken, in the order given.
---   KEYS     accounts, any of them many times: those with a request less in flight, those to charge, those to take from
+-- One batch: requests in flight are released, tokens are charged, then tokens are taken, in the order given.
+--   KEYS     accounts, each any number of times: those with one request in flight less, those to charge, those to take from
 --   ARGV     1  requests in flight of one key, at most (0: any number)     2  the id of this instance
---            3  microseconds of silence after which an instance is no more
---            4  capacity and  5  rate of everyone's bucket (capacity 0: none)
+--            3  microseconds of silence after which an instance counts as gone
+--            4  capacity and  5  rate of the global bucket (capacity 0: none)
 --            6  capacity and  7  rate of the bucket of an address
 --            8  microseconds within which a key that was used is in use
 --            9  the process that calls    10  the number of the call; no number is used twice by a process
---           11  how many KEYS have a request less in flight    12  how many are charged
---           13  how many extras there are                      14  microtokens to charge to everyone's bucket
+--           11  how many KEYS have one request in flight less    12  how many are charged
+--           13  how many extras there are                      14  microtokens to charge to the global bucket
 --           15  how many shared buckets are named: those of routes, pools and networks
---           then the microtokens to charge to each (below zero: to give back)
+--           then the microtokens to charge to each (below zero: to refund)
 --           then the extras, three elements each:
 --             position of a taking (from 1), its cost in tokens, the network that asks or ''
---             -1, as the first extra: the charges are those of users, and not of the keys' own buckets
+--             -1, as the first extra: the charges are for the buckets of users, and not for the keys' own
 --             -1 - position of a charge, 0, what the user's quota is charged: unit, start and end of the period, and how
---             much (below zero: it is given back)
+--             much (below zero: it is refunded)
 --           then, if there are shared buckets (see shared_part.py):
 --             how many of them are charged, and how many takings need tokens of them
 --             three elements for each bucket: its key without `tokenlb:`, capacity and rate
---             two for each charge: the number of the bucket (from 1), microtokens (below zero: to give back)
+--             two for each charge: the number of the bucket (from 1), microtokens (below zero: to refund)
 --             for each taking: its position, or 0 if it has no key; its cost in tokens if it has none; how many buckets
 --             it needs tokens of, and their numbers, below zero for shadows, which come last
 --   A taking without an extra costs one token and has no network.
 -- Reply, five elements for each taking with a key, then five for each one without; then, for each taking that needs
 -- tokens of shared buckets, their levels, and after that of a shadow 1 if it would have refused an admitted taking, else
--- 0; then, where there is one, the level of everyone's bucket; at last the keys
--- that were not what they should be:
+-- 0; then, if there is one, the level of the global bucket; finally the keys with a wrong type or value:
 --   name (nil: no such account), capacity, rate as text, outcome, level in microtokens
---   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 everyone's bucket,
---   4 the network's bucket, 6 and above the shared bucket of this place (6 is the first); 5 what is there is not an
+--   Outcomes: 1 admitted; refused by 0 the user's bucket, 2 the requests in flight, 3 the global bucket,
+--   4 the network's bucket, 6 and above the shared bucket of this place (6 is the first); 5 the value is not an
 --   account; 90 to 92 see `refusal`; 93 the key's own bucket; 94 the quota; 95 the period of the quota is over: it has to be
 --   renewed (renew_quota.lua), and the request sent again.  Name, capacity and rate are those of the account where
 --   there is one, the level is that of the bucket that refused.
@@ -39,19 +38,18 @@
 --   none), rate as text, level.  Then, where there is a quota, five more (see `add_quota`), and where there is a shadow
 --   policy, four more: its capacity, rate as text, level, and 1 if it would have refused an admitted taking, else 0.
 --
--- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
--- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
--- digit for each of its takings, those without a key last, 1 where it was admitted (see resolve.lua).
+-- A call whose reply was lost may have been executed, or may still be executed.  So tokenlb:last:<process> holds the number
+-- up to which no call is executed any more, the number of the last call that has changed a bucket, and a digit for each of
+-- its takings, those without a key last, 1 if it was admitted (see resolve.lua).
 --
 -- A call that takes is refused with OUTAGE, and changes nothing, while balancers come back from an outage (rejoin.lua).
--- One that only charges and frees is carried out.
+-- One that only charges and releases is executed.
 --
--- A key that is not what it should be concerns that key alone.  An account like that is left as it is, for a person to
--- look at; what the balancer can make anew (buckets without an account, counts) is replaced when it is written.
+-- A key with a wrong type or value affects only itself.  Such an account is left as it is, for the operator; what can be
+-- made again (buckets without an account, counts) is replaced when it is written.
 --
--- Every key is read once, when it is first met.  All writes come last, so that a Redis that cannot be written to
--- (read-only, out of memory) fails the call at its first write, and nothing is half done.  What is refused
--- writes nothing.
+-- Every key is read once, when it is first needed.  All writes come last, so that a Redis that cannot be written to
+-- (read-only, out of memory) fails the call at its first write, and nothing is half done.  Refusals write nothing.
 
 local in_flight_limit, me, silence, in_use = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local releases, charges, extras = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
@@ -72,20 +70,20 @@ if (#KEYS > releases + charges or limited_takings > 0) and outage(switch) then
 end
 
 local DEEPEST = -1e15 -- microtokens; no bucket goes below
-local PLACES_TTL = 86400 -- seconds, so that what no instance frees any more is dropped at last
-local SHADOW_TTL = 2592000 -- seconds after which an unused shadow bucket that is never full again is full
+local PLACES_TTL = 86400 -- seconds, so that counts that no instance releases any more are finally dropped
+local SHADOW_TTL = 2592000 -- seconds after which an unused shadow bucket that would never be full again counts as full
 
--- A bucket is an array, which is quicker to make than a table of names:
+-- A bucket is an array, which is faster to make than a table with names:
 --   its key in Redis, level refilled to now, microseconds since its stamp, level as stored, level when full,
 --   how it has changed; and of an account: name, capacity, rate as text; or of a shared bucket: its rate
 local KEY, LEVEL, ELAPSED, STORED, FULL, CHANGE, NAME, CAPACITY, RATE = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local SHARED_RATE = 7
 
--- It has changed not at all, by gifts alone (they need no time, so that its stamp stays), or in any other way.
+-- It has not changed, only by refunds (which keep its stamp), or in any other way.
 local SAME, GIVEN, MOVED = 0, 1, 2
 
 local changed = {} -- buckets, in the order in which they changed
-local wrong = {} -- keys that are not what they should be
+local wrong = {} -- keys with a wrong type or value
 
 local function mark(bucket, how)
   if bucket[CHANGE] == SAME then
@@ -107,7 +105,7 @@ local function charge(bucket, microtokens)
   end
 end
 
--- Also at a cost of 0 it is stored, refilled to now, as in twisted_lb/limits/bucket.py.
+-- Even at a cost of 0 it is stored, refilled to now, as in twisted_lb/limits/bucket.py.
 local function take(bucket, microtokens)
   bucket[LEVEL] = bucket[LEVEL] - microtokens
   mark(bucket, MOVED)
@@ -148,7 +146,7 @@ local function address(network)
   return shared_of('tokenlb:address:' .. network, address_capacity, address_rate)
 end
 
-local accounts = {} -- key -> bucket; false where there is no account, or something special about the key
+local accounts = {} -- key -> bucket; false if there is no account, or something is special about the key
 
 local damaged = {} -- keys of accounts -> true
 
@@ -172,7 +170,7 @@ local function special(key, owner, bucket, user, state, expires, own, capacity, 
   return found
 end
 
--- Of a further key; nil where there is none.
+-- The same for a further key; nil if there is none.
 local function further_special(key)
   local owner, text, capacity, rate = further(key)
   if not owner then
@@ -184,7 +182,7 @@ local function further_special(key)
   end
   if not bucket then
     local first = specials[owner]
-    -- A key of a key has no user.
+    -- A key whose owner is a further key has no user.
     if not first or first.owner ~= owner then
       return nil
     end
@@ -201,7 +199,7 @@ function account(key)
     accounts[key] = bucket
     return bucket
   end
-  -- What refers to itself has no user either.
+  -- A key that is its own owner has no user either.
   accounts[key] = false
   if name == nil then
     return false
@@ -233,7 +231,7 @@ function account(key)
 end
 
 local places = {} -- account key -> requests in flight
-local alive = nil -- ids of the instances that live
+local alive = nil -- ids of the live instances
 
 local function place(key)
   local found = places[key]
@@ -269,7 +267,7 @@ local function place(key)
   return found
 end
 
--- 1. Places in flight are freed.
+-- 1. Requests in flight are released.
 
 for i = 1, releases do
   local found = place(KEYS[i])
@@ -285,9 +283,9 @@ local costs, networks = nil, nil
 local quota_charges = nil -- position of a charge -> what it says
 local charge_quota = nil
 local of_users = false
-local quotas = nil -- those of which something was used, or given back
+local quotas = nil -- those of which something was used or refunded
 
--- What is made here costs every call, so it is made where it is needed.
+-- Creating functions takes time, so this one is created only if it is needed.
 if extras > 0 then
   for i = 16 + charges, 15 + charges + 3 * extras, 3 do
     local position, network = tonumber(ARGV[i]), ARGV[i + 2]
@@ -325,7 +323,7 @@ if extras > 0 then
   end
 end
 
--- 3. Tokens are charged or given back.
+-- 3. Tokens are charged or refunded.
 
 for i = 1, charges do
   local key = KEYS[releases + i]
@@ -356,9 +354,9 @@ local limited = nil -- the takings that need tokens of shared buckets, in their 
 local limits_of = nil -- position of a taking -> the one of `limited`
 local refusing, take_from, take_shadows, note_levels = nil, nil, nil, nil
 
--- What is made here costs every call, so it is made where it is needed.
+-- Creating functions takes time, so these are created only if they are needed.
 if shared_count > 0 then
-  -- Which of these buckets has less than the cost, the first one; nil: none.
+  -- The place of the first of these buckets that has less than the cost; nil: none.
   refusing = function(buckets, cost)
     for i = 1, #buckets do
       if buckets[i][LEVEL] < cost then
@@ -374,7 +372,7 @@ if shared_count > 0 then
     end
   end
 
-  -- Ask the shadows of an admitted taking; what they say is for `note_levels`.
+  -- Ask the shadows of an admitted taking; their decisions are for `note_levels`.
   take_shadows = function(buckets, cost)
     local shadows = buckets.shadows
     for i = 1, #shadows do
@@ -465,7 +463,7 @@ for i = first + 1, #KEYS do
     found = specials[key]
     bucket = found and found.refused ~= REVOKED and found.bucket
   end
-  -- A key that is in use is no guess, wherever it comes from.
+  -- A key that is in use is not a guess, wherever it comes from.
   local guessed = network and not (bucket and bucket[ELAPSED] <= in_use)
   if guessed and address(network)[LEVEL] < MICROTOKENS then
     reply[last + 1], reply[last + 2], reply[last + 3] = '', address_capacity, ARGV[7]
@@ -501,7 +499,7 @@ for i = first + 1, #KEYS do
       else
         outcome, level = 1, level - cost
         bucket[LEVEL] = level
-        -- As `mark` does: a call of a function costs here.
+        -- As `mark` does, without a function call, which takes time here.
         if bucket[CHANGE] == SAME then
           changed[#changed + 1] = bucket
         end
@@ -580,7 +578,7 @@ for i = 1, #wrong do
   reply[size + i] = wrong[i]
 end
 
--- 6. The thresholds of quotas: notices are kept while somebody takes them (claim_notices.lua).
+-- 6. The thresholds of quotas: notices are made while they are wanted (claim_notices.lua).
 
 local notices = nil -- of two elements: the quota and the threshold
 if quotas then
@@ -605,7 +603,7 @@ if notices then
   end
 end
 
--- 7. The writing.
+-- 7. The writes.
 
 if #changed > 0 or quotas then
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
@@ -654,17 +652,17 @@ end
 
 for _, bucket in pairs(shared) do
   if bucket[CHANGE] ~= SAME then
-    -- Not before it is full again: from its stamp, which may be ahead of a clock that went back.
+    -- When it is full again, counted from its stamp, which may be ahead of a clock that was set back.
     local missing = bucket[FULL] - min(bucket[LEVEL], bucket[STORED])
     local refilled_in = missing > 0 and missing / bucket[SHARED_RATE] or 0
     local milliseconds = (refilled_in - min(bucket[ELAPSED], 0)) / 1000
     if milliseconds < 1e15 then
       call('PEXPIRE', bucket[KEY], whole(floor(milliseconds) + 2000))
     elseif bucket[KEY]:sub(1, 22) == 'tokenlb:shadow_bucket:' then
-      -- A late charge may make it again when the user has no shadow policy any more.
+      -- A late charge may create it again when the user has no shadow policy any more.
       call('EXPIRE', bucket[KEY], SHADOW_TTL)
     else
-      -- Never, at a rate of 0 too; it may have had another rate.
+      -- It never expires, for example at a rate of 0; it may have had another rate before.
       call('PERSIST', bucket[KEY])
     end
   end

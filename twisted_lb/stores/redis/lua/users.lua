@@ -1,17 +1,17 @@
 -- Users and their keys; this text comes after bucket.lua in the scripts about them.
 --
--- The hash of a user's first key is the user's record, whatever becomes of that key.  Beside what bucket.lua reads it has:
+-- The hash of a user's first key is the user's record, even if that key is revoked.  Besides the fields of bucket.lua it has:
 --   metadata (JSON), created (microseconds), shadow_capacity and shadow_rate (of the shadow policy), what each key has, and
 --   quota and more, for a quota: see `quota_at` in bucket.lua
--- A key has, beside `owner` and `state`:
+-- A key has, besides `owner` and `state`:
 --   label, created, last_used (microseconds), key_capacity and key_rate (of its own bucket)
 -- Absent fields have defaults: a store of an earlier version is complete as it is.
 --   tokenlb:keys_of:{<digest of the first key>}  a set: the digests of the further keys, where there are any
 --   tokenlb:first_keys, tokenlb:further_keys     sorted sets, scores 0: all digests, to find a key by its key_id
 --   tokenlb:changed_keys                         a sorted set: digest -> when its state was changed last, see announce.lua
--- Whatever a script writes is read first: a key in Redis with a wrong type fails the script before its first write.
+-- A script first reads all that it writes: a key in Redis with a wrong type fails the script before its first write.
 
--- The first one is the last one of `refilled`.
+-- The first one is also the last one that `refilled` reads.
 local KEY_FIELDS = {'state', 'label', 'created', 'last_used', 'key_capacity', 'key_rate', 'owner', 'metadata'}
 local SHADOW_FIELDS = {'shadow_capacity', 'shadow_rate'}
 local DIGITS = 16 -- of a digest in a key_id
@@ -41,8 +41,8 @@ local function keys_of(owner)
 end
 
 -- A key: {digest, state, expires, label, created, last used, capacity of its own bucket (0: none), rate, level}; and the
--- state of the user with what else there is (see `states`).  nil where the fields, those of KEY_FIELDS after the first `at`,
--- are not those of a key.
+-- state of the user, and the letters for what else the user has (see `states`).  nil if the fields, those of KEY_FIELDS
+-- after the first `at`, are not those of a key.
 local function key_from(digest, fields, at)
   local user, state, expires, own, more = states(fields[at + 1])
   if not user then
@@ -63,14 +63,14 @@ end
 -- A user: {digest of the first key, name, capacity, rate as text, level, state, described, creation, keys...}, where
 -- `described` is {metadata, and of the shadow policy capacity (0: none), rate as text, level}, and `creation` is {created}
 -- with what `add_quota` adds, if there is a quota; and as `more`, see `states`.
--- nil where there is no user, false where what is there is none.
+-- nil if there is no user, false if the value is not a user.
 local function user_at(owner)
   local place = place_of(owner)
-  -- Those of `refilled`, the last of which is the first one of a key, in the same call: half of the time of a page is calls.
+  -- One call also reads the fields of `refilled`, since half of the time of a page is spent in calls.
   local fields = read('HMGET', place, 'name', 'capacity', 'rate', 'level', 'stamp', unpack(KEY_FIELDS))
   local name, capacity, rate, level = refilled(place, fields)
   if not name then
-    -- A further key has a hash of its own, and is no user.
+    -- A further key has a hash of its own, and is not a user.
     return name
   end
   local key, state, more = key_from(owner, fields, 5)
@@ -106,7 +106,7 @@ local function user_at(owner)
   return user
 end
 
--- The digest of the first key of the user with one of these names: arguments from `first` on, so many.
+-- The digest of the first key of the user with one of these names: `count` arguments from `first` on.
 local function owner_of_name(first, count)
   for i = first, first + count - 1 do
     local found = call('ZRANGEBYLEX', 'tokenlb:names', '[' .. ARGV[i] .. '\0', '(' .. ARGV[i] .. '\1', 'LIMIT', 0, 1)
@@ -117,8 +117,8 @@ local function owner_of_name(first, count)
   return nil
 end
 
--- The name of the user is that of the arguments from 2 on, of which the first says how many there are.
--- The digest of the first key, the user, and the place of the next argument.
+-- The user whose name is in the arguments: the first one is the number of forms of the name, which follow it.
+-- Returns the digest of the first key, the user, and the place of the next argument.
 local function named_user()
   local count = tonumber(ARGV[1])
   local owner = owner_of_name(2, count)
@@ -152,8 +152,8 @@ local function key_taken(digest)
   return call('EXISTS', place_of(digest)) == 1 or digest_of_id(digest:sub(1, DIGITS)) ~= nil
 end
 
--- The fields of a key, as `key_from` reads them; `user` is the state of the user ('active' for further keys), and `more`
--- what else there is of it ('' for further keys), see `states`.
+-- Write the fields of a key, as `key_from` reads them; `user` is the state of the user ('active' for further keys), and
+-- `more` the letters for what else the user has ('' for further keys), see `states`.
 -- `key` is as `key_from` returns it.  Its fields in Redis are replaced.
 local function write_key(digest, user, more, key, owner)
   local place = place_of(digest)
@@ -184,7 +184,7 @@ local function write_key(digest, user, more, key, owner)
   end
 end
 
--- Set the shadow policy of a user; a capacity of 0: there is none any more.
+-- Set the shadow policy of a user; a capacity of 0 removes it.
 local function write_shadow(owner, capacity, rate, level)
   if capacity > 0 then
     call('HSET', place_of(owner), 'shadow_capacity', whole(capacity), 'shadow_rate', rate)
@@ -197,10 +197,10 @@ local function write_shadow(owner, capacity, rate, level)
   end
 end
 
--- Whether a key may be used may have changed: all instances are notified.
+-- Notify all instances that it may have changed whether this key may be used.
 local function tell(digest)
   if not read('ZCARD', 'tokenlb:changed_keys') then
-    -- Not ours, and nothing is lost with it.
+    -- Not a key of this program; nothing is lost with it.
     call('DEL', 'tokenlb:changed_keys')
   end
   call('ZADD', 'tokenlb:changed_keys', now_text, digest)
@@ -224,7 +224,7 @@ local function forget_key(owner, digest)
   call('ZREM', 'tokenlb:further_keys', digest)
 end
 
--- Make room for one more key: whether there is.  The oldest one that is revoked or expired goes.
+-- Make room for one more key; return whether there is any.  The oldest one that is revoked or expired is removed.
 local function room_for_key(user, most)
   call('SCARD', keys_of(user[1]))
   if #user - 8 < most then
@@ -251,7 +251,7 @@ local function add_key(owner, key)
   call('ZADD', 'tokenlb:further_keys', 0, key[1])
 end
 
--- The quota of a user.
+-- Write the quota of a user.
 local function write_quota(place, text, used, starts, ends, told)
   call(
     'HSET', place, 'quota', text, 'quota_used', whole(used), 'quota_starts', whole(starts), 'quota_ends', whole(ends),
