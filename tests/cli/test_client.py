@@ -86,7 +86,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(self._failed(6, problem(409, "Taken.")), "tokenlb: Taken.\n")
         self.assertEqual(self._failed(1, problem(400, "Bad.")), "tokenlb: Bad.\n")
         said = self._failed(7, problem(503, "The store is away.", Retry_After="2"))
-        self.assertIn("The store is away. Try again in 2 s. `tokenlb status` tells", said)
+        self.assertIn("The store is away. Try again in 2 s. `tokenlb status` shows", said)
 
     def test_request_id(self) -> None:
         """The request_id of a refusal is in the document, to find it in the audit log."""

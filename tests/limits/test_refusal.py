@@ -31,7 +31,7 @@ class RefusalTests(SynchronousTestCase):
             (
                 quota._replace(unit=TOKENS, left=2),
                 6,
-                "The quota of 5 tokens a month has 2 left, and this request costs 6. It never has as many.",
+                "The quota of 5 tokens a month has 2 left, and this request costs 6. It never has that many.",
                 None,
             ),
             (
@@ -47,20 +47,20 @@ class RefusalTests(SynchronousTestCase):
     def test_sentences(self) -> None:
         """Each refusal says which limit it was and what to do about it."""
         for one, cost, ahead, detail, seconds in (
-            (taken(5, 0.5, 0), 1, 0, "The bucket of 5 tokens is empty. The next token is there in 2 s.", 2),
+            (taken(5, 0.5, 0), 1, 0, "The bucket of 5 tokens is empty. The next token is available in 2 s.", 2),
             (taken(5, 0.0, 0), 1, 0, "The bucket of 5 tokens is empty. It is not refilled.", None),
             (
                 taken(5, 1.0, M),
                 3,
                 0,
-                "The bucket of 5 tokens has 1, and this request costs 3. They are there in 2 s.",
+                "The bucket of 5 tokens has 1, and this request costs 3. They are available in 2 s.",
                 2,
             ),
             (
                 taken(5, 1.0, -2 * M),
                 3,
                 0,
-                "The bucket of 5 tokens has 0, and this request costs 3. They are there in 5 s.",
+                "The bucket of 5 tokens has 0, and this request costs 3. They are available in 5 s.",
                 5,
             ),
             (
@@ -68,14 +68,14 @@ class RefusalTests(SynchronousTestCase):
                 1,
                 2,
                 "The bucket of 5 tokens is empty, and other requests of this key wait for its tokens."
-                " Its turn comes in 3 s.",
+                " Those for this request are available in 3 s.",
                 3,
             ),
             (
                 taken(9, 1.0, 0, GLOBAL),
                 1,
                 0,
-                "The bucket of 9 tokens that all users share is empty. The next token is there in 1 s.",
+                "The bucket of 9 tokens that all users share is empty. The next token is available in 1 s.",
                 1,
             ),
             (
@@ -89,7 +89,7 @@ class RefusalTests(SynchronousTestCase):
                 taken(2, 0.0, 0, IN_FLIGHT),
                 1,
                 0,
-                "This key has 2 requests in flight, as many as it may. Try again when one of them has ended.",
+                "This key has 2 requests in flight, the maximum. Try again when one of them has ended.",
                 1,
             ),
         ):

@@ -202,8 +202,8 @@ class PricingTests(SynchronousTestCase):
     def test_too_dear(self) -> None:
         """A request that its bucket has too little for says what it costs, and what never will be there, so."""
         for cost, detail, retry in (
-            (3, "The bucket of 5 tokens has 0, and this request costs 3. They are there in 3 s.", "3"),
-            (6, "The bucket of 5 tokens has 0, and this request costs 6. It never holds as many.", None),
+            (3, "The bucket of 5 tokens has 0, and this request costs 3. They are available in 3 s.", "3"),
+            (6, "The bucket of 5 tokens has 0, and this request costs 6. It never holds that many.", None),
         ):
             self.prices.before = cost
             self.world.buckets.answer = REFUSED

@@ -137,7 +137,7 @@ class LimitTests(SynchronousTestCase):
         client.send(request())
         answer = client.response()
         self.assertEqual(answer.status, 429)
-        self.assertEqual(answer.detail, "The bucket of 5 tokens is empty. The next token is there in 3 s.")
+        self.assertEqual(answer.detail, "The bucket of 5 tokens is empty. The next token is available in 3 s.")
         self.assertEqual(answer.field("retry-after"), "3")
         self.assertEqual(answer.field("x-ratelimit-remaining"), "0")
         self.assertEqual((self.world.dialled, self.world.buckets.refunded), ([], []))

@@ -200,7 +200,7 @@ class RefusalTests(LimitsCase):
         answer = self.send()
         self.assertEqual(answer.status, 429)
         self.assertEqual(answer.members["violated-policies"], ["one"])
-        detail = "The bucket of 3 tokens of the limit one has 1, and this request costs 2. They are there in 3 s."
+        detail = "The bucket of 3 tokens of the limit one has 1, and this request costs 2. They are available in 3 s."
         self.assertEqual(answer.members["detail"], detail)
         self.assertEqual(answer.field("retry-after"), "3")
         self.assertEqual(answer.field("ratelimit-policy"), '"one";q=3;w=8')
@@ -228,7 +228,7 @@ class RefusalTests(LimitsCase):
         self.use(f"pool: p, cost: 4, limits: [{ONE}]")
         answer = self.send()
         self.assertNotIn("retry-after", answer.fields)
-        self.assertTrue(answer.members["detail"].endswith("costs 4. It never holds as many."))
+        self.assertTrue(answer.members["detail"].endswith("costs 4. It never holds that many."))
 
 
 class WithoutKeyTests(LimitsCase):

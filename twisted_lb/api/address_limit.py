@@ -1,11 +1,11 @@
-"""Limits the requests of a client's network without a valid key: new users, and guessed keys.
+"""Limits requests without a valid key (new users and guessed keys) by the network of the client.
 
 The token is taken before the key is looked up, and refunded if the key is valid.  So keys cannot be guessed while the
-network's bucket is empty, and clients with a valid key take no tokens from others.  A key that was seen from this
-network before takes no token even temporarily, and a key in use is admitted with an empty bucket.
+network's bucket is empty, and clients with a valid key take no tokens from others.  No token is taken for a key that
+was used from this network before.  If the bucket is empty, a key that is in use (see IAccountStore) is still admitted.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Settle = Callable[["Deferred[Any]"], None]
 
 
 class Gate:
-    """Admits everything, for a disabled address limit."""
+    """Admits everything: for an address limit that is disabled."""
 
     async def pay(self, request: Request) -> None:
-        """Take one token of the client's network.  Raises Refusal, or StoreUnavailable."""
+        """Take one token from the bucket of the client's network.  Raises Refusal and StoreUnavailable."""
 
     async def pay_for_no_key(self, request: Request) -> None:
-        """The same for a request that is refused anyway, even if the store is unavailable.  Raises Refusal."""
+        """As `pay`, for a request that is refused in any case: without a store, no token is taken.  Raises Refusal."""
 
     async def pay_to_ask(self, request: Request, digest: str) -> Settle:
         """Take one token before a key is looked up.  Raises Refusal and StoreUnavailable.
@@ -46,7 +46,7 @@ class Gate:
 
 
 def _let_pass(asked: Deferred[Any]) -> None:
-    """No token to refund."""
+    """No token was taken, so there is none to refund."""
 
 
 class AddressGate(Gate):
@@ -59,7 +59,7 @@ class AddressGate(Gate):
         known_keys: KnownKeys,
         limit_fields: Callable[[Taken], bytes],
     ) -> None:
-        """`limit_fields` makes the rate-limit header lines, each with CRLF before it."""
+        """`limit_fields` makes the rate-limit header lines, each preceded by CRLF."""
         self._buckets = buckets
         self._accounts = accounts
         self.known_keys = known_keys
@@ -74,7 +74,7 @@ class AddressGate(Gate):
         try:
             await self._pay(_network(request))
         except StoreUnavailable:
-            # It gets 401 without the store, which reveals nothing about keys.
+            # The response is 401 in any case, so it reveals nothing about keys.
             pass
 
     async def pay_to_ask(self, request: Request, digest: str) -> Settle:
@@ -116,7 +116,7 @@ class AddressGate(Gate):
 
 @implementer(ITokenReceiver)
 class _Asked:
-    """A Deferred for the decision of the store; it is cancelled when the client disconnects."""
+    """Has a Deferred for the decision of the store; it is cancelled when the client disconnects."""
 
     def __init__(self) -> None:
         self.answer: Deferred[Taken] = Deferred()
@@ -134,6 +134,6 @@ def _network(request: Request) -> str:
 
 
 def _fields(lines: bytes) -> Mapping[str, str]:
-    """Header lines with CRLF before each, by their names."""
+    """The values by name of header lines, each of which is preceded by CRLF."""
     pairs = (line.split(": ", 1) for line in lines.decode("ascii").split("\r\n")[1:])
     return {name: value for name, value in pairs}

@@ -1,11 +1,11 @@
 """The admin listener: liveness, readiness, the state of the servers and the store, and metrics.
 
-There may be another listener for probes, which serves only the first two.  Pools and routes are in `pools`, users and
-keys in `users` and `users_transfer`.  All data comes from a `Running` and a store, so that this module depends neither
-on health nor on stores, nor on which process serves clients.
+There may be another listener for probes, which serves only the first two.  Pools and routes are in `pools`, the limits
+of servers.yaml in `limits`, users and keys in `users` and `users_transfer`.  All data comes from a `Running` and a
+store, so that this module depends neither on health nor on stores, nor on which process serves clients.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class _AdminApi:
         return json_answer(request, {**found, "servers": servers, "limits": with_levels(found["limits"], levels)})
 
     async def _digest(self, key_id: str, digest: str) -> str:
-        """The digest of the key that is named in one of the two ways, "" for none.  Raises Refusal."""
+        """The digest of the key with this key_id, or else `digest`, which may be "".  Raises Refusal."""
         if not key_id:
             return digest
         user = None if self._users is None else await self._users.find_key(key_id)
@@ -158,7 +158,7 @@ class _AdminApi:
         return key.digest
 
     async def _explained_servers(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
-        """The servers of the pools with their places among the choices, and why not each of them."""
+        """The servers of the pools: the place of each among the balancer's choices, or why it is not chosen."""
         try:
             chosen = self._running.choices(asked)
             by_pool = await chosen if isinstance(chosen, Awaitable) else chosen
@@ -192,7 +192,7 @@ class _AdminApi:
 
 
 def _judge(head: RequestHead, here: str) -> tuple[int, str] | None:
-    """Without a token, everything but liveness and readiness requires a local name in Host; see `hosts`."""
+    """While no token is configured, all but liveness and readiness require a local name in Host; see `hosts`."""
     if head.target.partition(b"?")[0] in HEALTH_PATHS or counts_as_local(head.host, here):
         return None
     return 403, "The Host is neither localhost nor a loopback address; for another name, set ADMIN_TOKEN and send it."
@@ -208,10 +208,11 @@ def admin_factory(
     recording: Recording = NO_RECORDING,
     users: UserAdministration | None = None,
 ) -> OperatorFactory:
-    """The factory for the admin listener; `explaining` is for /explain, `changing` for /pools and /routes.
+    """The factory for the admin listener.
 
-    If there are `tokens`, one of them is required for everything but liveness and readiness; without any, these paths
-    accept only local names in Host, and nothing can be changed.  `recording` gets an entry for each change.
+    `explaining` is for /explain, `changing` for /pools, /routes and /limits, and `users` for users and keys.  If there
+    are `tokens`, one of them is required for everything but liveness and readiness; without any, these paths accept
+    only local names in Host, and nothing can be changed.  `recording` gets an entry for each change.
     """
     if not isinstance(tokens, OperatorTokens):
         tokens = OperatorTokens(tokens)
@@ -233,7 +234,7 @@ def admin_factory(
 
 
 class _Judge:
-    """What is refused before the body is read."""
+    """Decides which requests are refused before their body is read."""
 
     def __init__(self, tokens: OperatorTokens) -> None:
         self._tokens = tokens
@@ -242,16 +243,16 @@ class _Judge:
         """See operators.Judge."""
         required = self._tokens.required
         if _first(head) in TRANSFER_PATHS and not self._tokens.knows(head.notable.get(b"authorization", ())):
-            # Only operators may send a large body.
+            # Only operators may send a body of this size.
             return (401, UNKNOWN_TOKEN) if required else (403, NO_TOKENS)
         return None if required else _judge(head, here)
 
 
 @implementer(IResource)
 class _ByPath:
-    """Several resources, by the first segment of the path, and one for all other paths.
+    """Several resources, chosen by the first segment of the path, and one for all other paths.
 
-    Each segment is percent-encoded again, so that a "/" in it is not read as the end of the segment.
+    For users, keys and limits, each segment is percent-encoded again, so that a "/" in it does not end the segment.
     """
 
     isLeaf = True
@@ -276,7 +277,7 @@ class _ByPath:
 
 
 def _body_bound(head: RequestHead) -> int:
-    """Only changes have a body."""
+    """The maximum size of the body in bytes; 0 for requests that change nothing."""
     if head.method not in CHANGING:
         return 0
     first = _first(head)

@@ -1,6 +1,6 @@
-"""The audit log as the admin API sees it: one entry for each change that an operator has made or tried."""
+"""The audit log of the admin API: one entry for each change that an operator has made or attempted."""
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted_lb.wire.head import RequestHead
 EVENT: Final = "admin_change"
 ID_BYTES: Final = 16
 READING: Final = (b"GET", b"HEAD")
-# Attempts without a token that allows them, which anybody who reaches the listener can make.
+# Attempts without a token that allows them.  Anybody who can connect to the listener can make these.
 MAX_UNKNOWN: Final = 20  # entries in UNKNOWN_SECONDS
 UNKNOWN_SECONDS: Final = 1.0
 
@@ -29,7 +29,7 @@ class Recording(Protocol):
         """Why they cannot be written at present, or an empty text."""
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Hand over an entry, which is plain values; its time is added."""
+        """Append an entry, which has plain values only; the time is added."""
 
 
 class Attempt:
@@ -42,23 +42,23 @@ class Attempt:
         self._about = about
 
     def about(self, **more: Any) -> None:
-        """Say more of what it is about."""
+        """Add members that say what is to be changed."""
         self._about = {**self._about, **more}
 
     def applied(self, before: Mapping[str, Any], after: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-        """It holds in all processes; both are empty if nothing differs."""
+        """The change is in effect in all processes; `before` and `after` are empty if nothing differs."""
         self._end("applied" if before or after else "unchanged", **{**more, "before": before, "after": after})
 
     def refused(self, status: int, detail: str) -> None:
         """Nothing was changed."""
         self._end("refused", status=status, detail=detail)
 
-    def failed(self, status: int = 500, detail: str = "There was an internal error; the log has it.") -> None:
-        """It may have been made, or not."""
+    def failed(self, status: int = 500, detail: str = "There was an internal error; see the log.") -> None:
+        """It is not known whether the change was made."""
         self._end("failed", status=status, detail=detail)
 
     def part(self, about: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """One of many changes that the request asks for was made; it did not exist before."""
+        """Record one of several changes of this request: the creation of what `after` shows."""
         one = Attempt(self._record, {**self._about, **about})
         one.request_id, one.who = self.request_id, self.who
         one.applied({}, after, {})
@@ -71,8 +71,8 @@ class Attempt:
 class Auditing:
     """Makes the entries.
 
-    Those of attempts without a token that allows them are limited: of what comes after the first MAX_UNKNOWN within
-    UNKNOWN_SECONDS there is one entry, with their number.
+    Those of attempts without a token that allows them are limited: after the first MAX_UNKNOWN within UNKNOWN_SECONDS,
+    one entry has the number of all others.
     """
 
     def __init__(self, recording: Recording, reactor: Any) -> None:
@@ -86,7 +86,7 @@ class Auditing:
         return self._recording.problem
 
     def attempt(self, request: Request, action: str, about: Mapping[str, Any]) -> Attempt:
-        """A request for a change; `about` says of what."""
+        """A request for a change; `about` says what is to be changed."""
         client = getattr(request.getClientAddress(), "host", "")
         return Attempt(self._record, {"client": client, "action": action, **about})
 
@@ -94,7 +94,7 @@ class Auditing:
         """A request for a change was rejected before it was served."""
         if head.method in READING:
             return
-        # Without the query: nothing is expected there.
+        # Without the query, which no change has.
         path = head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
         method = head.method.decode("ascii", "backslashreplace")
         about = {"client": client, "action": None, "method": method, "path": path}
@@ -113,7 +113,7 @@ class Auditing:
         self._recording.record(entry)
 
     def _record_number(self) -> None:
-        """At the end of a period in which there were too many."""
+        """Record the number, at the end of a period in which there were too many."""
         left_out, self._unknown = self._unknown - MAX_UNKNOWN, 0
         self._began = self._reactor.seconds()
         detail = f"{left_out} more attempts without a token that allows them were refused within a second."
@@ -122,7 +122,7 @@ class Auditing:
 
 
 class NoRecording:
-    """Entries go nowhere: for a listener where nothing can be changed."""
+    """Discards entries: for a listener where nothing can be changed."""
 
     problem = "there is no audit log"
 

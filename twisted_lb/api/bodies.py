@@ -1,8 +1,8 @@
 """Parses and validates request bodies; error messages say what was expected.
 
 1) bytes -> JSON, as strictly as RFC 8259 allows: UTF-8 only, no duplicate members.
-2) JSON -> model, by pydantic.  An error becomes one sentence for each member, made from the description of that member,
-   which stands beside the rule.
+2) JSON -> model, by pydantic.  The error message has one sentence for each invalid member, made from the description in
+   its Field.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def _fast_enough(rate: float) -> float:
 
 
 def whole(value: object) -> object:
-    """JSON has one type of number, so 5.0 is accepted as 5."""
+    """An integral float as an integer: JSON has one type of number, so 5.0 is accepted as 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class _NotNull:
-    """Of a member that may be absent, which is None: null is not the same, and not valid."""
+    """Annotates a member that may be absent, which is None in the model, but that must not be null in JSON."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_before_validator_function(_given, handler(source))
@@ -74,7 +74,7 @@ def _given(value: object) -> object:
 
 NOT_NULL: Final = _NotNull()
 
-# The schemas are for the description of the API.  A rule that has no place in them is in the description of the member.
+# The JSON schemas are for openapi.json.  A rule that they cannot express is in the description of the member.
 Name = Annotated[
     str,
     AfterValidator(user_name),
@@ -140,7 +140,7 @@ LABEL = f"one line of at most {MAX_LABEL_CHARACTERS} characters"
 
 
 class NewKey(Policy):
-    """The body of `POST /user/keys`: the policy is that of a bucket of the key's own."""
+    """The body of `POST /user/keys`; the policy, if there is one, is that of the key's own bucket."""
 
     model_config = ConfigDict(
         json_schema_extra={"dependentRequired": {"capacity": ["rate_per_sec"], "rate_per_sec": ["capacity"]}}
@@ -191,7 +191,7 @@ def read_new_key(body: bytes) -> NewKey:
     """Raises BadBody."""
     key = read_model(NewKey, body)
     if (key.capacity is None) != (key.rate_per_sec is None):
-        raise BadBody("For a bucket of the key's own, give both capacity and rate_per_sec.")
+        raise BadBody("For a key with its own bucket, give both capacity and rate_per_sec.")
     return key
 
 
@@ -224,7 +224,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def read_model(model: type[_Model], body: bytes) -> _Model:
     """The body as this model.  Raises BadBody."""
     members = read_object(body)
-    # Not by pydantic, which fails for names of members with a lone surrogate.
+    # Not left to pydantic, which fails for names of members with a lone surrogate.
     wrong: dict[tuple[int | str, ...], str] = {(one,): "" for one in members if one not in model.model_fields}
     if not wrong:
         try:
@@ -237,7 +237,7 @@ def read_model(model: type[_Model], body: bytes) -> _Model:
 
 
 def _explain(model: type[BaseModel], path: tuple[int | str, ...], members: dict[str, object], why: str) -> str:
-    """One sentence about the member at this path; `why` is the text of the error of what has read it."""
+    """One sentence about the member at this path; `why` is the text of the error that its validator raised, or ""."""
     parents = ""
     member, *inner = path
     while inner and isinstance(value := members.get(str(member)), dict):
@@ -255,13 +255,13 @@ def _explain(model: type[BaseModel], path: tuple[int | str, ...], members: dict[
         return f"{name} is missing; expected {field.description}."
     if why.endswith("."):
         return f"{why} {name} is {_shown(members[str(member)])}; expected {field.description}."
-    # What is only said in other words is left out, and so is the value, which is shown here.
+    # A reason that repeats what is expected is omitted.  So is the value in it, which this sentence shows already.
     reason = "" if "expected" in why or not why else f", {why.partition(': ')[0]}"
     return f"{name} is {_shown(members[str(member)])}{reason}; expected {field.description}."
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of an object, which may be optional or annotated."""
+    """The model in an annotation, which may be optional or nested in others; None if there is no model in it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for one in get_args(annotation) if (found := _model_in(one)) is not None), None)
@@ -296,7 +296,7 @@ def read_object(body: bytes) -> dict[str, object]:
 
 
 def read_nothing(body: bytes) -> None:
-    """No body, or an object without members.  Raises BadBody."""
+    """Check that there is no body, or an object without members.  Raises BadBody."""
     if body and read_object(body):
         raise BadBody("The body is not empty; expected none.")
 
@@ -312,5 +312,5 @@ def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _read_integer(digits: str) -> int | float:
-    """A number; one that is too long is rejected by its value later, where its member is known."""
+    """A number.  One with too many digits becomes a float, which the rule of its member rejects later."""
     return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else float(digits)

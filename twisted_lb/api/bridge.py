@@ -8,7 +8,7 @@ request, and ends in one of three ways:
 3) the client disconnects          -> nothing more is written, and the processing of the request is cancelled
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from twisted_lb.api.responses import ApiRequest
 from twisted_lb.api.user_paths import is_user_path
 from twisted_lb.interfaces import IDoor, IReply, IServing
 
-# The proxy has enforced the configured limits; these must only not be smaller.
+# The proxy has enforced the configured limits; this only has to be larger than any of them.
 _ANY_HEAD_BYTES = 1 << 30
 # A placeholder where Twisted requires an address: this side of the connection belongs to the proxy.
 _HERE = IPv4Address("TCP", "127.0.0.1", 0)
@@ -46,7 +46,7 @@ class ApiDoor:
     max_body_bytes = MAX_BODY_BYTES
 
     def __init__(self, resource: IResource, owns: Callable[[bytes], bool] = is_user_path) -> None:
-        """`owns` tells the paths that the resource serves."""
+        """`owns` returns whether the resource serves a path."""
         self._site = _SiteInMemory(resource, requestFactory=ApiRequest, parsePOSTFormSubmission=False)
         self.owns = owns  # see IDoor
 
@@ -75,7 +75,7 @@ class _ServedRequest(ApiRequest):
 @implementer(IServing)
 class _OneRequestChannel(HTTPChannel):
     requestFactory = _ServedRequest
-    timeOut = None  # the proxy has the timeouts
+    timeOut = None  # the proxy enforces timeouts
     totalHeadersSize = maxHeaders = MAX_LENGTH = _ANY_HEAD_BYTES
     transport: _ReplyTransport
 
@@ -147,7 +147,7 @@ class _ReplyTransport:
         self.write(b"".join(iovec))
 
     def loseConnection(self) -> None:
-        """twisted.web closes this connection: notify the request that is being processed."""
+        """Called by twisted.web to close this connection: notify the request that is being processed."""
         if self.finish(close=True):
             self._channel.connectionLost(Failure(ConnectionDone()))
 

@@ -1,4 +1,4 @@
-"""What operators may change while the program runs, as the admin API and the program tell it to each other."""
+"""The interface between the admin API and the program for changes of the configuration in use."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Promotion(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """What a change has changed: the keys with other values than before.
+    """The result of a change: the keys whose values differ, with their values before and after.
 
-    Both are empty when everything was like that already; one is when the server was added or removed.
+    Both are empty if nothing differs.  `before` is empty if the server was added, `after` if it was removed.
     """
 
     server: str
@@ -56,25 +56,26 @@ class Changing(Protocol):
         """Where changes go: "live" or "file"."""
 
     def live_changes(self) -> list[dict[str, Any]]:
-        """Those that hold until the file is reloaded: `pool`, `server` or None, and its keys `before` and `after`."""
+        """What differs from the file, until it is reloaded: `pool`, `server` or None, and keys `before` and `after`."""
 
     def pools(self) -> list[dict[str, Any]]:
-        """The pools in their order: name, balancer and seconds of maintenance, or 0."""
+        """The pools in their order: `name`, `balancer`, and `maintenance`: the seconds of Retry-After, or 0."""
 
     def server_names(self, pool: str) -> Sequence[str]:
         """The servers that the file has for a pool."""
 
     def routes(self) -> list[dict[str, Any]]:
-        """The routes in their order, as /explain shows them, with the seconds of their own maintenance, or 0."""
+        """The routes in their order, as /explain shows them, with `maintenance`: the seconds of Retry-After, or 0."""
 
     def limits(self) -> list[dict[str, Any]]:
-        """The limits of servers.yaml, those of routes, pools and all routes, in their order, without levels.
+        """The limits of servers.yaml: of routes, of pools, and of all routes, in this order, without levels.
 
-        `bucket` is the key of the bucket, None where there are several; `subjects` are those of its counts.
+        `bucket` is the key of the bucket, or None for a limit with several; `subjects` are those of its counts (see
+        IUsageReport).
         """
 
     def change(self, change: Change) -> Deferred[Changed]:
-        """Apply a change; fires when it holds in all processes.  Fails with ChangeRefused."""
+        """Apply a change; fires when it is in effect in all processes.  Fails with ChangeRefused."""
 
     def promote(self, promotion: Promotion) -> Deferred[Changed]:
-        """Enforce a shadow limit; likewise."""
+        """Enforce a shadow limit; fires and fails as `change` does."""

@@ -1,4 +1,4 @@
-"""What the store knows of a request in the answer of GET /explain: the levels of limits, and a key that is refused."""
+"""What the response to GET /explain contains from the store: the levels of limits, and whether the key is refused."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from twisted_lb.request_record import KEY_REFUSED, UNAUTHORIZED
 
 
 def refusal_of(found: Mapping[str, Any]) -> tuple[int, str] | None:
-    """Status and reason, if requests with the key that `Running.levels` was asked about are refused for the key."""
+    """The status and the reason if requests with this key are refused; `found` is the result of `Running.levels`."""
     if found["refused"]:
         return 403, f"{KEY_REFUSED}: {found['refused']}"
     return None if found["key"] is not None else (401, UNAUTHORIZED)
 
 
 def with_levels(limits: list[dict[str, Any]], found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """What is shown to operators; `found` is the answer of `Running.levels`, None while the store is unavailable."""
+    """The limits as they are shown; `found` is the result of `Running.levels`, None while the store is unavailable."""
     levels = {} if found is None else found["levels"]
     account = None if found is None else found["key"]
     shown: list[dict[str, Any]] = []

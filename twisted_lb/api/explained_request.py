@@ -1,4 +1,4 @@
-"""The request that GET /explain is asked about, from the parameters of its query."""
+"""Parses the query of GET /explain, which describes the request to be explained."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def explained_request(args: Mapping[bytes, Sequence[bytes]]) -> tuple[RequestHea
 
 
 def explained_user(args: Mapping[bytes, Sequence[bytes]]) -> str:
-    """The name of the user whose request it is, or an empty text.  Raises Refusal."""
+    """The name of the user who sends the request, or "".  Raises Refusal."""
     try:
         return args.get(b"user", [b""])[0].decode("utf-8")
     except UnicodeDecodeError:
@@ -56,7 +56,7 @@ def explained_user(args: Mapping[bytes, Sequence[bytes]]) -> str:
 
 
 def explained_key(args: Mapping[bytes, Sequence[bytes]]) -> tuple[str, str]:
-    """The key_id and the digest of the request's key: at most one of them is not "".  Raises Refusal."""
+    """The key_id and the digest of the request's key, at least one of which is "".  Raises Refusal."""
     key_id, digest = (args.get(name, [b""])[0].decode("latin-1") for name in (b"key_id", b"key_digest"))
     if key_id and not is_key_id(key_id):
         raise Refusal(400, "key_id is not the key_id of a key, such as key_0123456789abcdef.")

@@ -1,8 +1,8 @@
 """The values of Host that are accepted for restricted paths while no admin token is configured.
 
-A web page can let its own name resolve to 127.0.0.1 (DNS rebinding), and then read responses through a browser on this
-machine.  It cannot change Host: the browser sends the name of the page.  So only names are accepted that an attacker
-cannot control.
+The owner of a web page can make the page's own name resolve to 127.0.0.1 (DNS rebinding), and then read responses
+through a browser on this machine.  The page cannot change Host: the browser sends the page's name.  So only names that
+an attacker cannot control are accepted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def counts_as_local(host: bytes, here: str) -> bool:
     if name == "localhost":
         return True
     address = _address(name.removeprefix("[").removesuffix("]"))
-    # The address of a connection may contain its interface.
+    # The address of a connection may include a zone (RFC 4007 section 11), such as fe80::1%eth0.
     return address is not None and (address.is_loopback or address == _address(here.partition("%")[0]))
 
 

@@ -1,9 +1,9 @@
-"""The limits of servers.yaml on the admin listener: all of them, and a shadow that becomes enforced.
+"""The limits of servers.yaml on the admin listener: list them, and promote shadow limits, which are enforced from then.
 
 The policies of users are in `users`.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from twisted_lb.api.status import Running
 from twisted_lb.config.admin_tokens import SERVERS
 from twisted_lb.interfaces import MICROTOKENS, IUsageReport, StoreUnavailable
 
-# The first segment of the paths that are served here, and the third one of the others.
+# The first segment of the paths that are served here, or the third one in paths of pools and routes.
 PATH: Final = b"limits"
 
 
@@ -95,7 +95,7 @@ class LimitsApi:
         return changing.addCallback(lambda _: Deferred.fromCoroutine(shown()))
 
     async def _shown(self, limits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The limits with the levels of those that have one bucket, and the counts of shadows; null: not available."""
+        """The limits with their levels (None for several buckets), shadows with counts; None: not available."""
         levels = await self._levels(limits)
         counts = await self._counts(limits)
         shown = []

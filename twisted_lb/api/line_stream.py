@@ -1,6 +1,6 @@
-"""A response of many lines of JSON, which is written as fast as the client reads it."""
+"""A response of many lines of JSON, which is written no faster than the client reads it."""
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONTENT_TYPE: Final = "application/x-ndjson"
 
 
 class ClientLeft(Exception):
-    """Nobody reads the response any more."""
+    """The client has disconnected."""
 
 
 @implementer(IPushProducer)
@@ -45,7 +45,7 @@ class LineStream:
         if lines and not self._left:
             self._request.write(b"\n".join([*lines, b""]))
         if not self._left:
-            # In an iteration of its own, so that everything else is served meanwhile.
+            # Go on in a later iteration of the event loop, so that other connections are served in between.
             self._waiting = Deferred()
             if not self._paused:
                 self._reactor.callLater(0, self._go_on)
@@ -57,12 +57,12 @@ class LineStream:
             raise ClientLeft
 
     def end(self) -> None:
-        """All was written."""
+        """End the response, which is complete."""
         if not self._left:
             self._request.unregisterProducer()
 
     def cut(self) -> None:
-        """Close the connection: the lines are not all there are."""
+        """Close the connection: the response is incomplete, and the client has to see that."""
         if not self._left:
             self._request.unregisterProducer()
             self._request.loseConnection()

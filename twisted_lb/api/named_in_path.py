@@ -1,4 +1,4 @@
-"""Users and keys as the paths of the admin listener name them, or a refusal with 404."""
+"""Users and keys that are named in paths of the admin listener; unknown ones are refused with 404."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted_lb.users import MAX_KEYS, Changed, Key, KeyRevoked, KeyTaken, TooMa
 
 
 def name_in(segment: str) -> str:
-    """The name in a segment of the path.  Raises Refusal."""
+    """The name of a user in a segment of the path.  Raises Refusal if no user can have it."""
     name = unquote(segment)
     if "\0" in name:
         unknown_user(name)
@@ -20,7 +20,7 @@ def name_in(segment: str) -> str:
 
 
 def key_of(user: User, key_id: str) -> Key:
-    """The key of a user.  Raises Refusal."""
+    """The key of this user.  Raises Refusal if there is no such key."""
     key = user.key(key_id)
     if key is None:
         unknown_key(user.name, key_id)
@@ -38,7 +38,7 @@ def unknown_key(name: str, key_id: str) -> NoReturn:
 
 
 async def stored_key(changed: Deferred[Changed | None], name: str, key_id: str) -> Changed:
-    """The change of a key, once it is stored.  Raises Refusal."""
+    """The change of a key, once it is stored.  Raises Refusal if it is not possible."""
     try:
         found = await changed
     except KeyRevoked:

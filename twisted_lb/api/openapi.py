@@ -31,7 +31,7 @@ EXAMPLES: Final = Path(__file__).with_name("openapi_examples.json")
 
 @cache
 def openapi_text() -> str:
-    """The document as JSON, made when it is first asked for."""
+    """The document as JSON, made at the first call."""
     return json.dumps(document(_examples()), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -41,7 +41,7 @@ def _examples() -> dict[str, Any]:
 
 
 def document(examples: Mapping[str, Any] = {}) -> Part:
-    """The document; `examples` are answers by the ids of operations and statuses, and `problems` by their status."""
+    """The document; `examples` has responses by the id of the operation and the status, and `problems` by status."""
     schemas = schemas_of(*BODIES)
     schemas["ServerPatch"] = openapi_admin.server_patch(schemas[ServerModel.__name__])
     paths: dict[str, Part] = {
@@ -65,9 +65,9 @@ def document(examples: Mapping[str, Any] = {}) -> Part:
         },
         "servers": [ADMIN_SERVER],
         "tags": [
-            {"name": openapi_user.TAG, "description": "What users do with their API keys, on the public listener."},
-            {"name": openapi_admin.STATE, "description": "What the program is and does."},
-            {"name": openapi_admin.POOLS, "description": "Servers, pools and routes, and changes while it runs."},
+            {"name": openapi_user.TAG, "description": "For users with their API keys, on the public listener."},
+            {"name": openapi_admin.STATE, "description": "The state of the program."},
+            {"name": openapi_admin.POOLS, "description": "Servers, pools and routes, and changes to them."},
             {"name": openapi_users.TAG, "description": "Users and keys, for operators."},
         ],
         "paths": paths,
@@ -79,7 +79,7 @@ def document(examples: Mapping[str, Any] = {}) -> Part:
                 "AdminToken": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "ADMIN_TOKEN, or one of ADMIN_TOKENS_FILE with the scope that is named.",
+                    "description": "ADMIN_TOKEN, or a token of ADMIN_TOKENS_FILE that has the scope.",
                 },
             },
         },

@@ -26,7 +26,7 @@ from twisted_lb.config.servers_schema import ServerModel
 STATE: Final = "state of the program"
 POOLS: Final = "servers and pools"
 
-# Without any token, everybody who reaches the listener by a name of this machine may read.
+# If no tokens are configured, everybody who connects to the listener by a local name may read.
 _READER: Final[list[Mapping[str, list[str]]]] = [{"AdminToken": [READ]}, {}]
 _CHANGER: Final[list[Mapping[str, list[str]]]] = [{"AdminToken": [SERVERS]}]
 _READ: Final = (401, 403, 503)
@@ -53,11 +53,11 @@ _EXPLAINED: Final = (
 
 
 def server_patch(server: Mapping[str, Any]) -> Part:
-    """The schema of a change of a server, from that of a server: all but name and url; null stands for the default."""
+    """The schema for changing a server, from that of a server: all but name and url; null stands for the default."""
     keys = {name: or_null(one) for name, one in server["properties"].items() if name not in ("name", "url")}
     return {
         "type": "object",
-        "description": "Keys of a server with other values; null stands for the default.",
+        "description": "New values for keys of a server; null stands for the default.",
         "properties": keys,
         "minProperties": 1,
         "additionalProperties": False,
@@ -65,7 +65,7 @@ def server_patch(server: Mapping[str, Any]) -> Part:
 
 
 def _shown(name: str, tag: str, summary: str, schema: Part, parameters: tuple[Part, ...] = ()) -> Part:
-    answers = {200: answer("What there is.", schema)}
+    answers = {200: answer("The present state.", schema)}
     return operation(name, tag, summary, answers, _ONE if parameters else _READ, _READER, parameters)
 
 
@@ -85,7 +85,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "get": operation(
             "isAlive",
             STATE,
-            "Tell that the program runs.",
+            "Check that the program runs.",
             {200: answer("It runs.", text(), "text/plain; charset=utf-8")},
             (),
             [{}],
@@ -95,7 +95,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "get": operation(
             "isReady",
             STATE,
-            "Tell whether the program is ready for traffic.",
+            "Check whether the program is ready for traffic.",
             {200: answer("It is ready.", ref("Readiness")), 503: answer("It is not ready.", ref("Readiness"))},
             (),
             [{}],
@@ -125,7 +125,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "get": operation(
             "explainRequest",
             STATE,
-            "Tell what would become of a request; this spends nothing.",
+            "Explain how a request would be handled; this takes no tokens.",
             {200: answer("The explanation.", ref("Explanation"))},
             (400, *_ONE),
             _READER,

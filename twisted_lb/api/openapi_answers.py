@@ -1,4 +1,4 @@
-"""The schemas of responses; see `representations`, `status`, `pool_summary` and `user_records` for what makes them."""
+"""The schemas of responses, which `representations`, `status`, `pool_summary` and `user_records` make."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _POLICY: Final = {
     "capacity": whole("The tokens of a full bucket.", minimum=1),
     "rate_per_sec": number("Tokens that are added per second.", minimum=0),
 }
-_LEVEL: Final = whole("The whole tokens in the bucket; below 0 is a debt.")
+_LEVEL: Final = whole("The whole tokens in the bucket; negative for a debt.")
 _BUCKET: Final = {**_POLICY, "current_capacity": _LEVEL}
 _NAME: Final = text("The name of the user.")
-_NEW: Final = {"api_key": text("The key, which is shown here only.")}
+_NEW: Final = {"api_key": text("The key itself, which is shown in this response only.")}
 _KEY: Final = {
     "key_id": KEY_ID,
-    "label": text("One line for people."),
+    "label": text("A description in one line."),
     "state": text("Whether the key can be used.", enum=[ACTIVE, DISABLED, EXPIRED, REVOKED]),
     "created_at": or_null(TIME),
     "expires_at": or_null(TIME),
@@ -36,8 +36,8 @@ _OF_QUOTA: Final = {"quota": ref("Quota")}
 _USER: Final = {
     "name": _NAME,
     **_BUCKET,
-    "disabled": flag("Whether none of the keys works."),
-    "metadata": {"type": "object", "description": "What operators keep with the user."},
+    "disabled": flag("Whether all keys are refused."),
+    "metadata": {"type": "object", "description": "Values that operators store with the user."},
     "created_at": or_null(TIME),
     "keys": array(ref("Key")),
 }
@@ -56,9 +56,9 @@ _SERVER: Final = {
     "reason": text("Why it is in this state."),
     "admin_state": text("What an operator has set.", enum=list(ADMIN_STATES)),
     "weight": whole(minimum=0),
-    "effective_weight": number("The weight at present, such as during slowstart."),
+    "effective_weight": number("The weight at present, which is lower during slowstart."),
     "backup": flag(),
-    "maxconn": whole("The most requests in flight; 0: any number.", minimum=0),
+    "maxconn": whole("The maximum number of requests in flight; 0: no limit.", minimum=0),
     **_COUNTS,
 }
 _RETRY_AFTER: Final = or_null(number("The seconds of Retry-After during maintenance, or null."))
@@ -91,12 +91,12 @@ _ROUTE: Final = {
 }
 _LIMIT: Final = {
     "name": text(),
-    "per": or_null(text("What has a bucket of its own.")),
+    "per": or_null(text("What has its own bucket.")),
     "of": or_null(text("The route or pool that has the limit.")),
     "capacity": or_null(whole()),
     "rate_per_sec": number(),
-    "shadow": flag("Whether it refuses nothing, and only what it would refuse is counted."),
-    "level": or_null(number("The tokens in the bucket; null where that is not known.")),
+    "shadow": flag("Whether it is a shadow: it refuses nothing, and what it would refuse is counted."),
+    "level": or_null(number("The tokens in the bucket; null if this is not known.")),
 }
 
 _OF_USER: Final[dict[str, Part]] = {"shadow": ref("Shadow"), **_OF_QUOTA}
@@ -117,17 +117,17 @@ SCHEMAS: Final[dict[str, Part]] = {
     ),
     "CreatedUser": members("A new user.", {"name": _NAME, **_POLICY, **_NEW}),
     "Profile": members(
-        "A user with the bucket; with the quota if there is one, and with the shadow policy, but not after a change.",
+        "A user with the bucket; with the quota if there is one, and, except after a change, with the shadow policy.",
         {"name": _NAME, **_BUCKET},
         {"shadow": members("The shadow policy.", {**_BUCKET, **_SHADOW_COUNTS}), **_OF_QUOTA},
     ),
     "Quota": members(
-        "A quota of either requests or tokens, and what was used of it in its present period.",
+        "A quota of either requests or tokens, and how much of it was used in its present period.",
         {
             "per": text(enum=list(PERIODS)),
             "time_zone": text("A name of the IANA database."),
-            "used": whole("Since the period has begun.", minimum=0),
-            "left": whole("What may still be used in it.", minimum=0),
+            "used": whole("The requests or tokens used since the period began.", minimum=0),
+            "left": whole("The requests or tokens that remain in the period.", minimum=0),
             "resets_at": or_null({**TIME, "description": "When the next period begins."}),
         },
         {REQUESTS: whole(minimum=1), TOKENS: whole(minimum=1)},
@@ -137,27 +137,27 @@ SCHEMAS: Final[dict[str, Part]] = {
         "The shadow policy of a user, with what it would have refused.", {"name": _NAME, **_BUCKET, **_SHADOW_COUNTS}
     ),
     "ShadowCounts": members(
-        "The requests that a shadow was asked about, in a time until now.",
+        "The requests that were compared with a shadow, in the hour or day until now.",
         {
             "requests": whole("Requests that were admitted.", minimum=0),
-            "would_refuse": whole("Those of them that it would have refused.", minimum=0),
+            "would_refuse": whole("Admitted requests that the shadow would have refused.", minimum=0),
         },
     ),
     "Limits": members("The limits of the servers file.", {"limits": array(ref("Limit"))}),
     "Limit": members(
-        "A limit of a route, a pool, or all routes; of a shadow with what it would have refused.",
+        "A limit of a route, a pool, or all routes; for a shadow, with what it would have refused.",
         {
             "name": text(),
             "of": text("The route or pool that has it, or all."),
-            "per": text("What has a bucket of its own.", enum=["key", "network", "route", "pool", "all"]),
+            "per": text("What has its own bucket.", enum=["key", "network", "route", "pool", "all"]),
             "capacity": whole(minimum=1),
             "rate_per_sec": number(),
-            "shadow": flag("Whether it refuses nothing."),
-            "level": or_null(number("The tokens in the bucket; null where there are several, or it is not known.")),
+            "shadow": flag("Whether it is a shadow, which refuses nothing."),
+            "level": or_null(number("The tokens in the bucket; null if there are several, or this is not known.")),
         },
         {window: or_null(ref("ShadowCounts")) for window in ("hour", "day")},
     ),
-    "Key": members("A key; with the members of a bucket if it has one of its own.", _KEY, _BUCKET),
+    "Key": members("A key; with the members of a bucket if it has its own.", _KEY, _BUCKET),
     "NewOwnKey": members("A new key, with the key itself.", {**_KEY, **_NEW}, _BUCKET),
     "Keys": members("The keys of a user.", {"name": _NAME, "keys": array(ref("Key"))}),
     "User": members(
@@ -166,17 +166,17 @@ SCHEMAS: Final[dict[str, Part]] = {
     "NewUserWithKey": members("A new user, with the key.", {**_USER, **_NEW}, _OF_USER),
     "Users": members(
         "A page of users.",
-        {"users": array(ref("User")), "next": or_null(text("The `after` of the next page; null: this is the last."))},
+        {"users": array(ref("User")), "next": or_null(text("`after` for the next page; null if this is the last."))},
     ),
     "UserKey": members("A key with the name of its user.", _OWNED_KEY, _BUCKET),
     "UsageCounts": members(
-        "What was counted of the requests of a key, or of all keys of a user, in a time until now.",
+        "The requests of a key, or of all keys of a user, in the hour or day until now.",
         {
-            "requests": whole("Admitted requests that are over.", minimum=0),
-            "tokens": whole("What they have cost in the end.", minimum=0),
+            "requests": whole("Admitted requests that have ended.", minimum=0),
+            "tokens": whole("Their final cost.", minimum=0),
             "refused": {
                 "type": "object",
-                "description": "Refused requests by the name of the limit, or by the reason why the key is refused.",
+                "description": "Refused requests, by the name of the limit or the reason why the key is refused.",
                 "additionalProperties": whole(minimum=1),
             },
         },
@@ -184,11 +184,11 @@ SCHEMAS: Final[dict[str, Part]] = {
     "OwnKeyUsage": members("The usage of a key.", {"key_id": KEY_ID, **_USAGE}),
     "KeyUsage": members("The usage of a key, with the name of its user.", {"key_id": KEY_ID, **_USAGE, "user": _NAME}),
     "UserUsage": members(
-        "The usage of all keys of a user, together and one by one.",
+        "The usage of all keys of a user, in total and for each key.",
         {
             "name": _NAME,
             **_USAGE,
-            "keys": array(members("One key.", {"key_id": KEY_ID, "label": text("One line for people."), **_USAGE})),
+            "keys": array(members("One key.", {"key_id": KEY_ID, "label": _KEY["label"], **_USAGE})),
         },
     ),
     "NewKeyOfUser": members("A new key, with the key itself.", {**_OWNED_KEY, **_NEW}, _BUCKET),
@@ -227,13 +227,13 @@ SCHEMAS: Final[dict[str, Part]] = {
             "label": or_null(text()),
             "created_at": _TIME_US,
             "last_used": _TIME_US,
-            "bucket": or_null(members("A bucket of the key's own.", _POLICY, {"level": or_null(whole())})),
+            "bucket": or_null(members("The key's own bucket.", _POLICY, {"level": or_null(whole())})),
         },
     ),
     "ImportedLine": members(
-        "What has become of one line of an import.",
+        "The result of one line of an import.",
         {
-            "line": whole("Its number.", minimum=1),
+            "line": whole("The number of the line.", minimum=1),
             "name": or_null(_NAME),
             "result": text(enum=["stored", "unchanged", "error"]),
         },
@@ -244,13 +244,13 @@ SCHEMAS: Final[dict[str, Part]] = {
         {
             "ready": flag(),
             "degraded": flag("Whether requests are served with restrictions."),
-            "reason": text("For either; empty if all is well."),
+            "reason": text("Why it is not ready, or degraded; empty if it is neither."),
             "build": text("compiled, or pure Python."),
         },
     ),
     "Server": members("A server: its state, and its counts since it was added.", _SERVER),
     "ServersOfEntry": members(
-        "The servers that one entry of the file stands for.",
+        "Several servers that come from one entry of the file.",
         {"name": text(), "pool": text(), "servers": array(ref("Server")), **_COUNTS},
     ),
     "Pool": members("A pool, with the sums of its servers.", _POOL),
@@ -264,7 +264,7 @@ SCHEMAS: Final[dict[str, Part]] = {
         },
     ),
     "LiveChange": members(
-        "What differs from the file.",
+        "A change that is not in the file.",
         {
             "pool": or_null(text()),
             "server": or_null(text()),
@@ -281,14 +281,14 @@ SCHEMAS: Final[dict[str, Part]] = {
         _COUNTS,
     ),
     "Explanation": members(
-        "What would become of a request.",
+        "How a request would be handled.",
         {
-            "compared_as": text("The path as it is compared with those of routes."),
+            "compared_as": text("The form in which the path is compared with those of routes."),
             "route": or_null(ref("Route")),
             "pool": or_null(text()),
             "status": or_null(whole("The status, if the request is not sent to a server.")),
             "reason": text(),
-            "limits": array(ref("MetLimit"), "The limits that it meets, in their order."),
+            "limits": array(ref("MetLimit"), "The limits of this request, in their order."),
             "others": array(members("Another route.", {"name": text(), "why_not": text()})),
             "servers": array(ref("ExplainedServer")),
         },

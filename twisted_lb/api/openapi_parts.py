@@ -23,7 +23,7 @@ REFERENCE: Final = "#/components/schemas/{model}"
 
 
 class _Generator(GenerateJsonSchema):
-    """Defaults are shown where they are plain values; None and "" stand for a member that is absent."""
+    """Shows defaults that are plain values; a default of None or "" stands for a member that is absent."""
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         described = super().default_schema(schema)
@@ -37,14 +37,14 @@ class _Generator(GenerateJsonSchema):
 
 
 def schemas_of(*models: type[BaseModel]) -> dict[str, Part]:
-    """The schemas of bodies by the names of their models, with those that they refer to."""
+    """The schemas of bodies and of what they refer to, by the names of their models."""
     found: dict[str, Part] = {}
     for model in models:
         schema = model.model_json_schema(ref_template=REFERENCE, schema_generator=_Generator)
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
     for schema in found.values():
-        # As `bodies.read_model` and servers.yaml have it.
+        # Unknown members are refused, by `bodies.read_model` and in servers.yaml.
         schema["additionalProperties"] = False
         schema.pop("title", None)
     return found
@@ -109,7 +109,7 @@ def body(schema: Part, required: bool = True, media_type: str = JSON, descriptio
 
 
 def answer(description: str, schema: Part | None = None, media_type: str = JSON, **fields: Part) -> Part:
-    """A response; names of `fields` have _ for -."""
+    """A response; the names of `fields` have _ in place of -."""
     found: Part = {"description": description}
     if fields:
         found["headers"] = {name.replace("_", "-"): field for name, field in fields.items()}
@@ -119,20 +119,20 @@ def answer(description: str, schema: Part | None = None, media_type: str = JSON,
 
 
 def field(description: str, schema: Part | None = None) -> Part:
-    """A field of a response."""
+    """A header field of a response."""
     return {"description": description, "schema": schema or {"type": "string"}}
 
 
-RETRY_AFTER: Final = field("Seconds until the next try.", {"type": "integer", "minimum": 0})
-LOCATION: Final = field("The path of what was created.")
+RETRY_AFTER: Final = field("Seconds to wait before the next attempt.", {"type": "integer", "minimum": 0})
+LOCATION: Final = field("The path of the new resource.")
 
 # What error responses of a status have in common.
 _PROBLEMS: Final[Mapping[int, tuple[str, Mapping[str, Part]]]] = {
     400: ("The request is not valid; the detail says what was expected.", {}),
     401: ("There is no valid API key or token.", {"WWW_Authenticate": field("The scheme that is expected.")}),
     403: ("This is not allowed; the detail says why.", {}),
-    404: ("There is no such thing.", {}),
-    409: ("It conflicts with what there is.", {}),
+    404: ("What the path names does not exist.", {}),
+    409: ("The request conflicts with the present state.", {}),
     413: ("The body is too large.", {}),
     415: ("The body is not JSON in UTF-8.", {}),
     429: ("The bucket of requests from the client's network is empty.", {"Retry_After": RETRY_AFTER}),

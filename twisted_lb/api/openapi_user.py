@@ -1,4 +1,4 @@
-"""The user API in OpenAPI: the paths of the public listener that it serves."""
+"""The user API in OpenAPI: its paths on the public listener."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted_lb.api.openapi_parts import Part, answer, body, operation, paramete
 from twisted_lb.api.user_paths import CHANGE, CREATE, KEYS, PROFILE
 
 TAG: Final = "user API"
-# The schemes in which a request may carry the API key; an installation may have others.
+# The schemes in which a request may carry the API key; the configuration may add others.
 KEY_SCHEMES: Final[Mapping[str, Part]] = {
     "KeyAsBearer": {"type": "http", "scheme": "bearer", "description": "The API key as a bearer token."},
     "KeyInAuthorization": {
@@ -78,7 +78,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "post": operation(
             "createOwnKey",
             TAG,
-            "Create one more key, and show it once.",
+            "Create another key, and show it once.",
             {200: answer("The new key.", ref("NewOwnKey"))},
             (*_CHANGED, 409),
             _WITH_KEY,
@@ -99,8 +99,8 @@ PATHS: Final[Mapping[str, Part]] = {
         "delete": operation(
             "revokeOwnKey",
             TAG,
-            "Revoke a key for good.",
-            {200: answer("The key, which is revoked.", ref("Key"))},
+            "Revoke a key permanently.",
+            {200: answer("The revoked key.", ref("Key"))},
             (*_ASKED, 404),
             _WITH_KEY,
             _ONE_KEY,
@@ -121,7 +121,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "post": operation(
             "rotateOwnKey",
             TAG,
-            "Create a key in place of another one, which still works during the grace.",
+            "Create a key in place of another one, which works until the end of the grace period.",
             {200: answer("The new key.", ref("NewOwnKey"))},
             (*_CHANGED, 404, 409),
             _WITH_KEY,

@@ -28,7 +28,7 @@ from twisted_lb.users import ACTIVE, DISABLED, KEY_ID_DIGITS, MAX_LABEL_CHARACTE
 
 TAG: Final = "users and keys"
 
-# Without any token, everybody who reaches the listener by a name of this machine may read.
+# If no tokens are configured, everybody who connects to the listener by a local name may read.
 _READER: Final[list[Mapping[str, list[str]]]] = [{"AdminToken": [READ]}, {}]
 _CHANGER: Final[list[Mapping[str, list[str]]]] = [{"AdminToken": [KEYS]}]
 _READ: Final = (400, 401, 403, 503)
@@ -45,7 +45,7 @@ _KEY: Final = (*_USER, _ONE_KEY)
 _REPEATED: Final = parameter(
     "Idempotency-Key",
     "header",
-    "A text of your choice: a repetition with the same one and the same token gets the same key.",
+    "Any text. A request that is repeated with the same text and the same token gets the same key.",
     text(minLength=1, maxLength=MAX_IDEMPOTENCY_CHARACTERS, pattern="^[!-~]+$"),
 )
 _ID: Final = field("The id of the change in the audit log.")
@@ -56,30 +56,30 @@ def _query(name: str, description: str, schema: Part) -> Part:
 
 
 _FILTERS: Final = (
-    _query("after", "The `next` of the page before.", text(maxLength=MAX_NAME_CHARACTERS)),
+    _query("after", "The `next` of the previous page.", text(maxLength=MAX_NAME_CHARACTERS)),
     _query("limit", "The size of the page.", whole(minimum=1, maximum=LARGEST_PAGE, default=USUAL_PAGE)),
-    _query("name", "Users with this in the name.", text(maxLength=MAX_NAME_CHARACTERS)),
-    _query("disabled", "Users that are disabled, or are not.", flag()),
+    _query("name", "Users whose name contains this.", text(maxLength=MAX_NAME_CHARACTERS)),
+    _query("disabled", "Users that are disabled (true) or enabled (false).", flag()),
     _query(
         "key_id",
-        "Users with a key whose key_id begins so.",
+        "Users with a key whose key_id begins with this.",
         text(pattern=f"^(k|ke|key|key_[0-9a-f]{{0,{KEY_ID_DIGITS}}})?$"),
     ),
-    _query("label", "Users with a key with this in its label.", text(maxLength=MAX_LABEL_CHARACTERS)),
+    _query("label", "Users with a key whose label contains this.", text(maxLength=MAX_LABEL_CHARACTERS)),
     _query("state", "Users with a key in this state.", text(enum=[ACTIVE, DISABLED, REVOKED])),
-    _query("used_since", "Users with a key that was used since.", TIME),
-    _query("unused_since", "Users with a key that was not used since.", TIME),
+    _query("used_since", "Users with a key that was used since this time.", TIME),
+    _query("unused_since", "Users with a key that was not used since this time.", TIME),
 )
 
 
 def _user(name: str, summary: str, request: Part | None = None) -> Part:
-    """A change that is answered with the user."""
+    """A change whose response is the user."""
     answers = {200: answer("The user after the change.", ref("User"), X_Request_ID=_ID)}
     return operation(name, TAG, summary, answers, _CHANGED, _CHANGER, _USER, request)
 
 
 def _key(name: str, summary: str, request: Part | None = None) -> Part:
-    """A change that is answered with the key."""
+    """A change whose response is the key."""
     answers = {200: answer("The key after the change.", ref("UserKey"), X_Request_ID=_ID)}
     return operation(name, TAG, summary, answers, (*_CHANGED, 409), _CHANGER, _KEY, request)
 
@@ -101,7 +101,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "get": operation(
             "listUsers",
             TAG,
-            "List users by name, page by page.",
+            "List users in the order of their names, in pages.",
             {200: answer("A page, which may be short while `next` is not null.", ref("Users"))},
             _READ,
             _READER,
@@ -158,7 +158,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "post": operation(
             "promoteShadow",
             TAG,
-            "Make the shadow policy of a user the policy.",
+            "Replace the policy of a user by the shadow policy.",
             {200: answer("The user after the change.", ref("User"), X_Request_ID=_ID)},
             (*_CHANGED, 409),
             _CHANGER,
@@ -166,7 +166,7 @@ PATHS: Final[Mapping[str, Part]] = {
         )
     },
     "/users/{name}/disable": {"post": _user("disableUser", "Refuse all keys of a user until it is enabled.")},
-    "/users/{name}/enable": {"post": _user("enableUser", "Let the keys of a disabled user work again.")},
+    "/users/{name}/enable": {"post": _user("enableUser", "Accept the keys of a disabled user again.")},
     "/users/{name}/level": {
         "put": _user("setLevel", "Fill the bucket, or set its level.", body(ref("Level"), required=False))
     },
@@ -174,7 +174,7 @@ PATHS: Final[Mapping[str, Part]] = {
         "put": operation(
             "setQuotaUsed",
             TAG,
-            "Set what was used of a quota in its present period, or that nothing was.",
+            "Set how much of a quota was used in its present period; without a body, nothing.",
             {200: answer("The user after the change.", ref("User"), X_Request_ID=_ID)},
             (*_CHANGED, 409),
             _CHANGER,
@@ -209,19 +209,19 @@ PATHS: Final[Mapping[str, Part]] = {
         ),
         "patch": _key("changeKey", "Change a key.", body(ref("KeyPatch"))),
         "delete": operation(
-            "deleteKey", TAG, "Revoke a key for good.", _GONE, (*_CHANGED, 409), _CHANGER, _KEY
+            "deleteKey", TAG, "Revoke a key permanently.", _GONE, (*_CHANGED, 409), _CHANGER, _KEY
         ),
     },
     "/users/{name}/keys/{key_id}/usage": {"get": _usage("showKeyUsage", _KEY)},
     "/users/{name}/keys/{key_id}/disable": {"post": _key("disableKey", "Refuse a key until it is enabled.")},
-    "/users/{name}/keys/{key_id}/enable": {"post": _key("enableKey", "Let a disabled key work again.")},
-    "/users/{name}/keys/{key_id}/expire": {"post": _key("expireKey", "Let a key expire now.")},
-    "/users/{name}/keys/{key_id}/revoke": {"post": _key("revokeKey", "Revoke a key for good, and show it.")},
+    "/users/{name}/keys/{key_id}/enable": {"post": _key("enableKey", "Accept a disabled key again.")},
+    "/users/{name}/keys/{key_id}/expire": {"post": _key("expireKey", "Make a key expire now.")},
+    "/users/{name}/keys/{key_id}/revoke": {"post": _key("revokeKey", "Revoke a key permanently, and show it.")},
     "/users/{name}/keys/{key_id}/rotate": {
         "post": operation(
             "rotateKey",
             TAG,
-            "Create a key in place of another one, which still works during the grace.",
+            "Create a key in place of another one, which works until the end of the grace period.",
             _created("The new key.", "RotatedKey"),
             (*_CHANGED, 409),
             _CHANGER,
@@ -246,7 +246,7 @@ PATHS: Final[Mapping[str, Part]] = {
             "exportUsers",
             TAG,
             "Export all users with the digests of their keys.",
-            {200: answer("One UserRecord a line.", text(), LINES)},
+            {200: answer("One UserRecord per line.", text(), LINES)},
             (401, 403, 503),
             _CHANGER,
         )
@@ -259,7 +259,7 @@ PATHS: Final[Mapping[str, Part]] = {
             {200: answer("One ImportedLine for each line that is not blank.", text(), LINES, X_Request_ID=_ID)},
             (400, 401, 403, 413, 503),
             _CHANGER,
-            request=body(text(), required=False, media_type=LINES, description="One UserRecord a line."),
+            request=body(text(), required=False, media_type=LINES, description="One UserRecord per line."),
         )
     },
 }

@@ -1,4 +1,4 @@
-"""The body of an operator's request, which is collected up to a bound."""
+"""The body of an operator's request, collected in memory up to a maximum size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_size(size: int, bound: int) -> None:
 
 
 class OperatorBody:
-    """The body that comes after a head."""
+    """The body of the request with this head; `bound` is its maximum size in bytes."""
 
     def __init__(self, head: RequestHead, framing: int, bound: int) -> None:
         self.head = head
@@ -25,7 +25,7 @@ class OperatorBody:
         self._size = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Take data, and return what comes after the body.  Raises RequestError."""
+        """Receive data, and return what follows the body.  Raises RequestError."""
         while data and not self.complete:
             content = self._decoder.feed(data)
             self._size += len(content)

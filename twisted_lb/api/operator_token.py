@@ -1,9 +1,9 @@
-"""Who an operator is: the token that a request on the admin listener carries, and its scopes.
+"""Authenticates operators by the token that a request on the admin listener carries, and checks its scopes.
 
-Without tokens everybody who reaches the listener may read, and nobody may change anything.
+If no tokens are configured, everybody who can connect to the listener may read, and nobody may change anything.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ UNKNOWN_TOKEN: Final = "This needs the admin token; send it as Authorization: Be
 
 
 class OperatorTokens:
-    """Judges requests by their token."""
+    """The tokens that are accepted, by digest, with their scopes."""
 
     def __init__(self, tokens: Sequence[AdminToken]) -> None:
         self._tokens = tokens
 
     def use(self, tokens: Sequence[AdminToken]) -> None:
-        """Accept these from now on; there must be some if there were before."""
+        """Accept these tokens only from now on; they must not be empty if there were tokens before."""
         self._tokens = tokens
 
     @property
     def required(self) -> bool:
-        """Whether a token is needed for everything."""
+        """Whether tokens are configured, so that requests need one."""
         return bool(self._tokens)
 
     def knows(self, authorization: Sequence[bytes]) -> bool:
@@ -43,12 +43,12 @@ class OperatorTokens:
         return len(authorization) == 1 and self._token(bearer_token(authorization[0])) is not None
 
     def check_reader(self, request: Request) -> None:
-        """Raises Refusal unless the request carries a token with the scope `read`, or there are none."""
+        """Raises Refusal unless the request carries a token with the scope `read`, or no tokens are configured."""
         if self._tokens:
             self._check(request, READ)
 
     def changer(self, request: Request, scope: str) -> str:
-        """The name of the token with which something is changed.  Raises Refusal."""
+        """The name of the request's token.  Raises Refusal unless it has this scope."""
         if not self._tokens:
             raise Refusal(403, NO_TOKENS)
         return self._check(request, scope)
@@ -66,7 +66,7 @@ class OperatorTokens:
         return token.name
 
     def _token(self, given: bytes | None) -> AdminToken | None:
-        """All are compared, each in constant time: the time does not tell which one was nearly right."""
+        """The token, or None.  All are compared, each in constant time, so that the time taken reveals nothing."""
         found = None
         given_digest = digest(given or b"")
         for token in self._tokens:

@@ -1,7 +1,7 @@
 """The connections of operators and probes: small requests, with limits and timeouts.
 
 Heads are parsed as strictly as those of clients, by the same parser.  A request is rejected as soon as its head is
-known to be invalid, or to announce a body where none is expected.  The states of a connection:
+found to be invalid, or to announce a body where none is expected.  The states of a connection:
 
     reading -> serving -> reading ...      a request, its response; one request per iteration of the reactor
     any -> ending                          further input is discarded
@@ -10,7 +10,7 @@ Each state has a timeout.  The number of connections is limited: at the limit, t
 one.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from twisted_lb.wire.head import HeadLimits, RequestHead, read_request_head
 # Probes and Prometheus send less than 1 KiB.
 LIMITS = HeadLimits(head_bytes=16 * 1024)
 MAX_EMPTY_LINES = 16  # before a request
-# Maximum of pipelined input that is read before a response.
+# How much pipelined input is buffered while a request is served.
 MAX_AHEAD_BYTES = 16 * 1024
 
 IDLE_SECONDS = 60.0  # for a request to begin
@@ -45,7 +45,7 @@ HEAD_SECONDS = 10.0  # for its complete head, from the first byte
 BODY_SECONDS = 10.0  # and for its body
 SERVE_SECONDS = 30.0  # for its response to be created, and for each part of a long one
 SEND_SECONDS = 30.0  # for the client to read what is buffered for it
-# After a rejection, how long a client may still send in total: its input is discarded.
+# After a rejection, how long in total a client may go on sending; its input is discarded.
 LINGERING_SECONDS = 30.0
 
 # Returns why a request is rejected, as a status and a detail, or None.  It gets the local address of the connection, or
@@ -60,7 +60,7 @@ def everybody(head: RequestHead, here: str) -> tuple[int, str] | None:
 
 # Returns how many bytes the body of a request may have; 0: there must be none.
 Bound = Callable[[RequestHead], int]
-# Is told of a request that is rejected before it is served: its head, the status, the detail, and the client's address.
+# Called when a request is rejected before it is served, with its head, the status, the detail and the client's address.
 Rejected = Callable[[RequestHead, int, str, str], object]
 
 
@@ -157,7 +157,7 @@ class OperatorConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self._ending:
-            # An orderly closed connection is not read any more: this one was rejected.
+            # The request was rejected: after an orderly close, nothing more is read.
             left = self._lingers_until - self._reactor.seconds()
             self._set_deadline(max(0.0, min(left, LINGERING_PAUSE_SECONDS)))
             return
@@ -224,7 +224,7 @@ class OperatorConnection(Protocol):
             self._close()
 
     def _check(self, head: RequestHead) -> None:
-        """Raises RequestError for a request that is rejected, before anything but its head is read."""
+        """Raises RequestError if the request is rejected because of its head, before its body is read."""
         framing = request_framing(head)
         if framing:
             bound = self._factory.body_bound(head)
@@ -236,7 +236,7 @@ class OperatorConnection(Protocol):
             raise RequestError(*refused)
 
     def _refuse(self, head: RequestHead | None, status: int, detail: str) -> None:
-        """Reject, and close: the start of the next request is unknown or irrelevant."""
+        """Reject the request, and close the connection: where the next request begins may be unknown."""
         if head is not None:
             self._factory.rejected(head, status, detail, getattr(self.transport.getPeer(), "host", ""))
         self._end_with(own_answer(head, status, detail))
@@ -262,7 +262,7 @@ class OperatorConnection(Protocol):
     # IReply
 
     def write(self, data: bytes) -> None:
-        # Before it is written: the client may have to be waited for.
+        # Set first: the write may call pauseProducing.
         self._set_deadline(SERVE_SECONDS)
         self.transport.write(data)
 
@@ -277,7 +277,7 @@ class OperatorConnection(Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """A pipelined request is served in the next iteration, after those of other connections."""
+        """Serve a pipelined request in the next iteration, after those of other connections."""
         if self._full or self._busy or self._ending or self._next is not None:
             return
         if self._left and not self._buffer:
@@ -299,7 +299,7 @@ class OperatorConnection(Protocol):
     # IPushProducer, of responses
 
     def pauseProducing(self) -> None:
-        """The client does not read its responses: no more are sent until it does."""
+        """The client does not read what was sent: send no more until it does."""
         self._full = True
         if self._serving is not None:
             self._serving.pauseProducing()

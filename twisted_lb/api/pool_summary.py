@@ -1,4 +1,4 @@
-"""What operators see of pools and routes, from the states and counts of their servers."""
+"""Pools and routes as operators see them, with states and sums that are computed from those of their servers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ SUMS: Final = ("in_flight", "tunnels", "requests", "failures", "retries")
 STATES: Final = ("up", "down", "draining", "disabled")
 SHOWN_SERVERS: Final = 5  # in a reason
 
-# As GET /servers shows one.
+# A server as GET /servers shows it.
 Server = Mapping[str, Any]
 
 
 class Totals(NamedTuple):
-    """Sums over the servers of a pool, of which several can be added: many routes lead to pools with many servers."""
+    """Sums over the servers of a pool.
 
-    sums: tuple[int, ...]  # as SUMS
-    latency: float  # the sum of the latencies of the servers that have one, each by its requests
-    measured: int  # those requests
+    They are computed once for each pool, and added for a route with several pools: there may be many routes to pools
+    with many servers.
+    """
+
+    sums: tuple[int, ...]  # in the order of SUMS
+    latency: float  # the sum of latency_ms times requests, over the servers that have a latency
+    measured: int  # the sum of the requests of these servers
 
 
 def shown_pool(pool: Mapping[str, Any], servers: Sequence[Server], live: bool) -> dict[str, Any]:
-    """A pool of `Changing.pools`; `live`: it has changes that are not in the file."""
+    """A pool of `Changing.pools` as it is shown; `live`: it has changes that are not in the file."""
     state, reason = pool_state(pool, servers)
     states = _states(servers)
     return {
@@ -42,7 +46,7 @@ def shown_pool(pool: Mapping[str, Any], servers: Sequence[Server], live: bool) -
 
 
 def pool_state(pool: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, str]:
-    """The state of a pool, and the reason."""
+    """The state of a pool, and the reason for it."""
     states = _states(servers)
     known = sum(states.values())
     if pool["maintenance"]:
@@ -58,7 +62,7 @@ def pool_state(pool: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str,
 def shown_route(
     route: Mapping[str, Any], states: Mapping[str, tuple[str, str]], totals: Mapping[str, Totals]
 ) -> dict[str, Any]:
-    """A route of `Changing.routes`, with the states and the totals of its pools, by their names."""
+    """A route of `Changing.routes` as it is shown, from the states and the totals of pools by their names."""
     pools = route["pools"]
     if route["maintenance"]:
         state, reason = "maintenance", f"requests are answered 503 with Retry-After: {route['maintenance']:g}"
@@ -77,14 +81,14 @@ def _state_of_pools(states: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
 
 
 def total(servers: Sequence[Server]) -> Totals:
-    """The sums of some servers."""
+    """The sums over these servers."""
     measured = [(one["latency_ms"], max(one["requests"], 1)) for one in servers if one["latency_ms"] is not None]
     sums = tuple([sum(one[name] for one in servers) for name in SUMS])
     return Totals(sums, sum(latency * number for latency, number in measured), sum(number for _, number in measured))
 
 
 def counts(servers: Sequence[Server]) -> dict[str, Any]:
-    """Sums, and the mean latency of the servers by their requests."""
+    """The sums over these servers, and their mean latency, weighted by requests."""
     return _counts([total(servers)])
 
 

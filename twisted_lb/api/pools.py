@@ -1,9 +1,9 @@
-"""Pools, routes and servers on the admin listener: what they are and do, and changes while the program runs.
+"""Pools, routes and servers on the admin listener: their states, and changes while the program runs.
 
-A change is answered when it holds in all processes; see `recorded_change`.
+A change is answered when it is in effect in all processes; see `recorded_change`.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ from twisted_lb.pool.pool import REMOVED
 # The first segments of the paths that are served here.
 PATHS: Final = (b"pools", b"routes")
 MAX_BODY_BYTES: Final = 64 * 1024
-# What an order does to `admin_state`; None is the default, ready.
+# The value of `admin_state` that each order sets; None is the default, ready.
 ORDERS: Final = {"drain": "drain", "undrain": None, "disable": "disabled", "enable": None}
 
-# Makes the change from the body of the request; the response after it.
+# Reads the change from the body of a request.  Raises Refusal.
 Plan = Callable[[bytes], Change]
+# Makes the response after a change.
 Show = Callable[[Changed], Awaitable[bytes]]
 
 
@@ -185,7 +186,7 @@ class PoolsApi:
         return {**shown_pool(pool, servers, live), "servers": servers}
 
     async def _shown_server(self, pool: str, name: str) -> dict[str, Any]:
-        """A server of the file; one that stands for several, named `name@address`, is shown with these."""
+        """A server of the file; an entry that stands for several servers, named `name@address`, is shown with these."""
         servers = [one for one in (await self._shown_pool(pool))["servers"] if one["reason"] != REMOVED]
         for server in servers:
             if server["name"] == name:
@@ -202,7 +203,7 @@ async def _shown(show: Show, changed: Changed) -> bytes:
 
 
 def _changed(live: Iterable[dict[str, Any]]) -> set[str]:
-    """The names of the pools with live changes; a change of a limit has `of`, such as `pool models`, for its pool."""
+    """The names of the pools with live changes; that of a limit has its pool in `of`, such as `pool models`."""
     owners = [one["of"].partition(" ") for one in live if one["pool"] is None]
     of_limits = {name for kind, _, name in owners if kind == "pool"}
     return of_limits | {one["pool"] for one in live if one["pool"] is not None}

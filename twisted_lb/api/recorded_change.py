@@ -1,10 +1,10 @@
-"""A change that an operator asks for over the admin API: who may make it, and what the audit log says of it.
+"""Changes over the admin API: checks the token, makes the change, and records it in the audit log.
 
-A change is answered when it holds, and its line of the audit log was handed over.  A client that does not wait for that
-interrupts nothing.
+A change is answered when it is in effect and its entry was handed to the audit log.  A client that disconnects before
+that does not interrupt the change.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_KNOWN: Final = "Whether this was stored is not known."
 
 
 class Outcome(NamedTuple):
-    """A change that was made: what differs, or nothing where all was like that already, and what is answered."""
+    """A change that was made: the members that differ, which are none if nothing was changed, and the result."""
 
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -34,21 +34,22 @@ class Outcome(NamedTuple):
     more: Mapping[str, Any] = {}  # for the audit log
 
 
-# Makes the change that the body of the request asks for.  Raises Refusal, and what stores raise.
+# Makes the change that the body of the request describes.  Raises Refusal, and the exceptions of stores.
 Make = Callable[[bytes, Attempt], Awaitable[Outcome]]
 
 
 class RecordedChanges:
-    """Makes changes."""
+    """Makes changes, and records them."""
 
     def __init__(self, tokens: OperatorTokens, audit: Auditing) -> None:
         self._tokens = tokens
         self._audit = audit
 
     def make(self, request: Request, scope: str, action: str, about: Mapping[str, Any], make: Make) -> Deferred[Any]:
-        """The result of the change; `about` says what it is of, for the audit log.  Fails with Refusal.
+        """Fires with the result of the change.  Fails with Refusal and NotStored.
 
-        To cancel the Deferred does not cancel the change, of which only a part may have been made.
+        `about` says what is to be changed, for the audit log.  Cancelling the Deferred does not cancel the change,
+        which would leave it half made.
         """
         attempt = self._audit.attempt(request, action, about)
         request.responseHeaders.setRawHeaders("X-Request-ID", [attempt.request_id])
@@ -75,7 +76,7 @@ class RecordedChanges:
             raise
         except StoreUnavailable:
             attempt.failed(503, NOT_KNOWN)
-            raise store_away(f"{NOT_KNOWN} Look, and try again.") from None
+            raise store_away(f"{NOT_KNOWN} Check, and try again.") from None
         except Refusal as error:
             attempt.refused(error.status, error.detail)
             members = {**error.members, "request_id": attempt.request_id}
@@ -88,7 +89,7 @@ class RecordedChanges:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The members of both that differ; of the keys only those that differ.  One that is not there is null."""
+    """The members that differ, before and after; None for one that is absent.  Of `keys`, only those that differ."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     old, new = {name: before.get(name) for name in names}, {name: after.get(name) for name in names}
     if "keys" in new:

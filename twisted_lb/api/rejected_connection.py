@@ -1,6 +1,6 @@
-"""What an operator or probe is answered in place of being served: a problem, after which the connection is closed."""
+"""Rejects requests and connections of operators and probes: a problem document, and then the connection is closed."""
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from twisted_lb.wire.forwarding import own_head
 from twisted_lb.wire.head import RequestHead
 from twisted_lb.wire.problem import CONTENT_TYPE, problem
 
-# How long a client whose input is discarded may pause, so that it receives the response before a reset.
+# How long a client whose input is discarded may pause before the connection is closed.  Closing it at once could reset
+# it before the client has read the response (RFC 9112 section 9.6).
 LINGERING_PAUSE_SECONDS = 5.0
 MAX_TURNED_AWAY = 64  # rejected connections that linger, in addition to the others
 
@@ -33,7 +34,7 @@ class Counting(Protocol):
 
 
 def own_answer(head: RequestHead | None, status: int, detail: str) -> bytes:
-    """A problem document, after which the connection is closed."""
+    """A response with a problem document and `Connection: close`; `head` is that of the request, if it is known."""
     body = problem(status, detail)
     fields = b"\r\nServer: twisted_lb\r\nDate: %b\r\nContent-Type: %b\r\nCache-Control: no-store" % (
         datetimeToString(),
@@ -49,7 +50,7 @@ def own_answer(head: RequestHead | None, status: int, detail: str) -> bytes:
 
 @implementer(IHalfCloseableProtocol)
 class RejectedConnection(Connection):
-    """A connection above the limit.  Its input is discarded."""
+    """A connection above the maximum number.  Its input is discarded."""
 
     transport: Any
 

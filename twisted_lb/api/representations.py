@@ -24,17 +24,17 @@ def shown_policy(capacity: int, rate_per_sec: float) -> dict[str, object]:
 
 
 def shown_profile(profile: Profile) -> dict[str, object]:
-    """The account and its whole tokens; and the quota of a user who has one.
+    """The account with its whole tokens, and its quota if it has one.
 
-    Rounded down, also below zero: half a token is shown as 0, and a debt of half a token as -1, so that a debt is
-    always visible.
+    Tokens are rounded down, also below zero: half a token is shown as 0, and a debt of half a token as -1, so that a
+    debt is always visible.
     """
     shown = shown_account(profile.account) | {"current_capacity": profile.level // MICROTOKENS}
     return shown if profile.quota is None else shown | {"quota": shown_quota(profile.quota)}
 
 
 def shown_quota(quota: Quota) -> dict[str, object]:
-    """A quota, and what was used of it in its present period."""
+    """A quota, and how much of it was used in its present period."""
     return {
         quota.unit: quota.amount,
         "per": quota.per,
@@ -87,5 +87,5 @@ def shown_user(user: User, now_us: int) -> dict[str, object]:
 
 
 def shown_time(time_us: int | None) -> str | None:
-    """A time, or None where there is none."""
+    """A time in microseconds since 1970 as text (RFC 3339), or None."""
     return None if time_us is None else rfc3339(time_us)

@@ -1,4 +1,4 @@
-"""What all endpoints of the user API do with requests: read the body, and let calls of the store end."""
+"""Common to all endpoints of the user API: reading the body, and completing calls of the store after a disconnect."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _Result = TypeVar("_Result")
 
 
 def undisturbed(work: Deferred[_Result]) -> Deferred[_Result]:
-    """The result of `work`, which continues when a client that disconnects cancels the returned Deferred.
+    """The result of `work`, which continues if the returned Deferred is cancelled, as when the client disconnects.
 
-    If it were cancelled, a call of several steps could be left incomplete in the store.
+    If `work` were cancelled too, a call of several steps could be left incomplete in the store.
     """
     waiting: Deferred[_Result] = Deferred()
     work.chainDeferred(waiting)

@@ -1,10 +1,10 @@
-"""Responses of all doors, and the request class that suppresses Twisted's own pages.
+"""Responses of the user API and the admin API, and the request class that suppresses Twisted's own pages.
 
-An endpoint returns the result of `json_answer`, or raises.  `failure_answer` is the one place that
-converts an error to a response.
+An endpoint returns the result of `json_answer`, or raises.  `failure_answer` is the one place that converts an error to
+a response.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = BoundedLog(Logger())
 
 
 class Refusal(Exception):
-    """A request is answered with a problem document: a status, a detail, extra fields, and extension members."""
+    """The response is a problem document (RFC 9457), with a status, a detail, extra fields, and extension members."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Refusal(Exception):
 
 
 def store_away(also: str = "") -> Refusal:
-    """The response when the store is unavailable.  The reason may name hosts: it is logged, and not sent to clients."""
+    """The response when the store is unavailable.  The reason is logged and not sent to clients: it may name hosts."""
     detail = f"Users and their tokens are unavailable at the moment. {also or 'Try again in a moment.'}"
     return Refusal(503, detail, {"Retry-After": "1"})
 
@@ -100,7 +100,7 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
         allowed = ", ".join(sorted(error.valid_methods or ()))
         refusal = Refusal(405, f"{_path(request)} takes {allowed} only.", {"Allow": allowed})
     elif isinstance(error, HTTPException):
-        # Routing also raises redirects to similar paths, which are not wanted.
+        # Routing also raises redirects to similar paths, which are answered with 404 as well.
         refusal = Refusal(404, f"There is nothing at {_path(request)}.")
     else:
         log.failure("request", "{method} {path} failed", failure, method=request.method, path=request.path)
@@ -108,7 +108,7 @@ def failure_answer(request: IRequest, failure: Failure) -> bytes:
     for name, value in refusal.fields.items():
         request.responseHeaders.setRawHeaders(name, [value])
     extended = dict(refusal.members)
-    # A transport of another site knows of no ids.
+    # Where the resource is served by another twisted.web Site, the transport has no request_id.
     request_id: bytes = getattr(getattr(getattr(request, "channel", None), "transport", None), "request_id", b"")
     if request_id:
         extended["request_id"] = request_id.decode("ascii")
@@ -119,7 +119,7 @@ class ApiRequest(Request):
     """A request that never sends Twisted's own pages, name or version."""
 
     def render(self, resrc: IResource) -> None:
-        """Reject what Klein's routing cannot handle: it ignores the case of methods, and needs text."""
+        """Reject what Klein's routing cannot handle: it ignores the case of methods, and needs paths in UTF-8."""
         self.responseHeaders.setRawHeaders("Server", ["twisted_lb"])
         if self.method != self.method.upper():
             # RFC 9110 section 9.1: methods are case-sensitive, and an unknown one is 501.

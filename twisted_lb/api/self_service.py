@@ -1,9 +1,10 @@
 """What users may do without an operator: create users, and change their policy within bounds.
 
-To list, label, rotate and revoke one's own keys is always possible.  What a key with bounds can do: `user_keys`.
+Users may always list, label and revoke their own keys, and rotate keys that do not expire.  What a key with bounds can
+do is in `user_keys`.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OPEN, TOKEN, OFF = "open", "token", "off"
 
 
 class SelfService(NamedTuple):
-    """What is open to users.  The checks raise Refusal."""
+    """What users may do.  The checks raise Refusal."""
 
     create: str = OPEN  # or TOKEN or OFF
     change: bool = True
@@ -31,7 +32,7 @@ class SelfService(NamedTuple):
     admin_token: str = ""
 
     def check_create(self, request: Request, capacity: int | None, rate_per_sec: float | None) -> None:
-        """Whether this request may create a user with this policy."""
+        """Check that this request may create a user with this policy."""
         if self.create == OFF:
             raise Refusal(403, "Users are created by an operator here.")
         if self.create == OPEN:
@@ -47,7 +48,7 @@ class SelfService(NamedTuple):
             )
 
     def check_change(self, capacity: int | None = None, rate_per_sec: float | None = None) -> None:
-        """Whether a user may set this of their own policy, or add a key."""
+        """Check that users may give these values to their own policy; without values, that they may add a key."""
         if not self.change:
             raise Refusal(403, "This is changed by an operator here.")
         self._check_bounds(capacity, rate_per_sec)
@@ -63,7 +64,7 @@ class SelfService(NamedTuple):
 
 
 def self_service_of(settings: Settings) -> SelfService:
-    """What the settings say."""
+    """What the settings allow."""
     return SelfService(
         settings.self_service_create,
         settings.self_service_change,

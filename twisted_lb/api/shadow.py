@@ -1,4 +1,4 @@
-"""Shadow policies and limits as they are shown, with what they would have refused in the last hour and day."""
+"""Shadow policies and limits as they are shown, with counts of what they would have refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def shadow_with_counts(report: IUsageReport, owner: str, shadow: Shadow) -
 
 
 def shown_counts(counts: Sequence[WindowCounts]) -> dict[str, object]:
-    """The sum over some subjects, window by window."""
+    """The sums over several subjects, for each window."""
     names = ASKED, REFUSING
     return {
         window: {name: sum(one[place].get(name, 0) for one in counts) for name in names}

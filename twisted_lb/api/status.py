@@ -13,7 +13,7 @@ from twisted_lb.config.pool import DISABLED, READY
 from twisted_lb.pool.pool import REMOVED
 from twisted_lb.wire.head import RequestHead
 
-# The first word of a name in `Report.counts`; a file follows it.
+# The first word of names in `Report.counts` that end with the name of a file.
 CERTIFICATE_EXPIRY = "certificate_expiry"
 
 
@@ -22,7 +22,7 @@ class Report(NamedTuple):
 
     ready: bool  # for traffic
     degraded: bool  # requests are served, but with restrictions
-    reason: str  # for either; contains no passwords
+    reason: str  # why it is not ready, or degraded; contains no passwords
     servers: list[dict[str, Any]]  # as `shown_server`, in the order to show
     counts: Mapping[str, float]  # of this process, its store (IStoreReport), logs, reloads and certificates
 
@@ -38,17 +38,21 @@ class Running(Protocol):
 
 
     def levels(self, digest: str, buckets: list[list[Any]]) -> Awaitable[dict[str, Any]]:
-        """The levels of buckets, for which nothing is taken; fails with StoreUnavailable.
+        """Look up the levels of buckets; nothing is taken.  Fails with StoreUnavailable.
 
-        `buckets` are lists of a key, a capacity and a rate; `digest` is that of an API key, or "".  The answer has
-        `levels`, from the keys of the buckets to microtokens; `key`: the `user` of the key, capacity, rate_per_sec and
-        level (in tokens) of the user's bucket, and the same of the key's `own`, or None; `key` is None for a key that
-        must not be used, and `refused` the reason, one of users.REFUSALS, "" for an unknown key and all others.
+        `buckets` are lists of a key, a capacity and a rate; `digest` is that of an API key, or "".  The result has:
+
+        - `levels`: the microtokens of the buckets, by their keys;
+        - `key`: for an API key that may be used, its `user`; `capacity`, `rate_per_sec` and `level` (in tokens) of the
+          user's bucket; and the same for the key's own bucket in `own`, for the shadow policy in `shadow`, and for the
+          quota in `quota`, where there are such.  None for all other keys;
+        - `refused`: why the API key must not be used, one of users.REFUSALS.  "" for an unknown key, and for one that
+          may be used.
         """
 
 
 async def report_of(running: Running) -> Report:
-    """The present state, now or later."""
+    """The present state, whether `running` returns it at once or later."""
     report = running.report()
     return await report if isinstance(report, Awaitable) else report
 
@@ -57,13 +61,13 @@ class Explaining(Protocol):
     """Knows the routes and their limits."""
 
     def explain(self, head: RequestHead, client: str, digest: str = "") -> dict[str, Any]:
-        """What becomes of a request with this head; `client` is an address, or "" for any.
+        """How a request with this head would be handled; `client` is an address, or "" for any.
 
         `digest` is that of its API key, or "".  The `limits` have no levels yet.
         """
 
     def question(self, head: RequestHead, client: str, user: str, pools: Sequence[str]) -> dict[str, Any]:
-        """What `Running.choices` is asked about the same request of this user."""
+        """The argument of `Running.choices` for the same request, sent by this user."""
 
 
 class WithCounts:
@@ -88,7 +92,7 @@ class WithCounts:
 
 
 def shown_removed(backend: Backend, pool: str) -> dict[str, Any]:
-    """A server of a pool that was removed."""
+    """A server that was removed from this pool, as GET /servers shows it."""
     return {**shown_server(backend, pool), "state": "draining", "reason": REMOVED}
 
 

@@ -1,4 +1,4 @@
-"""What was counted of keys in the last hour and the last day (see `twisted_lb.usage`), as it is shown."""
+"""The usage of keys in the last hour and the last day as it is shown; see `twisted_lb.usage`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def usage_of_key(report: IUsageReport, key: Key) -> dict[str, object]:
 
 
 async def usage_of_user(report: IUsageReport, user: User) -> dict[str, object]:
-    """The usage of all keys that a user has now, together and one by one."""
+    """The usage of all keys that a user has now: in total, and for each key."""
     found = await report.counts_of([key_subject(key.digest) for key in user.keys])
     of_keys = [
         {"key_id": key.key_id, "label": key.label, **_shown([counts])} for key, counts in zip(user.keys, found)
@@ -28,7 +28,7 @@ async def usage_of_user(report: IUsageReport, user: User) -> dict[str, object]:
 
 
 def _shown(counts: Iterable[WindowCounts]) -> dict[str, object]:
-    """The sum, window by window."""
+    """The sums, for each window."""
     sums: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     for one in counts:
         for window, numbers in zip(sums, one):

@@ -1,8 +1,7 @@
 """The user API: create a user, read its bucket, change its policy, and manage its keys.
 
-Each endpoint makes one call to the account store.  The request is validated before that call, so that an invalid one
-changes nothing.  Requests without a valid key, that is, new users and unknown keys, are limited by the gate
-(`address_limit`).
+A request is validated before the call of the store that makes the change, so that an invalid one changes nothing.
+Requests without a valid key, that is, new users and unknown keys, are limited by the gate (`address_limit`).
 """
 
 from __future__ import annotations
@@ -65,9 +64,9 @@ class UserApi:
     ) -> None:
         """The defaults, in tokens and tokens per second, are for users created without a policy.
 
-        `keys` are the fields in which requests carry keys, and their form; `new_key` creates keys in another way.
-        `users` is needed for the endpoints about keys, and `usage` for what was counted of them; `now_us` gives
-        microseconds since 1970.
+        `keys` are the fields in which requests carry keys, and the format of keys; `new_key`, if given, creates them
+        instead.  `users` is needed for the endpoints below /user/keys, and `usage` for the usage of keys; `now_us`
+        returns microseconds since 1970.
         """
         self._accounts = accounts
         self._default_capacity = default_capacity
@@ -170,7 +169,7 @@ class UserApi:
         return failure_answer(request, failure)
 
     async def _key_digest(self, request: Request) -> str:
-        """The digest of the key.  Raises Refusal if there is no key, or more than one."""
+        """The digest of the request's key.  Raises Refusal if there is none, more than one, or a mistyped one."""
         fields = {name: list(request.requestHeaders.getRawHeaders(name, [])) for name in self._keys.fields}
         try:
             key = self._keys.take({name: values for name, values in fields.items() if values})
@@ -185,7 +184,7 @@ class UserApi:
         return digest(key)
 
     async def _owner(self, request: Request) -> tuple[UserKeys, User, Key]:
-        """Who has the key of the request, and that key.  Raises Refusal."""
+        """The endpoints for keys, the user who has the key of the request, and that key.  Raises Refusal."""
         if self._users is None or self._user_keys is None:
             raise Refusal(404, "There is nothing here.")
         user, key = await self._sender(self._users, request, await self._key_digest(request))

@@ -1,4 +1,4 @@
-"""The bodies in which operators say what to create and change of users and keys; see `bodies`."""
+"""The bodies of operators' requests to create and change users and keys; see `bodies`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _time_zone(name: str) -> str:
 
 
 class QuotaToSet(BaseModel):
-    """A quota: so many requests or tokens in each day or month of a time zone."""
+    """A quota: a number of requests or tokens for each day or month of a time zone."""
 
     model_config = ConfigDict(
         strict=True,
@@ -134,7 +134,7 @@ class UserPatch(Policy):
     shadow: ShadowPolicy | None = Field(None, description=f"{SHADOW}, or null for none")
 
 
-# What `read_key_patch` checks: both of the policy, or both null.
+# What `read_key_patch` checks: of capacity and rate_per_sec either both are null, or neither is.
 _OWN_BUCKET: dict[str, Any] = {
     "minProperties": 1,
     "dependentRequired": {"capacity": ["rate_per_sec"], "rate_per_sec": ["capacity"]},
@@ -146,7 +146,7 @@ _OWN_BUCKET: dict[str, Any] = {
 
 
 class KeyPatch(BaseModel):
-    """The body of `PATCH /users/<name>/keys/<key_id>`; the policy is that of a bucket of the key's own."""
+    """The body of `PATCH /users/<name>/keys/<key_id>`; capacity and rate_per_sec are those of the key's own bucket."""
 
     model_config = ConfigDict(strict=True, frozen=True, json_schema_extra=_OWN_BUCKET)
 
@@ -177,7 +177,7 @@ class QuotaUsed(BaseModel):
 
 
 def read_user_patch(body: bytes) -> UserChange:
-    """What to change of a user.  Raises BadBody."""
+    """The change of a user.  Raises BadBody."""
     patch = read_model(UserPatch, body)
     if not patch.model_fields_set:
         raise BadBody("There is nothing to change: give capacity, rate_per_sec, disabled, metadata, shadow or quota.")
@@ -191,12 +191,12 @@ def read_user_patch(body: bytes) -> UserChange:
 
 
 def shadow_of(policy: ShadowPolicy | None) -> Shadow | None:
-    """The shadow policy of a body."""
+    """The shadow policy in a body, or None."""
     return None if policy is None else Shadow(policy.capacity, policy.rate_per_sec)
 
 
 def read_key_patch(body: bytes) -> KeyChange:
-    """What to change of a key.  Raises BadBody."""
+    """The change of a key.  Raises BadBody."""
     patch = read_model(KeyPatch, body)
     given = patch.model_fields_set
     if not given:
@@ -208,7 +208,7 @@ def read_key_patch(body: bytes) -> KeyChange:
         elif {"capacity", "rate_per_sec"} <= given and patch.capacity is patch.rate_per_sec:
             bucket = NO_BUCKET
         else:
-            raise BadBody("For a bucket of the key's own, give both capacity and rate_per_sec; for none, both as null.")
+            raise BadBody("For a key with its own bucket, give both capacity and rate_per_sec; for none, both as null.")
     expires_at = None
     if "expires_at" in given:
         expires_at = NEVER if patch.expires_at is None else patch.expires_at

@@ -1,10 +1,10 @@
-"""A user's own keys: list, create, label, rotate and revoke them, and what was counted, with any of them.
+"""Users manage their keys: list, create, label, rotate and revoke them, and show their usage, with any of the keys.
 
-A key that expires or has a bucket of its own manages only itself, and keeps its bounds: whoever has it gets no key
-without them.  A key is shown once, in the response that has created it.  All else is about `key_id`.
+A key that expires or has its own bucket can change only itself, and no key without these bounds can be got with it.  A
+key is shown once, in the response that creates it.  Elsewhere it is named by its `key_id`.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from twisted_lb.users import (
 
 
 class UserKeys:
-    """The endpoints below /user/keys; `user` has sent the request, with the key `asking`."""
+    """The endpoints below /user/keys; `user` has sent the request, which carries the key `asking`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class UserKeys:
         self_service: SelfService,
         usage: IUsageReport | None,
     ) -> None:
-        """`now_us` gives microseconds since 1970."""
+        """`now_us` returns microseconds since 1970."""
         self._users = users
         self._usage = usage
         self._form = form
@@ -59,12 +59,12 @@ class UserKeys:
         self._self_service = self_service
 
     def list(self, request: Request, user: User) -> bytes:
-        """All keys, revoked ones too."""
+        """List all keys, including revoked ones."""
         now_us = self._now_us()
         return json_answer(request, {"name": user.name, "keys": [shown_key(key, now_us) for key in user.keys]})
 
     async def create(self, request: Request, user: User, asking: Key) -> bytes:
-        """One more key."""
+        """Create another key."""
         wanted = body_of(request, read_new_key)
         check_unbounded(asking)
         self._self_service.check_change()
@@ -76,36 +76,39 @@ class UserKeys:
         return self._new_key(request, key, await _stored(self._users.create_key(user.name, new)))
 
     async def label(self, request: Request, user: User, asking: Key, key_id: str) -> bytes:
-        """Another label."""
+        """Change the label of a key."""
         wanted = body_of(request, read_key_label)
         return await self._change(request, user, asking, key_id, KeyChange(label=wanted.label))
 
     async def revoke(self, request: Request, user: User, asking: Key, key_id: str) -> bytes:
-        """No request is admitted with it from now on."""
+        """Revoke a key: no request is admitted with it from now on."""
         return await self._change(request, user, asking, key_id, KeyChange(state=REVOKED))
 
     async def rotate(self, request: Request, user: User, asking: Key, key_id: str) -> bytes:
-        """A new key in its place; both work during the grace.  Of a key that rotates itself, the expiry stays."""
+        """Create a key in place of another; both work during the grace period.
+
+        If a key that expires rotates itself, the new key expires at the same time.
+        """
         wanted = body_of(request, read_rotation)
         old = _key_of(user, asking, key_id)
         itself = old.digest == asking.digest
         if itself and old.bucket is not None and wanted.grace:
             # During the grace there would be two buckets, and with every rotation one more.
             raise Refusal(
-                403, "This API key has a bucket of its own: to rotate it with itself, grace must be 0, for one bucket."
+                403, "This API key has a bucket of its own: to rotate it with itself, grace must be 0."
             )
         if old.state == DISABLED:
-            # The new key would not be.
+            # The new key would not be disabled.
             raise Refusal(409, "This key is disabled, and only an operator can enable it.")
         if old.expires_at is not None and not itself:
-            # The new key does not expire, as if it were added.
+            # The new key does not expire: this needs the same permission as adding a key.
             self._self_service.check_change()
         key = self._form.new_key()
         rotated = self._users.rotate_key(user.name, key_id, wanted.grace, digest(key.encode()), itself)
         return self._new_key(request, key, await _stored(rotated))
 
     async def usage(self, request: Request, user: User, key_id: str) -> bytes:
-        """What was counted of it."""
+        """Show the usage of a key."""
         key = _key_of(user, None, key_id)
         if self._usage is None:
             raise Refusal(404, "There is nothing here.")
@@ -127,7 +130,7 @@ class UserKeys:
 
 
 def check_unbounded(asking: Key) -> None:
-    """Whether this key may do more than manage itself.  Raises Refusal."""
+    """Raises Refusal if this key has bounds, so that it may change only itself."""
     if asking.bounded:
         expires, limited = asking.expires_at is not None, asking.bucket is not None
         bounds = "expires" * expires + " and " * (expires and limited) + "has a bucket of its own" * limited
@@ -139,7 +142,7 @@ def check_unbounded(asking: Key) -> None:
 
 
 def _key_of(user: User, asking: Key | None, key_id: str) -> Key:
-    """The user's key, which the key `asking` may change; None: it is only read.  Raises Refusal."""
+    """The user's key.  Raises Refusal if there is none, or if `asking` must not change it (None: it is only read)."""
     key = user.key(key_id) if is_key_id(key_id) else None
     if key is None:
         _unknown()

@@ -1,4 +1,4 @@
-"""The query of `GET /users`: which page, and of which users."""
+"""Parses the query of `GET /users`: the page, and the filters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def page_asked_for(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[str, int
             what = "a name" if text == "after" else "text"
             raise Refusal(400, f"{text} is not {what} in percent-encoded UTF-8.") from None
     after = given.pop("after", "")
-    # No user has such a name.  Other rules are not checked: there may be users created before they existed.
+    # No user has such a name.  Other rules are not checked: there may be users created before those rules existed.
     if not could_be_name(after):
         raise Refusal(400, f"after is not a name of up to {MAX_NAME_CHARACTERS} printable characters.")
     limit = given.pop("limit", str(USUAL_PAGE))
@@ -52,7 +52,7 @@ def page_asked_for(arguments: Mapping[bytes, Sequence[bytes]]) -> tuple[str, int
 
 
 def could_be_name(text: str) -> bool:
-    """Whether it can be asked for; "" too, which is before all names."""
+    """Whether `text` may be a name in a request; so may "", which sorts before all names."""
     return len(text) <= MAX_NAME_CHARACTERS and not any(unicodedata.category(one) == "Cc" for one in text)
 
 
@@ -80,7 +80,7 @@ def _key_id(text: str) -> str:
     return text
 
 
-# What is expected of each, and how it is read.
+# The filters: what is expected, for error messages, and the function that reads the value.
 _FILTERS: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "name": (f"a part of a name, of up to {MAX_NAME_CHARACTERS} characters", _text(MAX_NAME_CHARACTERS)),
     "key_id": ("the beginning of a key_id: key_ and up to 16 digits of 0-9a-f", _key_id),

@@ -1,10 +1,10 @@
 """Users and keys on the admin listener: list, create, change and remove them.
 
-A key is shown once, in the response that has created it.  A key in a path is its `key_id`; the name of a user in a path
-is percent-encoded, so that it is one segment whatever it contains.
+A key is shown once, in the response that creates it.  Paths name a key by its `key_id`; the name of a user in a path is
+percent-encoded, so that it is one segment whatever it contains.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from twisted_lb.users import (
 
 # The first segments of the paths that are served here.
 PATHS: Final = (b"users", b"keys")
-FULL: Final = MAX_CAPACITY * MICROTOKENS  # a level that stores reduce to the capacity
+FULL: Final = MAX_CAPACITY * MICROTOKENS  # a level that stores reduce to the user's capacity
 MAX_IDEMPOTENCY_CHARACTERS: Final = 255
 NO_SHADOW: Final = "The user {name} has no shadow policy."
 
@@ -62,7 +62,7 @@ _Key = "/users/<name>/keys/<key_id>"
 
 
 class UserAdministration(NamedTuple):
-    """What this API is about."""
+    """What this API needs."""
 
     store: IUserStore
     form: KeyFormat  # of new keys
@@ -344,9 +344,10 @@ class UsersApi:
         return self._changes.make(request, KEYS, action, about, make).addCallback(show)
 
     def _new_key(self, request: Request, *about: str) -> str:
-        """A new key; a request that is repeated with its Idempotency-Key and token gets the same one.
+        """A new key; a request that is repeated with the same Idempotency-Key and token gets the same one.
 
-        What it is about includes a digest, which is not shown: the token and the field do not suffice to find the key.
+        `about` includes the digest of another key, which is never shown: so the key cannot be computed from the token
+        and the Idempotency-Key alone.
         """
         values = request.requestHeaders.getRawHeaders(b"idempotency-key", [])
         if not values:
@@ -395,7 +396,7 @@ class UsersApi:
         return Outcome(*differences(self._shown(changed.before), self._shown(changed.after)), changed.after)
 
     def _with_key(self, changed: Changed, key_id: str, more: Mapping[str, object] = {}) -> Outcome:
-        """The outcome; the key is answered."""
+        """The outcome, with the key as its result."""
         return self._outcome(changed)._replace(result={**self._shown_key(changed.after, key_id), **more})
 
 

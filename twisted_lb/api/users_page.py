@@ -1,4 +1,4 @@
-"""A page of users as JSON, read and shown in parts: while one is shown, the store reads the next.
+"""A page of users as JSON, read and encoded in parts: while one is encoded, the store reads the next.
 
 Neither the store nor the event loop is busy with a whole page at once, so that requests do not wait for it.
 """
@@ -19,9 +19,9 @@ EVERYBODY: Final = UserFilter()
 
 
 async def users_page(store: IUserStore, after: str, count: int, filter: UserFilter, now_us: int) -> bytes:
-    """`users` and `next`, as the answer of `GET /users`.  Fails as IUserStore.user_page does.
+    """The body of the response to `GET /users`, with `users` and `next`.  Fails as IUserStore.user_page does.
 
-    With a filter it is one call: the store reads in parts itself, and a page ends where its bound is reached.
+    With a filter there is one call: the store itself reads in parts, and ends the page when it has read enough users.
     """
     in_parts = filter == EVERYBODY
     size = PART if in_parts else count

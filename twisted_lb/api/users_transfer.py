@@ -1,11 +1,11 @@
 """All users with their keys as JSON Lines: export, and import into the same or another store.
 
-An import is a body of limited size; a larger file is sent in several pieces.  It is idempotent: a user that is there
-with the same values is left alone, and one with other values is an error of that line, and not changed.  What the time
-changes by itself, such as levels, is not compared.
+The body of an import has a maximum size; a larger file is sent in several requests.  An import is idempotent: a user
+that exists with the same values is left unchanged; if the values differ, the line is an error, and the user is not
+changed.  Values that change with time, such as levels, are not compared.
 """
 
-# twisted.web is typed in parts only.
+# twisted.web is only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from twisted_lb.users import KeyTaken, User, UserFilter
 PATHS: Final = (b"export", b"import")
 MAX_IMPORT_BYTES: Final = 4 * 1024 * 1024
 PAGE: Final = 100  # users that are read at a time
-AT_A_TIME: Final = 64  # users that are stored at the same time: their answers come at once, and others are served after
+AT_A_TIME: Final = 64  # users that are stored concurrently; more would keep other requests waiting
 
 STORED: Final = "stored"
 UNCHANGED: Final = "unchanged"
@@ -69,7 +69,7 @@ class TransferApi:
     @app.route("/export/users", methods=["GET"])
     async def _export(self, request: Request) -> bytes:
         self._tokens.changer(request, KEYS)
-        # The first page before the response: without a store, it is an error.
+        # Read before the response begins: if the store is unavailable, the response is an error.
         page = await self._store.user_page("", PAGE, UserFilter())
         stream = LineStream(self._reactor, request)
         try:
@@ -79,7 +79,7 @@ class TransferApi:
                     break
                 page = await self._store.user_page(page.more_after, PAGE, UserFilter())
         except (ClientLeft, CancelledError):
-            """Nobody is told."""
+            """The client has disconnected."""
         except Exception:
             log.failure("export", "The export of users was interrupted")
             stream.cut()
@@ -99,14 +99,15 @@ class TransferApi:
                         pending.append(Deferred.fromCoroutine(self._imported(number, line, attempt)))
                     if not pending:
                         break
-                    # At once, in the order of the lines: a client sees that the import goes on while the store is slow.
+                    # Written as soon as they are complete, in the order of the lines: the client sees that the import
+                    # makes progress, even if the store is slow.
                     answers = [await pending.popleft()]
                     while pending and pending[0].called:
                         answers.append(await pending.popleft())
                     _count(counts, answers)
                     await stream.write(answers)
             except ClientLeft:
-                # What was stored until then stays.
+                # Users that are stored already are kept.
                 _count(counts, [await one for one in pending])
             except BaseException:
                 stream.cut()
@@ -118,7 +119,7 @@ class TransferApi:
         return self._changes.make(request, KEYS, "import_users", {}, make)
 
     async def _imported(self, number: int, line: bytes, attempt: Attempt) -> dict[str, Any]:
-        """What has become of a line."""
+        """Import one line, and return its result as it is shown."""
         name: str | None = None
         try:
             user = _user_in(line)
@@ -140,7 +141,7 @@ class TransferApi:
         return {"line": number, "name": name, "result": result}
 
     async def _stored(self, user: User) -> str:
-        """STORED or UNCHANGED.  Raises ValueError, KeyTaken, NameTaken, and what stores raise."""
+        """STORED or UNCHANGED.  Raises ValueError, KeyTaken, NameTaken, NotStored and StoreUnavailable."""
         try:
             await self._store.create_user(user)
         except (NameTaken, KeyTaken) as error:
@@ -170,13 +171,13 @@ def _count(counts: dict[str, int], answers: Iterable[dict[str, Any]]) -> None:
 
 
 def _user_in(line: bytes) -> User:
-    """Raises ValueError."""
+    """The user that a line describes.  Raises ValueError."""
     try:
         user = user_from(read_object(line.strip()))
     except BadBody as error:
-        # Of a body of one line.
+        # The text speaks of the body, which is this line.
         raise ValueError(str(error)) from None
-    # Names from before there were rules are accepted, as far as they can be asked for.
+    # Names that are older than today's rules are accepted if requests can name them.
     if not user.name or not could_be_name(user.name):
         raise ValueError(f"name: expected 1 to {MAX_NAME_CHARACTERS} printable characters")
     user.name.encode()
@@ -184,7 +185,7 @@ def _user_in(line: bytes) -> User:
 
 
 def _differing(present: User, user: User) -> str:
-    """The first member that is not the same in both, apart from those that change by themselves; or an empty text."""
+    """The first member that differs, apart from those that change with time; or ""."""
     first, second = _comparable(present), _comparable(user)
     return next((name for name in {**first, **second} if first.get(name) != second.get(name)), "")
 

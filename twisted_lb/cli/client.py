@@ -1,9 +1,9 @@
-"""A client of the admin API: one request after another, over one connection where it is kept open.
+"""A client of the admin API: one request after another, over one connection if the server keeps it open.
 
-1. A redirect is not followed: the token would go to wherever it leads.
-2. A request is sent again only if it is a GET, on a connection that has been used before and has ended without an
-   answer: that is how a server closes an idle connection.
-3. Everything that can go wrong is a Failed, whose text names the URL and what to do, and never the token.
+1. A redirect is not followed, since the token would be sent to its target.
+2. A request is sent again only if it is a GET, and if its connection was used before and was closed without a response:
+   that is how a server closes an idle connection.
+3. All errors are raised as Failed.  Its text says which URL failed and what to do, and never contains the token.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LINES: Final = "application/x-ndjson"
 
 
 class Place(NamedTuple):
-    """Where an admin listener is."""
+    """The address of an admin listener."""
 
-    shown: str  # in messages
+    shown: str  # the URL for messages
     host: str
     port: int
     path: str = ""  # before the paths of the API
     tls: bool = False
-    unix_path: str = ""  # of the socket, in place of host and port
+    unix_path: str = ""  # of a Unix socket, in place of host and port
 
 
-# Makes a connection for the place, a timeout in seconds and a file of certificates; it need not be open yet.
+# Makes a connection to a place, with a timeout in seconds and a file of CA certificates; it need not be open yet.
 Open = Callable[[Place, float, str | None], http.client.HTTPConnection]
 
 
@@ -54,7 +54,7 @@ class _UnixConnection(http.client.HTTPConnection):
 def path_to(*segments: str) -> str:
     """A path of percent-encoded segments.
 
-    Periods are encoded in a segment that has nothing else: a proxy would resolve `..`.
+    The segments `.` and `..` are encoded too, since a proxy would resolve them.
     """
     return "".join(f"/{_segment(one)}" for one in segments)
 
@@ -96,7 +96,7 @@ class AdminClient:
             self._connection = None
 
     def get(self, path: str, query: Mapping[str, object] | None = None, also: int | None = None) -> Any:
-        """The document at the path; one with the status `also` is returned as well."""
+        """The document at the path, also if the status is `also`.  Raises Failed."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
         return self.call("GET", path + (f"?{urlencode(given, doseq=True)}" if given else ""), also=also)
 
@@ -108,7 +108,7 @@ class AdminClient:
         fields: Mapping[str, str] | None = None,
         also: int | None = None,
     ) -> Any:
-        """The document in the answer, None for one without content.  Raises Failed."""
+        """The document in the response; None if it has no content.  Raises Failed."""
         content = None if body is None else json.dumps(body).encode()
         response = self._answered(method, path, content, {"Content-Type": "application/json", **(fields or {})}, also)
         if response.status == 204:
@@ -117,7 +117,7 @@ class AdminClient:
         return self._document(response, self._read_whole(response))
 
     def stream(self, method: str, path: str, body: bytes | None = None) -> Iterator[bytes]:
-        """The pieces of an answer of JSON Lines, as they arrive.  Raises Failed, also when it is cut."""
+        """The pieces of a response of JSON Lines, as they arrive.  Raises Failed, also if the response is truncated."""
         response = self._answered(method, path, body, {"Content-Type": LINES}, None)
         kind = response.headers.get_content_type()
         if kind != LINES:
@@ -133,7 +133,7 @@ class AdminClient:
     def _answered(
         self, method: str, path: str, body: bytes | None, fields: Mapping[str, str], also: int | None
     ) -> http.client.HTTPResponse:
-        """The head of a successful answer.  Raises Failed for any other."""
+        """The head of a successful response.  Raises Failed for any other."""
         response = self._sent(method, self._place.path + path, body, fields)
         if 300 <= response.status < 400:
             where = response.headers.get("Location")
@@ -210,12 +210,12 @@ class AdminClient:
         raise self._not_ours(response)
 
     def unexpected(self, error: Exception) -> Failed:
-        """A document has not what it has in this API."""
+        """The failure for a document that does not have the form that it has in this API."""
         lacks = f"it has no {error}" if isinstance(error, KeyError) else "it has another form"
         return unreachable(f"{self._place.shown} does not answer as an admin listener of this version: {lacks}")
 
     def _not_ours(self, response: http.client.HTTPResponse) -> Failed:
-        """What is not JSON is not shown: it may be a whole page, or repeat the request with its token."""
+        """The failure for other content, which is not shown: it may be long, or repeat the request with its token."""
         self.close()
         return unreachable(
             f"{self._place.shown} does not answer as an admin listener: status {response.status}, "
@@ -224,7 +224,7 @@ class AdminClient:
 
 
 def _check_whole(response: http.client.HTTPResponse) -> None:
-    """Raise IncompleteRead if the answer ends before its Content-Length; reads of a given size do not."""
+    """Raise IncompleteRead if the response ended before its Content-Length: `read` with a size does not check this."""
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
 

@@ -1,10 +1,10 @@
 """What the command prints: tables for people, one JSON document for programs.
 
-1. Names, labels and messages come from elsewhere: characters that control a terminal or its direction of writing, or
+1. Names, labels and messages are not trusted: characters that control a terminal or the direction of its text, or that
    are not visible, are printed as escapes such as \\x1b.
 2. On a terminal, tables are drawn by rich, in colours unless NO_COLOR is set.  Elsewhere a table is plain columns,
-   one line a row and never cut, for grep and awk.
-3. JSON is ASCII, so it has no such characters either.
+   one line per row and never truncated, for grep and awk.
+3. JSON is printed as ASCII, so it has no such characters either.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STYLES: Final = {
     "degraded": "yellow",
     "maintenance": "yellow",
 }
-# On a terminal, where there is less room: titles, and times to the second.
+# For a terminal, where there is less room: shorter titles, and times without fractions of a second.
 _TITLES: Final = {"current_capacity": "level", "rate_per_sec": "rate/s", "latency_ms": "ms", "in_flight": "in\nflight"}
 _FRACTION: Final = re.compile(r"^([0-9-]{10}T[0-9:]{8})\.[0-9]+Z$")
 _LONG: Final = frozenset(
@@ -42,7 +42,7 @@ _LONG: Final = frozenset(
 
 
 def shown(value: object) -> str:
-    """A value in a table."""
+    """The text of a value in a table."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -53,7 +53,7 @@ def shown(value: object) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text without characters that a terminal would not simply show."""
+    """The text, with escapes in place of characters that are not safe or not visible on a terminal."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(one) if unicodedata.category(one) in _ESCAPED else one for one in text)
@@ -65,12 +65,12 @@ def _escape(character: str) -> str:
 
 
 def show_json(document: object) -> None:
-    """One document, to standard output."""
+    """Print one document to standard output."""
     click.echo(json.dumps(document, indent=2))
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows with a head."""
+    """Print rows below the names of their columns."""
     cells = [[shown(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         _show_plain(columns, cells)
@@ -96,19 +96,19 @@ def _show_plain(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 
 def show_values(values: Mapping[str, object]) -> None:
-    """One thing, a line for each of its values."""
+    """Print one line for each name and its value."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         click.echo(f"{name.ljust(width)}  {shown(value)}")
 
 
 def show_notice(text: str) -> None:
-    """A remark for a person, which is not part of the result."""
+    """Print a note to standard error: it is for people, and not part of the result."""
     click.echo(escaped(text), err=True)
 
 
 def show_failure(message: str, exit_status: int, more: Mapping[str, Any], as_json: bool) -> None:
-    """Why there is no result, to standard error."""
+    """Print to standard error why there is no result."""
     if as_json:
         error = {"exit_status": exit_status, "message": message, **more}
         click.echo(json.dumps({"error": error}, indent=2), err=True)

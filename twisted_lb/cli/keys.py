@@ -1,4 +1,4 @@
-"""`tokenlb keys`: the keys of users.  The public key_id of a key is enough to name it; whose it is, is asked first."""
+"""`tokenlb keys`: the keys of users.  A key is named by its key_id alone; a first request finds its user."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ idempotency_option = click.option(
     "--idempotency-key",
     type=field_text,
     metavar="TEXT",
-    help="A repetition with the same value gives the same key [a new one].",
+    help="A repeated command with the same value gets the same key [a new value].",
 )
 
 
 def show_key(key: dict[str, Any]) -> None:
-    """A key, and the API key if it is new."""
+    """Print a key, and the API key itself if it is new."""
     if as_json():
         show_json(key)
         return
@@ -57,7 +57,7 @@ def _path(client: AdminClient, key_id: str, *more: str) -> str:
 
 
 def _new_key(client: AdminClient, path: str, body: dict[str, Any], idempotency_key: str | None) -> None:
-    """Create a key; a failure that leaves open whether there is one says how to get it."""
+    """Create a key.  If a failure leaves open whether it was created, the message says how to repeat the command."""
     repeatable = idempotency_key or str(uuid4())
     try:
         key = client.call("POST", path, body, {"Idempotency-Key": repeatable})
@@ -97,7 +97,7 @@ def list_keys(client: AdminClient, user: str) -> None:
 def create(client: AdminClient, /, user: str, idempotency_key: str | None, **members: Any) -> None:
     """Create another key for a user.
 
-    With --capacity and --rate it has a bucket of its own, inside that of the user.
+    With --capacity and --rate it has its own bucket, in addition to that of the user.
     """
     _new_key(client, path_to("users", user, "keys"), given_body(**members), idempotency_key)
 
@@ -106,7 +106,7 @@ def create(client: AdminClient, /, user: str, idempotency_key: str | None, **mem
 @key_id_argument
 @pass_client
 def show(client: AdminClient, key_id: str) -> None:
-    """Show a key, and whose it is."""
+    """Show a key and its user."""
     show_key(_find(client, key_id))
 
 
@@ -114,7 +114,7 @@ def show(client: AdminClient, key_id: str) -> None:
 @key_id_argument
 @pass_client
 def usage(client: AdminClient, key_id: str) -> None:
-    """Show what was counted of a key in the last hour and day."""
+    """Show the usage of a key in the last hour and day."""
     found = client.get(path_to("keys", key_id, "usage"))
     if as_json():
         show_json(found)
@@ -127,7 +127,7 @@ def usage(client: AdminClient, key_id: str) -> None:
 @click.argument("content", type=label_text, metavar="LABEL")
 @pass_client
 def label(client: AdminClient, key_id: str, content: str) -> None:
-    """Set what a key is for."""
+    """Set the label of a key."""
     show_key(client.call("PATCH", _path(client, key_id), {"label": content}))
 
 
@@ -142,7 +142,7 @@ def label(client: AdminClient, key_id: str, content: str) -> None:
 def rotate(client: AdminClient, key_id: str, grace: str, idempotency_key: str | None, yes: bool) -> None:
     """Replace a key by a new one.
 
-    Both work until the grace period is over. With --grace 0 the old one is revoked at once, and you are asked.
+    Both work until the grace period is over. With --grace 0 the old one is revoked at once, after a confirmation.
     """
     try:
         at_once = float(grace.rstrip("smhd")) == 0
@@ -177,7 +177,7 @@ def enable(client: AdminClient, key_id: str) -> None:
 @click.option("--at", type=moment_ahead, metavar="TIME", help="A time, a duration such as 30d, or never [now].")
 @pass_client
 def expire(client: AdminClient, key_id: str, at: str | None) -> None:
-    """Let a key expire, now or at a time."""
+    """Make a key expire, now or at a given time."""
     if at is None:
         show_key(client.call("POST", _path(client, key_id, "expire")))
     else:
@@ -189,7 +189,7 @@ def expire(client: AdminClient, key_id: str, at: str | None) -> None:
 @yes_option
 @pass_client
 def revoke(client: AdminClient, key_id: str, yes: bool) -> None:
-    """Revoke a key for good."""
+    """Revoke a key permanently."""
     check_confirmable(yes)
     found = _find(client, key_id)
     label = f" ({found['label']})" if found["label"] else ""

@@ -23,7 +23,7 @@ def limits() -> None:
 @limits.command("list")
 @pass_client
 def list_limits(client: AdminClient) -> None:
-    """List the limits, with what shadows would have refused in the last hour and day."""
+    """List the limits, and what shadow limits would have refused in the last hour and day."""
     found = client.get("/limits")
     if as_json():
         show_json(found)
@@ -33,8 +33,8 @@ def list_limits(client: AdminClient) -> None:
 
 @limits.command()
 @click.argument("limit", type=text)
-@click.option("--route", type=text, help="The route that has it [all routes].")
-@click.option("--pool", type=text, help="The pool that has it.")
+@click.option("--route", type=text, help="The route that has the limit [all routes].")
+@click.option("--pool", type=text, help="The pool that has the limit.")
 @pass_client
 def promote(client: AdminClient, limit: str, route: str | None, pool: str | None) -> None:
     """Enforce a shadow limit."""

@@ -1,4 +1,4 @@
-"""The command as a whole: its groups, and how every run of it ends."""
+"""The command as a whole: its groups, and the exit status of each error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME: Final = "tokenlb"
 
 class _Command(Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """See click, which would end at a closed pipe with the status of a failure."""
+        """See click.Group, which exits with the status 1 if standard output is a closed pipe."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -40,7 +40,7 @@ class _Command(Group):
 def command() -> None:
     """Users, keys and servers of a running twisted_lb, over its admin listener.
 
-    Options may be given before and after the name of a command. The URL and the token are those of the options, or
+    Options may be given before or after the name of a command. The URL and the token are those of the options, or
     TOKENLB_URL and TOKENLB_TOKEN, or those of ADMIN_LISTEN and ADMIN_TOKEN in the environment or .env.
 
     \b
@@ -79,24 +79,24 @@ def run(arguments: Sequence[str] | None = None, connect: Any = None) -> int:
         show_failure(error.format_message(), error.exit_code, {}, as_json)
         return error.exit_code
     except OSError as error:
-        # Those of connections are Failed already.
+        # Not an error of a connection: `client` raises those as Failed.
         show_failure(f"{error.filename or 'input or output'}: {error.strerror}", REFUSED, {}, as_json)
         _write_nowhere()
         return REFUSED
 
 
 def _prepare_output() -> None:
-    # Python has None for what is closed (`>&-`).
+    # For a stream that is closed (`>&-`), Python has None.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
-        # Names of any script are shown on any terminal.
+        # Not all terminals can show all characters of names.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _write_nowhere() -> None:
-    # Python writes what is left in the buffer at the end, and would report the closed pipe.
+    # At exit Python writes what is left in the buffer, and would report the closed pipe.
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Types of parameters: functions from the text of the command line to what is sent.  They raise BadParameter."""
+"""Types of parameters: functions from the text on the command line to the value that is sent.  Raise BadParameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 NEVER: Final = "never"
-# With a unit: a number alone could be meant as a time.
+# A unit is required: a number alone could be meant as a time.
 _DURATION: Final = re.compile(r"[0-9][0-9.]*(?:ms|s|m|h|d)")
 _FIELD: Final = re.compile(r"[!-~]{1,255}")
 
@@ -32,30 +32,30 @@ def label_text(value: str) -> str:
 
 
 def field_text(value: str) -> str:
-    """A text that a header field can have."""
+    """A text that can be the value of a header field."""
     if _FIELD.fullmatch(value) is None:
         raise click.BadParameter("it is not a text of 1 to 255 visible ASCII characters")
     return value
 
 
 def json_object(value: str) -> dict[str, Any]:
-    """An object of JSON."""
+    """A JSON object."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise click.BadParameter('it is not an object of JSON, such as {"plan": "gold"}')
+        raise click.BadParameter('it is not a JSON object, such as {"plan": "gold"}')
     return found
 
 
 def moment_ahead(value: str) -> str:
-    """A time of RFC 3339, given as such or as a duration from now on; or NEVER."""
+    """A time as in RFC 3339, from such a time or a duration from now; or NEVER."""
     return value if value == NEVER else _moment(value, 1, f", nor {NEVER}")
 
 
 def moment_ago(value: str) -> str:
-    """A time of RFC 3339, given as such or as a duration until now."""
+    """A time as in RFC 3339, from such a time or a duration before now."""
     return _moment(value, -1, "")
 
 

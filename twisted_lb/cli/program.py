@@ -1,4 +1,4 @@
-"""`tokenlb status`, `explain` and `check`: what the program is, and would do."""
+"""`tokenlb status`, `explain` and `check`: the state of the program, its routing, and its configuration."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def status(client: AdminClient) -> None:
 @click.command(cls=Command)
 @click.argument("host", type=text)
 @click.argument("path", type=text)
-@click.option("--method", type=text, metavar="METHOD", help="Its method [GET].")
+@click.option("--method", type=text, metavar="METHOD", help="The method [GET].")
 @click.option("-H", "--header", "headers", type=text, multiple=True, metavar="NAME:VALUE", help="May be repeated.")
 @click.option("--client", "address", type=text, metavar="ADDRESS", help="The client's address [any].")
-@click.option("--user", type=text, metavar="NAME", help="Whose request it is [nobody's].")
-@click.option("--key-id", type=text, metavar="KEY_ID", help="With which key it comes [none].")
+@click.option("--user", type=text, metavar="NAME", help="The user who sends the request [none].")
+@click.option("--key-id", type=text, metavar="KEY_ID", help="The key of the request [none].")
 @pass_client
 def explain(
     client: AdminClient, /, host: str, path: str, headers: tuple[str, ...], address: str | None, **more: Any
 ) -> None:
-    """Tell what would become of a request, without sending it."""
+    """Explain how a request would be handled, without sending it."""
     query = {"host": host, "path": path, "client": address, "header": list(headers) or None, **more}
     found = client.get("/explain", query)
     if as_json():
@@ -82,9 +82,9 @@ def explain(
 @click.option("--workers", metavar="COUNT", help="As for twistd.")
 @click.option("--demo", is_flag=True, help="As for twistd.")
 def check(demo: bool, **options: Any) -> None:
-    """Check settings and servers file, and print what they say, as `twistd tokenlb --check` does.
+    """Check the settings and the servers file, and print a summary, as `twistd tokenlb --check` does.
 
-    Nothing is started, and no program is asked.
+    Nothing is started, and no running program is contacted.
     """
     from twisted_lb.tap import Options
     from twisted_lb.tap import check as check_configuration

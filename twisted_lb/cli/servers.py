@@ -1,4 +1,4 @@
-"""`tokenlb servers`: the servers of pools.  Without --pool, it is the one pool that has a server of the name."""
+"""`tokenlb servers`: the servers of pools.  Without --pool, the pool is the only one that has a server of this name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from twisted_lb.cli.parameters import text
 COLUMNS: Final = ("pool", "name", "url", "state", "weight", "in_flight", "requests", "failures", "latency_ms", "reason")
 
 server_argument = click.argument("server", type=text)
-pool_option = click.option("--pool", type=text, help="The pool [the only one that it can be].")
+pool_option = click.option("--pool", type=text, help="The pool [the only possible one].")
 
 
 def show_server(server: dict[str, Any]) -> None:
-    """One server."""
+    """Print one server."""
     if as_json():
         show_json(server)
     else:
@@ -44,11 +44,11 @@ def _only(pools: set[str], which: str) -> str:
 
 @click.group(cls=Group)
 def servers() -> None:
-    """Servers, and changes while the program runs."""
+    """Servers of the pools."""
 
 
 @servers.command("list")
-@click.option("--pool", type=text, help="Those of this pool [all].")
+@click.option("--pool", type=text, help="Only the servers of this pool [all].")
 @pass_client
 def list_servers(client: AdminClient, pool: str | None) -> None:
     """List the servers with their states and counts."""
@@ -62,10 +62,10 @@ def list_servers(client: AdminClient, pool: str | None) -> None:
 @servers.command()
 @click.argument("url", type=text, metavar="URL_OF_SERVER")
 @pool_option
-@click.option("--name", type=text, help="Its name [host:port of the URL].")
-@click.option("--weight", type=click.IntRange(0), help="Its share of the requests [1].")
-@click.option("--maxconn", type=click.IntRange(0), help="Requests at a time at most [unlimited].")
-@click.option("--backup", is_flag=True, help="Only while no other server is up.")
+@click.option("--name", type=text, help="The name of the server [host:port of the URL].")
+@click.option("--weight", type=click.IntRange(0), help="The share of requests, relative to other servers [1].")
+@click.option("--maxconn", type=click.IntRange(0), help="The maximum number of requests at a time [unlimited].")
+@click.option("--backup", is_flag=True, help="Use the server only while no other one is up.")
 @pass_client
 def add(client: AdminClient, /, url: str, pool: str | None, backup: bool, **keys: Any) -> None:
     """Add a server to a pool."""
@@ -80,7 +80,7 @@ def add(client: AdminClient, /, url: str, pool: str | None, backup: bool, **keys
 @pool_option
 @pass_client
 def drain(client: AdminClient, server: str, pool: str | None) -> None:
-    """Send a server no new requests; those under way go on."""
+    """Send no new requests to a server; requests in progress continue."""
     show_server(client.call("POST", _path(client, pool, server, "drain")))
 
 
@@ -98,7 +98,7 @@ def undrain(client: AdminClient, server: str, pool: str | None) -> None:
 @pool_option
 @pass_client
 def disable(client: AdminClient, server: str, pool: str | None) -> None:
-    """Send a server no new requests and no health checks."""
+    """Send no new requests and no health checks to a server."""
     show_server(client.call("POST", _path(client, pool, server, "disable")))
 
 
@@ -107,7 +107,7 @@ def disable(client: AdminClient, server: str, pool: str | None) -> None:
 @pool_option
 @pass_client
 def enable(client: AdminClient, server: str, pool: str | None) -> None:
-    """Use a server again."""
+    """Put a server into service again."""
     show_server(client.call("POST", _path(client, pool, server, "enable")))
 
 
@@ -127,7 +127,7 @@ def weight(client: AdminClient, server: str, weight: int, pool: str | None) -> N
 @yes_option
 @pass_client
 def remove(client: AdminClient, server: str, pool: str | None, yes: bool) -> None:
-    """Remove a server from its pool; requests under way go on."""
+    """Remove a server from its pool; requests in progress continue."""
     check_confirmable(yes)
     path = _path(client, pool, server)
     confirm(f"Remove the server {server}?", yes)

@@ -1,10 +1,10 @@
-"""Which admin listener a command is for, and with which token.
+"""Determines the admin listener that a command is for, and the token.
 
-1. The URL: --url, TOKENLB_URL, or that of ADMIN_LISTEN, which the program of this directory listens on.
+1. The URL: --url, TOKENLB_URL, or that of ADMIN_LISTEN, on which the program of this directory listens.
 2. The token: --token or --token-file, TOKENLB_TOKEN, or ADMIN_TOKEN.
 3. ADMIN_LISTEN and ADMIN_TOKEN are read as the program itself reads them: the environment before .env.
-4. ADMIN_TOKEN belongs to the program of this directory: it is not sent to a URL that was given, unless that is on this
-   machine.
+4. ADMIN_TOKEN belongs to the program of this directory: it is not sent to a URL of --url or TOKENLB_URL, unless that is
+   on this machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ESCAPE: Final = re.compile(r"\\(.)")
 
 
 class Given(NamedTuple):
-    """The options, None where absent."""
+    """The options; None for those that are absent."""
 
     url: str | None = None
     token: str | None = None
@@ -45,13 +45,13 @@ def target(given: Given, environment: Mapping[str, str]) -> tuple[Place, str]:
     url = given.url or environment.get("TOKENLB_URL")
     token = _given_token(given, environment)
     place = place_of_url(url) if url else None
-    # Where nothing in it is needed, .env is not read: it may be of another user.
+    # If nothing in .env is needed, it is not read: it may belong to another user.
     if place is None or (not token and _here(place)):
         settings = _settings(given.env_file, environment)
         place = place or place_of_endpoint(settings.get("ADMIN_LISTEN", DEFAULT_LISTEN))
         token = token or _token_of(settings)
     if token and _TOKEN.fullmatch(token) is None:
-        raise Failed("The token is not one: it has characters that are not visible ASCII.", USAGE)
+        raise Failed("The token is not valid: it has characters that are not visible ASCII.", USAGE)
     return place, token
 
 
@@ -72,7 +72,7 @@ def place_of_url(url: str) -> Place:
         like = "http://localhost:9090, https://lb.example or unix:/run/admin.sock"
         raise click.UsageError(f"The URL has to be like {like}.")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        # It is not repeated: it may have a password.
+        # The message does not repeat the URL, which may contain a password.
         raise click.UsageError("The URL has more than a host, a port and a path; tokens are given by --token-file.")
     if not all("!" <= one <= "~" for one in parts.path):
         raise click.UsageError("The path of the URL is not percent-encoded.")
@@ -81,7 +81,7 @@ def place_of_url(url: str) -> Place:
 
 
 def place_of_endpoint(endpoint: str) -> Place:
-    """The place to reach an endpoint of ADMIN_LISTEN.  Raises UsageError."""
+    """The place at which an endpoint of ADMIN_LISTEN can be reached.  Raises UsageError."""
     words = [_ESCAPE.sub(r"\1", part) for part in _PART.findall(endpoint) if part]
     kind, parts = words[0] if words else "", words[1:]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
@@ -119,7 +119,7 @@ def _given_token(given: Given, environment: Mapping[str, str]) -> str:
 
 
 def _settings(env_file: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Those of _SETTINGS that are set.  Raises Failed."""
+    """The values of those of _SETTINGS that are not empty.  Raises Failed."""
     path = Path(env_file or ".env")
     found: dict[str, str] = {}
     if env_file is not None or path.exists():

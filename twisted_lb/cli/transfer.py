@@ -1,8 +1,8 @@
 """`tokenlb users export` and `import`: all users as JSON Lines, streamed.
 
-An import is sent in pieces of whole lines.  The program takes up to 4 MiB a request; they are smaller, so that a pipe
-from an export never stands still for long.  A line may be sent again: users that are there are not changed.  So an
-import that was interrupted is repeated as a whole.
+An import is sent in pieces of whole lines.  The program accepts up to 4 MiB per request; the pieces are smaller, so
+that an export at the other end of a pipe never has to wait for long.  A line may be sent again: users that exist are
+not changed.  So an import that was interrupted is repeated as a whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ERROR: Final = "error"
 
 
 class Piece(NamedTuple):
-    """Some lines, and the number of the first one."""
+    """Several lines, and the number of the first one."""
 
     first: int
     lines: list[bytes]
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 @users.command("export")
 @pass_client
 def export_users(client: AdminClient) -> None:
-    """Write all users to standard output, a line of JSON each, with digests in place of keys."""
+    """Write all users to standard output, one line of JSON each, with digests in place of keys."""
     for piece in client.stream("GET", "/export/users"):
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
@@ -48,7 +48,7 @@ def export_users(client: AdminClient) -> None:
 def import_users(client: AdminClient, file: IO[bytes]) -> None:
     """Create users from lines of an export, in a file or from standard input.
 
-    Users that are there are not changed, so an import may be repeated. The exit status is 1 if a line was not stored.
+    Users that exist are not changed, so an import may be repeated. The exit status is 1 if a line was not stored.
     """
     counts = {"stored": 0, "unchanged": 0, ERROR: 0}
     errors: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def import_users(client: AdminClient, file: IO[bytes]) -> None:
 
 
 def pieces(file: IO[bytes]) -> Iterator[Piece]:
-    """Whole lines of the file, together not more than PIECE_BYTES, or one line alone.  Raises Failed."""
+    """The whole lines of the file in pieces of up to PIECE_BYTES, or of one longer line.  Raises Failed."""
     first, lines, size = 1, list[bytes](), 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         if len(line) > MAX_LINE_BYTES:
@@ -87,7 +87,7 @@ def pieces(file: IO[bytes]) -> Iterator[Piece]:
 
 
 def _import_piece(client: AdminClient, piece: Piece) -> Iterator[dict[str, Any]]:
-    """What has become of each line, with its number in the file.  Raises Failed, which says where to go on."""
+    """The result of each line, with its number in the file.  Raises Failed, whose message names the lines."""
     expected = sum(1 for line in piece.lines if line.strip())
     if not expected:
         return

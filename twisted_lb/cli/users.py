@@ -1,4 +1,4 @@
-"""`tokenlb users`: users, whatever keys they have."""
+"""`tokenlb users`: users, and their policies, quotas and shadow policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 PAGE: Final = 200
-# In the order that a person wants; what else is in an answer comes after them.
+# The members that are shown, in this order; --json has all of them.
 _SHOWN: Final = (
     "name",
     "disabled",
@@ -37,13 +37,13 @@ ONCE: Final = "The API key is shown only now: it is not stored."
 name_argument = click.argument("name", type=text)
 capacity_option = click.option("--capacity", type=int, metavar="TOKENS", help="Capacity of the bucket.")
 rate_option = click.option(
-    "--rate", "--rate-per-sec", "rate_per_sec", type=float, metavar="TOKENS", help="Tokens a second that refill it."
+    "--rate", "--rate-per-sec", "rate_per_sec", type=float, metavar="TOKENS", help="Tokens per second that refill it."
 )
 quota_options = (
-    click.option("--quota-requests", type=int, metavar="COUNT", help="Requests in each day or month."),
-    click.option("--quota-tokens", type=int, metavar="COUNT", help="Tokens in each day or month."),
-    click.option("--quota-per", type=click.Choice(["day", "month"]), help="How long a period of the quota is."),
-    click.option("--time-zone", type=text, metavar="NAME", help="Where days begin, such as Europe/Berlin [UTC]."),
+    click.option("--quota-requests", type=int, metavar="COUNT", help="Requests per day or month."),
+    click.option("--quota-tokens", type=int, metavar="COUNT", help="Tokens per day or month."),
+    click.option("--quota-per", type=click.Choice(["day", "month"]), help="The period of the quota."),
+    click.option("--time-zone", type=text, metavar="NAME", help="Time zone of periods, such as Europe/Berlin [UTC]."),
 )
 label_option = click.option("--label", type=label_text, metavar="TEXT", help="What the key is for.")
 expires_option = click.option(
@@ -55,7 +55,7 @@ expires_option = click.option(
 
 
 def given_body(expires: str | None = None, **members: object) -> dict[str, Any]:
-    """The members that are given; `expires` as the API has it."""
+    """The members that are not None; `expires` becomes `expires_at`, and NEVER null."""
     body = {name: value for name, value in members.items() if value is not None}
     if expires is not None:
         body["expires_at"] = None if expires == NEVER else expires
@@ -65,19 +65,19 @@ shadow_capacity_option = click.option(
     "--shadow-capacity", type=int, metavar="TOKENS", help="Capacity of the shadow policy."
 )
 shadow_rate_option = click.option(
-    "--shadow-rate", type=float, metavar="TOKENS", help="Tokens a second of the shadow policy."
+    "--shadow-rate", type=float, metavar="TOKENS", help="Tokens per second of the shadow policy."
 )
 
 
 def with_quota_options(command: Callable[_P, _T]) -> Callable[_P, _T]:
-    """The options that `quota_body` reads."""
+    """Add the options that `quota_body` reads."""
     for option in reversed(quota_options):
         command = option(command)
     return command
 
 
 def quota_body(members: dict[str, Any]) -> dict[str, Any] | None:
-    """Takes the options of a quota out of `members`; the quota, if one is given.  Raises UsageError."""
+    """Remove the options of a quota from `members`, and return the quota, or None.  Raises UsageError."""
     requests, tokens = members.pop("quota_requests"), members.pop("quota_tokens")
     per, time_zone = members.pop("quota_per"), members.pop("time_zone")
     if requests is None and tokens is None and per is None and time_zone is None:
@@ -89,7 +89,7 @@ def quota_body(members: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def show_user(user: dict[str, Any]) -> None:
-    """A user with all keys, and the new key if there is one."""
+    """Print a user with all keys, and the API key itself if it is new."""
     if as_json():
         show_json(user)
         return
@@ -101,14 +101,14 @@ def show_user(user: dict[str, Any]) -> None:
 
 
 def show_keys(keys: list[dict[str, Any]]) -> None:
-    """A table of keys; those with a bucket of their own bring its columns."""
+    """Print a table of keys, with columns for a bucket if one of them has its own."""
     bucket = [column for column in _BUCKET if any(column in one for one in keys)]
     columns = (*_OF_KEY, *bucket)
     show_table(columns, ([one.get(column) for column in columns] for one in keys))
 
 
 def usage_rows(usage: dict[str, Any], *first: object) -> list[list[object]]:
-    """The rows of one key, or of all, in a table that ends with the columns of USAGE."""
+    """The rows for one key, or for all, in a table whose columns after `first` are those of USAGE."""
     rows: list[list[object]] = []
     for window in ("hour", "day"):
         counts = usage[window]
@@ -119,24 +119,27 @@ def usage_rows(usage: dict[str, Any], *first: object) -> list[list[object]]:
 
 @click.group(cls=Group)
 def users() -> None:
-    """Users, each with a bucket, and one or more keys."""
+    """Users, each with a bucket and one or more keys."""
 
 
 @users.command("list")
-@click.option("--name", type=text, metavar="TEXT", help="Those with this in the name.")
-@click.option("--key-id", type=text, metavar="TEXT", help="Those with a key whose key_id begins so.")
-@click.option("--label", type=text, metavar="TEXT", help="Those with a key with this in its label.")
-@click.option("--state", type=click.Choice(["active", "disabled", "revoked"]), help="Those with a key in this state.")
-@click.option("--disabled/--enabled", default=None, help="Those who are disabled, or are not.")
-@click.option("--used-since", type=moment_ago, metavar="TIME", help="Those with a key used since, or in the last 30d.")
-@click.option("--unused-since", type=moment_ago, metavar="TIME", help="Those with a key not used since.")
-@click.option("--limit", type=click.IntRange(1), metavar="COUNT", help="Show so many at most [all].")
+@click.option("--name", type=text, metavar="TEXT", help="Users whose name contains this.")
+@click.option("--key-id", type=text, metavar="TEXT", help="Users with a key whose key_id begins with this.")
+@click.option("--label", type=text, metavar="TEXT", help="Users with a key whose label contains this.")
+@click.option("--state", type=click.Choice(["active", "disabled", "revoked"]), help="Users with a key in this state.")
+@click.option("--disabled/--enabled", default=None, help="Only disabled users, or only others.")
+@click.option("--used-since", type=moment_ago, metavar="TIME", help="Users with a key that was used since then.")
+@click.option("--unused-since", type=moment_ago, metavar="TIME", help="Users with a key that was not used since then.")
+@click.option("--limit", type=click.IntRange(1), metavar="COUNT", help="Show at most this many [all].")
 @click.option("--after", type=text, metavar="NAME", help="Begin after this name.")
 @pass_client
 def list_users(
     client: AdminClient, /, limit: int | None, after: str | None, disabled: bool | None, **wanted: str | None
 ) -> None:
-    """List users, sorted by name."""
+    """List users, sorted by name.
+
+    A TIME is a time such as 2026-12-31T00:00:00Z, or a duration before now such as 30d.
+    """
     query = {**wanted, "disabled": None if disabled is None else str(disabled).lower()}
     found: list[dict[str, Any]] = []
     more: str | None = after
@@ -152,7 +155,7 @@ def list_users(
 
 
 def _row(user: dict[str, Any], columns: tuple[str, ...]) -> list[object]:
-    # Times in UTC with a minute's precision are sorted as texts.
+    # Times in UTC with the precision of a minute can be compared as text.
     last_used = max((key["last_used"] for key in user["keys"] if key["last_used"]), default=None)
     return [{**user, "keys": len(user["keys"]), "last_used": last_used}[column] for column in columns]
 
@@ -160,7 +163,7 @@ def _row(user: dict[str, Any], columns: tuple[str, ...]) -> list[object]:
 def _pages(
     client: AdminClient, query: dict[str, Any], after: str | None, limit: int | None
 ) -> Iterator[tuple[list[dict[str, Any]], str | None]]:
-    """The pages, each with the name to go on after; a page may have no users and yet be followed by more."""
+    """The pages, each with the name after which the next begins; a page without users may be followed by others."""
     left = limit
     while True:
         count = PAGE if left is None else min(PAGE, left)
@@ -184,7 +187,7 @@ def show(client: AdminClient, name: str) -> None:
 @name_argument
 @pass_client
 def usage(client: AdminClient, name: str) -> None:
-    """Show what was counted of a user in the last hour and day."""
+    """Show the usage of a user in the last hour and day."""
     found = client.get(path_to("users", name, "usage"))
     if as_json():
         show_json(found)
@@ -199,7 +202,7 @@ def usage(client: AdminClient, name: str) -> None:
 @name_argument
 @capacity_option
 @rate_option
-@click.option("--metadata", type=json_object, metavar="JSON", help='What you want to keep, such as {"plan": "gold"}.')
+@click.option("--metadata", type=json_object, metavar="JSON", help='Your own data, such as {"plan": "gold"}.')
 @with_quota_options
 @shadow_capacity_option
 @shadow_rate_option
@@ -219,11 +222,11 @@ def create(
 @name_argument
 @capacity_option
 @rate_option
-@click.option("--metadata", type=json_object, metavar="JSON", help="In place of all that is there.")
+@click.option("--metadata", type=json_object, metavar="JSON", help="Replaces all present metadata.")
 @click.option("--level", metavar="TOKENS|full", help="Tokens in the bucket now; full: as many as its capacity.")
 @with_quota_options
 @click.option("--no-quota", is_flag=True, help="Remove the quota.")
-@click.option("--quota-used", type=int, metavar="COUNT", help="What was used of the quota in this period.")
+@click.option("--quota-used", type=int, metavar="COUNT", help="How much of the quota was used in this period.")
 @shadow_capacity_option
 @shadow_rate_option
 @click.option("--no-shadow", is_flag=True, help="Remove the shadow policy.")
@@ -242,12 +245,13 @@ def set_user(
 ) -> None:
     """Change a user.
 
-    What is not given stays.  What was used of a quota stays if it is of the same kind, requests or tokens, for the same
-    time, day or month.  A shadow policy refuses nothing: `users shadow` tells what it would have refused.
+    Options that are not given change nothing.  What was used of a quota is kept if the new one has the same unit
+    (requests or tokens) and the same period (day or month).  A shadow policy refuses nothing: `users shadow` shows what
+    it would have refused.
     """
     quota = quota_body(members)
     if no_quota and (quota is not None or quota_used is not None):
-        raise click.UsageError("--no-quota does not go with other options of a quota.")
+        raise click.UsageError("--no-quota cannot be combined with other options of a quota.")
     body = given_body(**members, quota=quota) | ({"quota": None} if no_quota else {})
     body |= _shadow(shadow_capacity, shadow_rate, no_shadow)
     level_body = _level(level)
@@ -293,12 +297,12 @@ def shadow(client: AdminClient, name: str) -> None:
 @name_argument
 @pass_client
 def promote(client: AdminClient, name: str) -> None:
-    """Make the shadow policy of a user the policy."""
+    """Replace the policy of a user by the shadow policy."""
     show_user(client.call("POST", path_to("users", name, "shadow", "promote")))
 
 
 def shown_counts(counts: dict[str, int] | None) -> str | None:
-    """What a shadow would have refused, as a sentence."""
+    """What a shadow would have refused, as text."""
     return None if counts is None else f"would have refused {counts['would_refuse']:,} of {counts['requests']:,}"
 
 
@@ -315,7 +319,7 @@ def _level(given: str | None) -> dict[str, Any] | None:
 @name_argument
 @pass_client
 def disable(client: AdminClient, name: str) -> None:
-    """Disable a user: none of the keys works until it is enabled."""
+    """Disable a user: all keys are refused until the user is enabled."""
     show_user(client.call("POST", path_to("users", name, "disable")))
 
 

@@ -1,1 +1,1 @@
-"""Hooks of routes: classes of the user's own that answer requests, change header fields, and see how requests end."""
+"""Hooks of routes: the user's classes that answer requests, change header fields, and observe how requests end."""

@@ -1,6 +1,6 @@
 """What hooks change in the header fields of one request or response (IFieldChanges).
 
-Fields are validated when they are given, so that an invalid one is an exception in the class that gave it.
+Fields are validated when they are given, so that an invalid one raises an exception in the user's class.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted_lb.wire.field_names import folded
 from twisted_lb.wire.fields import HOP_BY_HOP, TABLE
 from twisted_lb.wire.grammar import AUTHORITY, FIELD_LINE
 
-# The fields of the framing and the connection, and Date, are left to this gateway.
+# The fields of the framing and the connection, and Date, are set by the gateway alone.
 NOT_FOR_HOOKS: Final = HOP_BY_HOP | {b"content-length", b"date", b"expect", b"trailer"}
 # A request that repeats one of these is ambiguous.
 _ONCE: Final = frozenset(field.name for field in TABLE if field.once)
@@ -22,12 +22,12 @@ _ONCE: Final = frozenset(field.name for field in TABLE if field.once)
 
 @implementer(IFieldChanges)
 class FieldChanges:
-    """The changes of one head."""
+    """The changes to one head."""
 
     __slots__ = ("_of_request", "_removed", "_added")
 
     def __init__(self, of_request: bool) -> None:
-        """In a request, a name includes those that servers may mistake for it; see `wire.field_names`."""
+        """In a request, a name also stands for names that servers may mistake for it; see `wire.field_names`."""
         self._of_request = of_request
         self._removed: set[bytes] = set()  # names in their comparable form
         self._added: list[tuple[bytes, bytes, bytes]] = []  # name in lower case, name, value
@@ -57,7 +57,7 @@ class FieldChanges:
         if type(name) is not bytes or type(value) is not bytes:
             raise TypeError("the name and the value of a header field are bytes")
         if b":" in name or FIELD_LINE.fullmatch(b"%b:%b" % (name, value)) is None:
-            # The value may be a secret.
+            # The message leaves out the value, which may be a secret.
             raise ValueError(f"{_text(name)} with this value is not a valid header field")
         lower = name.lower()
         if lower in NOT_FOR_HOOKS:
@@ -76,14 +76,14 @@ class FieldChanges:
         return folded(name) if self._of_request else name.lower()
 
     def apply(self, lines: bytes) -> bytes:
-        """The field lines, each with a CRLF before it, as they are after the changes."""
+        """The field lines, each preceded by CRLF, as they are after the changes."""
         lines = self.without_removed(lines)
         for _, name, value in self._added:
             lines += b"\r\n%b: %b" % (name, value)
         return lines
 
     def without_removed(self, lines: bytes) -> bytes:
-        """The same without the fields that are added."""
+        """The field lines without the removed ones; fields that are added are not in them."""
         comparable = self._comparable(lines)
         if not any([name in comparable for name in self._removed]):
             # The usual case: it takes a tenth of the time.
@@ -91,14 +91,14 @@ class FieldChanges:
         return b"".join([b"\r\n" + line for line in lines.split(b"\r\n")[1:] if self._keeps(line)])
 
     def kept_trailers(self, trailers: list[bytes]) -> list[bytes]:
-        """The lines of trailers that are not removed; what replaces a field is in the head."""
+        """The lines of trailers that are not removed; a field that replaces another one is in the head."""
         return [line for line in trailers if self._keeps(line)]
 
     def _keeps(self, line: bytes) -> bool:
         return self._comparable(line.partition(b":")[0]) not in self._removed
 
     def value(self, name: bytes, before: bytes | None) -> bytes | None:
-        """The value of a field, which had the value `before`; see IRequest.header."""
+        """The value of a field after the changes; `before` is its value before them.  See IRequest.header."""
         lower = name.lower()
         removed = self._comparable(name) in self._removed
         values = [] if before is None or removed else [before]

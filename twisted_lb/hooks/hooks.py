@@ -1,6 +1,6 @@
 """The hooks of a route: calls the user's object and validates its results (IHooks).
 
-1. When the configuration is read the class is instantiated and its methods are checked: one that cannot work is an
+1. When the configuration is read, the class is instantiated and its methods are checked: a class that cannot work is an
    error in the file.
 2. Exceptions and invalid results are logged, at most once per second for each method.
 """
@@ -39,14 +39,14 @@ class HooksError(Exception):
 
 
 class HooksFailed(Exception):
-    """The hooks have raised, or returned what cannot be used; the reason has been logged."""
+    """The hooks raised an exception, or returned an invalid result; the reason has been logged."""
 
 
 class OwnResponse(NamedTuple):
     """A validated HookResponse."""
 
     status: int
-    fields: bytes  # lines, each with a CRLF before it
+    fields: bytes  # lines, each preceded by CRLF
     body: bytes
 
 
@@ -74,9 +74,9 @@ class Hooks:
         self.hears_of_responses = self._started is not None
 
     def request_received(self, request: IHookRequest) -> OwnResponse | Deferred[Any] | None:
-        """The response to the request, now or later, or None: it goes to a server.
+        """The response to the request, or a Deferred for it; None: the request goes to a server.
 
-        What a Deferred fires with is passed to `response_of` or `failed`.  Raises HooksFailed.
+        The result of the Deferred must be passed to `response_of` or `failed`.  Raises HooksFailed.
         """
         if self._received is None:
             return None
@@ -101,7 +101,7 @@ class Hooks:
         return response
 
     def failed(self, failure: Failure) -> HooksFailed:
-        """A Deferred of `request_received` has failed; the exception to raise."""
+        """Log the failure of a Deferred of `request_received`, and return the exception to raise."""
         return self._failed(RECEIVED, failure)
 
     def server_chosen(self, request: IHookRequest, backend: Backend) -> None:
@@ -116,7 +116,7 @@ class Hooks:
         self._called(STARTED, self._started, request, backend, response)
 
     def request_finished(self, record: object) -> None:
-        """The request is over.  Does not raise."""
+        """The request has ended.  Does not raise."""
         try:
             self._called(FINISHED, self._finished, record)
         except HooksFailed:
@@ -164,7 +164,7 @@ def _then(method: str) -> str:
 
 
 def validated(result: object) -> OwnResponse | None:
-    """The response in the form of the proxy; None if it is not valid.  Raises what its objects raise."""
+    """The response as the proxy uses it; None if it is not valid.  Raises what the objects in it raise."""
     if not isinstance(result, HookResponse):
         return None
     # In the compiled build, assigned values must match their annotations, and these have not been checked yet.

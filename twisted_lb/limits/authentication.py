@@ -1,8 +1,8 @@
-"""The key of requests: calls the user's authenticator and validates its results (IAuthenticator).
+"""The keys of requests: calls the user's authenticator and validates its results (IAuthenticator).
 
-1. At start-up the class is instantiated and checked against IAuthenticator: one that cannot work prevents the start.
-2. Failures are logged at most once per second, without the texts of exceptions: they often contain what was looked up,
-   which is a credential here.
+1. At start-up the class is instantiated and checked against IAuthenticator: if it cannot work, the start fails.
+2. Failures are logged at most once per second, without the texts of exceptions: these often contain the value that was
+   looked up, which is a credential here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Authentication:
         self._identify = identify
 
     def key(self, request: IRequest) -> bytes | None:
-        """The key of the request; None without credentials.
+        """The key of the request; None if it has no credentials.
 
         Raises CredentialsRejected, and AuthenticationFailed after logging the reason.
         """
@@ -78,7 +78,7 @@ class Authentication:
 
 
 def make_authentication(class_name: str, now: Callable[[], float] = time.monotonic) -> Authentication | None:
-    """The authenticator that the setting names as `package.module:Class`; "" is None.  Raises AuthenticatorError.
+    """The authenticator that the setting names as `package.module:Class`; None for "".  Raises AuthenticatorError.
 
     `now` is the reactor's clock in seconds, for classes with this parameter.
     """

@@ -1,7 +1,7 @@
 """The token bucket: the rules, and their implementation.
 
-The guarantee: in any time t a bucket admits at most `capacity + rate_per_sec * t` tokens.  With costs that are settled
-afterwards: the tokens admitted and settled, minus the refunded ones, are at most that plus the present debt.
+The guarantee: in any period of length t a bucket admits at most `capacity + rate_per_sec * t` tokens.  If costs are
+settled afterwards, the tokens admitted and settled, minus those refunded, are at most that plus the present debt.
 
 1. A level is an integer number of microtokens (`interfaces.MICROTOKENS`), a time an integer number of microseconds.  A
    rate of r tokens per second is therefore r microtokens per microsecond.
@@ -32,7 +32,7 @@ from twisted_lb.interfaces import MICROTOKENS
 MAX_CAPACITY: Final = 1_000_000_000  # tokens
 MAX_RATE_PER_SEC: Final = 1_000_000  # tokens per second
 MAX_COST: Final = MAX_CAPACITY  # tokens, of one request
-LOWEST_LEVEL: Final = -MAX_CAPACITY * MICROTOKENS  # the deepest debt
+LOWEST_LEVEL: Final = -MAX_CAPACITY * MICROTOKENS  # the largest debt
 # The stamp of a bucket from which nothing was ever taken.  It is full, so a refill since then changes nothing.
 NEVER_USED_US: Final = 0
 # The largest integer of a structured field (RFC 9651 section 3.3.1), and the maximum for seconds.
@@ -60,7 +60,7 @@ def check_rate(rate_per_sec: object) -> None:
 
 
 def check_change(capacity: object, rate_per_sec: object) -> None:
-    """Raise ValueError unless these can be those of a bucket; None is for what does not change."""
+    """Raise ValueError unless these are valid for a bucket; None stands for a value that does not change."""
     if capacity is not None:
         check_capacity(capacity)
     if rate_per_sec is not None:

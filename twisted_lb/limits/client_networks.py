@@ -13,11 +13,11 @@ from typing import Final
 # Connections without an IP address are those over a Unix socket of this machine.
 LOCAL_NETWORK: Final = "local"
 
-# A key is in use if tokens were taken from its bucket within this time; it is admitted while its network's bucket is
-# empty.
+# A key is in use if tokens were taken from its bucket within this time.  It is admitted even if the bucket of the
+# client's network is empty.
 IN_USE_SECONDS: Final = 30 * 86_400
 
-# For a key used from more networks than these, the network's bucket is checked again occasionally.
+# For a key that is used from more networks than this, the network's bucket is checked again occasionally.
 MAX_NETWORKS_OF_A_KEY: Final = 8
 
 
@@ -54,7 +54,7 @@ def network_of(address: str) -> str:
         return LOCAL_NETWORK
     if not isinstance(parsed, IPv6Address):
         text = str(parsed)
-        # One text for both, as each connection has them.
+        # The same object if they are equal: each connection keeps both.
         return address if address == text else text
     return str(IPv6Network((parsed, 64), strict=False))
 
@@ -62,8 +62,8 @@ def network_of(address: str) -> str:
 class KnownKeys:
     """Which valid keys were used from which networks.
 
-    A bounded number of keys is kept in two generations: when the younger one is full, the older one is dropped.  For a
-    dropped key, the network's bucket is checked once more.
+    A bounded number of keys is kept in two generations: when the younger one is full, the older one is dropped.  If a
+    dropped key is used again, the network's bucket is checked once more.
     """
 
     def __init__(self, keys: int) -> None:
@@ -84,7 +84,7 @@ class KnownKeys:
         return network in networks
 
     def learn(self, digest: str, network: str) -> None:
-        """This key was used from this network, and is valid."""
+        """Record that this key was used from this network and is valid."""
         networks = self._young.get(digest) or self._old.get(digest, ())
         if network not in networks:
             self._keep(digest, (network, *networks)[:MAX_NETWORKS_OF_A_KEY])

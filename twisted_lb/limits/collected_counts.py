@@ -1,7 +1,7 @@
-"""What has happened in this process since the store was told last: see `twisted_lb.usage`.
+"""The counts of this process that have not been sent to the store yet: see `twisted_lb.usage`.
 
-A request costs one look-up, and makes no object unless it is the first one of its key since then.  Only what belongs to
-existing keys, users and limits may be counted here, so that the memory is bounded by these.
+Counting a request takes one look-up, and makes an object only for the first request of a key after `take`.  Only
+requests of existing keys, users and limits may be counted here, since the number of these bounds the memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from twisted_lb.usage import REFUSED, REQUESTS, TOKENS, key_subject
 
-# Subjects that wait for a store that is unavailable; those beyond that are lost.
+# Subjects that are kept while the store is unavailable; the counts of others are lost.
 MOST_WAITING: Final = 100_000
 
 
@@ -25,7 +25,7 @@ class CollectedCounts:
         self._counts: dict[str, dict[str, int]] = {}
 
     def request_ended(self, digest: str, tokens: int) -> None:
-        """An admitted request of this key is over, and has cost so many tokens."""
+        """An admitted request of this key has ended, at a total cost of `tokens`."""
         ended = self._ended.get(digest)
         if ended is None:
             self._ended[digest] = [1, tokens]
@@ -38,7 +38,7 @@ class CollectedCounts:
         self.add(key_subject(digest), REFUSED + limit, 1)
 
     def add(self, subject: str, counter: str, number: int) -> None:
-        """So many more of anything else."""
+        """Add `number` to any other counter."""
         counts = self._counts.get(subject)
         if counts is None:
             self._counts[subject] = {counter: number}
@@ -46,7 +46,7 @@ class CollectedCounts:
             counts[counter] = counts.get(counter, 0) + number
 
     def take(self, size: int) -> Iterator[dict[str, dict[str, int]]]:
-        """All counts, which are no longer here from the first one on, in parts of so many subjects."""
+        """Remove all counts at the first step, and return them in parts of `size` subjects."""
         counts, ended = self._counts, self._ended
         self._counts, self._ended = {}, {}
         part: dict[str, dict[str, int]] = {}
@@ -68,7 +68,7 @@ class CollectedCounts:
             yield part
 
     def put_back(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """The store could not be told of these."""
+        """Add counts that were taken, but that the store did not get."""
         for subject, others in counts.items():
             if subject in self._counts or len(self._counts) < MOST_WAITING:
                 for counter, number in others.items():

@@ -1,4 +1,4 @@
-"""Decisions while the store is unavailable: each process has a share of each bucket that it has seen recently.
+"""Decisions while the store is unavailable: each process has a share of each bucket that it has used recently.
 
 Each decision of the store is recorded (`recent`).  During an outage the first request of a key creates a share: the
 last policy and level, refilled since then, divided by the number of live instances.
@@ -28,9 +28,10 @@ Deviations, which are documented in docs/limits.md:
   the store.
 - A share holds at least one whole token, so n instances have max(c, n) tokens.
 - A request whose cost leaves a debt delays only the share of its own instance.
-- A quota has shares of what was left of it, rounded down, and after the end of its period of the whole amount.  Where
-  instances know an outdated rest, all shares together are still not more than the amount, so that one outage admits at
-  most that beyond the quota of its period.  What was spent is charged, to the period in which it was.
+- The shares of a quota are parts of what was left of it, rounded down; after the end of its period, parts of the whole
+  amount.  Instances may know outdated values of what was left.  All shares together are still at most the amount, so
+  that one outage admits at most this amount beyond the quota of a period.  What was used is charged to the period in
+  which it was used.
 - The share of a key's own bucket is not charged to the store: only that of the user's bucket is.
 - The state of a key is the last one that this process has learned from the store.
 - Rounding: the store may continue with up to n microtokens more than is left in the shares, which are rounded down to
@@ -87,14 +88,14 @@ class Fallback(RecentQuotas):
     """Decides about requests during an outage."""
 
     def __init__(self, mode: str, now: Callable[[], float], keys: int, limits: Limits) -> None:
-        """`mode` is LOCAL, DENY or ALLOW; `now` is a monotonic clock in seconds; `keys` is the maximum of keys."""
+        """`mode` is LOCAL, DENY or ALLOW; `now` is a monotonic clock in seconds; `keys`: the maximum number of keys."""
         super().__init__(now, keys, mode)
         self.away_since = now()  # since when the store may have served no instance; set when an outage begins
         self.counts: dict[str, float] = {ADMITTED: 0, REFUSED: 0, UNKNOWN: 0}
         self._limits = limits
         self._shares: dict[str, Share] = {}  # of users' buckets, by the digests of their first keys
-        self._own_shares: dict[str, Share] = {}  # of buckets of keys' own
-        # Of client networks each instance has whole buckets.
+        self._own_shares: dict[str, Share] = {}  # of keys' own buckets, by the digests of the keys
+        # For client networks, each instance has whole buckets.
         self._address_rule = address_rule(limits.address)
         self._networks = SharedBuckets()
         self.shared = SharedShares(keys, self._divided)  # of routes and pools
@@ -115,7 +116,7 @@ class Fallback(RecentQuotas):
             self._whole_of_all = Bucket(whole.capacity, whole.rate_per_sec, level, _us(self.now()))
 
     def settled(self, digest: str, tokens: int) -> None:
-        """A request cost `tokens` more (or less, if negative) than was taken, which the store is being told."""
+        """A request cost `tokens` more (or less, if negative) than was taken; the store is charged by the caller."""
         owner = self._owner(digest)
         known = self._of_user(owner)
         if known is not None:
@@ -131,9 +132,8 @@ class Fallback(RecentQuotas):
     ) -> Taken | None:
         """Decide about a request that costs `cost` tokens; None if that is not possible.
 
-        `limits` are the shared buckets that it needs tokens of, too.
-
-        `in_flight` is the number of requests of this key that this process has admitted and that have not ended.
+        `in_flight` is the number of requests of this key that this process has admitted and that have not ended;
+        `limits` are the shared buckets from which it needs tokens too.
         """
         special = self._special(digest)
         known = self._bucket_of(digest, special)
@@ -151,7 +151,7 @@ class Fallback(RecentQuotas):
         return taken
 
     def take_without_key(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken | None:
-        """The same for a request without a key, which needs tokens of these buckets."""
+        """The same for a request without a key, which needs tokens from these buckets."""
         if self.mode == DENY:
             self.counts[UNKNOWN] += 1
             return None
@@ -268,16 +268,16 @@ class Fallback(RecentQuotas):
         return Share(Bucket(whole.capacity, whole.rate_per_sec, whole.level, stamp_us), parts, now_us)
 
     def of_network(self, network: str, spend: bool) -> Taken:
-        """The decision of a network's bucket during an outage, so that keys cannot be guessed faster then.
+        """The decision of a network's bucket during an outage, which must not make guessing keys faster.
 
-        See `of_address`, at a cost of one token.  Without `spend` it is not taken.
+        See `of_address`; the cost is one token, which is taken only with `spend`.
         """
         return self.of_address((address_bucket(self._address_rule, network),), 1, spend)
 
     def of_address(self, limits: tuple[SharedBucket, ...], cost: int, spend: bool = True) -> Taken:
-        """The decision of the bucket of a client's network, the only one in `limits` beside shadows.
+        """The decision of the bucket of a client's network, the only one in `limits` apart from shadows.
 
-        Each process has its own bucket, which is full at first.  Always admitted where this limit is disabled.
+        Each process has its own bucket, which is full at first.  If this limit is disabled, all requests are admitted.
         """
         rule = self._address_rule
         now_us = _us(self.now())
@@ -295,7 +295,7 @@ class Fallback(RecentQuotas):
     def _take_shadows(
         self, asked: tuple[SharedBucket, ...], cost: int, now_us: int
     ) -> tuple[ShadowDecision, ...]:
-        """Of requests without a key, which are admitted in any mode, shadows are asked with LOCAL alone."""
+        """The decisions of shadows about a request that its network's bucket admitted.  Only LOCAL has shadows."""
         return self.shared.take_shadows(asked, cost, now_us) if asked and self.mode == LOCAL else ()
 
     def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
@@ -333,9 +333,9 @@ class Fallback(RecentQuotas):
             self._pending_of_all += amount
 
     def still_missing(self, digest: str, amount: int) -> int:
-        """The charge that replaces one of `amount` microtokens that was late or was undone; negative: a refund.
+        """The charge to make in place of one of `amount` microtokens that was late or undone; negative: a refund.
 
-        A refund to a bucket that has become full since is lost, as it would have been at the time.
+        A refund to a bucket that has become full since then is lost, as it would have been at the time.
         """
         known = self._of_user(self._owner(digest))
         if amount >= 0 or known is None:
@@ -350,8 +350,8 @@ class Fallback(RecentQuotas):
         return self._gift(whole, amount)
 
     def _gift(self, whole: Bucket, amount: int) -> int:
-        # As if it had been refunded before the refill.  Together, the refunds of all instances with the same knowledge
-        # are not more than this.
+        # As if it had been refunded before the refill.  The refunds of all instances that know the same level are not
+        # more than this in total.
         elapsed_us = max(0, _us(self.now()) - whole.stamp_us)
         beyond = whole.level + int(elapsed_us * whole.rate_per_sec) - whole.capacity * MICROTOKENS
         return min(0, amount + max(0, beyond))
@@ -371,16 +371,15 @@ class Fallback(RecentQuotas):
     def settled_shared(self, limits: tuple[SharedBucket, ...], tokens: int) -> None:
         """See `settled`."""
         if limits and limits[0].rule.name == ADDRESS:
-            # Of networks it has whole buckets, of which nothing is known before.
+            # Networks have whole buckets here, for which no levels are recorded.
             return
         self.shared.settled(limits, tokens, _us(self.now()))
 
     def debts(self) -> tuple[list[tuple[str, int]], int]:
         """The microtokens to charge to each user's bucket, and to the global one, after an outage; negative: to refund.
 
-        A user's bucket is named by the digest of the first key.
-
-        Must be called once at the end of each outage.  What is left in the shares is recorded as the last known levels.
+        A user's bucket is named by the digest of the user's first key.  Must be called once at the end of each outage.
+        What is left in the shares is recorded as the last known levels.
         """
         now = self.now()
         now_us = _us(now)

@@ -52,9 +52,8 @@ class Pricing:
     ) -> None:
         """`priced` is the user's object, with `cost`, `settle` or both, or None.  Raises PricingError.
 
-        `default_cost` is the cost in tokens of a request, before its response, where no class says it.
-
-        `class_name` names it in errors and in the log; `now` is a clock in seconds.
+        `class_name` names it in errors and in the log; `now` is a clock in seconds.  `default_cost` is the number of
+        tokens to take before a request if the object has no method `cost`.
         """
         self.default_cost = default_cost
         self._class_name = class_name
@@ -88,8 +87,8 @@ class Pricing:
     def settle(self, request: IRequest, response: IResponse, cost: int) -> int:
         """The total cost of the request, in tokens.  Does not raise.
 
-        `cost` is the result if the class fails.  If the class returns None, or has no such method, the result is the
-        cost that the server reported, or else `cost`.
+        `cost` is the number of tokens that were taken.  It is the result if the class fails.  If the class returns
+        None, or has no such method, the result is the cost that the server reported, or else `cost`.
         """
         tokens = None
         if self._settle is not None:

@@ -1,14 +1,14 @@
-"""What a user has used of a quota (see `twisted_lb.quotas`), in the memory of one process.
+"""Counts what a user has used of a quota (see `twisted_lb.quotas`), in the memory of one process.
 
 `stores/redis/lua/bucket.lua` implements the same steps in Lua, with the same results.
 
-1. A request for which the period is over begins the next one, which is determined by the calendar.  What is stored
-   never goes back to an earlier period, whatever the clock does.
-2. A request is refused if more than the amount would be used with it.  It is admitted completely, or uses nothing.
-3. A charge belongs to a period.  Charged to another one than the last that has begun: what is given back is lost, since
-   it was not used of this one; what is used in addition counts in this one.  After an outage, during which it was
-   within the earlier period, it does not count any more, and what was used in a later period begins that.
-4. Each threshold is crossed once in each period, whatever is given back or changed meanwhile.
+1. The first request after the end of a period begins the next one, which is determined by the calendar.  The stored
+   period never goes back to an earlier one, even if the clock does.
+2. A request is refused if it would use more than the amount.  A refused request uses nothing.
+3. A charge belongs to a period.  If that is not the present period, a refund is lost, since it was not used in the
+   present one, and an additional cost counts in the present one.  The charges for an outage are different: those of an
+   earlier period do not count any more, since they were within its quota, and those of a later one begin that period.
+4. Each threshold causes at most one notice per period, whatever is refunded or changed meanwhile.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from twisted_lb.quotas import (
 
 
 class QuotaCount:
-    """A quota and what was used of it."""
+    """A quota, and how much of it was used."""
 
     __slots__ = ("amount", "unit", "per", "time_zone", "used", "starts_us", "ends_us", "told", "counts_requests")
 
     def __init__(self, quota: Quota, told: int | None = None) -> None:
-        """`told` is the highest threshold that was crossed in the period; None: as what was used says."""
+        """`told` is the highest threshold (percent) notified in the period; None: the highest that is reached."""
         self.amount = quota.amount
         self.unit = quota.unit
         self.per = quota.per
@@ -46,7 +46,7 @@ class QuotaCount:
         self.told = max([0, *self.reached()]) if told is None else told
 
     def quota(self) -> Quota:
-        """As a value."""
+        """The quota as a value."""
         return Quota(
             self.amount, self.unit, self.per, self.time_zone, self.used, self.starts_us, self.ends_us
         )
@@ -61,30 +61,30 @@ class QuotaCount:
         elif starts_us >= self.ends_us:
             self.used = self.told = 0
             self.starts_us = starts_us
-        # Else this one goes on: see `quotas.renewed`.
+        # Otherwise the present period is extended: see `quotas.renewed`.
         self.ends_us = ends_us
 
     def refuses(self, cost: int) -> bool:
-        """Whether a request of so many tokens would use too much."""
+        """Whether a request that costs `cost` tokens would use more than the amount."""
         return self.used + (1 if self.counts_requests else cost) > self.amount
 
     def take(self, cost: int) -> None:
-        """Admit a request of so many tokens."""
+        """Admit a request that costs `cost` tokens."""
         self.used += 1 if self.counts_requests else cost
 
     def charge(self, charge: QuotaCharge, now_us: int) -> bool:
-        """Charge what an admitted request has used in the end; whether that has changed anything."""
+        """Apply a charge, which corrects what was used by an admitted request; return whether anything has changed."""
         unit, starts_us, _, amount = charge
         if unit != self.unit or not amount or (starts_us != self.starts_us and amount < 0):
             return False
         if amount > 0 and 0 < self.ends_us <= now_us:
-            # It counts in the period that has begun, which the next request will determine.
+            # It counts in the next period, which has begun, and which the next request will determine.
             self.used = self.told = self.starts_us = self.ends_us = 0
         self.used = min(max(self.used + amount, 0), MAX_USED)
         return True
 
     def level(self, now_us: int) -> QuotaLevel:
-        """What is left now."""
+        """The quota, and what is left of it now."""
         return QuotaLevel(
             self.amount,
             self.unit,
@@ -97,7 +97,7 @@ class QuotaCount:
         )
 
     def reached(self) -> list[int]:
-        """The thresholds at which, or above which, it is now."""
+        """The thresholds (percent) that are reached or exceeded now."""
         return [threshold for threshold in THRESHOLDS if self.used * 100 >= self.amount * threshold]
 
     def text(self) -> str:
@@ -110,15 +110,15 @@ class QuotaCount:
 
 
 def count_from_text(text: str) -> QuotaCount:
-    """Raises ValueError for what is not such a text."""
+    """The count that QuotaCount.text has written.  Raises ValueError for any other text."""
     try:
         *values, told = json.loads(text)
         quota = Quota(*values)
-        # A zone that is not known any more is no damage.
+        # An unknown time zone is not checked for: it does not mean that the text is damaged.
         check_quota(quota._replace(time_zone=UTC))
         if type(quota.time_zone) is not str or type(told) is not int or not 0 <= told <= 100:
             raise ValueError(f"not a quota: {text}")
         return QuotaCount(quota, told)
     except TypeError as error:
-        # Compiled, so is a member of another type.
+        # In the compiled build, a member of the wrong type raises this.
         raise ValueError(f"not a quota: {error}") from None

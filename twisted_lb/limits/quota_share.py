@@ -1,4 +1,4 @@
-"""One instance's share of a quota, with which it goes on while the store is unavailable: see `fallback`."""
+"""One instance's share of a quota, which it uses while the store is unavailable: see `fallback`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel, UnknownTimeZone
 
 
 class QuotaShare:
-    """A part of a quota, rounded down: all shares together are not more than what was left."""
+    """A part of a quota, rounded down, so that all shares together are at most what was left."""
 
     __slots__ = ("amount", "left", "spent", "starts_us", "ends_us", "charges", "_known", "_known_at", "_parts")
 
     def __init__(self, known: QuotaLevel, known_at: float, parts: int) -> None:
-        """`known` is what the store said last of the quota, at `known_at` in seconds by the clock of the caller."""
+        """`known` is the quota as the store last reported it, at `known_at` (seconds) by the clock of the caller."""
         self.amount = known.amount // parts
         self.left = max(known.left, 0) // parts
         self.spent = 0  # in the present period
@@ -23,7 +23,7 @@ class QuotaShare:
         self._parts = parts
 
     def begin(self, now: float) -> None:
-        """Begin the next period if this one is over, with the share of a whole quota: see `QuotaCount.begin`."""
+        """Begin the next period if this one is over, with a share of the whole amount: see `QuotaCount.begin`."""
         known = self._known
         now_us = known.now_us + int((now - self._known_at) * 1_000_000)
         if now_us < self.ends_us:
@@ -31,7 +31,7 @@ class QuotaShare:
         try:
             starts_us, ends_us = period_at(known.per, known.time_zone, now_us)
         except UnknownTimeZone:
-            # This period goes on.
+            # The present period continues.
             return
         if not self.ends_us:
             self.starts_us = starts_us
@@ -43,24 +43,24 @@ class QuotaShare:
         self.ends_us = ends_us
 
     def need(self, cost: int) -> int:
-        """What a request of so many tokens uses."""
+        """How much of the quota a request that costs `cost` tokens uses."""
         return 1 if self._known.unit == REQUESTS else cost
 
     def take(self, cost: int) -> None:
-        """Admit a request of so many tokens."""
+        """Admit a request that costs `cost` tokens."""
         need = self.need(cost)
         self.left -= need
         self.spent += need
 
     def charge(self, charge: QuotaCharge) -> None:
-        """Charge what an admitted request has used in the end: see `QuotaCount.charge`."""
+        """Apply a charge, which corrects what was used by an admitted request: see `QuotaCount.charge`."""
         unit, starts_us, _, amount = charge
         if unit == self._known.unit and (amount > 0 or starts_us == self.starts_us):
             self.left -= amount
             self.spent += amount
 
     def debts(self) -> list[QuotaCharge]:
-        """What has to be charged to the store for all periods."""
+        """The charges to the store for all periods."""
         return [*self.charges, *self._charge()]
 
     def _charge(self) -> list[QuotaCharge]:
@@ -68,12 +68,12 @@ class QuotaShare:
         return [charge] if self.spent else []
 
     def level(self, now: float) -> QuotaLevel:
-        """The share after a decision, in the words of the whole."""
+        """The share after a decision, in the form in which whole quotas are described."""
         known = self._known
         now_us = known.now_us + int((now - self._known_at) * 1_000_000)
         return known._replace(left=self.left, starts_us=self.starts_us, ends_us=self.ends_us, now_us=now_us)
 
     def whole(self) -> QuotaLevel:
-        """What is left of the whole as far as is known here, as of the time at which the store was heard last."""
+        """The whole quota, estimated from what is left of this share, as of the last report of the store."""
         left = max(self.left, 0) * self._parts
         return self._known._replace(left=left, starts_us=self.starts_us, ends_us=self.ends_us)

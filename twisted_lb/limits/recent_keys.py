@@ -1,8 +1,7 @@
-"""What a store has decided recently, for each key: what is known when the store is unavailable.
+"""The recent decisions of a store for each key, which are used when the store is unavailable.
 
-A key is *special* when it is not the only one of its user, expires, or has a bucket of its own, and when its user has a
-quota or a shadow policy.  Of the others, nothing is known but the last decision, which also describes the bucket of the
-user.
+A key is *special* if it is not the only one of its user, expires, or has its own bucket, or if its user has a quota or
+a shadow policy.  For other keys only the last decision is known, which also describes the bucket of the user.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from twisted_lb.interfaces import KEY, Policy, Taken
 from twisted_lb.quotas import QuotaLevel
 
-# A key that was not seen for this time, or for between half of it and this time, is dropped.
+# A key is dropped when there was no decision for it for this time; possibly after half of it.
 FORGET_SECONDS: Final = 600.0
 
 MAX_NEWS: Final = 1000  # keys per call
 
-# Before the digest of a user's first key, in `recent`: the bucket of a user is known, but not that this key is valid.
+# Before the digest of a user's first key in `recent`: the user's bucket is known, but not whether the key is valid.
 OF_USER: Final = "user "
 
 
@@ -31,12 +30,12 @@ class SpecialKey(NamedTuple):
     expires: float  # seconds, by the clock of the fallback
     own: Policy  # of its own bucket; capacity 0: it has none
     level: int  # of its own bucket, microtokens
-    seen_at: float  # seconds
+    seen_at: float  # seconds, of the decision
     shadow: Policy = Policy()  # of its user; capacity 0: there is none
 
 
 def aged(taken: Taken, seconds: float) -> Taken:
-    """The decision as it is so much later: the time of its quota, if there is one, is that of the decision."""
+    """The decision as of `seconds` later: if it has a quota, the time of the quota is moved with it."""
     quota = taken.quota
     if quota is None:
         return taken
@@ -47,16 +46,16 @@ class RecentKeys:
     """The keys for which a store has decided recently, and their users' buckets."""
 
     def __init__(self, now: Callable[[], float], keys: int) -> None:
-        """`now` is a monotonic clock in seconds; `keys` is the maximum of keys."""
+        """`now` is a monotonic clock in seconds; `keys` is the maximum number of keys."""
         self.now = now
-        # Set by the store with each decision of a user's bucket for a key that is not special: the decision, and its
-        # time; and by `seen_special` for users of special keys.
+        # The decisions about users' buckets, and their times.  Set by the store for each key that is not special, and
+        # by `seen_special` for the users of special keys.
         self.recent: dict[str, tuple[Taken, float]] = {}
         self._keys = keys
         self._older: dict[str, tuple[Taken, float]] = {}
         self._specials: dict[str, SpecialKey] = {}
         self._older_specials: dict[str, SpecialKey] = {}
-        # The numbers of keys in `recent` and `_specials`, which have the order of insertion, that `news` has returned.
+        # How many keys of `recent` and `_specials`, in the order of insertion, `news` has returned.
         self._told = self._told_specials = 0
         self._turned_at = now()
 
@@ -87,7 +86,7 @@ class RecentKeys:
             specials.pop(digest, None)
 
     def used_since(self, since: float) -> Iterator[tuple[str, float]]:
-        """The keys for which the store has decided at this time (in seconds) or later, and when."""
+        """The keys for which the store has decided since this time (in seconds), with the time of each decision."""
         for known in (self._older, self.recent):
             for digest, (_, at) in list(known.items()):
                 if at >= since and not digest.startswith(OF_USER):
@@ -100,10 +99,10 @@ class RecentKeys:
     def news(self, most: int = MAX_NEWS) -> list[tuple[Any, ...]]:
         """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
 
-        Each has its digest, the user's name decoded as Latin-1, capacity, rate, and the level in microtokens, and for a
-        user with a quota its QuotaLevel; a special key has its digest, its owner, the seconds until it expires
-        (-1: it does not), of its own bucket capacity, rate and level, and the capacity and the rate of its user's
-        shadow policy.
+        A row of a key that is not special has its digest, the user's name decoded as Latin-1, the capacity, the rate,
+        and the level in microtokens; and if the user has a quota, its QuotaLevel.  A row of a special key has its
+        digest, its owner, the seconds until it expires (-1: it does not), the capacity, the rate and the level of its
+        own bucket, and the capacity and the rate of its user's shadow policy.
         """
         new = list(islice(self.recent.items(), self._told, self._told + most))
         self._told += len(new)
@@ -120,7 +119,7 @@ class RecentKeys:
         return rows
 
     def learn(self, news: Iterable[Sequence[Any]]) -> None:
-        """The `news` of another process that shares the store."""
+        """Add the `news` of another process that shares the store."""
         now = self.now()
         for row in news:
             if len(row) == 8:
@@ -148,7 +147,7 @@ class RecentKeys:
         if special is None:
             return None
         known = self._known(digest)
-        # Nothing may be special about it any more.
+        # A later decision says that the key is not special any more.
         return None if known is not None and known[1] > special.seen_at else special
 
     def _owner(self, digest: str) -> str:
@@ -161,7 +160,7 @@ class RecentKeys:
         one, other = self._known(owner), self._known(OF_USER + owner)
         if one is None or other is None:
             return one or other
-        # Of the same time, that with less in the bucket.
+        # If both have the same time, the one with the lower level.
         return one if (one[1], -one[0].level) >= (other[1], -other[0].level) else other
 
     def _bucket_of(self, digest: str, special: SpecialKey | None) -> tuple[Taken, float] | None:

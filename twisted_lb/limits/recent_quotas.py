@@ -11,7 +11,7 @@ from twisted_lb.limits.recent_keys import RecentKeys
 from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel
 
 LOCAL: Final = "local"
-ALLOW: Final = "allow"  # requests of known keys pass in an outage, and nothing is charged
+ALLOW: Final = "allow"  # requests of known keys are admitted during an outage, and nothing is charged
 
 
 class RecentQuotas(RecentKeys):
@@ -26,16 +26,16 @@ class RecentQuotas(RecentKeys):
         self._pending_quotas: list[tuple[str, QuotaCharge]] = []  # to charge to quotas without a share
 
     def seen_quota(self, owner: str, quota: QuotaLevel) -> None:
-        """The store has said what is left of a user's quota, in a refusal by another limit than the user's bucket."""
+        """The store has reported what is left of a user's quota, when another limit than the user's bucket refused."""
         known = self._of_user(owner)
         if known is not None and known[0].quota is not None:
             taken, seen_at = known
-            # The time of a quota is that of the decision.
+            # The time of a recorded quota is that of the decision with which it is recorded.
             earlier = quota._replace(now_us=quota.now_us - int((self.now() - seen_at) * 1_000_000))
             self._keep(owner, taken._replace(quota=earlier), seen_at)
 
     def settled_quota(self, digest: str, charge: QuotaCharge) -> None:
-        """Something was charged to the quota of a key's user, which the store is being told."""
+        """A charge to the quota of a key's user, which the caller passes to the store."""
         owner = self._owner(digest)
         known = self._of_user(owner)
         if known is not None and known[0].quota is not None and known[0].quota.starts_us == charge.starts_us:
@@ -46,7 +46,7 @@ class RecentQuotas(RecentKeys):
     def charge_quota(self, digest: str, charge: QuotaCharge, settled: bool = False) -> None:
         """The same during an outage: it is charged to the store afterwards.
 
-        `settled`: `settled_quota` was called for it, but the store was not told.
+        `settled`: `settled_quota` was called for it, but the store did not get it.
         """
         if self.mode == ALLOW:
             return
@@ -61,7 +61,7 @@ class RecentQuotas(RecentKeys):
             self._pending_quotas.append((owner, charge))
 
     def quota_refund(self, digest: str, tokens: int) -> list[tuple[str, QuotaCharge]]:
-        """What gives back what a request of so many tokens has used, as far as it is known that there is a quota."""
+        """The charges that refund a request of `tokens` tokens; none if the user is not known to have a quota."""
         owner = self._owner(digest)
         known = self._of_user(owner)
         if known is None or known[0].quota is None:
@@ -71,7 +71,7 @@ class RecentQuotas(RecentKeys):
         return [(owner, QuotaCharge(quota.unit, quota.starts_us, quota.ends_us, -amount))] if amount else []
 
     def quota_debts(self) -> list[tuple[str, QuotaCharge]]:
-        """What to charge to each user's quota after an outage; a user is named by the digest of the first key.
+        """The charges to users' quotas after an outage; a user is named by the digest of the first key.
 
         Must be called once at the end of each outage, before `debts`.
         """

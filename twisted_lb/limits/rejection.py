@@ -15,7 +15,7 @@ from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED
 
 STATUS: Final = 429
 MEMBER: Final = "violated-policies"
-# To a request with a key that must not be used; the member says why.
+# The status for a key that must not be used; the member REASON says why.
 REFUSED_STATUS: Final = 403
 REASON: Final = "reason"
 MISTYPED: Final = "This is not an API key: there is a typing error in it."
@@ -62,12 +62,14 @@ def _of_quota(quota: QuotaLevel, cost: int, seconds: int | None) -> str:
         used = f"{what} is used up."
     else:
         used = f"{what} has {max(quota.left, 0)} left, and this request costs {cost}."
-    return f"{used} It never has as many." if seconds is None else f"{used} The next {quota.per} begins in {seconds} s."
+    if seconds is None:
+        return f"{used} It never has that many."
+    return f"{used} The next {quota.per} begins in {seconds} s."
 
 
 def _what(taken: Taken, cost: int, ahead: int) -> str:
     if taken.limit == IN_FLIGHT:
-        return f"This key has {taken.capacity} request{'s' if taken.capacity > 1 else ''} in flight, as many as it may."
+        return f"This key has {taken.capacity} request{'s' if taken.capacity > 1 else ''} in flight, the maximum."
     if taken.limit == ADDRESS and cost > 1:
         return f"The bucket of {_tokens(taken)} for requests without an API key from your network {_has(taken, cost)}"
     if taken.limit == ADDRESS:
@@ -99,11 +101,11 @@ def _when(taken: Taken, cost: int, ahead: int, seconds: int | None) -> str:
     if taken.limit == IN_FLIGHT:
         return "Try again when one of them has ended."
     if cost > taken.capacity:
-        return "It never holds as many."
+        return "It never holds that many."
     if seconds is None:
         return "It is not refilled."
     if taken.limit == ADDRESS and cost <= 1:
         return f"Try again in {seconds} s."
     if ahead:
-        return f"Its turn comes in {seconds} s."
-    return f"The next token is there in {seconds} s." if cost <= 1 else f"They are there in {seconds} s."
+        return f"Those for this request are available in {seconds} s."
+    return f"The next token is available in {seconds} s." if cost <= 1 else f"They are available in {seconds} s."

@@ -1,7 +1,7 @@
-"""The limits that routes and pools have themselves: which shared buckets a request takes tokens from.
+"""The limits of routes and pools: the shared buckets from which a request takes tokens.
 
-A limit has one bucket for all requests, one for each client network, or one for each key.  In the last case it has one
-for each network of requests without a key.
+A limit has one bucket for all requests, one for each client network, or one for each key.  In the last case, requests
+without a key have one for each client network.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PER_NETWORK: Final = "network"
 class RequestLimit(NamedTuple):
     """One limit."""
 
-    per: str  # PER_KEY, PER_NETWORK, or anything else for one bucket
+    per: str  # PER_KEY, PER_NETWORK, or anything else for a single bucket
     rule: LimitRule
-    of_networks: LimitRule  # for requests without a key, and with PER_NETWORK for all
+    of_networks: LimitRule  # for requests without a key; with PER_NETWORK, for all requests
     shadow: bool = False
 
     def bucket(self, digest: str, network: str) -> SharedBucket:
@@ -31,16 +31,16 @@ class RequestLimit(NamedTuple):
 
 
 class RequestLimits:
-    """The limits of a route, those of its pool behind them, and then those of all routes; shadows last."""
+    """The limits of a route, then those of its pool, then those of all routes; shadows come last."""
 
     __slots__ = ("key", "_limits")
 
     def __init__(self, limits: Sequence[RequestLimit]) -> None:
         enforced = [limit for limit in limits if not limit.shadow]
         self._limits = (*enforced, *[limit for limit in limits if limit.shadow])
-        # The same for the same limits that are enforced; "" if none is.
+        # Equal for equal sets of enforced limits; "" if none is enforced.
         self.key = " ".join([limit.rule.key for limit in enforced])
 
     def buckets(self, digest: str, network: str) -> tuple[SharedBucket, ...]:
-        """The buckets of a request; `digest` is that of its key, "" without one, and `network` that of its client."""
+        """The buckets for a request; `digest` is that of its key, or "", and `network` is that of its client."""
         return tuple([limit.bucket(digest, network) for limit in self._limits])

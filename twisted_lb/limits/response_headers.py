@@ -26,7 +26,7 @@ X_RATELIMIT: Final = "x-ratelimit"
 RATELIMIT: Final = "ratelimit"
 FAMILIES: Final = (X_RATELIMIT, RATELIMIT)
 
-# Policies whose text is cached; most systems have few.
+# The number of policies whose text is cached; most systems have few.
 _MEMO_SIZE: Final = 1024
 
 
@@ -60,7 +60,7 @@ def rate_limit_fields(families: Iterable[str]) -> Callable[[Taken], bytes]:
         quota = taken.quota
         levels = [taken._replace(more=(), quota=None), *[Taken(True, taken.name, *level) for level in taken.more]]
         if taken.limit == QUOTA:
-            # It has refused.
+            # The quota has refused, so only it is described.
             levels = []
         fields = b""
         if X_RATELIMIT in chosen:
@@ -94,7 +94,7 @@ def _x_of_quota(quota: QuotaLevel) -> bytes:
 
 
 def _ietf_of_quota(quota: QuotaLevel) -> bytes:
-    # There is no quota unit for tokens.
+    # The draft has no quota unit for tokens.
     unit = b';qu="requests"' if quota.unit == REQUESTS else b""
     name = QUOTA.encode()
     return b'\r\nRateLimit-Policy: "%b";q=%d%b;w=%d\r\nRateLimit: "%b";r=%d;t=%d' % (

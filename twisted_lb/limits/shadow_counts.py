@@ -1,4 +1,4 @@
-"""How many requests shadows were asked for, and how many they would have refused, by one process since its start."""
+"""How many requests were compared with shadows, and would have been refused, in one process since its start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_USERS: Final = "users"  # all shadow policies of users together, as the owner
 
 
 class ShadowCounts:
-    """The numbers: for each limit of servers.yaml, and for those of all users together."""
+    """The numbers for each shadow limit of servers.yaml, and for the shadow policies of all users together."""
 
     __slots__ = ("_counts", "_subjects", "_collected")
 
@@ -60,7 +60,7 @@ class ShadowCounts:
         for subject, (requests, refused) in self._counts.items():
             limit, owner = limit_and_owner(subject)
             for name, number in ((REQUESTS, requests), (WOULD_REFUSE, refused)):
-                # A limit per key has another rule for requests without a key.
+                # A limit for each key has two rules: the other one is for requests without a key.
                 full = f"{name} {limit} {owner}"
                 numbers[full] = numbers.get(full, 0) + number
         return numbers
@@ -76,7 +76,7 @@ def _quoted(key: str) -> str:
 
 
 def limit_and_owner(subject: str) -> tuple[str, str]:
-    """The name of a limit, and whose it is, such as "route /v1/", from the key of its rule (see `app.limit_rules`)."""
+    """The name and the owner of a limit, such as "route /v1/", from the key of its rule (see `app.limit_rules`)."""
     if subject == OF_USERS:
         return SHADOW, OF_USERS
     kind, owner, name = subject.removeprefix("limit:").split("|")[:3]

@@ -1,4 +1,4 @@
-"""One instance's share of a bucket, with which it goes on while the store is unavailable: see `fallback`."""
+"""One instance's share of a bucket, which it uses while the store is unavailable: see `fallback`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Share(Bucket):
         self._unspent._full = self._full
 
     def change_whole(self, capacity: int, rate_per_sec: float, now_us: int) -> None:
-        """The bucket of which this is a part has another policy."""
+        """Set another policy of the bucket of which this is a part."""
         rate = rate_per_sec / self.parts
         full = max(capacity * MICROTOKENS // self.parts, MICROTOKENS)
         unspent = self._unspent
@@ -33,5 +33,5 @@ class Share(Bucket):
         unspent.level = min(unspent.level, full)
 
     def debt(self, now_us: int) -> int:
-        """Microtokens to charge to the store, so that what is left here is left there; negative: to refund."""
+        """The microtokens to charge to the store, so that it has what is left here; negative: to refund."""
         return self._unspent.level_at(now_us) - self.level_at(now_us)

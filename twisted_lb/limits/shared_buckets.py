@@ -2,14 +2,14 @@
 
 A full bucket is equivalent to none, so buckets that have become full are dropped, the least recently used first.
 
-Of a rule that is unbounded (see LimitRule), the least recently used bucket is dropped even if it is not full when there
-are MAX_BUCKETS: a client that uses more networks than that gets a new bucket each time, but it could empty MAX_BUCKETS
-buckets anyway, and must not lock out others.  The buckets of other rules are not affected.
+A rule that is unbounded (see LimitRule) has at most MAX_BUCKETS: beyond that, the least recently used bucket is dropped
+even if it is not full.  A client that uses more networks than that gets a new bucket each time; but it could empty
+MAX_BUCKETS buckets anyway, and must not lock out others.  The buckets of other rules are not affected.
 
-Those of a rule that is not used any more, such as that of a limit that was removed, are dropped by `forget_full`.
+Buckets of rules that are not used any more, such as those of a limit that was removed, are dropped by `forget_full`.
 
-A rule's policy may change: the time since a bucket was used last is refilled at the new rate, and the level is reduced
-to a smaller capacity.
+The policy of a rule may change: then a bucket is refilled at the new rate for the whole time since its last use, and
+the level is reduced to a smaller capacity.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MAX_FORGOTTEN: Final = 5_000  # in one call, so that it takes a few milliseconds
 
 
 class SharedBuckets:
-    """The buckets of all rules."""
+    """The buckets of all rules.  Times are in microseconds, levels in microtokens."""
 
     def __init__(self, most: int = MAX_BUCKETS) -> None:
         """`most` is the maximum number of buckets of an unbounded rule."""
         self._most = most
         # By the key of the rule and that of the bucket: the level, and its time stamp.
         self._rules: dict[str, OrderedDict[str, tuple[int, int]]] = {}
-        self._policies: dict[str, LimitRule] = {}  # with which they were used last, by the same keys
+        self._policies: dict[str, LimitRule] = {}  # as last used, by the keys of the rules
 
     def __len__(self) -> int:
         return sum([len(buckets) for buckets in self._rules.values()])
@@ -58,7 +58,7 @@ class SharedBuckets:
         return None
 
     def take(self, limits: tuple[SharedBucket, ...], cost: int, now_us: int) -> list[int]:
-        """Take `cost` tokens from all buckets, none of which is `refusing`; return their levels afterwards."""
+        """Take `cost` tokens from all buckets, which must have them (see `refusing`); return the levels afterwards."""
         levels = []
         for shared in limits:
             bucket = self._bucket(shared, now_us)
@@ -70,7 +70,7 @@ class SharedBuckets:
     def take_shadows(
         self, limits: tuple[SharedBucket, ...], cost: int, now_us: int
     ) -> tuple[ShadowDecision, ...]:
-        """Take `cost` tokens from each bucket that has them."""
+        """Take `cost` tokens from each bucket that has them; return the decision of each."""
         decisions = []
         for shared in limits:
             bucket = self._bucket(shared, now_us)
@@ -124,7 +124,7 @@ class SharedBuckets:
             buckets.popitem(last=False)
 
     def _forget_full(self, rule: LimitRule, buckets: OrderedDict[str, tuple[int, int]], now_us: int) -> None:
-        """Drop the two least recently used if they are full.  A take adds at most one, so full ones do not pile up."""
+        """Drop the two least recently used if they are full.  Since a take adds at most one, they do not accumulate."""
         full = rule.capacity * MICROTOKENS
         for key in [key for key, _ in zip(buckets, range(2))]:
             if Bucket(rule.capacity, rule.rate_per_sec, *buckets[key]).level_at(now_us) >= full:

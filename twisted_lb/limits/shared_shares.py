@@ -1,8 +1,8 @@
 """The shares of buckets of routes and pools during an outage of the store: see `fallback`, which has those of keys.
 
-The levels that the store has reported last are kept for a bounded number of buckets, in two generations.  A bucket that
-is not among them counts as full.  Of the shares of unbounded rules (see LimitRule) the number is bounded too: of one
-that is dropped, what it has admitted is not charged to the store.
+The last levels that the store has reported are kept for a bounded number of buckets, in two generations.  A bucket that
+is not among them counts as full.  The number of shares of unbounded rules (see LimitRule) is bounded too: what a
+dropped share has admitted is not charged to the store.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class SharedShares:
     """What an instance knows of the buckets that it has used, and its shares of them."""
 
     def __init__(self, keys: int, divide: Callable[[Bucket, int], Share], most: int = MAX_SHARES) -> None:
-        """`keys` is the maximum of known levels, `most` that of shares of unbounded rules.
+        """`keys` is the maximum number of known levels, `most` that of shares of unbounded rules.
 
-        `divide` makes the share of a bucket at a time in microseconds.
+        `divide` makes a share of a bucket, at a time in microseconds.
         """
         self._keys = keys
         self._divide = divide
@@ -38,13 +38,13 @@ class SharedShares:
     # While the store is available
 
     def seen(self, shared: SharedBucket, level: int, now_us: int) -> None:
-        """The store has reported the level of this bucket."""
+        """The store has reported the level of this bucket, in microtokens."""
         if len(self._recent) >= max(1, self._keys // 2) and shared.key not in self._recent:
             self._older, self._recent = self._recent, {}
         self._recent[shared.key] = level, now_us
 
     def settled(self, limits: tuple[SharedBucket, ...], tokens: int, now_us: int) -> None:
-        """A request cost `tokens` more than was taken, which the store is being told."""
+        """A request cost `tokens` more than was taken; the store is charged by the caller."""
         for shared in limits:
             whole = self._whole(shared, now_us)
             whole.refill(now_us)
@@ -54,7 +54,7 @@ class SharedShares:
     # During an outage
 
     def known(self, shared: SharedBucket, now_us: int) -> LimitLevel:
-        """The whole bucket as it was known last, and refilled since."""
+        """The last known state of the whole bucket, refilled since."""
         rule = shared.rule
         return LimitLevel(rule.capacity, rule.rate_per_sec, self._whole(shared, now_us).level_at(now_us), rule.name)
 
@@ -68,7 +68,7 @@ class SharedShares:
         return None
 
     def take(self, limits: tuple[SharedBucket, ...], cost: int, now_us: int) -> tuple[LimitLevel, ...]:
-        """Take `cost` tokens from all shares, none of which is `refusing`."""
+        """Take `cost` tokens from all shares, which must have them (see `refusing`)."""
         found = []
         for shared in limits:
             share = self._share(shared, now_us)
@@ -79,7 +79,7 @@ class SharedShares:
     def take_shadows(
         self, limits: tuple[SharedBucket, ...], cost: int, now_us: int
     ) -> tuple[ShadowDecision, ...]:
-        """Take `cost` tokens from each share that has them."""
+        """Take `cost` tokens from each share that has them; return the decision of each."""
         decisions = []
         for shared in limits:
             admitted, _ = self._share(shared, now_us).take(cost, now_us)
@@ -87,18 +87,18 @@ class SharedShares:
         return tuple(decisions)
 
     def settle(self, limits: tuple[SharedBucket, ...], tokens: int, now_us: int) -> None:
-        """Take `tokens` more from all shares, or refund them."""
+        """Take `tokens` more from all shares; negative `tokens` are refunded."""
         for shared in limits:
             self._share(shared, now_us).settle(tokens, now_us)
 
     def charge_later(self, limits: tuple[SharedBucket, ...], tokens: int) -> None:
-        """Charge the store after the outage, where there are no shares."""
+        """Charge these buckets after the outage; for modes without shares."""
         for shared in limits:
             if shared.key in self._pending or len(self._pending) < self._keys:
                 _, amount = self._pending.get(shared.key, (shared, 0))
                 self._pending[shared.key] = shared, amount + tokens * MICROTOKENS
 
-    # After it
+    # After the outage
 
     def still_missing(self, shared: SharedBucket, amount: int, now_us: int) -> int:
         """See Fallback.still_missing."""
@@ -131,7 +131,7 @@ class SharedShares:
         return self._recent.get(shared.key) or self._older.get(shared.key)
 
     def _whole(self, shared: SharedBucket, now_us: int) -> Bucket:
-        """The bucket as it was known last."""
+        """The last known state of the bucket."""
         rule = shared.rule
         level, seen_us = self._known(shared) or (rule.capacity * MICROTOKENS, now_us)
         return Bucket(rule.capacity, rule.rate_per_sec, level, seen_us)

@@ -25,7 +25,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted_lb.interfaces import IN_FLIGHT, MICROTOKENS, QUOTA, Taken
 from twisted_lb.quotas import REQUESTS
 
-# With the limit on requests in flight: this process does not know when requests of other instances end.
+# Between calls to the store because of the limit on requests in flight: it is not known here when requests of other
+# instances end.
 POLL_SECONDS: Final = 0.1
 # Timers have a resolution of about a millisecond; a premature call to the store would need a second one.
 MARGIN_SECONDS: Final = 0.001
@@ -41,7 +42,7 @@ class Waiting(Protocol):
     def wait_timed_out(self, taken: Taken, ahead: int) -> None:
         """The request was removed from the queue without its tokens.
 
-        `taken` is the last decision of the store about the key, and `ahead` the tokens for which others wait now.
+        `taken` is the store's last decision about the key; other requests wait for `ahead` tokens now.
         """
 
 
@@ -52,7 +53,7 @@ class _Place:
 
     def __init__(self, cost: int, until: float) -> None:
         self.cost = cost
-        self.until = until  # the end of the time that it is willing to wait
+        self.until = until  # the time until which it is willing to wait
         self.timeout: IDelayedCall | None = None  # None: it does not wait yet
 
 
@@ -85,7 +86,7 @@ class KeyQueue:
         """Whether the bucket that has refused can never hold that many tokens, as far as is known."""
         taken = self.taken
         if taken.limit == QUOTA and taken.quota is not None:
-            # Nobody waits for the next period.
+            # Requests do not wait for the next period.
             return (1 if taken.quota.unit == REQUESTS else cost) > taken.quota.left
         return taken.limit != IN_FLIGHT and cost > taken.capacity
 
@@ -152,13 +153,13 @@ class WaitQueue:
         queue.cost += cost
 
     def served(self, digest: str, waiting: Waiting, taken: Taken) -> None:
-        """The first request has got its tokens."""
+        """The first request has its tokens."""
         queue = self.key_queues[digest]
         queue.taken, queue.known_at = taken, self._reactor.seconds()
         self.leave(digest, waiting)
 
     def refused(self, digest: str, waiting: Waiting, taken: Taken) -> None:
-        """The first request was refused, because it was early or others were faster; it keeps its place if it waits."""
+        """The first request was refused, being too early or behind other instances; it keeps its place if it waits."""
         queue = self.key_queues[digest]
         queue.taken, queue.known_at = taken, self._reactor.seconds()
         queue.asking = False
