@@ -189,6 +189,30 @@ class PassedTests(SynchronousTestCase):
         client.leave()
         self.assertEqual((len(self.world.server_pool.queue), len(self.world.factory.limits.preflights)), (0, 0))
 
+    def test_one_user_in_the_queue(self) -> None:
+        """Those of all networks take turns as one user: a user does not wait for each of them."""
+        self.world = World(maxconn=8)
+        for _ in range(8):
+            self.world.client().send(request())
+        for last in (2, 3):
+            self.ask(IPv4Address("TCP", f"192.0.2.{last}", 1))
+        self.world.client().send(request())
+        connections = list(self.world.server.connections)
+        for upstream in connections[:2]:
+            upstream.send(response())
+        preflights = sum(one.received.count(b"OPTIONS /") for one in connections)
+        self.assertEqual((preflights, len(self.world.server_pool.queue)), (1, 1))
+
+    def test_timeout_of_the_route(self) -> None:
+        """The timeout of the route replaces that of the settings, as for other requests."""
+        self.world = World(upstream_timeout=60.0)
+        self.world.use_routes("pool: p, path: /, timeout: 5s")
+        client, upstream = self.world.asked(options(*ASKS))
+        self.world.wait(4)
+        self.assertFalse(client.received)
+        self.world.wait(3)
+        self.assertEqual(client.response("OPTIONS").status, 504)
+
     def test_posted(self) -> None:
         """What follows a preflight on its connection waits for its turn, like what follows other free requests."""
         client, upstream = self.world.asked(options(*ASKS))

@@ -89,6 +89,7 @@ Rate = Annotated[
         {"type": "number", "maximum": MAX_RATE_PER_SEC, "anyOf": [{"const": 0}, {"minimum": MIN_RATE_PER_SEC}]}
     ),
 ]
+RATE = f"a number from 0 to {MAX_RATE_PER_SEC}, and not between 0 and 0.000000001"
 
 
 class Policy(BaseModel):
@@ -100,7 +101,7 @@ class Policy(BaseModel):
         None, description=f"a whole number from 1 to {MAX_CAPACITY}"
     )
     rate_per_sec: Annotated[Rate | None, NOT_NULL] = Field(
-        None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, and not between 0 and 0.000000001"
+        None, description=RATE
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from twisted_lb.api.bodies import (
     LABEL,
     NOT_NULL,
+    RATE,
     BadBody,
     Capacity,
     Label,
@@ -19,7 +20,7 @@ from twisted_lb.api.bodies import (
     read_model,
     whole,
 )
-from twisted_lb.limits.bucket import MAX_CAPACITY, MAX_RATE_PER_SEC
+from twisted_lb.limits.bucket import MAX_CAPACITY
 from twisted_lb.quotas import MAX_AMOUNT, MAX_USED, NO_QUOTA, REQUESTS, TOKENS, UTC, Quota, zone_named
 from twisted_lb.timestamps import TIME
 from twisted_lb.users import (
@@ -101,7 +102,7 @@ class ShadowPolicy(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     capacity: Capacity = Field(description=f"a whole number from 1 to {MAX_CAPACITY}")
-    rate_per_sec: Rate = Field(description=f"a number from 0 to {MAX_RATE_PER_SEC}")
+    rate_per_sec: Rate = Field(description=RATE)
 
 
 SHADOW = "an object with capacity and rate_per_sec"
@@ -153,7 +154,7 @@ class KeyPatch(BaseModel):
     label: Annotated[Label | None, NOT_NULL] = Field(None, description=LABEL)
     expires_at: Time | None = Field(None, description=f"{TIME}, or null")
     capacity: Capacity | None = Field(None, description=f"a whole number from 1 to {MAX_CAPACITY}, or null")
-    rate_per_sec: Rate | None = Field(None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, or null")
+    rate_per_sec: Rate | None = Field(None, description=f"{RATE}, or null")
 
 
 class Level(BaseModel):

@@ -27,7 +27,7 @@ from twisted_lb.backend import Backend
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.credentials import REDACTED
 from twisted_lb.hooks.hooks import HooksFailed
-from twisted_lb.interfaces import ADDRESS
+from twisted_lb.interfaces import ADDRESS, Taken
 from twisted_lb.network.dialer import Unreachable
 from twisted_lb.network.flow_control import NOT_NOW
 from twisted_lb.own_fields import consumer_line
@@ -234,11 +234,9 @@ class Exchange(Admission):
         if full:
             if self.queued:
                 return False
-            # Networks are queued like users; no user has such a name.
-            user = taken.name or b"\0" + self.peer.network.encode()
             # A limit of the route says nothing about one network.
             rate = taken.rate_per_sec if taken.name or taken.limit == ADDRESS else 1.0
-            if self._route.pool.queue.join(self, user, round(rate)):
+            if self._route.pool.queue.join(self, self._queue_user(taken), round(rate)):
                 self.queued = True
                 self._wait_begins()
                 self._reach_until = 0.0
@@ -257,6 +255,10 @@ class Exchange(Admission):
         else:
             self._answer(SERVER_UNREACHABLE if self._tried else NONE_AVAILABLE, 503, NO_SERVER, RETRY_SOON)
         return True
+
+    def _queue_user(self, taken: Taken) -> bytes:
+        """The user in whose turn it waits: networks are queued like users, and no user has such a name."""
+        return taken.name or b"\0" + self.peer.network.encode()
 
     @property
     def max_body_bytes(self) -> int:

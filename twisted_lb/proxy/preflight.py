@@ -37,6 +37,8 @@ SHARE: Final = 4
 
 # Admitted, without a user.
 _NOBODY: Final = Taken(True, b"", 0, 0.0, 0)
+# The one user as which all of them wait.
+_ALL: Final = b"\0"
 # Used in place of a key, which is replaced in the head: no head contains it.
 _NO_KEY: Final = b"\0"
 
@@ -65,6 +67,7 @@ class Preflights:
             unseen,
             self._no_retries,
             response_rules=route.response_rules,
+            timeout=route.timeout,
             strip_prefix=route.strip_prefix,
             request_rules=route.request_rules,
         )
@@ -130,6 +133,9 @@ class Preflight(Exchange):
             return
         self._counted = True
         self._admitted()
+
+    def _queue_user(self, taken: Taken) -> bytes:
+        return _ALL
 
     def _end(self) -> None:
         if self._counted:
