@@ -113,6 +113,7 @@ class UserTests(UsersCase):
             ),
             ({"name": "a", "shadow": {"capacity": 0, "rate_per_sec": 1}}, "shadow.capacity is 0; expected a whole"),
             ({"name": "a", "shadow": {"capacity": 1}}, "shadow.rate_per_sec is missing; expected a number from 0"),
+            ({"name": "a", "shadow": {"capacity": 1, "rate_per_sec": 1e-10}}, "and not between 0 and 0.000000001"),
         ):
             said = self.refused(400, "POST", "/users", body)
             self.assertIn(detail, said)
