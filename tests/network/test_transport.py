@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -285,6 +287,21 @@ class TransportTests(SynchronousTestCase):
         self.transport.write(b"more")
         self.reactor.end_iteration()
         self.assertEqual((self.socket.sent, self.protocol.told), ([], [ConnectionLost]))
+
+    def test_freed(self) -> None:
+        """A connection that has ended is freed at once: nothing of it waits for the garbage collector."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        transport = self.connected(Recorder())
+        transport.write(b"hello")
+        left = weakref.ref(transport)
+        transport.connectionLost(Failure(ConnectionLost()))
+        output = transport.output
+        del transport
+        self.assertIsNone(left())
+        output.write(b"late")
+        output.flush()
+        self.assertEqual(self.socket.sent, [b"hello"])
 
     def test_abort(self) -> None:
         """An abort ends the connection with a reset, in a later iteration."""
