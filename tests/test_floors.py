@@ -90,7 +90,7 @@ ORDERS = {
     "discovery": ["answers", "expansion", "list_file", "sources", "service", "worker_servers"],
     "network": [
         "posted",
-        "output",
+        "transport_io",
         "data_path_reactor",
         "unsent",
         "twisted_private",

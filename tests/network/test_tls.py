@@ -22,7 +22,8 @@ from twisted_lb.network.tls import (
 from twisted_lb.network.tls_connector import TlsClientTransport, TlsConnector
 from twisted_lb.network.tls_errors import CertificateNotVerified, HandshakeFailed, TlsError, Truncated
 from twisted_lb.network.tls_layer import TlsLayer
-from twisted_lb.network.transport import READ_BYTES, close_now, drop_input, keep_input, settled, unread
+from twisted_lb.network.transport import close_now, drop_input, keep_input, settled, unread
+from twisted_lb.network.transport_io import READ_BYTES
 
 
 class Socket(FakeSocket):

@@ -19,8 +19,8 @@ from zope.interface import implementer
 
 from tests.proxy.test_world import HalfCloseable, Recorder
 from twisted_lb.network import transport as transport_module
-from twisted_lb.network.output import MAX_UNSENT_BYTES
-from twisted_lb.network.transport import READ_BYTES, ClientTransport, ServerTransport
+from twisted_lb.network.transport import ClientTransport, ServerTransport
+from twisted_lb.network.transport_io import MAX_UNSENT_BYTES, READ_BYTES
 
 
 class FakeSocket:
@@ -296,11 +296,11 @@ class TransportTests(SynchronousTestCase):
         transport.write(b"hello")
         left = weakref.ref(transport)
         transport.connectionLost(Failure(ConnectionLost()))
-        output = transport.output
+        io = transport.io
         del transport
         self.assertIsNone(left())
-        output.write(b"late")
-        output.flush()
+        io.write(b"late")
+        io.flush()
         self.assertEqual(self.socket.sent, [b"hello"])
 
     def test_abort(self) -> None:

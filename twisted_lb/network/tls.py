@@ -24,16 +24,10 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 
-from twisted_lb.network.output import MAX_UNSENT_BYTES
 from twisted_lb.network.tls_errors import TlsError, Truncated
 from twisted_lb.network.tls_layer import FEED_BYTES, TlsLayer
-from twisted_lb.network.transport import (
-    MAX_READ_BYTES,
-    READ_BYTES,
-    OneCall,
-    ServerTransport,
-    UnixServerTransport,
-)
+from twisted_lb.network.transport import MAX_READ_BYTES, OneCall, ServerTransport, UnixServerTransport
+from twisted_lb.network.transport_io import MAX_UNSENT_BYTES, READ_BYTES
 from twisted_lb.network.twisted_private import EndingConnection
 
 # Each record has a fixed cost, so a read of many tiny ones takes long.  After a read whose records were smaller than
@@ -176,7 +170,7 @@ class TlsTransport(OneCall, EndingConnection):
     def _send(self, records: bytes) -> None:
         """Send ciphertext, after what waits already.  What was written in this iteration comes after it."""
         if records and self.connected and self.may_send(records):
-            self.output.send(records)
+            self.io.send(records)
 
     def delivered(self) -> bool:
         """See OneCall."""

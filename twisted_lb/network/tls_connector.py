@@ -12,7 +12,8 @@ from twisted.internet.protocol import ClientFactory
 from twisted_lb.network.tls import CIPHERTEXT, TlsTransport
 from twisted_lb.network.tls_errors import HandshakeFailed, TlsError
 from twisted_lb.network.tls_layer import FEED_BYTES, TlsLayer
-from twisted_lb.network.transport import READ_BYTES, ClientTransport, Connector
+from twisted_lb.network.transport import ClientTransport, Connector
+from twisted_lb.network.transport_io import READ_BYTES
 from twisted_lb.network.twisted_private import HandshakingClient
 
 

@@ -1,8 +1,8 @@
 """Transports that write with one system call.
 
 Twisted's `write` buffers, and waits for the event that the socket is writable, which costs two epoll_ctl calls and an
-iteration for each message.  These send at the end of the iteration (`output`), and fall back to Twisted's buffer, with
-its back-pressure and its detection of lost connections, for what the kernel does not take.
+iteration for each message.  These send at the end of the iteration (`transport_io`), and fall back to Twisted's
+buffer, with its back-pressure and its detection of lost connections, for what the kernel does not take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from twisted_lb.network.output import Output
+from twisted_lb.network.transport_io import READ_BYTES, TransportIO
 from twisted_lb.network.twisted_private import AcceptedConnection, ConnectionState, TransportConnector
 
 # Receives dropped bytes; it is never read, and takes no memory where the kernel does not copy them.
@@ -25,7 +25,6 @@ _SINK = bytearray(256 * 1024)
 # The most bytes of one read.  Each read, and the work that follows it, has a fixed cost, so with a server it is doubled
 # after a read that was full, up to MAX_READ_BYTES.  The data may have to wait for a slow client, so only
 # MAX_LARGE_READERS connections at a time read more than READ_BYTES.
-READ_BYTES = 64 * 1024
 MAX_READ_BYTES = 512 * 1024
 MAX_LARGE_READERS = 128
 _large_readers: set[OneCall] = set()
@@ -38,29 +37,29 @@ class OneCall(ConnectionState):
     reactor: Any  # an IDataPathReactor
     bufferSize = READ_BYTES
     max_read_bytes = READ_BYTES
-    _output: Output | None = None
+    _io: TransportIO | None = None
     _ending = False
 
     @property
-    def output(self) -> Output:
-        """What was written in this iteration.  Those who write to it rather than to this save a call."""
-        output = self._output
-        if output is None:
-            self._output = output = Output(self, self.reactor)
-        return output
+    def io(self) -> TransportIO:
+        """What reads and writes.  Those who use it rather than this object save a call."""
+        io = self._io
+        if io is None:
+            self._io = io = TransportIO(self, self.reactor)
+        return io
 
     @property
     def sent(self) -> int:
         """How many bytes the kernel has taken."""
-        return self.output.sent
+        return self.io.sent
 
     @sent.setter
     def sent(self, count: int) -> None:
-        self.output.sent = count
+        self.io.sent = count
 
     def write(self, data: bytes) -> None:
         """Send at the end of the iteration; buffer what the kernel does not take."""
-        self.output.write(data)
+        self.io.write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Not Twisted's own, which would overtake the data that waits for the end of the iteration."""
@@ -68,7 +67,7 @@ class OneCall(ConnectionState):
 
     def flush(self) -> None:
         """Send what was written in this iteration."""
-        self.output.flush()
+        self.io.flush()
 
     def may_send(self, data: bytes) -> bool:
         """Whether `data` may be sent now; if not, it is put behind the bytes that wait already."""
@@ -77,12 +76,12 @@ class OneCall(ConnectionState):
                 self.buffer(data)
             return False
         if not self._ending:
-            self.output.direct = True
+            self.io.direct = True
         return True
 
     def buffer(self, data: bytes) -> None:
         """Put bytes into Twisted's buffer."""
-        self.output.direct = False
+        self.io.direct = False
         super().buffer(data)
 
     def writeSomeData(self, data: bytes) -> Any:
@@ -93,22 +92,22 @@ class OneCall(ConnectionState):
         return sent
 
     def loseConnection(self, *args: Any) -> None:
-        self._end_output()
+        self._end_writing()
         super().loseConnection(*args)
 
     def loseWriteConnection(self) -> None:
-        self._end_output()
+        self._end_writing()
         super().loseWriteConnection()
 
-    def _end_output(self) -> None:
+    def _end_writing(self) -> None:
         """Send what was written; what is written later is for Twisted's own to judge."""
         self.flush()
         self._ending = True
-        self.output.direct = False
+        self.io.direct = False
 
     def abortConnection(self) -> None:
         self._ending = True
-        self.output.drop()
+        self.io.drop()
         super().abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -116,12 +115,12 @@ class OneCall(ConnectionState):
         _large_readers.discard(self)
         # Not only because nothing can be sent any more: a transport that refers to itself would wait for the garbage
         # collector.
-        self.output.end()
+        self.io.end()
         super().connectionLost(reason)
 
     def delivered(self) -> bool:
         """Whether the kernel has all that was written."""
-        return not (self.output.unsent or self.buffered())
+        return not (self.io.unsent or self.buffered())
 
     def readable(self) -> bool:
         """Whether bytes wait to be read."""
@@ -141,20 +140,8 @@ class OneCall(ConnectionState):
             self.loseConnection()
 
     def doRead(self) -> Any:
-        """Twisted's own without its two inner calls."""
-        size = self.bufferSize
-        try:
-            data = self.socket.recv(size)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return CONNECTION_LOST
-        if not data:
-            return CONNECTION_DONE
-        if len(data) == size or size > READ_BYTES:
-            self.adapt(len(data))
-        self.protocol.dataReceived(data)
-        return None
+        """See IReadDescriptor."""
+        return self.io.read()
 
     def adapt(self, count: int) -> None:
         """Take more or fewer bytes at a time: a read has taken `count` of `bufferSize`."""
@@ -244,9 +231,16 @@ def accepted_transport(reactor: Any, *args: Any) -> ServerTransport | UnixServer
     return transport(sock, protocol, client, server, session, reactor)
 
 
-def output_of(transport: Any) -> Any:
-    """What a protocol writes to: the `Output` of a plain transport of ours; any other transport itself."""
-    return transport.output if type(transport) in _PLAIN else transport
+def io_of(transport: Any) -> Any:
+    """What a protocol writes to, and its transport reads with from now on: the TransportIO of a plain transport.
+
+    A transport of TLS, and one that is not ours, is returned itself.
+    """
+    if type(transport) not in _PLAIN:
+        return transport
+    # A reactor calls it without the method of the transport in between.
+    transport.doRead = transport.io.read
+    return transport.io
 
 
 _PLAIN: Final = (ServerTransport, UnixServerTransport, ClientTransport)

@@ -52,7 +52,7 @@ from twisted_lb.request_record import (
 )
 from twisted_lb.users import REFUSALS
 from twisted_lb.wire.field_value import field_value
-from twisted_lb.wire.framing import Status
+from twisted_lb.wire.framing import NOT_MODIFIED
 from twisted_lb.wire.head import RequestHead, ResponseHead
 
 RETRY_SOON: Final = b"\r\nRetry-After: 1"
@@ -193,7 +193,7 @@ class Admission(RequestView):
         head.minor = 1
         head.reason = answer.reason
         # RFC 9110 section 8.6: there it would be the length of the response with status 200.
-        has_length = answer.status != Status.NOT_MODIFIED
+        has_length = answer.status != NOT_MODIFIED
         head.notable = {b"content-length": [b"%d" % len(answer.content)]} if has_length else {}
         head.fields = answer.fields
         for one in rules:

@@ -34,7 +34,7 @@ from twisted_lb.network.peer import (
     peer_info,
     twisted_address,
 )
-from twisted_lb.network.transport import close_now, output_of, settled, unread
+from twisted_lb.network.transport import close_now, io_of, settled, unread
 from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.admission import RETRY_SOON
@@ -168,7 +168,7 @@ class ClientConnection:
 
     def connectionMade(self) -> None:
         transport = self.transport
-        self._output = output_of(transport)
+        self._output = io_of(transport)
         self.tap = Tap(transport)
         self.throttle = Throttle(self)
         limits = self._limits

@@ -74,6 +74,9 @@ _REASONS_OF_TUNNELS: Final = {
     Ending.CUT: TUNNEL_CUT,
 }
 
+# For each request: compiled, it is found at once, and an attribute of an enumeration is not.
+_NOBODY: Final = Blame.NOBODY
+
 _log = BoundedLog(Logger(__name__))
 
 
@@ -524,7 +527,7 @@ class Exchange(Admission):
             self._record.first_byte_at = now
         kept = self._content
         if kept is None or kept.whole:
-            self._route.seen(backend, head.status, now, "", Blame.NOBODY)
+            self._route.seen(backend, head.status, now, "", _NOBODY)
         if kept is not None:
             # The client gets this response, so the request is not sent again; the response may take hours.
             kept.forget()

@@ -21,7 +21,7 @@ from twisted_lb.network.flow_control import BACKLOG, Throttle, TimedTap
 from twisted_lb.network.posted import PostedWork
 from twisted_lb.network.splice import MIN_BYTES, Splice, splice
 from twisted_lb.network.tls_client import SPEAKS_TLS, is_tls_alert, refused_by_alert, tls_text
-from twisted_lb.network.transport import output_of
+from twisted_lb.network.transport import io_of
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.streams import NO_TRAILERS, IResponseReceiver, IServerStream, ServerFailure
 from twisted_lb.proxy.tunnel import Ending, TunnelEnd
@@ -144,7 +144,7 @@ class ServerConnection:
         self.connectionMade()
 
     def connectionMade(self) -> None:
-        self._output = output_of(self.transport)
+        self._output = io_of(self.transport)
         self.tap = TimedTap(self.transport, self._sweeper)
         self.throttle = Throttle(self)
         self.transport.setTcpNoDelay(True)

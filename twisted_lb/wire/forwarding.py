@@ -11,7 +11,7 @@ from collections.abc import Set
 from typing import Final, NamedTuple
 
 from twisted_lb.wire.fields import REQUEST_ID, TRACEPARENT, TRACESTATE
-from twisted_lb.wire.framing import CHUNKED, Status
+from twisted_lb.wire.framing import CHUNKED, NO_CONTENT
 from twisted_lb.wire.grammar import CLOSED_QUOTES, CONTENT_LENGTH
 from twisted_lb.wire.head import RequestHead, ResponseHead, nominated
 
@@ -194,7 +194,7 @@ def response_head(
         if client_minor:
             more += b"\r\nTransfer-Encoding: chunked"
     # RFC 9110 section 8.6: a 204 has no Content-Length; any other response keeps it, even without a body.
-    elif b"content-length" in notable and head.status != Status.NO_CONTENT:
+    elif b"content-length" in notable and head.status != NO_CONTENT:
         more += b"\r\nContent-Length: " + notable[b"content-length"][0]
     if b"trailer" in notable:
         # Trailers that are removed are not announced either.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Final
 
 from twisted_lb.wire.errors import RequestError, ResponseError
@@ -13,12 +12,9 @@ from twisted_lb.wire.head import RequestHead, ResponseHead
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
-
-class Status(IntEnum):
-    """The statuses that determine framing."""
-
-    NO_CONTENT = 204
-    NOT_MODIFIED = 304
+# The final statuses whose responses never have a body.
+NO_CONTENT: Final = 204
+NOT_MODIFIED: Final = 304
 
 
 def request_framing(head: RequestHead) -> int:
@@ -66,7 +62,8 @@ def response_framing(head: ResponseHead, request_method: bytes) -> int:
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             raise ResponseError("The server's Transfer-Encoding is not exactly 'chunked'.")
     # Step 1: responses that never have a body.
-    if request_method == b"HEAD" or head.status < 200 or head.status in (Status.NO_CONTENT, Status.NOT_MODIFIED):
+    status = head.status
+    if request_method == b"HEAD" or status < 200 or status == NO_CONTENT or status == NOT_MODIFIED:
         return 0
     # Steps 2 and 3: as declared.
     if codings is not None:

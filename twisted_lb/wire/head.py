@@ -124,7 +124,10 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     head.notable = notable
     for i in range(1, len(parts), 3):
         name = parts[i].lower()
-        value = parts[i + 1].rstrip(b" \t")
+        value = parts[i + 1]
+        # A space or a tab: few have one.
+        if value and value[-1] <= 0x20:
+            value = value.rstrip(b" \t")
         if name not in notable:
             notable[name] = [value]
         elif name in table.singletons:
@@ -193,7 +196,10 @@ def read_response_head(
     head.fields = b"".join(parts[::3])
     for i in range(1, len(parts), 3):
         name = parts[i].lower()
-        value = parts[i + 1].rstrip(b" \t")
+        value = parts[i + 1]
+        # A space or a tab: few have one.
+        if value and value[-1] <= 0x20:
+            value = value.rstrip(b" \t")
         if name in notable:
             notable[name].append(value)
         else:

@@ -1,19 +1,23 @@
-"""What is written to a transport in one iteration, and sent with one system call at its end.
+"""Reads from a transport, and writes to it, one message with one system call.
 
-It is an object of its own, beside the transport, because it is used for each message: a transport has a base class of
-Twisted, and cannot be compiled.
+What is written in one iteration is sent at its end.  This is an object of its own, beside the transport, because it is
+used for each message: a transport has a base class of Twisted, and cannot be compiled.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+
+# Of one read, if the last one was not full.
+READ_BYTES: Final = 64 * 1024
 # More than this in one iteration is sent at once, so that back-pressure takes effect within the iteration.
 MAX_UNSENT_BYTES: Final = 128 * 1024
 
 
-class Output:
-    """The output of one transport."""
+class TransportIO:
+    """The reads and writes of one transport."""
 
     __slots__ = ("transport", "unsent", "sent", "direct", "_reactor")
 
@@ -26,6 +30,23 @@ class Output:
         # this to False before something waits in its buffer, and when its connection ends.
         self.direct = False
         self._reactor = reactor
+
+    def read(self) -> Any:
+        """See IReadDescriptor.doRead: Twisted's own without its two inner calls."""
+        transport = self.transport
+        size: int = transport.bufferSize
+        try:
+            data: bytes = transport.socket.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        if len(data) == size or size > READ_BYTES:
+            transport.adapt(len(data))
+        transport.protocol.dataReceived(data)
+        return None
 
     def write(self, data: bytes) -> None:
         """Send at the end of the iteration; what the kernel does not take is put into the transport's buffer."""
