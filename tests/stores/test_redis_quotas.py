@@ -87,8 +87,8 @@ class QuotaTests(StoreOnClock):
             self.server.commands()
             self.server.reply(array(*reply(outcome, used)))
             self.assertEqual(self.outcome(asker).limit, limit)
-            [row] = [row for row in self.fallback.news() if len(row) == 6]
-            self.assertEqual(QuotaLevel(*row[5]).left, 5 - used)
+            [row] = [row for row in self.fallback.news() if row[0] == "bucket"]
+            self.assertEqual(QuotaLevel(*row[6]).left, 5 - used)
             self.fallback._told = 0
 
     def test_a_request_that_fails_on_the_end_of_a_period(self) -> None:
