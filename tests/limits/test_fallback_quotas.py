@@ -10,8 +10,9 @@ from tests.hypothesis_profile import given
 from tests.limits.test_fallback import M, OnClock
 from twisted_lb.interfaces import KEY, QUOTA, Policy, Taken
 from twisted_lb.limits.fallback import Fallback
+from twisted_lb.limits.quota_count import QuotaCount
 from twisted_lb.limits.recent_keys import SpecialKey
-from twisted_lb.quotas import DAY, REQUESTS, SECOND_US, TOKENS, QuotaCharge, QuotaLevel
+from twisted_lb.quotas import DAY, REQUESTS, SECOND_US, TOKENS, Quota, QuotaCharge, QuotaLevel
 
 # A day in UTC, of which some seconds are left.
 ENDS = 20_000 * 86_400
@@ -160,6 +161,23 @@ class QuotaShareTests(OnClock):
         self.assertEqual(self.admitted(other, "b"), 0)
         self.clock.advance(1)
         self.assertEqual(self.admitted(other, "b", 200), 100)
+
+    @given(st.integers(-12, 12), st.integers(0, 12), st.sampled_from([REQUESTS, TOKENS]), st.integers(1, 3))
+    def test_it_refuses_what_the_quota_would(self, left: int, cost: int, unit: str, instances: int) -> None:
+        """The share of one instance is the quota; where that is overdrawn, none admits what costs nothing either."""
+        fallback = self.fallback(instances=instances)
+        self.known(fallback, left, unit, amount=20)
+        count = QuotaCount(Quota(20, unit, DAY, used=20 - left))
+        refused = not self.take(fallback, "a", cost).admitted
+        if instances == 1:
+            self.assertEqual(refused, count.refuses(cost))
+        elif count.refuses(cost):
+            self.assertTrue(refused)
+        fallback.quota_debts()
+        fallback.debts()
+        # In another outage soon afterwards, too.
+        if left < 0:
+            self.assertEqual(self.admitted(fallback, "b", cost=0), 0)
 
     @given(
         st.integers(1, 4),

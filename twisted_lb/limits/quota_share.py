@@ -6,14 +6,17 @@ from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel, UnknownTimeZone
 
 
 class QuotaShare:
-    """A part of a quota, rounded down: all shares together are not more than what was left."""
+    """A part of a quota, rounded down: all shares together are not more than what was left.
+
+    Of a quota that is overdrawn, each is overdrawn, so that it refuses what costs nothing, too.
+    """
 
     __slots__ = ("amount", "left", "spent", "starts_us", "ends_us", "charges", "_known", "_known_at", "_parts")
 
     def __init__(self, known: QuotaLevel, known_at: float, parts: int) -> None:
         """`known` is what the store said last of the quota, at `known_at` in seconds by the clock of the caller."""
         self.amount = known.amount // parts
-        self.left = max(known.left, 0) // parts
+        self.left = known.left // parts
         self.spent = 0  # in the present period
         self.starts_us = known.starts_us
         self.ends_us = known.ends_us
@@ -75,5 +78,5 @@ class QuotaShare:
 
     def whole(self) -> QuotaLevel:
         """What is left of the whole as far as is known here, as of the time at which the store was heard last."""
-        left = max(self.left, 0) * self._parts
+        left = self.left * self._parts if self.left > 0 else self.left
         return self._known._replace(left=left, starts_us=self.starts_us, ends_us=self.ends_us)
