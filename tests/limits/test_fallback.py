@@ -221,16 +221,36 @@ class OtherModeTests(OnClock):
         self.assertEqual(fallback.debts(), ([("k", 2 * M), ("other", -4 * M)], -2 * M))
 
     def test_allow_spends_nothing(self) -> None:
-        """With `allow` a key that is known passes at any cost and owes nothing, also one that was refused last."""
+        """With `allow` a key that is known passes at any cost, is not counted and owes nothing, also one that was
+        refused last."""
         self.mode = "allow"
         fallback = self.fallback(Limits(global_bucket=Policy(1, 0.0), in_flight=1))
         fallback.recent["k"] = Taken(False, b"k", 5, 1.0, 0), self.clock.seconds()
         for _ in range(10):
-            self.assertEqual(fallback.take("k", 100, 10), Taken(True, b"k", 5, 1.0, 0, KEY))
+            self.assertEqual(fallback.take("k", 100, 10), Taken(True, b"k", 5, 1.0, 0, KEY, counted=False))
         self.assertIsNone(fallback.take("nobody", 1, 0))
-        fallback.release("k", 7)
         self.assertEqual(fallback.debts(), ([], 0))
         self.assertEqual(fallback.counts, {ADMITTED: 10, REFUSED: 0, UNKNOWN: 1})
+
+    def test_allow_tells_the_present_level(self) -> None:
+        """With `allow` the level is that of the bucket now, from which nobody takes."""
+        self.mode = "allow"
+        fallback = self.fallback()
+        self.answered(fallback, "k", 5, 0.5, 1)
+        for seconds, level in ((0, 1), (2, 2), (60, 5)):
+            self.clock.advance(seconds)
+            self.assertEqual(self.take(fallback, "k").level, level * M)
+
+    def test_allow_charges_what_was_counted_before(self) -> None:
+        """With `allow`, what a request that the store has admitted costs more or less is charged afterwards."""
+        self.mode = "allow"
+        fallback = self.fallback(Limits(global_bucket=Policy(10, 1.0)))
+        self.answered(fallback, "k", 5, 1.0, 5)
+        self.take(fallback, "k")
+        fallback.release("k", 3)
+        fallback.release("k", -1)
+        fallback.release("other", -4)
+        self.assertEqual(fallback.debts(), ([("k", 2 * M), ("other", -4 * M)], -2 * M))
 
 
 class OtherLimitTests(OnClock):

@@ -80,7 +80,7 @@ class BatchAnswers:
                 if not outcome:
                     more = decisions = ()
                 taken = _new_tuple(
-                    Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions, None)
+                    Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions, None, True)
                 )
                 recent[digest] = (taken, now)
                 if counting and outcome:
