@@ -158,6 +158,7 @@ class Taken(NamedTuple):
     more: tuple[LimitLevel, ...] = ()  # when admitted: the buckets beside the one described, without the global one
     shadows: tuple[ShadowDecision, ...] = ()  # when admitted: those that were asked, that of the user last
     quota: QuotaLevel | None = None  # that of the user, if there is one
+    counted: bool = True  # False: it is admitted without tokens, and nothing of it is settled or refunded
 
 
 class StoreState(NamedTuple):
@@ -241,6 +242,7 @@ class IBucketStore(Interface):
         The request no longer counts as in flight.  `tokens` are taken in addition from all its buckets and, with a key,
         from the global bucket, even if their levels become negative; negative `tokens` are refunded, up to the
         capacity.  If `tokens` is 0, there is no `quota` and `counts_in_flight` is false, the call may be omitted.
+        For a request that was not counted (see Taken), `tokens` is 0 and there is no `quota`.
 
         `quota` is what the user's quota is charged: see `limits.quota_count`.
         """

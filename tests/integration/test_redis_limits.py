@@ -12,6 +12,7 @@ from tests.integration.lua_client import SECOND, START, Answer, LuaClient
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import digest_of
 from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket, shadow_bucket
+from twisted_lb.stores.redis.accounts import SpecialReply
 from twisted_lb.stores.redis.keys import account_key
 
 M = MICROTOKENS
@@ -471,3 +472,47 @@ class AddressTests(OnLua):
         slow = self.client(Limits(address=Policy(1_000_000_000, 1e-300)))
         slow.batch(START, limited=[(0, 1, slow.address("5.6.7.9"))])
         self.assertEqual(slow.command(b"PTTL", b"tokenlb:address:5.6.7.9"), -1)
+
+
+class SpecialKeyTests(SynchronousTestCase):
+    """What is replied about keys of which there is more to say."""
+
+    def setUp(self) -> None:
+        if MISSING:
+            raise SkipTest(MISSING)
+        server = RedisServer()
+        self.addCleanup(server.close)
+        server.start()
+        self.lua = LuaClient(server.port)
+        self.addCleanup(self.lua.close)
+
+    def special(self, name: str, state: str, **fields: object) -> None:
+        """Something more about the first key of a user."""
+        written = [part for field in fields.items() for part in field]
+        key = account_key(digest_of(name))
+        self.lua.command(b"HSET", key, b"state", state.encode(), *[str(part).encode() for part in written])
+
+    def test_each_thing_has_its_place(self) -> None:
+        """A reply has as many elements whatever there is, and nil in the places of what there is not."""
+        own = {"key_capacity": 7, "key_rate": "0.5"}
+        quota = {"quota": "5 requests day UTC", "quota_starts": START - SECOND, "quota_ends": START + SECOND}
+        shadow = {"shadow_capacity": 1, "shadow_rate": "0.25"}
+        used = [[b"5 requests day UTC", number, START - SECOND, START + SECOND, START] for number in (1, 2)]
+        asked = [[1, b"0.25", 0, 0], [1, b"0.25", 0, 1]]
+        for name, state, fields, places in (
+            ("a", "active active 0 own", own, [(7, b"0.5", 6 * M, None, None), (7, b"0.5", 5 * M, None, None)]),
+            ("b", "active active 0 shared q", quota, [(0, None, 0, used[0], None), (0, None, 0, used[1], None)]),
+            ("c", "active active 0 shared s", shadow, [(0, None, 0, None, asked[0]), (0, None, 0, None, asked[1])]),
+            ("d", "active active 0 shared qs", quota | shadow, [(0, None, 0, *both) for both in zip(used, asked)]),
+        ):
+            self.lua.create(START, name, 100)
+            self.special(name, state, **fields)
+            for answer, (capacity, rate, level, of_quota, of_shadow) in zip(self.lua.batch(START, name, name), places):
+                found = SpecialReply(*answer.name)  # type: ignore[misc]
+                self.assertEqual((found.name, found.owner, found.left), (name.encode(), digest_of(name).encode(), 0))
+                self.assertEqual((found.own_capacity, found.own_rate or None, found.own_level), (capacity, rate, level))
+                self.assertEqual((found.quota, found.shadow), (of_quota, of_shadow))
+            # Without a taking, it is the same.
+            read = self.lua.run("read_account", START, [account_key(digest_of(name))])
+            shadow_read = None if of_shadow is None else [*of_shadow[:3], 0]
+            self.assertEqual(SpecialReply(read[0], *read[6:])[6:], (of_quota, shadow_read))

@@ -17,7 +17,7 @@ from tests.integration.test_redis_user_steps import _Script
 from tests.stores.contract import Asker, digest_of, new_path
 from twisted_lb.interfaces import MICROTOKENS, OWN, QUOTA, Taken
 from twisted_lb.quotas import DAY, MONTH, NO_QUOTA, REQUESTS, TOKENS, Quota, QuotaCharge, period_at
-from twisted_lb.stores.redis.accounts import quota_level, special_key
+from twisted_lb.stores.redis.accounts import SpecialReply, quota_level
 from twisted_lb.stores.redis.batch_encoding import charge_extra
 from twisted_lb.stores.redis.keys import account_key
 from twisted_lb.stores.redis.outcomes import OF_OWN, OF_QUOTA, PERIOD_OVER, SPECIAL
@@ -93,14 +93,15 @@ class QuotaStepTests(SynchronousTestCase):
     def take_in_redis(self, key: str, cost: int) -> Any:
         """The reply, when the period of the quota has been renewed."""
         answer = self.lua.take(self.now_us, key, cost)
-        found: Any = answer.name
         if answer.outcome == SPECIAL + PERIOD_OVER:
-            quota = quota_level(found)
-            assert quota is not None
+            found = SpecialReply(*answer.name)  # type: ignore[misc]
+            quota = quota_level(found.quota)
+            assert quota is not None and found.quota is not None
+            owner, text = account_key(found.owner.decode()), found.quota[0]
             period = [b"%d" % time for time in period_at(quota.per, quota.time_zone, quota.now_us)]
             for _ in range(2):
                 # As by two balancers: the second one changes nothing.
-                reply = self.lua.run("renew_quota", self.now_us, [account_key(found[1].decode())], found[6], *period)
+                reply = self.lua.run("renew_quota", self.now_us, [owner], text, *period)
                 self.assertEqual(reply, 1)
             answer = self.lua.take(self.now_us, key, cost)
         return answer
@@ -115,15 +116,14 @@ class QuotaStepTests(SynchronousTestCase):
         self.assertEqual((LIMITS[outcome], outcome == 1), (taken.limit, taken.admitted))
         if outcome != OF_QUOTA:
             self.assertEqual(answer.level, taken.level)
-        special = isinstance(answer.name, list)
-        self.assertEqual(quota_level(answer.name) if special else None, taken.quota)  # type: ignore[arg-type]
+        found = SpecialReply(*answer.name) if isinstance(answer.name, list) else None
+        self.assertEqual(None if found is None else quota_level(found.quota), taken.quota)
         shadow = self.successResultOf(self.embedded.user("ann")).shadow
-        if special:
-            _, found = special_key(answer.name, 0.0)  # type: ignore[arg-type]
-            self.assertEqual(found.shadow.capacity, 0 if shadow is None else shadow.capacity)
-        if shadow is not None:
-            level, would_refuse = answer.name[-2:]
-            self.assertEqual(level, shadow.level)
+        if shadow is None:
+            self.assertIsNone(found and found.shadow)
+        else:
+            capacity, _, level, would_refuse = found.shadow
+            self.assertEqual((capacity, level), (shadow.capacity, shadow.level))
             self.assertEqual([bool(would_refuse)] * taken.admitted, [one.would_refuse for one in taken.shadows])
         return taken
 

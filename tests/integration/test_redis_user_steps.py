@@ -16,7 +16,7 @@ from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.users_contract import id_of
 from twisted_lb.interfaces import MICROTOKENS, OWN, Taken
-from twisted_lb.stores.redis.accounts import REFUSAL_OF
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, SpecialReply
 from twisted_lb.stores.redis.outcomes import OF_OWN, SPECIAL
 from twisted_lb.stores.redis.users import RedisUsers
 from twisted_lb.stores.sqlite.store import EmbeddedStore
@@ -138,9 +138,9 @@ class StepTests(SynchronousTestCase):
         outcome = answer.outcome % SPECIAL
         limit = REFUSAL_OF.get(outcome) or {OF_OWN: OWN}.get(outcome, "default")
         self.assertEqual((limit, outcome == 1, answer.level), (taken.limit, taken.admitted, taken.level))
-        decisions: list[Any] = answer.name[6:] if isinstance(answer.name, list) and outcome == 1 else []
+        shadow = SpecialReply(*answer.name).shadow if isinstance(answer.name, list) and outcome == 1 else None
         of_embedded = [(one.shared.rule.capacity, one.would_refuse) for one in taken.shadows]
-        self.assertEqual([(decisions[0], decisions[3])] if decisions else [], of_embedded)
+        self.assertEqual([(shadow[0], shadow[3])] if shadow else [], of_embedded)
         if more and taken.admitted:
             asked = tuple(one.shared for one in taken.shadows if not one.would_refuse)
             self.embedded.release(digest_of(key), more, asked)

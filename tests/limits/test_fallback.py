@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted_lb.interfaces import GLOBAL, IN_FLIGHT, KEY, MICROTOKENS, Limits, Policy, Taken
 from twisted_lb.limits.bucket import LOWEST_LEVEL, MAX_COST
 from twisted_lb.limits.fallback import ADMITTED, REFUSED, UNKNOWN, Fallback
-from twisted_lb.limits.recent_keys import FORGET_SECONDS
+from twisted_lb.limits.recent_keys import FORGET_SECONDS, SpecialKey
+from twisted_lb.quotas import DAY, REQUESTS, QuotaLevel
 
 M = MICROTOKENS
 
@@ -219,16 +221,36 @@ class OtherModeTests(OnClock):
         self.assertEqual(fallback.debts(), ([("k", 2 * M), ("other", -4 * M)], -2 * M))
 
     def test_allow_spends_nothing(self) -> None:
-        """With `allow` a key that is known passes at any cost and owes nothing, also one that was refused last."""
+        """With `allow` a key that is known passes at any cost, is not counted and owes nothing, also one that was
+        refused last."""
         self.mode = "allow"
         fallback = self.fallback(Limits(global_bucket=Policy(1, 0.0), in_flight=1))
         fallback.recent["k"] = Taken(False, b"k", 5, 1.0, 0), self.clock.seconds()
         for _ in range(10):
-            self.assertEqual(fallback.take("k", 100, 10), Taken(True, b"k", 5, 1.0, 0, KEY))
+            self.assertEqual(fallback.take("k", 100, 10), Taken(True, b"k", 5, 1.0, 0, KEY, counted=False))
         self.assertIsNone(fallback.take("nobody", 1, 0))
-        fallback.release("k", 7)
         self.assertEqual(fallback.debts(), ([], 0))
         self.assertEqual(fallback.counts, {ADMITTED: 10, REFUSED: 0, UNKNOWN: 1})
+
+    def test_allow_tells_the_present_level(self) -> None:
+        """With `allow` the level is that of the bucket now, from which nobody takes."""
+        self.mode = "allow"
+        fallback = self.fallback()
+        self.answered(fallback, "k", 5, 0.5, 1)
+        for seconds, level in ((0, 1), (2, 2), (60, 5)):
+            self.clock.advance(seconds)
+            self.assertEqual(self.take(fallback, "k").level, level * M)
+
+    def test_allow_charges_what_was_counted_before(self) -> None:
+        """With `allow`, what a request that the store has admitted costs more or less is charged afterwards."""
+        self.mode = "allow"
+        fallback = self.fallback(Limits(global_bucket=Policy(10, 1.0)))
+        self.answered(fallback, "k", 5, 1.0, 5)
+        self.take(fallback, "k")
+        fallback.release("k", 3)
+        fallback.release("k", -1)
+        fallback.release("other", -4)
+        self.assertEqual(fallback.debts(), ([("k", 2 * M), ("other", -4 * M)], -2 * M))
 
 
 class OtherLimitTests(OnClock):
@@ -495,14 +517,14 @@ class NewsTests(OnClock):
         fallback = self.fallback()
         for number in range(5):
             self.answered(fallback, f"k{number}", 5, 1.0, 5)
-        told = [key[0] for _ in range(4) for key in fallback.news(2)]
+        told = [key[1] for _ in range(4) for key in fallback.news(2)]
         self.assertEqual(told, [f"k{number}" for number in range(5)])
         self.answered(fallback, "k0", 5, 1.0, 4)
         self.assertEqual(fallback.news(), [])
         self.clock.advance(FORGET_SECONDS)
         fallback.tidy()
         self.answered(fallback, "k0", 5, 1.0, 5)
-        self.assertEqual([key[0] for key in fallback.news()], ["k0"])
+        self.assertEqual([key[1] for key in fallback.news()], ["k0"])
 
     def test_own_knowledge_counts(self) -> None:
         """What a process has from the store itself is not replaced by what another one tells."""
@@ -515,9 +537,23 @@ class NewsTests(OnClock):
     def test_not_passed_on(self) -> None:
         """What was learned from others is not told as news, and takes no more memory than keys may."""
         fallback = self.fallback(keys=10)
-        fallback.learn([(f"k{number}", "n", 5, 1.0, 5 * M) for number in range(1000)])
+        fallback.learn([("bucket", f"k{number}", "n", 5, 1.0, 5 * M, None) for number in range(1000)])
         self.assertEqual(fallback.news(), [])
         self.assertEqual(sum(fallback.knows(f"k{number}") for number in range(1000)), 10)
+
+    def test_kinds(self) -> None:
+        """A row says what it is about, whatever there is of it; one of another kind is ignored."""
+        fallback = self.fallback()
+        self.answered(fallback, "k", 10, 0.0, 6)
+        quota = QuotaLevel(5, REQUESTS, DAY, "UTC", 3, 0, 10**15, 10**14)
+        taken = Taken(True, b"ann", 10, 0.0, 5 * M, quota=quota)
+        fallback.seen_special("s", SpecialKey("u", inf, Policy(), 0, self.clock.seconds()), taken)
+        rows = fallback.news()
+        self.assertEqual([(row[0], row[1]) for row in rows], [("bucket", "k"), ("bucket", "user u"), ("special", "s")])
+        self.assertEqual([row[6] for row in rows[:2]], [None, list(quota)])
+        other = self.fallback()
+        other.learn([("k", "k", 10, 0.0, 6 * M), *rows])
+        self.assertEqual([other.knows(digest) for digest in "ks"], [True, True])
 
     def test_any_name(self) -> None:
         """Names of any bytes come through."""

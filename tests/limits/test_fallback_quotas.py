@@ -10,8 +10,9 @@ from tests.hypothesis_profile import given
 from tests.limits.test_fallback import M, OnClock
 from twisted_lb.interfaces import KEY, QUOTA, Policy, Taken
 from twisted_lb.limits.fallback import Fallback
+from twisted_lb.limits.quota_count import QuotaCount
 from twisted_lb.limits.recent_keys import SpecialKey
-from twisted_lb.quotas import DAY, REQUESTS, SECOND_US, TOKENS, QuotaCharge, QuotaLevel
+from twisted_lb.quotas import DAY, REQUESTS, SECOND_US, TOKENS, Quota, QuotaCharge, QuotaLevel
 
 # A day in UTC, of which some seconds are left.
 ENDS = 20_000 * 86_400
@@ -160,6 +161,48 @@ class QuotaShareTests(OnClock):
         self.assertEqual(self.admitted(other, "b"), 0)
         self.clock.advance(1)
         self.assertEqual(self.admitted(other, "b", 200), 100)
+
+    def test_allow(self) -> None:
+        """With `allow` a request is told what is left of the whole quota and of its period now, and is not counted."""
+        self.mode = "allow"
+        fallback = self.fallback(instances=3)
+        quota = self.known(fallback, 0)
+        self.clock.advance(40)
+        taken = self.take(fallback, "b")
+        self.assertEqual((taken.admitted, taken.counted), (True, False))
+        assert taken.quota is not None
+        self.assertEqual((taken.quota.left, taken.quota.seconds_left), (0, 60))
+        self.clock.advance(61)
+        taken = self.take(fallback, "a")
+        assert taken.quota is not None
+        self.assertEqual((taken.quota.left, taken.quota.seconds_left), (100, DAY_SECONDS - 1))
+        self.assertEqual((taken.quota.starts_us, fallback.quota_debts()), (quota.ends_us, []))
+
+    def test_allow_charges_what_was_counted_before(self) -> None:
+        """With `allow`, what is given back of a request that the store has counted is charged afterwards."""
+        self.mode = "allow"
+        fallback = self.fallback()
+        quota = self.known(fallback, 5)
+        charge = QuotaCharge(REQUESTS, quota.starts_us, quota.ends_us, -1)
+        fallback.charge_quota("b", charge)
+        self.assertEqual(fallback.quota_debts(), [("a", charge)])
+
+    @given(st.integers(-12, 12), st.integers(0, 12), st.sampled_from([REQUESTS, TOKENS]), st.integers(1, 3))
+    def test_it_refuses_what_the_quota_would(self, left: int, cost: int, unit: str, instances: int) -> None:
+        """The share of one instance is the quota; where that is overdrawn, none admits what costs nothing either."""
+        fallback = self.fallback(instances=instances)
+        self.known(fallback, left, unit, amount=20)
+        count = QuotaCount(Quota(20, unit, DAY, used=20 - left))
+        refused = not self.take(fallback, "a", cost).admitted
+        if instances == 1:
+            self.assertEqual(refused, count.refuses(cost))
+        elif count.refuses(cost):
+            self.assertTrue(refused)
+        fallback.quota_debts()
+        fallback.debts()
+        # In another outage soon afterwards, too.
+        if left < 0:
+            self.assertEqual(self.admitted(fallback, "b", cost=0), 0)
 
     @given(
         st.integers(1, 4),

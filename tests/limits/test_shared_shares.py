@@ -161,22 +161,24 @@ class ModesTests(OnClock):
         self.assertEqual(fallback.shared_debts(), [(self.limits[0], 2 * M)])
 
     def test_allow(self) -> None:
-        """With `allow` all is admitted at the level that is known, and nothing is charged."""
+        """With `allow` all is admitted at the level that is known, and not counted; what was admitted before is charged
+        afterwards."""
         self.mode = "allow"
         fallback = self.fallback()
         fallback.seen_shared(self.limits[0], 3 * M)
-        expected = Taken(True, b"", 10, 0.0, 3 * M, "burst", (LimitLevel(2, 0.0, 2 * M, "o"),))
+        expected = Taken(True, b"", 10, 0.0, 3 * M, "burst", (LimitLevel(2, 0.0, 2 * M, "o"),), counted=False)
         for _ in range(20):
             self.assertEqual(fallback.take_without_key(self.limits, 5), expected)
-        fallback.release("", 3, self.limits)
         self.assertEqual(fallback.shared_debts(), [])
+        fallback.release("", 3, self.limits[:1])
+        self.assertEqual(fallback.shared_debts(), [(self.limits[0], 3 * M)])
 
     def test_stale_levels_are_not_told(self) -> None:
         """With `allow` a key is told of its own bucket, and not of limits of the route that it had used before."""
         self.mode = "allow"
         fallback = self.fallback()
         fallback.recent["k"] = Taken(True, b"k", 5, 0.0, M, more=(LimitLevel(2, 0.0, M, "o"),)), self.clock.seconds()
-        self.assertEqual(fallback.take("k", 1, 0), Taken(True, b"k", 5, 0.0, M))
+        self.assertEqual(fallback.take("k", 1, 0), Taken(True, b"k", 5, 0.0, M, counted=False))
 
 
 class ShareTests(OnClock):

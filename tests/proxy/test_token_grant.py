@@ -6,10 +6,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.proxy.scripted import ADMITTED, REFUSED
 from tests.proxy.world import World, response
-from twisted_lb.interfaces import MICROTOKENS, Taken
+from twisted_lb.interfaces import MICROTOKENS, LimitRule, Taken
+from twisted_lb.network.peer import PeerInfo
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.token_grant import TokenGrant
 from twisted_lb.quotas import DAY, REQUESTS, TOKENS, QuotaCharge, QuotaLevel
+from twisted_lb.request_record import RequestRecord
 from twisted_lb.wire.head import ResponseHead, read_response_head
 
 
@@ -21,7 +23,10 @@ def head_of(*fields: bytes) -> ResponseHead:
 
 class TokenGrantTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.world = World()
+        self.begin()
+
+    def begin(self, counts_in_flight: bool = False) -> None:
+        self.world = World(counts_in_flight=counts_in_flight)
         self.tokens = TokenGrant(self.world.factory.limits.context, self.world.route.pricing)
         self.tokens.digest = "key"
         self.tokens.cost = 3
@@ -87,6 +92,33 @@ class TokenGrantTests(SynchronousTestCase):
         self.limited(TOKENS)
         self.tokens.settle_as_taken()
         self.assertEqual((self.released, self.world.buckets.quota_charges), ([], []))
+
+    def test_what_was_not_counted(self) -> None:
+        """Of what was admitted without tokens nothing is refunded or settled, and no field says so."""
+        quota = QuotaLevel(10, REQUESTS, DAY, "UTC", 4, 5, 9, 7)
+        uncounted = ADMITTED._replace(quota=quota, counted=False)
+        for counting in (False, True):
+            # It does not count as in flight any more.
+            released = [("key", 0)] if counting else []
+            self.begin(counting)
+            self.tokens.grant(uncounted)
+            self.tokens.refund()
+            self.assertEqual((self.tokens.taken, self.released), (uncounted, released))
+            self.begin(counting)
+            self.tokens.grant(uncounted)
+            self.assertEqual(self.tokens.response_started(head_of(b"X-Token-Cost: 5"), "s1"), uncounted)
+            self.tokens.settle(self)  # type: ignore[arg-type]
+            self.assertEqual((self.released, self.world.buckets.quota_charges), (released, []))
+            record = RequestRecord(PeerInfo("192.0.2.7"), 0.0)
+            self.tokens.record(record)
+            self.assertEqual((record.cost, record.level), (5, uncounted.level))
+
+    def test_shadows_that_were_not_asked(self) -> None:
+        """What costs more or less in the end concerns the limits of which something was taken."""
+        binding, shadow = (LimitRule(f"limit:all||{name}", name, 4, 0.0) for name in "ab")
+        self.tokens.limits = binding.bucket(), shadow.bucket("", True)
+        self.tokens.grant(ADMITTED)
+        self.assertEqual(self.tokens.limits, (binding.bucket(),))
 
     def test_as_taken(self) -> None:
         """What costs what was taken needs no word with the store, and is not refunded later."""

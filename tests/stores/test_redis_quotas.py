@@ -19,7 +19,7 @@ OWNER = digest_of("a")
 
 def reply(outcome: int, used: int, starts_us: int = STARTS, ends_us: int = ENDS) -> list[Any]:
     """Of one taking, for a key of a user with a quota."""
-    found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, TEXT, used, starts_us, ends_us, NOW]
+    found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, [TEXT, used, starts_us, ends_us, NOW], None]
     return [found, 9, b"0", SPECIAL + outcome, 4 * MICROTOKENS]
 
 
@@ -87,14 +87,14 @@ class QuotaTests(StoreOnClock):
             self.server.commands()
             self.server.reply(array(*reply(outcome, used)))
             self.assertEqual(self.outcome(asker).limit, limit)
-            [row] = [row for row in self.fallback.news() if len(row) == 6]
-            self.assertEqual(QuotaLevel(*row[5]).left, 5 - used)
+            [row] = [row for row in self.fallback.news() if row[0] == "bucket"]
+            self.assertEqual(QuotaLevel(*row[6]).left, 5 - used)
             self.fallback._told = 0
 
     def test_a_request_that_fails_on_the_end_of_a_period(self) -> None:
         """The others get their answers: with the same batch, and with the same renewal."""
         for text in (TEXT, b"5 requests day No/Where"):
-            found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, text, 3, 0, 0, NOW]
+            found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, [text, 3, 0, 0, NOW], None]
             self.store.take(digest_of("a"), _Failing())
             same, other = self.take("b"), self.take("c")
             self.end_of_turn()

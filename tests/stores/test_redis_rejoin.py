@@ -290,7 +290,7 @@ class NewTests(StoreOnClock):
 class UnknownKeyTests(RejoinOnClock):
     """Keys of which the fallback knows nothing, while others are missing."""
 
-    PROFILE = (b"bob", b"7", b"0.5", 4_000_000, 0, 0, digest_of("new").encode(), 0, 0, b"0", 0, 0, b"0", 0)
+    PROFILE = (b"bob", b"7", b"0.5", 4_000_000, 0, 0, digest_of("new").encode(), 0, 0, b"0", 0, None, None)
 
     def test_redis_is_asked(self) -> None:
         """A key that is not known is looked up in Redis, and has its share of what is there."""
@@ -322,7 +322,7 @@ class UnknownKeyTests(RejoinOnClock):
         self.fallback.answers[digest_of("new")] = LOCAL
         receiver = self.take("new")
         self.server.commands()
-        special = digest_of("first").encode(), 1_000_000, 3, b"0.25", 2_000_000, 0, b"0", 0
+        special = digest_of("first").encode(), 1_000_000, 3, b"0.25", 2_000_000, None, None
         self.server.reply(array(*self.PROFILE[:6], *special))
         self.assertEqual(self.outcome(receiver), LOCAL)
         self.assertTrue(self.fallback.knows(digest_of("new")))

@@ -145,10 +145,20 @@ class Fallback(RecentQuotas):
             return Taken(False, known[0].name, 0, 0.0, 0, KEY_EXPIRED)
         if self.mode == ALLOW:
             self.counts[ADMITTED] += 1
-            return known[0]._replace(admitted=True, limit=KEY, more=(), shadows=())
+            return self._uncounted(digest if special is None else special.owner, known)
         taken = self._decide(digest, special, known, cost, in_flight, limits)
         self.counts[ADMITTED if taken.admitted else REFUSED] += 1
         return taken
+
+    def _uncounted(self, owner: str, known: tuple[Taken, float]) -> Taken:
+        """With ALLOW: a request is admitted, and told what the store has if no others take from it."""
+        now = self.now()
+        level = _whole(*known).level_at(_us(now))
+        quota = self._quota_share(owner, known)
+        of_quota = None if quota is None else quota.level(now)
+        return known[0]._replace(
+            admitted=True, level=level, limit=KEY, more=(), shadows=(), quota=of_quota, counted=False
+        )
 
     def take_without_key(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken | None:
         """The same for a request without a key, which needs tokens from these buckets."""
@@ -162,15 +172,14 @@ class Fallback(RecentQuotas):
     def _decide_without_key(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken:
         now_us = _us(self.now())
         binding = enforced(limits)
-        decisions: tuple[ShadowDecision, ...] = ()
         if self.mode == ALLOW:
             levels = tuple([self.shared.known(shared, now_us) for shared in binding])
-        else:
-            refused = self.shared.refusing(binding, cost, now_us)
-            if refused is not None:
-                return Taken(False, b"", *refused)
-            levels = self.shared.take(binding, cost, now_us)
-            decisions = self.shared.take_shadows(shadows(limits), cost, now_us)
+            return Taken(True, b"", *levels[0], more=levels[1:], counted=False)
+        refused = self.shared.refusing(binding, cost, now_us)
+        if refused is not None:
+            return Taken(False, b"", *refused)
+        levels = self.shared.take(binding, cost, now_us)
+        decisions = self.shared.take_shadows(shadows(limits), cost, now_us)
         return Taken(True, b"", *levels[0], more=levels[1:], shadows=decisions)
 
     def _decide(
@@ -301,12 +310,13 @@ class Fallback(RecentQuotas):
     def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """A request has ended during the outage, whether it was admitted here or by the store.
 
+        With ALLOW and DENY, it was the store that has counted it: it is charged afterwards.
         It costs `tokens` more than was taken for it; negative: less.  `digest` is "" for a request without a key.
         """
         if limits and limits[0].rule.name == ADDRESS:
             self._networks.settle(limits, tokens, _us(self.now()))
             return
-        if not tokens or self.mode == ALLOW:
+        if not tokens:
             return
         now_us = _us(self.now())
         if limits and self.mode == LOCAL:

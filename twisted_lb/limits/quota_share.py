@@ -6,14 +6,17 @@ from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel, UnknownTimeZone
 
 
 class QuotaShare:
-    """A part of a quota, rounded down, so that all shares together are at most what was left."""
+    """A part of a quota, rounded down, so that all shares together are at most what was left.
+
+    The shares of an overdrawn quota are overdrawn as well, so that they refuse requests that cost nothing, too.
+    """
 
     __slots__ = ("amount", "left", "spent", "starts_us", "ends_us", "charges", "_known", "_known_at", "_parts")
 
     def __init__(self, known: QuotaLevel, known_at: float, parts: int) -> None:
         """`known` is the quota as the store last reported it, at `known_at` (seconds) by the clock of the caller."""
         self.amount = known.amount // parts
-        self.left = max(known.left, 0) // parts
+        self.left = known.left // parts
         self.spent = 0  # in the present period
         self.starts_us = known.starts_us
         self.ends_us = known.ends_us
@@ -75,5 +78,5 @@ class QuotaShare:
 
     def whole(self) -> QuotaLevel:
         """The whole quota, estimated from what is left of this share, as of the last report of the store."""
-        left = max(self.left, 0) * self._parts
+        left = self.left * self._parts if self.left > 0 else self.left
         return self._known._replace(left=left, starts_us=self.starts_us, ends_us=self.ends_us)

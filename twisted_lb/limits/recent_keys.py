@@ -19,6 +19,10 @@ FORGET_SECONDS: Final = 600.0
 
 MAX_NEWS: Final = 1000  # keys per call
 
+# What a row of `news` is about.
+_BUCKET: Final = "bucket"
+_SPECIAL: Final = "special"
+
 # Before the digest of a user's first key in `recent`: the user's bucket is known, but not whether the key is valid.
 OF_USER: Final = "user "
 
@@ -99,10 +103,10 @@ class RecentKeys:
     def news(self, most: int = MAX_NEWS) -> list[tuple[Any, ...]]:
         """The keys for which the store has decided since the last call, each at most twice in FORGET_SECONDS.
 
-        A row of a key that is not special has its digest, the user's name decoded as Latin-1, the capacity, the rate,
-        and the level in microtokens; and if the user has a quota, its QuotaLevel.  A row of a special key has its
-        digest, its owner, the seconds until it expires (-1: it does not), the capacity, the rate and the level of its
-        own bucket, and the capacity and the rate of its user's shadow policy.
+        A row begins with its kind.  "bucket": the digest, the user's name decoded as Latin-1, the capacity, the rate,
+        the level in microtokens, and the QuotaLevel of the user's quota or None.  "special": the digest, its owner, the
+        seconds until it expires (-1: it does not), the capacity, the rate and the level of its own bucket, and the
+        capacity and the rate of its user's shadow policy.
         """
         new = list(islice(self.recent.items(), self._told, self._told + most))
         self._told += len(new)
@@ -111,29 +115,30 @@ class RecentKeys:
         now = self.now()
         rows: list[tuple[Any, ...]] = []
         for digest, (taken, seen_at) in new:
-            row = (digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
             quota = aged(taken, now - seen_at).quota
-            rows.append(row if quota is None else (*row, list(quota)))
+            row = (_BUCKET, digest, taken.name.decode("latin-1"), taken.capacity, taken.rate_per_sec, taken.level)
+            rows.append((*row, None if quota is None else list(quota)))
         for digest, (owner, expires, own, level, _, shadow) in specials:
-            rows.append((digest, owner, -1 if expires == inf else max(expires - now, 0), *own, level, *shadow))
+            left = -1 if expires == inf else max(expires - now, 0)
+            rows.append((_SPECIAL, digest, owner, left, *own, level, *shadow))
         return rows
 
     def learn(self, news: Iterable[Sequence[Any]]) -> None:
         """Add the `news` of another process that shares the store."""
         now = self.now()
-        for row in news:
-            if len(row) == 8:
+        for kind, *row in news:
+            if kind == _SPECIAL:
                 digest, owner, left, capacity, rate_per_sec, level, *shadow = row
                 expires = inf if left < 0 else now + left
                 if digest not in self._specials and len(self._older_specials) < self._keys:
                     key = SpecialKey(owner, expires, Policy(capacity, rate_per_sec), level, now, Policy(*shadow))
                     self._older_specials[digest] = key
-                continue
-            digest, name, capacity, rate_per_sec, level = row[:5]
-            quota = QuotaLevel(*row[5]) if len(row) > 5 else None
-            if digest not in self.recent and len(self._older) < self._keys:
-                taken = Taken(True, name.encode("latin-1"), capacity, rate_per_sec, level, KEY, quota=quota)
-                self._older[digest] = taken, now
+            elif kind == _BUCKET:
+                digest, name, capacity, rate_per_sec, level, of_quota = row
+                quota = None if of_quota is None else QuotaLevel(*of_quota)
+                if digest not in self.recent and len(self._older) < self._keys:
+                    taken = Taken(True, name.encode("latin-1"), capacity, rate_per_sec, level, KEY, quota=quota)
+                    self._older[digest] = taken, now
 
     def knows(self, digest: str) -> bool:
         """Whether the store has decided for this key recently."""

@@ -11,7 +11,7 @@ from twisted_lb.limits.recent_keys import RecentKeys
 from twisted_lb.quotas import REQUESTS, QuotaCharge, QuotaLevel
 
 LOCAL: Final = "local"
-ALLOW: Final = "allow"  # requests of known keys are admitted during an outage, and nothing is charged
+ALLOW: Final = "allow"  # requests of known keys are admitted during an outage, and are not counted
 
 
 class RecentQuotas(RecentKeys):
@@ -48,8 +48,6 @@ class RecentQuotas(RecentKeys):
 
         `settled`: `settled_quota` was called for it, but the store did not get it.
         """
-        if self.mode == ALLOW:
-            return
         owner = self._owner(digest)
         share = self._quota_shares.get(owner)
         known = self._of_user(owner) if self.mode == LOCAL and not settled else None
@@ -86,12 +84,14 @@ class RecentQuotas(RecentKeys):
         return debts
 
     def _quota_share(self, owner: str, known: tuple[Taken, float]) -> QuotaShare | None:
-        """The share of a user's quota, if there is one, in the present period."""
+        """The share of a user's quota, if there is one, in the present period; with ALLOW, the whole quota."""
         share = self._quota_shares.get(owner)
         if share is None:
             taken, seen_at = known
             if taken.quota is None:
                 return None
-            share = self._quota_shares[owner] = QuotaShare(taken.quota, seen_at, self.instances)
+            share = self._quota_shares[owner] = QuotaShare(
+                taken.quota, seen_at, 1 if self.mode == ALLOW else self.instances
+            )
         share.begin(self.now())
         return share

@@ -129,7 +129,7 @@ def _fields(chosen: frozenset[str], several: Callable[[Taken], bytes]) -> Callab
         return texts
 
     def fields(taken: Taken) -> bytes:
-        _, _, capacity, rate_per_sec, level, limit, more, _, quota = taken
+        _, _, capacity, rate_per_sec, level, limit, more, _, quota, _ = taken
         if more or quota is not None:
             return several(taken)
         full, at_full, both_below, x_below, ietf_below = memo.get((capacity, rate_per_sec, limit)) or remember(

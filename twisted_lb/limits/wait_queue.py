@@ -73,7 +73,7 @@ class KeyQueue:
 
     def seconds_until(self, tokens: int, now: float) -> float:
         """Seconds until the bucket can hold `tokens`, as far as is known."""
-        _, _, capacity, rate, level, limit, more, _, _ = self.taken
+        _, _, capacity, rate, level, limit, more, _, _, _ = self.taken
         if limit == IN_FLIGHT:
             return 0.0
         age = now - self.known_at

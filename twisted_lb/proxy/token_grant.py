@@ -34,6 +34,7 @@ from twisted_lb.wire.head import ResponseHead
 # Positions in Taken: in compiled code this is several times faster than access by name.
 _NAME: Final = 1
 _LEVEL: Final = 4
+_COUNTED: Final = 9
 
 # Cached key_ids, by digest; when there are more, the cache is cleared.
 MAX_KEY_IDS: Final = 4096
@@ -122,6 +123,9 @@ class TokenGrant:
         self.granted = True
         if taken.shadows:
             self._count_shadows(taken.shadows)
+        elif self.limits and self.limits[-1].shadow:
+            # They were not asked: see `Fallback`.
+            self.limits = enforced(self.limits)
 
     def _count_shadows(self, decisions: tuple[ShadowDecision, ...]) -> None:
         self._context.shadow_counts.add(decisions)
@@ -209,7 +213,7 @@ class TokenGrant:
         assert taken is not None
         self.taken = taken = _less(taken, -self.cost)
         quota = taken.quota
-        if quota is not None and quota.unit == REQUESTS:
+        if quota is not None and quota.unit == REQUESTS and taken.counted:
             self.taken = taken._replace(quota=quota._replace(left=quota.left + 1))
 
     def record(self, record: RequestRecord) -> None:
@@ -228,7 +232,7 @@ class TokenGrant:
             record.cost = self.cost
         elif taken.admitted:
             record.cost = self.settled
-            if not self.refunded:
+            if taken.counted and not self.refunded:
                 record.level -= (self.settled - self.cost) * MICROTOKENS
         else:
             record.limit = taken.limit
@@ -242,7 +246,11 @@ class TokenGrant:
         if self.digest:
             context.collected.request_ended(self.digest, cost)
         limits, taken = self.limits, self.taken
-        if self.pays_without_key and (not limits or limits[0].shadow):
+        if taken is not None and not taken[_COUNTED]:
+            if self.digest and context.counts_in_flight:
+                context.buckets.release(self.digest, 0)
+                self._room_available()
+        elif self.pays_without_key and (not limits or limits[0].shadow):
             if cost != self.cost:
                 context.buckets.release_address(self.network, cost - self.cost)
                 if limits:
@@ -288,6 +296,8 @@ def _key_id(digest: str) -> str:
 
 def _less(taken: Taken, tokens: int) -> Taken:
     """The decision after `tokens` more were taken from all its buckets; less than 0: refunded, up to the capacities."""
+    if not taken.counted:
+        return taken
     level = min(taken.level - tokens * MICROTOKENS, taken.capacity * MICROTOKENS)
     quota = taken.quota
     if quota is not None and quota.unit != REQUESTS:

@@ -26,9 +26,22 @@ from twisted_lb.user_names import equal_forms
 from twisted_lb.users import KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, KeyRefused, Shadow
 
 MAX_PAGE = 200  # accounts
-_CHANGED: Final = 6  # elements of a reply of change_account.lua before the quota, if there is one
 # Why a key is refused, by the numbers of `refusal` in bucket.lua.
 REFUSAL_OF: Final = {90: USER_DISABLED, 91: KEY_DISABLED, 92: KEY_EXPIRED}
+
+
+class SpecialReply(NamedTuple):
+    """What take_tokens.lua replies about a special key, element by element."""
+
+    name: bytes  # of the user
+    owner: bytes  # the digest of the user's first key
+    left: int  # microseconds until the key expires; 0: it does not
+    own_capacity: int  # of its own bucket; 0: it has none
+    own_rate: bytes
+    own_level: int  # microtokens
+    quota: list[Any] | None  # for `quota_level`
+    # Of the user's shadow policy: capacity, rate, level, and 1 if it would have refused what was admitted.
+    shadow: list[Any] | None
 
 
 class FoundKey(NamedTuple):
@@ -36,7 +49,7 @@ class FoundKey(NamedTuple):
 
     profile: Profile  # of its user
     refused: str  # why it must not be used: one of REFUSALS, or ""
-    special: list[Any] | None  # for `special_key`, if something is special about it
+    special: SpecialReply | None  # if something is special about it
 
 
 class RedisAccounts:
@@ -98,7 +111,7 @@ class RedisAccounts:
             account_key(digest),
             b"" if capacity is None else b"%d" % capacity,
             b"" if rate_per_sec is None else rate_text(rate_per_sec),
-        ).addCallback(_profile, digest, _CHANGED)
+        ).addCallback(_changed_profile, digest)
 
     def page(self, after: str, count: int) -> Deferred[AccountPage]:
         """See IAccountStore.  Fails with ValueError on a count that is not from 1 to 200, or an invalid name."""
@@ -118,65 +131,75 @@ def _check_created(outcome: int, name: str) -> None:
         raise ValueError("an account has this key already")
 
 
-def _profile(reply: list[Any] | None, digest: str, at: int = 14) -> Profile | None:
-    """The profile in a reply in which the quota, if there is one, begins at the index `at`."""
-    if reply is None:
-        return None
+def _check_account(reply: list[Any], digest: str) -> None:
     if not reply:
         raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
-    if reply[5]:
-        raise KeyRefused(REFUSAL_OF[reply[5]])
-    profile = _new_profile(*reply[:4])._replace(quota=quota_of(reply[at:]))
-    capacity, rate, level = reply[11:14] if at > _CHANGED else (0, "0", 0)
-    if not capacity:
+
+
+def _profile(reply: list[Any] | None, digest: str) -> Profile | None:
+    """See read_account.lua."""
+    if reply is None:
+        return None
+    _check_account(reply, digest)
+    name, capacity, rate, level, _, reason, *special = reply
+    if reason:
+        raise KeyRefused(REFUSAL_OF[reason])
+    found = SpecialReply(name, *special)
+    profile = _new_profile(name, capacity, rate, level)._replace(quota=quota_of(found.quota))
+    if found.shadow is None:
         return profile
-    return profile._replace(owner=reply[6].decode(), shadow=Shadow(capacity, float(rate), level))
+    shadow_capacity, shadow_rate, shadow_level, _ = found.shadow
+    shadow = Shadow(shadow_capacity, float(shadow_rate), shadow_level)
+    return profile._replace(owner=found.owner.decode(), shadow=shadow)
+
+
+def _changed_profile(reply: list[Any] | None, digest: str) -> Profile | None:
+    """See change_account.lua."""
+    if reply is None:
+        return None
+    _check_account(reply, digest)
+    name, capacity, rate, level, _, reason, quota = reply
+    if reason:
+        raise KeyRefused(REFUSAL_OF[reason])
+    return _new_profile(name, capacity, rate, level)._replace(quota=quota_of(quota))
 
 
 def _found_key(reply: list[Any] | None, digest: str) -> FoundKey | None:
+    """See read_account.lua."""
     if reply is None:
         return None
-    if not reply:
-        raise StoreUnavailable(f"what Redis holds at {account_key(digest).decode()} is not an account")
+    _check_account(reply, digest)
     name, capacity, rate, level, _, reason, *special = reply
-    owner, left, own_capacity, own_rate, own_level, *shadow = special[:8]
-    quota, has_shadow = special[8:], shadow[0] > 0
-    plain = owner.decode() == digest and not left and not own_capacity and not has_shadow and not quota
-    # As in a reply of take_tokens.lua.
-    special = [owner, left, own_capacity, own_rate, own_level, *quota, *((*shadow, 0) if has_shadow else ())]
+    found = SpecialReply(name, *special)
+    something = found.left or found.own_capacity or found.quota is not None or found.shadow is not None
     return FoundKey(
-        _new_profile(name, capacity, rate, level), REFUSAL_OF.get(reason, ""), None if plain else [name, *special]
+        _new_profile(name, capacity, rate, level),
+        REFUSAL_OF.get(reason, ""),
+        found if something or found.owner.decode() != digest else None,
     )
 
 
-def special_key(found: list[Any], now: float) -> tuple[bytes, SpecialKey]:
-    """The user's name, and the key, of a special key as take_tokens.lua replies it; `now` is the fallback's clock."""
-    name, owner, left, capacity, rate, level = found[:6]
-    shadow = found[6 + len(_quota_in(found)) :]
+def special_key(found: SpecialReply, now: float) -> SpecialKey:
+    """What the fallback knows of a special key from then on; `now` is its clock."""
+    _, owner, left, capacity, rate, level, _, shadow = found
     expires = now + left / 1_000_000 if left else inf
-    of_user = Policy(shadow[0], float(shadow[1])) if shadow else Policy()
-    return name, SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now, of_user)
+    of_user = Policy() if shadow is None else Policy(shadow[0], float(shadow[1]))
+    return SpecialKey(owner.decode(), expires, Policy(capacity, float(rate)), level, now, of_user)
 
 
-def quota_of(found: list[Any]) -> Quota | None:
-    """The present quota, from the elements that `add_quota` in bucket.lua adds; None if there is none."""
-    if not found or not found[0]:
+def quota_of(found: list[Any] | None) -> Quota | None:
+    """The quota in a reply (see `quota_list` in bucket.lua), as it is now."""
+    if found is None:
         return None
-    text, used, starts_us, ends_us, now_us = found[:5]
+    text, used, starts_us, ends_us, now_us = found
     return quota_at(quota_from_text(text.decode(), used, starts_us, ends_us), now_us)
 
 
-def _quota_in(found: list[Any]) -> list[Any]:
-    """The elements of `add_quota` in the argument of `special_key`; with a shadow policy, four more come after them."""
-    return found[6:11] if len(found) in (11, 15) else []
-
-
-def quota_level(found: list[Any]) -> QuotaLevel | None:
-    """The same as a part of a decision; `found` is the argument of `special_key`."""
-    quota = _quota_in(found)
-    if not quota or not quota[0]:
+def quota_level(found: list[Any] | None) -> QuotaLevel | None:
+    """The same as a part of a decision."""
+    if found is None:
         return None
-    text, used, starts_us, ends_us, now_us = quota
+    text, used, starts_us, ends_us, now_us = found
     amount, unit, per, time_zone = text.decode().split(" ")
     return QuotaLevel(int(amount), unit, per, time_zone, int(amount) - used, starts_us, ends_us, now_us)
 

@@ -21,7 +21,7 @@ from twisted_lb.interfaces import (
     Taken,
 )
 from twisted_lb.limits.fallback import Fallback
-from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_level
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, SpecialReply, quota_level
 from twisted_lb.stores.redis.batch_encoding import Batch, WithoutKey
 from twisted_lb.stores.redis.local_decisions import answer
 from twisted_lb.stores.redis.outcomes import PERIOD_OVER, SPECIAL, refused_key, special_taken
@@ -50,7 +50,7 @@ class BatchAnswers:
         self._with_global = limits.global_bucket.capacity > 0
         self._wrong_keys = wrong_keys
         # Called with a taking's place and special key if the period of its quota has to be renewed first.
-        self.on_period_over: Callable[[Batch, int, list[Any]], None] = lambda batch, place, found: None
+        self.on_period_over: Callable[[Batch, int, SpecialReply], None] = lambda batch, place, found: None
 
     def hand_out(self, reply: list[Any], batch: Batch) -> None:
         """Pass the decisions to all receivers of a batch."""
@@ -80,20 +80,20 @@ class BatchAnswers:
                 if not outcome:
                     more = decisions = ()
                 taken = _new_tuple(
-                    Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions, None)
+                    Taken, (outcome == 1, name, capacity, float(rate), level, KEY, more, decisions, None, True)
                 )
                 recent[digest] = (taken, now)
                 if counting and outcome:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
             elif outcome == SPECIAL + PERIOD_OVER:
                 try:
-                    self.on_period_over(batch, batch.receivers.index(receiver), name)
+                    self.on_period_over(batch, batch.receivers.index(receiver), SpecialReply(*name))
                 except BaseException:
                     _log.failure("period", "a request failed on the end of its quota's period")
                 continue
             elif outcome >= SPECIAL:
                 answer = capacity, float(rate), outcome - SPECIAL, level
-                taken = self._special(digest, name, answer, more, decisions)
+                taken = self._special(digest, SpecialReply(*name), answer, more, decisions)
                 if counting and taken.admitted:
                     in_flight[digest] = in_flight.get(digest, 0) + 1
             elif outcome in REFUSAL_OF:
@@ -115,7 +115,7 @@ class BatchAnswers:
     def _special(
         self,
         digest: str,
-        found: list[Any],
+        found: SpecialReply,
         answer: tuple[int, float, int, int],
         more: tuple[LimitLevel, ...],
         decisions: tuple[ShadowDecision, ...],
@@ -124,7 +124,7 @@ class BatchAnswers:
         taken = special_taken(digest, found, answer, more, decisions, self._fallback)
         if taken is not None:
             return taken
-        return self._refused(answer[2], found[0], answer[3], more)._replace(quota=quota_level(found))
+        return self._refused(answer[2], found.name, answer[3], more)._replace(quota=quota_level(found.quota))
 
     def _refused(self, outcome: int, name: bytes, level: int, more: tuple[LimitLevel, ...]) -> Taken:
         """A refusal by another limit than the key's bucket; `more` are the shared buckets."""

@@ -137,15 +137,16 @@ class LocalDecisions:
             receiver.bucket_answered(Taken(False, name.encode(), 0, 0.0, 0, found.refused))
             return
         if not fallback.knows(digest):
-            quota = quota_level(found.special) if found.special is not None else None
+            reply = found.special
+            quota = None if reply is None else quota_level(reply.quota)
             taken = Taken(True, name.encode(), capacity, rate_per_sec, level, KEY, quota=quota)
-            if found.special is None:
+            if reply is None:
                 fallback.recent[digest] = taken, fallback.now()
             else:
-                special = special_key(found.special, fallback.now())[1]
+                special = special_key(reply, fallback.now())
                 fallback.seen_special(digest, special, taken)
-                if special.shadow.capacity:
-                    fallback.seen_shared(shadow_bucket(special.owner, *special.shadow), found.special[-2])
+                if reply.shadow is not None:
+                    fallback.seen_shared(shadow_bucket(special.owner, *special.shadow), reply.shadow[2])
         self._take(digest, receiver, cost, network, limits, reason)
 
     def _not_learned(self, failure: Failure, receiver: ITokenReceiver) -> None:

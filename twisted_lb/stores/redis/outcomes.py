@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from twisted_lb.interfaces import (
     KEY,
@@ -15,7 +15,7 @@ from twisted_lb.interfaces import (
     shadow_bucket,
 )
 from twisted_lb.limits.fallback import Fallback
-from twisted_lb.stores.redis.accounts import REFUSAL_OF, quota_level, special_key
+from twisted_lb.stores.redis.accounts import REFUSAL_OF, SpecialReply, quota_level, special_key
 
 OF_OWN: Final = 93  # the key's own bucket refuses
 OF_QUOTA: Final = 94  # the user's quota refuses
@@ -31,7 +31,7 @@ def refused_key(digest: str, name: bytes, outcome: int, fallback: Fallback) -> T
 
 def special_taken(
     digest: str,
-    found: list[Any],
+    found: SpecialReply,
     answer: tuple[int, float, int, int],
     more: tuple[LimitLevel, ...],
     decisions: tuple[ShadowDecision, ...],
@@ -43,11 +43,11 @@ def special_taken(
     `decisions` those of shadows among them.
     """
     capacity, rate_per_sec, outcome, level = answer
-    name, special = special_key(found, fallback.now())
-    own, shadow, quota = special.own, special.shadow, quota_level(found)
-    if shadow.capacity:
-        *_, level_of_shadow, would_refuse = found
-        shared = shadow_bucket(special.owner, *shadow)
+    name, special = found.name, special_key(found, fallback.now())
+    own, quota = special.own, quota_level(found.quota)
+    if found.shadow is not None:
+        _, _, level_of_shadow, would_refuse = found.shadow
+        shared = shadow_bucket(special.owner, *special.shadow)
         fallback.seen_shared(shared, level_of_shadow)
         decisions = (*decisions, ShadowDecision(shared, would_refuse == 1))
     if quota is not None and outcome not in (0, 1):

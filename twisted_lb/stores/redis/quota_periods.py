@@ -7,7 +7,7 @@ taking is sent again.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted_lb.bounded_log import BoundedLog
 from twisted_lb.interfaces import ITokenReceiver, SharedBucket
 from twisted_lb.quotas import UnknownTimeZone, period_at
-from twisted_lb.stores.redis.accounts import quota_level
+from twisted_lb.stores.redis.accounts import SpecialReply, quota_level
 from twisted_lb.stores.redis.batch_encoding import Batch
 from twisted_lb.stores.redis.connection import ErrorReply, RedisConnection
 from twisted_lb.stores.redis.keys import account_key
@@ -47,18 +47,18 @@ class QuotaPeriods:
         # Takings that wait, by the keys of their users' records.
         self._waiting: dict[bytes, list[tuple[str, ITokenReceiver, int, tuple[SharedBucket, ...]]]] = {}
 
-    def over(self, batch: Batch, place: int, found: list[Any]) -> None:
-        """The period is over for the taking at this place; `found` is the argument of `special_key`."""
+    def over(self, batch: Batch, place: int, found: SpecialReply) -> None:
+        """The period is over for the taking at this place; `found` is the reply about its key."""
         digest, receiver = batch.digests[place], batch.receivers[place]
         cost = next((extra.cost for extra in batch.extras if extra.position == place + 1), 1)
         taking = digest, receiver, cost, batch.limits.get(place + 1, ())
-        owner = account_key(found[1].decode())
+        owner = account_key(found.owner.decode())
         waiting = self._waiting.get(owner)
         if waiting is not None:
             waiting.append(taking)
             return
-        quota = quota_level(found)
-        assert quota is not None, "it has a period"
+        quota = quota_level(found.quota)
+        assert quota is not None and found.quota is not None, "it has a period"
         try:
             starts_us, ends_us = period_at(quota.per, quota.time_zone, quota.now_us)
         except UnknownTimeZone as error:
@@ -66,7 +66,7 @@ class QuotaPeriods:
             receiver.bucket_unavailable(str(error))
             return
         self._waiting[owner] = [taking]
-        renewed = self._renew.call(owner, found[6], b"%d" % starts_us, b"%d" % ends_us)
+        renewed = self._renew.call(owner, found.quota[0], b"%d" % starts_us, b"%d" % ends_us)
         renewed.addCallbacks(self._renewed, self._not_renewed, callbackArgs=(owner,), errbackArgs=(owner,))
         renewed.addErrback(_not_handed_out)
 

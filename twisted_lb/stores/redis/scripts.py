@@ -3,6 +3,9 @@
 A script's text is hashed once, when it is read.  It is called by that hash (EVALSHA); when Redis does not
 have it (restart, SCRIPT FLUSH), the same call is made once with the text (EVAL), which also loads it.
 Repeating it is safe: a script that is missing has not run.
+
+A process runs only its own texts, so replies may change from one version to the next; what scripts store is read by
+those of other versions.
 """
 
 from __future__ import annotations

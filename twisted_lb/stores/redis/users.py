@@ -328,7 +328,7 @@ def _user(reply: list[Any]) -> User:
     """See `user_at` in users.lua."""
     if not reply:
         raise StoreUnavailable("what Redis holds for this user is not a user")
-    _, name, capacity, rate, level, state, described, (created, *quota), first, *further = reply
+    _, name, capacity, rate, level, state, described, (created, quota), first, *further = reply
     metadata, shadow_capacity, shadow_rate, shadow_level = described
     keys = list(map(_key, further))
     if len(keys) > 1:

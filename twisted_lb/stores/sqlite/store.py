@@ -268,6 +268,7 @@ class EmbeddedStore:
             more,
             decisions,
             None,
+            True,
         )
         receiver.bucket_answered(_new_tuple(Taken, answer))
 

@@ -155,12 +155,9 @@ local function quota_at(place)
   }
 end
 
--- Append to `list` the last elements of a reply about a user with a quota.
-local function add_quota(list, quota)
-  local last = #list
-  list[last + 1], list[last + 2], list[last + 3] = quota.text, quota.used, quota.starts
-  list[last + 4], list[last + 5] = quota.ends, now
-  return list
+-- The element of a reply for a quota: a list of text, used, start and end of the period, and now; nil for none.
+local function quota_list(quota)
+  return quota and {quota.text, quota.used, quota.starts, quota.ends, now} or false
 end
 
 local REVOKED = -1

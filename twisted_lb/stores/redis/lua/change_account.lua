@@ -3,7 +3,7 @@
 --   ARGV     capacity, rate; an empty one is left as it is
 -- Reply: nil if there is no account, or the key is revoked; an empty list if the value is not an account; else name,
 -- capacity as text, rate as text, level, 0, and why the key must not be used (see `refusal`), or 0: if it must not be used,
--- nothing is changed; and if there is one, the quota (see `add_quota`).
+-- nothing is changed; then the quota (see `quota_list`).
 
 local reason, place, _, _, _, quota = account_of(KEYS[1])
 if reason == nil or reason == REVOKED then
@@ -13,7 +13,7 @@ elseif not reason then
 end
 local name, capacity, rate, level, elapsed = refilled(place)
 if reason > 0 then
-  return {name, whole(capacity), rate, level, 0, reason}
+  return {name, whole(capacity), rate, level, 0, reason, quota_list(quota)}
 end
 if ARGV[1] ~= '' then
   capacity = tonumber(ARGV[1])
@@ -26,5 +26,4 @@ call('HSET', place, 'capacity', whole(capacity), 'rate', rate, 'level', whole(le
 if elapsed > 0 then
   call('HSET', place, 'stamp', now_text)
 end
-local reply = {name, whole(capacity), rate, level, 0, 0}
-return quota and add_quota(reply, quota) or reply
+return {name, whole(capacity), rate, level, 0, 0, quota_list(quota)}

@@ -33,10 +33,10 @@
 --   there is one, the level is that of the bucket that refused.
 --   A revoked key is answered like an unknown one.
 --   For a key that is not the only one of its user, expires or has a bucket of its own, or whose user has a quota or a shadow
---   policy, 100 is added unless the network's bucket refuses or the key must not be used, and the name is a list: name,
---   digest of the user's first key, microseconds until the key expires (0: it does not), and of its own bucket capacity (0:
---   none), rate as text, level.  Then, where there is a quota, five more (see `add_quota`), and where there is a shadow
---   policy, four more: its capacity, rate as text, level, and 1 if it would have refused an admitted taking, else 0.
+--   policy, 100 is added unless the network's bucket refuses or the key must not be used, and the name is a list of eight:
+--   name, digest of the user's first key, microseconds until the key expires (0: it does not), of its own bucket capacity
+--   (0: none), rate as text, level; the quota (see `quota_list`); and the shadow policy, nil for none: a list of its
+--   capacity, rate as text, level, and 1 if it would have refused an admitted taking, else 0.
 --
 -- A call whose reply was lost may have been executed, or may still be executed.  So tokenlb:last:<process> holds the number
 -- up to which no call is executed any more, the number of the last call that has changed a bucket, and a digit for each of
@@ -543,20 +543,12 @@ for i = first + 1, #KEYS do
   end
   outcomes[i - first] = outcome == 1 and '1' or '0'
   if found and bucket and not found.refused and outcome ~= 4 then
-    local own = found.own
+    local own, shadow = found.own, found.shadow
     reply[last + 1] = {
       bucket[NAME], found.owner:sub(10, -2), found.left, own and found.capacity or 0, own and found.rate or 0,
-      own and own[LEVEL] or 0,
+      own and own[LEVEL] or 0, quota_list(found.quota),
+      shadow and {shadow[2], shadow[3], shadow[1][LEVEL], shadow_said or 0} or false,
     }
-    local list, shadow = reply[last + 1], found.shadow
-    if found.quota then
-      add_quota(list, found.quota)
-    end
-    if shadow then
-      local size = #list
-      list[size + 1], list[size + 2], list[size + 3] = shadow[2], shadow[3], shadow[1][LEVEL]
-      list[size + 4] = shadow_said or 0
-    end
     outcome = outcome + 100
   end
   reply[last + 4], reply[last + 5] = outcome, level

@@ -61,8 +61,8 @@ local function key_from(digest, fields, at)
 end
 
 -- A user: {digest of the first key, name, capacity, rate as text, level, state, described, creation, keys...}, where
--- `described` is {metadata, and of the shadow policy capacity (0: none), rate as text, level}, and `creation` is {created}
--- with what `add_quota` adds, if there is a quota; and as `more`, see `states`.
+-- `described` is {metadata, and of the shadow policy capacity (0: none), rate as text, level}, and `creation` is {created,
+-- the quota (see `quota_list`)}; and as `more`, see `states`.
 -- nil if there is no user, false if the value is not a user.
 local function user_at(owner)
   local place = place_of(owner)
@@ -86,13 +86,13 @@ local function user_at(owner)
     described[2], described[3] = full, speed
     described[4] = refilled_shared(bucket, full * MICROTOKENS, tonumber(speed))
   end
-  local creation = {key[5]}
+  local creation = {key[5], false}
   if has_quota(more) then
     local quota = quota_at(place)
     if not quota then
       return false
     end
-    add_quota(creation, quota)
+    creation[2] = quota_list(quota)
   end
   local user = {owner, name, whole(capacity), rate, level, state, described, creation, key}
   user.more = more
