@@ -41,7 +41,9 @@
 --
 -- A call whose reply was lost may have been carried out, and may be carried out still.  So tokenlb:last:<process> holds
 -- the number up to which nothing is carried out any more, the number of the last call that has changed a bucket, and a
--- digit for each of its takings, those without a key last, 1 where it was admitted (see resolve.lua).
+-- digit for each of its takings, those without a key last: 0 refused, 1 admitted, 2 admitted and tokens taken of the
+-- shadow policy of the user; then, where there are shadows among the shared buckets, a digit for each of them, in the
+-- order of the arguments: 1 where tokens were taken of it (see resolve.lua).
 --
 -- A call that takes is refused with OUTAGE, and changes nothing, while balancers come back from an outage (rejoin.lua).
 -- One that only charges and frees is carried out.
@@ -354,6 +356,7 @@ local size = 5 * (#KEYS - first)
 local outcomes = {}
 local limited = nil -- the takings that need tokens of shared buckets, in their order: arrays of buckets, and `levels`
 local limits_of = nil -- position of a taking -> the one of `limited`
+local with_shadows = false -- among these
 local refusing, take_from, take_shadows, note_levels = nil, nil, nil, nil
 
 -- What is made here costs every call, so it is made where it is needed.
@@ -420,7 +423,7 @@ if shared_count > 0 then
       else
         local shadows = buckets.shadows or {said = {}}
         shadows[#shadows + 1] = named[-place]
-        buckets.shadows = shadows
+        buckets.shadows, with_shadows = shadows, true
       end
     end
     at = at + 3 + count
@@ -451,7 +454,7 @@ end
 local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
-  local network, shadow_said = nil, nil
+  local network, shadow_said, admitted = nil, nil, '1'
   if costs and costs[i - first] then
     cost = costs[i - first]
     network = networks[i - first]
@@ -514,6 +517,7 @@ for i = first + 1, #KEYS do
           shadow_said = shadow and shadow[LEVEL] < cost and 1 or 0
           if shadow and shadow_said == 0 then
             take(shadow, cost)
+            admitted = '2'
           end
         end
         if quota then
@@ -543,7 +547,7 @@ for i = first + 1, #KEYS do
   if limits then
     note_levels(limits)
   end
-  outcomes[i - first] = outcome == 1 and '1' or '0'
+  outcomes[i - first] = outcome == 1 and admitted or '0'
   if found and bucket and not found.refused and outcome ~= 4 then
     local own, shadow = found.own, found.shadow
     reply[last + 1] = {
@@ -600,6 +604,15 @@ end
 -- 7. The writing.
 
 if #changed > 0 or quotas then
+  if with_shadows then
+    outcomes[#outcomes + 1] = ' '
+    for i = 1, limited_takings do
+      local shadows = limited[i].shadows
+      for j = 1, shadows and #shadows or 0 do
+        outcomes[#outcomes + 1] = shadows.said[j] == 0 and '1' or '0'
+      end
+    end
+  end
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
 end
 
