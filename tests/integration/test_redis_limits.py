@@ -492,6 +492,21 @@ class SpecialKeyTests(SynchronousTestCase):
         key = account_key(digest_of(name))
         self.lua.command(b"HSET", key, b"state", state.encode(), *[str(part).encode() for part in written])
 
+    def test_what_is_kept_of_a_call(self) -> None:
+        """Redis keeps which takings were admitted, and of which shadows they have tokens: see still_due."""
+        asked, other = (LimitRule(f"limit:all||{name}", name, 2, 0.0).bucket("", True) for name in "xy")
+        for name in "ab":
+            self.lua.create(START, name, 4)
+        self.special("a", "active active 0 shared s", shadow_capacity=1, shadow_rate="0.0")
+        last = b"tokenlb:last:process%d" % id(self.lua)
+        self.lua.batch(START, "b", "a", "a", extras=[(3, 9, "")])
+        self.assertEqual(self.lua.command(b"GET", last), b"1 1 120")
+        enforced = LimitRule("limit:all||z", "z", 9, 0.0).bucket()
+        # Those without a key are taken first.
+        without_key = (0, 2, (enforced, asked)), (0, 1, (enforced, other)), (0, 9, (enforced, other))
+        self.lua.batch(START, "a", "b", limited=[(2, 0, (asked, other)), *without_key])
+        self.assertEqual(self.lua.command(b"GET", last), b"2 2 11110 01110")
+
     def test_each_thing_has_its_place(self) -> None:
         """A reply has as many elements whatever there is, and nil in the places of what there is not."""
         own = {"key_capacity": 7, "key_rate": "0.5"}

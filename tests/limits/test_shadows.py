@@ -25,7 +25,7 @@ from twisted_lb.limits.collected_counts import CollectedCounts
 from twisted_lb.limits.fallback import ALLOW, DENY, LOCAL, Fallback
 from twisted_lb.limits.recent_keys import SpecialKey
 from twisted_lb.limits.shadow_counts import ShadowCounts, limit_and_owner
-from twisted_lb.stores.redis.batch_encoding import Batch
+from twisted_lb.stores.redis.batch_encoding import Batch, WithoutKey
 from twisted_lb.stores.redis.lost_call import lost_call, still_due
 from twisted_lb.usage import shadow_subject
 
@@ -172,8 +172,17 @@ class OutageTests(SynchronousTestCase):
 
 
 class LostCallTests(SynchronousTestCase):
-    def test_shadows_are_not_refunded(self) -> None:
-        """Of a call that was carried out, what is enforced gets its tokens back, and shadows do not."""
-        batch = Batch([OWNER], [Asker()], [], [], [], {1: (BINDING, LATER)}, [], [], {})
-        due = still_due(lost_call(7, batch), b"9 7 1")
-        self.assertEqual((due.keys, due.shared), ([(OWNER, -M)], [(BINDING, -M)]))
+    def test_shadows_are_refunded(self) -> None:
+        """Of a call that was carried out, a shadow gets its tokens back where it had them."""
+        other = LimitRule("limit:all||other", "other", 4, 0.0).bucket("", True)
+        limits = {2: (BINDING, LATER, other), 3: (BINDING, other), 4: (LATER,)}
+        without_key = WithoutKey((BINDING, LATER), 2, Asker())
+        batch = Batch([OWNER] * 4, [Asker()] * 4, [], [], [], limits, [without_key], [], {})
+        lost = lost_call(7, batch)
+        due = still_due(lost, b"9 7 12011 01011")
+        self.assertEqual((due.keys, due.of_shadows), ([(OWNER, -M)] * 3, [(OWNER, -M)]))
+        expected = [(BINDING, -M), (other, -M), (LATER, -M), (BINDING, -2 * M), (LATER, -2 * M)]
+        self.assertEqual(due.shared, expected)
+        # Not so where it was not carried out, or Redis has lost a part of it.
+        self.assertEqual(still_due(lost, b"9 6 12011 01011").shared, [])
+        self.assertEqual(still_due(lost, b"9 7 12011").shared, [(BINDING, -M), (BINDING, -2 * M)])

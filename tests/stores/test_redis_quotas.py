@@ -7,7 +7,7 @@ from typing import Any
 from tests.stores.contract import Asker, digest_of
 from tests.stores.fake_redis import array
 from tests.stores.redis_on_clock import UNKNOWN, StoreOnClock, account
-from twisted_lb.interfaces import KEY, MICROTOKENS, QUOTA, Taken
+from twisted_lb.interfaces import KEY, MICROTOKENS, QUOTA, Taken, shadow_bucket
 from twisted_lb.quotas import DAY, REQUESTS, QuotaCharge, QuotaLevel, period_at
 from twisted_lb.stores.redis.outcomes import OF_QUOTA, PERIOD_OVER, SPECIAL
 
@@ -149,6 +149,25 @@ class QuotaTests(StoreOnClock):
         charged, extras = self.lost(True)
         self.assertEqual(charged[-1], (account("a"), 0))
         self.assertEqual(extras, [(-1, 0, b""), (-1 - len(charged), 0, b"requests %d %d -1" % (STARTS, ENDS))])
+
+    def test_a_lost_call_has_taken_of_a_shadow(self) -> None:
+        """Its tokens are refunded to the shadow policy of the user, if it is known that there is one."""
+        found = [b"ann", OWNER.encode(), 0, 0, b"0", 0, None, [5, b"0.5", 4 * MICROTOKENS, 0]]
+        self.take("a")
+        self.end_of_turn()
+        self.server.commands()
+        self.server.reply(array(found, 9, b"0", SPECIAL + 1, 4 * MICROTOKENS))
+        self.take("a", 3)
+        self.take("b")
+        self.end_of_turn()
+        number = self.batch().number
+        self.server.lose()
+        self.last = b"%d %d 22" % (number, number)
+        self.reconnect()
+        batch = self.batch()
+        shadow = shadow_bucket(OWNER, 5, 0.5)
+        self.assertEqual(batch.shared_charges, [(shadow.key.encode(), -3 * MICROTOKENS)])
+        self.assertEqual(batch.charged, [(account("a"), -3 * MICROTOKENS), (account("b"), -MICROTOKENS)])
 
     def test_a_lost_call_that_was_not_carried_out(self) -> None:
         """What it was to charge to quotas is due."""

@@ -56,7 +56,6 @@ from twisted_lb.interfaces import (
     SharedBucket,
     Taken,
     enforced,
-    shadow_bucket,
     shadows,
 )
 from twisted_lb.limits.bucket import Bucket
@@ -241,8 +240,9 @@ class Fallback(RecentQuotas):
         _, level = share.take(cost, now_us)
         more = self.shared.take(binding, cost, now_us) if binding else ()
         asked = shadows(limits)
-        if special is not None and special.shadow.capacity:
-            asked += (shadow_bucket(special.owner, *special.shadow),)
+        of_user = self.shadow_policy(digest)
+        if of_user is not None:
+            asked += (of_user,)
         decisions = self.shared.take_shadows(asked, cost, now_us) if asked else ()
         return Taken(True, name, capacity, share.rate_per_sec, level, KEY, more, decisions)
 

@@ -11,7 +11,7 @@ from itertools import islice
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from twisted_lb.interfaces import KEY, Policy, Taken
+from twisted_lb.interfaces import KEY, Policy, SharedBucket, Taken, shadow_bucket
 from twisted_lb.quotas import QuotaLevel
 
 # A key is dropped when there was no decision for it for this time; possibly after half of it.
@@ -143,6 +143,13 @@ class RecentKeys:
     def knows(self, digest: str) -> bool:
         """Whether the store has decided for this key recently."""
         return self._bucket_of(digest, self._special(digest)) is not None
+
+    def shadow_policy(self, digest: str) -> SharedBucket | None:
+        """The bucket of the shadow policy of a key's user, as far as it is known that there is one."""
+        special = self._special(digest)
+        if special is None or not special.shadow.capacity:
+            return None
+        return shadow_bucket(special.owner, *special.shadow)
 
     def _known(self, digest: str) -> tuple[Taken, float] | None:
         return self.recent.get(digest) or self._older.get(digest)

@@ -73,6 +73,7 @@ class Recovery:
         self._debts: dict[str, int] = {}  # digest -> microtokens, still to be charged
         self._global_debt = 0
         self._lost_due_of_shared: list[tuple[SharedBucket, int]] = []
+        self._lost_due_of_shadows: list[tuple[str, int]] = []  # digest, microtokens: of users' shadow policies
         self._shared_debts: dict[str, tuple[SharedBucket, int]] = {}  # by the keys of the buckets
         self._lost_takings: list[tuple[str, int]] = []  # digest, tokens: counted by the quotas of calls that were lost
         self._quota_debts: list[tuple[str, QuotaCharge]] = []
@@ -92,6 +93,7 @@ class Recovery:
         self._lost_due_of_shared += due.shared
         self._quota_debts += due.quotas
         self._lost_takings += due.taken
+        self._lost_due_of_shadows += due.of_shadows
         self._rejoined(self._instance.rejoined(reply))
 
     def lost(self) -> None:
@@ -158,9 +160,14 @@ class Recovery:
         for digest, microtokens in self._lost_due:
             self._owe(digest, self._fallback.still_missing(digest, microtokens))
         self._global_debt += self._fallback.still_missing_of_all(self._lost_due_of_global)
+        for digest, microtokens in self._lost_due_of_shadows:
+            shadow = self._fallback.shadow_policy(digest)
+            if shadow is not None:
+                self._lost_due_of_shared.append((shadow, microtokens))
         for shared, microtokens in self._lost_due_of_shared:
             self._owe_shared(shared, self._fallback.shared_still_missing(shared, microtokens))
-        self._lost_due, self._lost_due_of_global, self._lost_due_of_shared = [], 0, []
+        self._lost_due, self._lost_due_of_global = [], 0
+        self._lost_due_of_shared, self._lost_due_of_shadows = [], []
         for digest, tokens in self._lost_takings:
             self._quota_debts += self._fallback.quota_refund(digest, tokens)
         self._lost_takings = []

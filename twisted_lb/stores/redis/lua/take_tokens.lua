@@ -40,7 +40,9 @@
 --
 -- A call whose reply was lost may have been executed, or may still be executed.  So tokenlb:last:<process> holds the number
 -- up to which no call is executed any more, the number of the last call that has changed a bucket, and a digit for each of
--- its takings, those without a key last, 1 if it was admitted (see resolve.lua).
+-- its takings, those without a key last: 0 refused, 1 admitted, 2 admitted and tokens taken from the shadow policy of the
+-- user; then, if there are shadows among the shared buckets, a digit for each of them, in the order of the arguments: 1 if
+-- tokens were taken from it (see resolve.lua).
 --
 -- A call that takes is refused with OUTAGE, and changes nothing, while balancers come back from an outage (rejoin.lua).
 -- One that only charges and releases is executed.
@@ -352,6 +354,7 @@ local size = 5 * (#KEYS - first)
 local outcomes = {}
 local limited = nil -- the takings that need tokens of shared buckets, in their order: arrays of buckets, and `levels`
 local limits_of = nil -- position of a taking -> the one of `limited`
+local with_shadows = false -- among these
 local refusing, take_from, take_shadows, note_levels = nil, nil, nil, nil
 
 -- Creating functions takes time, so these are created only if they are needed.
@@ -418,7 +421,7 @@ if shared_count > 0 then
       else
         local shadows = buckets.shadows or {said = {}}
         shadows[#shadows + 1] = named[-place]
-        buckets.shadows = shadows
+        buckets.shadows, with_shadows = shadows, true
       end
     end
     at = at + 3 + count
@@ -449,7 +452,7 @@ end
 local last = 0
 for i = first + 1, #KEYS do
   local key, cost, bucket, level, outcome, found = KEYS[i], MICROTOKENS, nil, nil, nil, nil
-  local network, shadow_said = nil, nil
+  local network, shadow_said, admitted = nil, nil, '1'
   if costs and costs[i - first] then
     cost = costs[i - first]
     network = networks[i - first]
@@ -512,6 +515,7 @@ for i = first + 1, #KEYS do
           shadow_said = shadow and shadow[LEVEL] < cost and 1 or 0
           if shadow and shadow_said == 0 then
             take(shadow, cost)
+            admitted = '2'
           end
         end
         if quota then
@@ -541,7 +545,7 @@ for i = first + 1, #KEYS do
   if limits then
     note_levels(limits)
   end
-  outcomes[i - first] = outcome == 1 and '1' or '0'
+  outcomes[i - first] = outcome == 1 and admitted or '0'
   if found and bucket and not found.refused and outcome ~= 4 then
     local own, shadow = found.own, found.shadow
     reply[last + 1] = {
@@ -598,6 +602,15 @@ end
 -- 7. The writes.
 
 if #changed > 0 or quotas then
+  if with_shadows then
+    outcomes[#outcomes + 1] = ' '
+    for i = 1, limited_takings do
+      local shadows = limited[i].shadows
+      for j = 1, shadows and #shadows or 0 do
+        outcomes[#outcomes + 1] = shadows.said[j] == 0 and '1' or '0'
+      end
+    end
+  end
   call('SET', last_key, ARGV[10] .. ' ' .. ARGV[10] .. ' ' .. table.concat(outcomes), 'EX', LAST_TTL)
 end
 
