@@ -126,12 +126,17 @@ local function has_shadow(more)
   return more:find('s', 1, true) ~= nil
 end
 
+-- The key of the bucket of the shadow policy of the user whose hash is at `key`.
+local function shadow_bucket_of(key)
+  return 'tokenlb:shadow_bucket:' .. key:sub(9)
+end
+
 -- The bucket of the shadow policy of a user, and that policy, capacity and rate as text, where `key` is the user's hash.
 -- nil where there is no policy that could be.
 local function shadow_of(key)
   local fields = call('HMGET', key, 'shadow_capacity', 'shadow_rate')
   if number(fields[1], 1, MOST_CAPACITY) and rate_of(fields[2]) then
-    return 'tokenlb:shadow_bucket:' .. key:sub(9), tonumber(fields[1]), fields[2]
+    return shadow_bucket_of(key), tonumber(fields[1]), fields[2]
   end
   return nil
 end
