@@ -196,7 +196,6 @@ MAX_LINES = 400
 LONG_FILES = {
     "interfaces.py": "the contracts between the parts, which are read together",
     "network/names.py": "those who wait for a name, follow it or watch it share its look-ups and what is known of it",
-    "limits/fallback.py": "one decision about a request by all its limits, each with its share",
     "proxy/admission.py": "the steps from a key to a decision, each of which leads to the next",
     "proxy/exchange.py": "the states of one request; tokens are in admission, and decisions in retry_policy",
     "proxy/client_connection.py": "the states of one connection, each a method that goes over into the others",

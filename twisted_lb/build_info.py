@@ -42,6 +42,7 @@ COMPILED = (
     "limits/client_networks.py",
     "limits/collected_counts.py",
     "limits/fallback.py",
+    "limits/own_networks.py",
     "limits/prefer.py",
     "limits/pricing.py",
     "limits/quota_count.py",

@@ -52,18 +52,17 @@ from twisted_lb.interfaces import (
     OWN,
     QUOTA,
     Limits,
-    ShadowDecision,
     SharedBucket,
     Taken,
     enforced,
     shadows,
 )
 from twisted_lb.limits.bucket import Bucket
+from twisted_lb.limits.own_networks import OwnNetworks
 from twisted_lb.limits.quota_share import QuotaShare
 from twisted_lb.limits.recent_keys import SpecialKey, aged
 from twisted_lb.limits.recent_quotas import ALLOW, LOCAL, RecentQuotas
 from twisted_lb.limits.share import Share
-from twisted_lb.limits.shared_buckets import SharedBuckets, address_bucket, address_rule
 from twisted_lb.limits.shared_shares import SharedShares
 from twisted_lb.users import KEY_EXPIRED
 
@@ -94,9 +93,7 @@ class Fallback(RecentQuotas):
         self._limits = limits
         self._shares: dict[str, Share] = {}  # of users' buckets, by the digests of their first keys
         self._own_shares: dict[str, Share] = {}  # of keys' own buckets, by the digests of the keys
-        # For client networks, each instance has whole buckets.
-        self._address_rule = address_rule(limits.address)
-        self._networks = SharedBuckets()
+        self._networks = OwnNetworks(limits.address)
         self.shared = SharedShares(keys, self._divided)  # of routes and pools
         self._pending: dict[str, int] = {}  # microtokens to charge to keys without a share
         # The global bucket as last known, this process's share of it, and further microtokens to charge to it.
@@ -277,35 +274,17 @@ class Fallback(RecentQuotas):
         return Share(Bucket(whole.capacity, whole.rate_per_sec, whole.level, stamp_us), parts, now_us)
 
     def of_network(self, network: str, spend: bool) -> Taken:
-        """The decision of a network's bucket during an outage, which must not make guessing keys faster.
+        """The decision of a network's bucket about an unknown key; its token is taken only with `spend`."""
+        return self._networks.take(self._networks.limits(network), 1, _us(self.now()), spend)
 
-        See `of_address`; the cost is one token, which is taken only with `spend`.
-        """
-        return self.of_address((address_bucket(self._address_rule, network),), 1, spend)
-
-    def of_address(self, limits: tuple[SharedBucket, ...], cost: int, spend: bool = True) -> Taken:
-        """The decision of the bucket of a client's network, the only one in `limits` apart from shadows.
-
-        Each process has its own bucket, which is full at first.  If this limit is disabled, all requests are admitted.
-        """
-        rule = self._address_rule
+    def of_address(self, limits: tuple[SharedBucket, ...], cost: int) -> Taken:
+        """The decision of the bucket of a client's network, the only one in `limits` apart from shadows."""
         now_us = _us(self.now())
+        taken = self._networks.take(enforced(limits), cost, now_us)
         asked = shadows(limits)
-        if not rule.capacity:
-            return Taken(True, b"", 0, 0.0, 0, ADDRESS, shadows=self._take_shadows(asked, cost, now_us))
-        limits = enforced(limits)
-        refusing = self._networks.refusing(limits, cost, now_us)
-        if refusing is not None:
-            return Taken(False, b"", rule.capacity, rule.rate_per_sec, refusing[1], ADDRESS)
-        level = self._networks.take(limits, cost, now_us)[0] if spend else self._networks.level(limits[0], now_us)
-        decisions = self._take_shadows(asked, cost, now_us)
-        return Taken(True, b"", rule.capacity, rule.rate_per_sec, level, ADDRESS, shadows=decisions)
-
-    def _take_shadows(
-        self, asked: tuple[SharedBucket, ...], cost: int, now_us: int
-    ) -> tuple[ShadowDecision, ...]:
-        """The decisions of shadows about a request that its network's bucket admitted.  Only LOCAL has shadows."""
-        return self.shared.take_shadows(asked, cost, now_us) if asked and self.mode == LOCAL else ()
+        if not (asked and taken.admitted and self.mode == LOCAL):
+            return taken
+        return taken._replace(shadows=self.shared.take_shadows(asked, cost, now_us))
 
     def release(self, digest: str, tokens: int, limits: tuple[SharedBucket, ...] = ()) -> None:
         """A request has ended during the outage, whether it was admitted here or by the store.

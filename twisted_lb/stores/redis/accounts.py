@@ -17,7 +17,7 @@ from twisted_lb.interfaces import MICROTOKENS, Account, AccountPage, NameTaken, 
 from twisted_lb.limits.bucket import check_change, check_policy
 from twisted_lb.limits.client_networks import IN_USE_SECONDS
 from twisted_lb.limits.recent_keys import SpecialKey
-from twisted_lb.quotas import Quota, QuotaLevel, quota_at, quota_from_text
+from twisted_lb.quotas import Quota, QuotaLevel, quota_at
 from twisted_lb.stores.redis.connection import RedisConnection
 from twisted_lb.stores.redis.keys import NAMES_KEY, account_key
 from twisted_lb.stores.redis.rates import rate_text
@@ -189,14 +189,15 @@ def special_key(found: SpecialReply, now: float) -> SpecialKey:
 
 def quota_of(found: list[Any] | None) -> Quota | None:
     """The quota in a reply (see `quota_list` in bucket.lua), as it is now."""
-    if found is None:
+    level = quota_level(found)
+    if level is None:
         return None
-    text, used, starts_us, ends_us, now_us = found
-    return quota_at(quota_from_text(text.decode(), used, starts_us, ends_us), now_us)
+    amount, unit, per, time_zone, left, starts_us, ends_us, now_us = level
+    return quota_at(Quota(amount, unit, per, time_zone, amount - left, starts_us, ends_us), now_us)
 
 
 def quota_level(found: list[Any] | None) -> QuotaLevel | None:
-    """The same as a part of a decision."""
+    """The same as it is stored, as a part of a decision."""
     if found is None:
         return None
     text, used, starts_us, ends_us, now_us = found

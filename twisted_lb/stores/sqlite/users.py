@@ -1,8 +1,7 @@
 """Users and their keys in the embedded store: each call of IUserStore is one transaction.
 
 Calls that change something are made one after another, since what they store depends on what is in memory, where a
-change takes effect when it is on disk.  Users that are created while another call is under way, with no other change
-between them, are stored in one transaction (see `user_creations`).
+change takes effect when it is on disk.  Only users that are created share transactions: see `user_creations`.
 """
 
 from __future__ import annotations

@@ -127,12 +127,17 @@ local function has_shadow(more)
   return more:find('s', 1, true) ~= nil
 end
 
+-- The key of the bucket of a user's shadow policy; `key` is the user's hash.
+local function shadow_bucket_of(key)
+  return 'tokenlb:shadow_bucket:' .. key:sub(9)
+end
+
 -- The key of the bucket of a user's shadow policy, its capacity, and its rate as text; `key` is the user's hash.
 -- nil if there is no valid policy.
 local function shadow_of(key)
   local fields = call('HMGET', key, 'shadow_capacity', 'shadow_rate')
   if number(fields[1], 1, MOST_CAPACITY) and rate_of(fields[2]) then
-    return 'tokenlb:shadow_bucket:' .. key:sub(9), tonumber(fields[1]), fields[2]
+    return shadow_bucket_of(key), tonumber(fields[1]), fields[2]
   end
   return nil
 end

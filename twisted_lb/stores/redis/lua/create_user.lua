@@ -23,7 +23,7 @@ for _, key in ipairs(keys) do
 end
 call('SCARD', keys_of(owner))
 call('HLEN', bucket_of(owner))
-call('HLEN', shadow_bucket_of(owner))
+call('HLEN', shadow_bucket_of(place_of(owner)))
 local capacity = tonumber(ARGV[at])
 local level = min(tonumber(ARGV[at + 2]) or capacity * MICROTOKENS, capacity * MICROTOKENS)
 -- The stamp of a full bucket says that nothing was ever taken.

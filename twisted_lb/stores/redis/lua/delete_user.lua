@@ -14,7 +14,7 @@ end
 call('ZREM', 'tokenlb:names', user[2] .. '\0' .. owner)
 call('ZREM', 'tokenlb:first_keys', owner)
 tell(owner)
-call('DEL', place_of(owner), keys_of(owner), bucket_of(owner), shadow_bucket_of(owner), in_flight_of(owner))
+call('DEL', place_of(owner), keys_of(owner), bucket_of(owner), shadow_bucket_of(place_of(owner)), in_flight_of(owner))
 -- Those of earlier shadow policies expire.
 call('DEL', usage_of('key', owner), usage_of('shadow', owner .. ':' .. whole(user[7][2]) .. ':' .. user[7][3]))
 return user

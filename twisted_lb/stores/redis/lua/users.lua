@@ -24,10 +24,6 @@ local function bucket_of(digest)
   return 'tokenlb:key_bucket:{' .. digest .. '}'
 end
 
-local function shadow_bucket_of(owner)
-  return 'tokenlb:shadow_bucket:{' .. owner .. '}'
-end
-
 local function usage_of(kind, digest)
   return 'tokenlb:usage:{' .. kind .. ':' .. digest .. '}'
 end
@@ -191,9 +187,10 @@ local function write_shadow(owner, capacity, rate, level)
   else
     call('HDEL', place_of(owner), unpack(SHADOW_FIELDS))
   end
-  call('DEL', shadow_bucket_of(owner))
+  local bucket = shadow_bucket_of(place_of(owner))
+  call('DEL', bucket)
   if level < capacity * MICROTOKENS then
-    call('HSET', shadow_bucket_of(owner), 'level', whole(level), 'stamp', now_text)
+    call('HSET', bucket, 'level', whole(level), 'stamp', now_text)
   end
 end
 
