@@ -360,6 +360,36 @@ class ReactorChoiceTests(SynchronousTestCase):
         self.assertEqual((done.stdout, done.stderr), ("set()\n", ""))
 
 
+class StartTests(SynchronousTestCase):
+    def test_what_a_start_needs(self) -> None:
+        """A start without Redis loads neither its client nor what no request has asked for yet, and the garbage
+        collector works when the reactor runs.
+        """
+        program = (
+            "import gc, sys, twisted_lb.tap\n"
+            "options = twisted_lb.tap.Options()\n"
+            "options.parseOptions(['--listen', 'tcp:0', '--admin-listen', 'tcp:0'])\n"
+            "twisted_lb.tap.makeService(options)\n"
+            "from twisted.internet import reactor\n"
+            "reactor.callWhenRunning(reactor.stop)\n"
+            "reactor.run()\n"
+            "late = {'prometheus_client', 'treq', 'twisted_lb.api.metrics', 'twisted_lb.api.openapi', 'txredisapi'}\n"
+            "print(late & set(sys.modules), gc.isenabled())"
+        )
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        (directory / "servers.yaml").write_text("servers: [{url: 'http://127.0.0.1:1'}]")
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=directory,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual((done.stdout, done.stderr), ("set() True\n", ""))
+
+
 class PatternTests(SynchronousTestCase):
     def test_no_possessive_groups(self) -> None:
         """No pattern repeats a group possessively, which CPython before 3.11.5 matches wrongly (gh-106052)."""

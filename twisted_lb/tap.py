@@ -6,6 +6,7 @@ Everything that imports them is therefore imported within `makeService`.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -111,6 +112,9 @@ def startup_of(options: Options) -> Startup:
 
 def makeService(options: Options) -> IService:
     """The service to run.  On errors the program exits with a message and status 1."""
+    # Most of what is imported and made from here on stays, and the collector would go through it again and again.
+    gc.disable()
+
     from twisted.internet import reactor
 
     from twisted_lb.app.build import CannotStart, build
@@ -118,6 +122,8 @@ def makeService(options: Options) -> IService:
     from twisted_lb.app.monotonic import run_on_monotonic_clock
     from twisted_lb.config.settings import Misconfigured
 
+    running: Any = reactor
+    running.callWhenRunning(gc.enable)
     try:
         startup = startup_of(options)
         log_unraisable()
@@ -125,7 +131,6 @@ def makeService(options: Options) -> IService:
         service = build(reactor, startup)
     except Misconfigured as error:
         raise CannotStart(str(error), lines=True) from None
-    running: Any = reactor
     running.callWhenRunning(_end_well_on_signals, running)
     return service
 

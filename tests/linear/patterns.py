@@ -63,7 +63,8 @@ def _patterns_in(value: object, depth: int = 3) -> Iterator[re.Pattern[Any]]:
         for one in value:
             yield from _patterns_in(one, depth - 1)
     elif depth and isinstance(value, type) and value.__module__.startswith("twisted_lb."):
-        for one in vars(value).values():
+        # A model of pydantic builds its validator when that is looked at.
+        for one in list(vars(value).values()):
             yield from _patterns_in(one, depth - 1)
 
 

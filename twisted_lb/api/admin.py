@@ -29,8 +29,6 @@ from twisted_lb.api.explained_request import explained_key, explained_request, e
 from twisted_lb.api.hosts import counts_as_local
 from twisted_lb.api.limits import PATH as LIMITS_PATH
 from twisted_lb.api.limits import LimitsApi
-from twisted_lb.api.metrics import CONTENT_TYPE, metrics_steps
-from twisted_lb.api.openapi import openapi_text
 from twisted_lb.api.operator_token import NO_TOKENS, UNKNOWN_TOKEN, OperatorTokens
 from twisted_lb.api.operators import OperatorFactory
 from twisted_lb.api.pools import MAX_BODY_BYTES, PoolsApi
@@ -118,12 +116,18 @@ class _AdminApi:
     async def _metrics(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
         report = await report_of(self._running)
+        # The client of Prometheus is loaded by the first scrape.
+        from twisted_lb.api.metrics import CONTENT_TYPE, metrics_steps
+
         text = await run_in_turns(self._reactor, metrics_steps(report))
         return answer(request, 200, CONTENT_TYPE, text)
 
     @app.route("/openapi.json", methods=["GET"])
     async def _openapi(self, request: Request) -> bytes:
         self._tokens.check_reader(request)
+        # What describes the APIs is loaded when it is first asked for.
+        from twisted_lb.api.openapi import openapi_text
+
         return answer(request, 200, "application/json", openapi_text().encode())
 
     @app.route("/explain", methods=["GET"])

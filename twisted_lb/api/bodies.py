@@ -91,10 +91,15 @@ Rate = Annotated[
 ]
 
 
-class Policy(BaseModel):
-    """The policy of a bucket; absent members are None."""
+class Body(BaseModel):
+    """A body, or an object in one."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    # Its validator is built when the first such body arrives.
+    model_config = ConfigDict(strict=True, frozen=True, defer_build=True)
+
+
+class Policy(Body):
+    """The policy of a bucket; absent members are None."""
 
     capacity: Annotated[Capacity | None, NOT_NULL] = Field(
         None, description=f"a whole number from 1 to {MAX_CAPACITY}"
@@ -150,10 +155,8 @@ class NewKey(Policy):
     expires_at: Annotated[Time | None, NOT_NULL] = Field(None, description=TIME)
 
 
-class KeyLabel(BaseModel):
+class KeyLabel(Body):
     """The body of `PATCH /user/keys/<key_id>`."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
 
     label: Label = Field(description=LABEL)
 
@@ -179,10 +182,8 @@ Duration = Annotated[
 ]
 
 
-class Rotation(BaseModel):
+class Rotation(Body):
     """The body of `POST /user/keys/<key_id>/rotate`."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
 
     grace: Duration = Field(description='seconds, or a duration such as "1h" or "7d", of at most a year')
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from twisted_lb.api.bodies import (
     LABEL,
     NOT_NULL,
     BadBody,
+    Body,
     Capacity,
     Label,
     NewUser,
@@ -56,12 +57,10 @@ def _time_zone(name: str) -> str:
     return name
 
 
-class QuotaToSet(BaseModel):
+class QuotaToSet(Body):
     """A quota: so many requests or tokens in each day or month of a time zone."""
 
     model_config = ConfigDict(
-        strict=True,
-        frozen=True,
         extra="forbid",
         json_schema_extra={"oneOf": [{"required": [REQUESTS]}, {"required": [TOKENS]}]},
     )
@@ -95,10 +94,10 @@ def _quota_of(body: QuotaToSet) -> Quota:
     return Quota(body.tokens or 0, TOKENS, body.per, body.time_zone)
 
 
-class ShadowPolicy(BaseModel):
+class ShadowPolicy(Body):
     """The shadow policy of a user."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     capacity: Capacity = Field(description=f"a whole number from 1 to {MAX_CAPACITY}")
     rate_per_sec: Rate = Field(description=f"a number from 0 to {MAX_RATE_PER_SEC}")
@@ -145,10 +144,10 @@ _OWN_BUCKET: dict[str, Any] = {
 }
 
 
-class KeyPatch(BaseModel):
+class KeyPatch(Body):
     """The body of `PATCH /users/<name>/keys/<key_id>`; the policy is that of a bucket of the key's own."""
 
-    model_config = ConfigDict(strict=True, frozen=True, json_schema_extra=_OWN_BUCKET)
+    model_config = ConfigDict(json_schema_extra=_OWN_BUCKET)
 
     label: Annotated[Label | None, NOT_NULL] = Field(None, description=LABEL)
     expires_at: Time | None = Field(None, description=f"{TIME}, or null")
@@ -156,20 +155,16 @@ class KeyPatch(BaseModel):
     rate_per_sec: Rate | None = Field(None, description=f"a number from 0 to {MAX_RATE_PER_SEC}, or null")
 
 
-class Level(BaseModel):
+class Level(Body):
     """The body of `PUT /users/<name>/level`."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
 
     current_capacity: Annotated[int, BeforeValidator(whole)] = Field(
         ge=-MAX_CAPACITY, le=MAX_CAPACITY, description=f"a whole number from -{MAX_CAPACITY} to {MAX_CAPACITY}"
     )
 
 
-class QuotaUsed(BaseModel):
+class QuotaUsed(Body):
     """The body of `PUT /users/<name>/quota`."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
 
     used: Annotated[int, Field(ge=0, le=MAX_USED), BeforeValidator(whole)] = Field(
         description=f"a whole number from 0 to {MAX_USED}"

@@ -48,7 +48,6 @@ from twisted_lb.network.stock import StockReactor
 from twisted_lb.network.system_files import read_name_servers
 from twisted_lb.network.tls_client import TlsContexts, open_tls
 from twisted_lb.proxy.factory import ProxyFactory
-from twisted_lb.stores.redis.store import RedisStore
 from twisted_lb.stores.sqlite.store import EmbeddedStore, steady_clock
 from twisted_lb.users import KeyBucket, KeyRefused, Shadow, User, key_id_of
 from twisted_lb.webhook import digest_of_url, host_of, read_secret_key
@@ -269,6 +268,9 @@ def _store(reactor: Any, settings: Settings, limits: Limits, fallback: Fallback 
     """An IBucketStore, IAccountStore, IUserStore, IUsageStore and IStoreReport."""
     if fallback is None:
         return EmbeddedStore(settings.data_dir, steady_clock(), reactor, limits=limits)
+    # The client of Redis is not loaded by processes that have none.
+    from twisted_lb.stores.redis.store import RedisStore
+
     security = security_of(settings)
     deadline = settings.redis_deadline
     return RedisStore(settings.redis_url, reactor, limits, fallback, deadline, security=security, advise=True)

@@ -37,7 +37,6 @@ from twisted_lb.network.system_files import read_name_servers
 from twisted_lb.proxy.https_redirect import HTTPS_PORT
 from twisted_lb.routing.notices import route_notices
 from twisted_lb.steps import finish
-from twisted_lb.stores.redis.endpoints import check_redis
 from twisted_lb.stores.redis.url import RedisSecurity
 from twisted_lb.stores.sqlite.check import data_dir_problem
 
@@ -279,6 +278,9 @@ def _redis_problems(settings: Settings) -> list[str]:
     """Problems of the URL, and settings that would have no effect with it."""
     security = security_of(settings)
     if settings.redis_url:
+        # The client of Redis is not loaded by processes that have none.
+        from twisted_lb.stores.redis.endpoints import check_redis
+
         try:
             check_redis(settings.redis_url, security)
         except ValueError as error:

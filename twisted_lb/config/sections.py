@@ -20,7 +20,8 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 class Section(BaseModel):
     """A mapping in the file."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # Each is validated as a part of the whole file, whose validator has all others in it.
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 def keys_of(section: type[Section]) -> str:

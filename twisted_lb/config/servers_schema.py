@@ -172,9 +172,9 @@ def _pass_or_keys(value: object) -> object:
     return value
 
 
-# What `false` becomes.
-NO_CHECK = HealthCheckModel()
-NO_EJECTION = EjectionModel(consecutive_failures=0, failure_share=0)
+# What `false` becomes.  These values are valid, so that no validator has to be built for them, and so are the defaults.
+NO_CHECK = HealthCheckModel.model_construct()
+NO_EJECTION = EjectionModel.model_construct(consecutive_failures=0, failure_share=0.0)
 
 
 class _FalseIs(NamedTuple):
@@ -262,8 +262,8 @@ class PoolKeys(Section):
     health_check: HealthCheckOrFalse = _switched(HealthCheckModel)
     ejection: Annotated[EjectionModel | None, _FalseIs(NO_EJECTION)] = _switched(EjectionModel)
     panic_threshold: float = share(PoolSpec.panic_threshold)
-    retries: RetriesModel = Field(default=RetriesModel(), description=keys_of(RetriesModel))
-    queue: QueueModel = Field(default=QueueModel(), description=keys_of(QueueModel))
+    retries: RetriesModel = Field(default=RetriesModel.model_construct(), description=keys_of(RetriesModel))
+    queue: QueueModel = Field(default=QueueModel.model_construct(), description=keys_of(QueueModel))
     tls: TlsModel | None = Field(default=None, description=keys_of(TlsModel))
     maintenance: Maintenance = 0.0
     request_headers: HeaderRulesModel | None = Field(default=None, description=keys_of(HeaderRulesModel))

@@ -117,7 +117,7 @@ def server_spec(server: ServerModel, keys: Keys, tls: ServerTls | None) -> Serve
 
 
 # Stands for the servers of a discovered list: it gets the settings that its pool has for all servers.
-_TEMPLATE = ServerModel.model_validate({"name": "listed", "url": f"https://{LISTED_HOST}"})
+_TEMPLATE = ServerModel.model_construct(name="listed", url=f"https://{LISTED_HOST}")
 
 
 def discover_spec(

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-# The groups have no slots of their own, so that a class can combine several.  Durations are in seconds, sizes in bytes.
+# The groups have no slots of their own, so that a class can combine several.  Most have no methods either: those of the
+# combined classes are made from all fields.  Durations are in seconds, sizes in bytes.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class _Process:
     """Listeners, operators and processes."""
 
@@ -44,7 +45,7 @@ class _Process:
     resolver: tuple[str, ...] = ()  # name servers; none: those of /etc/resolv.conf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class _Stores:
     """The stores, and outages of Redis.  The URL of Redis may contain a password."""
 
@@ -65,7 +66,7 @@ class _Stores:
     webhook_secret: str = ""  # with which they are signed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class _Limits:
     """Users and buckets, which the stores implement."""
 
@@ -99,7 +100,7 @@ class KeySettings:
     authenticator: str = ""  # a class that finds the key instead, as package.module:Class
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class _DataPath:
     """Clients' connections, servers' connections, and what happens in between.  No secrets: see ProxySettings."""
 

@@ -33,6 +33,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # ruff: noqa: E402
+import gc
 import json
 import os
 import socket
@@ -130,6 +131,8 @@ def main(reactor_module: str) -> None:
         return
     instructions = json.loads(line)
 
+    # As in `tap.makeService`.
+    gc.disable()
     # These modules import klein and txredisapi, which would install a reactor themselves.
     namedModule(reactor_module).install()
     from twisted.internet import reactor
@@ -199,6 +202,7 @@ def main(reactor_module: str) -> None:
 
     log_unraisable()
     started: Any = reactor
+    started.callWhenRunning(gc.enable)
     parent = ParentPipe(reactor, told)
     connect: Any = StandardIO
     connect(parent, STANDARD_INPUT, instructions["reports"], reactor)
