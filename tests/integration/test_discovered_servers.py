@@ -120,7 +120,8 @@ def test_ipv6(name_server: NameServer, new_balancer: Start) -> None:
     """Addresses of IPv6 are servers; one that cannot be reached does not fail a request."""
     here = Here("::1")
     name_server.addresses["web.test"] = ["::1", "::9"]
-    balancer, key = start(new_balancer, name_server, f"servers: [{{name: web, url: 'http://web.test:{here.port}'}}]\n")
+    yaml = f"servers: [{{name: web, url: 'http://web.test:{here.port}'}}]\n"
+    balancer, key = start(new_balancer, name_server, yaml, CONNECT_TIMEOUT="1s")
     wait_until(lambda: names(balancer) == [f"web@[::{one}]:{here.port}" for one in (1, 9)], what="two servers")
     assert [ask(balancer.port, "GET", "/", key=key).body for _ in range(10)] == [b"::1"] * 10
     here.close()

@@ -37,13 +37,23 @@ class ByPath:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("balancr: round_robin\n" + GOOD, ["servers.yaml:1: balancr", "did you mean 'balancer'?"]),
         (
-            GOOD.replace("http://", "ftp://").replace("}", ", weight: heavy, colour: red}"),
-            ["servers.yaml:2: servers[0].url", "ftp://", "servers[0].weight", "'heavy'", "servers[0].colour"],
+            "balancr: round_robin\n" + GOOD.replace("http://", "ftp://").replace("}", ", weight: heavy, colour: red}"),
+            [
+                *("servers.yaml:1: balancr", "did you mean 'balancer'?", "servers.yaml:3: servers[0].url", "ftp://"),
+                *("servers[0].weight", "'heavy'", "servers[0].colour"),
+            ],
         ),
-        ("balancer: round_robbin\n" + GOOD, ["servers.yaml", "'round_robbin'", "did you mean round_robin?"]),
-        ("balancer: nowhere.at_all:Own\n" + GOOD, ["servers.yaml", "there is no module nowhere beside the servers"]),
+        (
+            "pools:\n"
+            "  a: {balancer: round_robbin, servers: [{url: 'http://127.0.0.1:9'}]}\n"
+            "  b: {balancer: 'nowhere.at_all:Own', servers: [{url: 'http://127.0.0.1:9'}]}\n"
+            "routes: [{pool: a}, {path: /b/, pool: b}]\n",
+            [
+                *("servers.yaml:2: ", "'round_robbin'", "did you mean round_robin?"),
+                *("servers.yaml:3: ", "there is no module nowhere beside the servers"),
+            ],
+        ),
     ],
 )
 def test_a_mistake_is_named(new_balancer: Start, text: str, said: list[str]) -> None:

@@ -38,12 +38,22 @@ def test_demo(new_balancer: Start) -> None:
 @pytest.mark.parametrize(
     ("environment", "options", "expected"),
     [
-        ({"HEAD_TIMEOUT": "x"}, ["--workers", "2"], ["HEAD_TIMEOUT (environment): 'x'", "WORKERS (option --workers)"]),
-        ({}, ["--servers", "missing.yaml"], ["missing.yaml: cannot be read: No such file or directory"]),
-        ({}, ["--env-file", "missing"], ["missing: cannot be read"]),
-        ({}, ["--listen", "tcp:http"], ["LISTEN (option --listen): 'tcp:http' is not an endpoint to listen on"]),
-        ({}, ["--redis-url", "http://:geheim@x"], ["REDIS_URL (option --redis-url): "]),
-        ({}, ["--data-dir", "/dev/null"], ["/dev/null"]),
+        (
+            {"HEAD_TIMEOUT": "x"},
+            ["--workers", "2", "--servers", "missing.yaml", "--listen", "tcp:http", "--data-dir", "/dev/null"],
+            [
+                "HEAD_TIMEOUT (environment): 'x'",
+                "WORKERS (option --workers)",
+                "missing.yaml: cannot be read: No such file or directory",
+                "LISTEN (option --listen): 'tcp:http' is not an endpoint to listen on",
+                "DATA_DIR (option --data-dir): ",
+            ],
+        ),
+        (
+            {},
+            ["--env-file", "missing", "--redis-url", "http://:geheim@x"],
+            ["missing: cannot be read", "REDIS_URL (option --redis-url): "],
+        ),
     ],
 )
 def test_cannot_start(
