@@ -5,7 +5,9 @@ SOURCES := setup.py pyproject.toml
 UNIT_TESTS = $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(patsubst %.py,%,$(wildcard tests/test_*.py))
 
 # For two cores: half of the time and more, a test with real processes waits.
-TEST_PROCESSES := 5
+TEST_PROCESSES := 6
+# Many processes load the same modules; compiled once, they are kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-pytest test-compiled check bench openapi compiled pure wheel clean
@@ -20,7 +22,7 @@ test: $(VENV)/installed-dev  ## Run every test
 	@tools/test_programs.sh
 	$(VENV)/bin/trial --jobs 2 --reporter=text $(filter-out tests.integration,$(subst /,.,$(UNIT_TESTS)))
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder tests/integration
-	$(VENV)/bin/python -m pytest -p twisted tests/integration/asynchronous
+	$(VENV)/bin/python -m pytest -p twisted --numprocesses 2 --dist loadfile tests/integration/asynchronous
 
 test-pytest: $(VENV)/installed-dev  ## Run the tests that `make test` has run under trial under pytest as well
 	$(VENV)/bin/python -m pytest --numprocesses 2 --ignore=tests/integration
