@@ -74,7 +74,7 @@ def test_open_files(servers: Servers, new_balancer: Start) -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert balancer.tokens(key) == 9
     log = balancer.log()
-    assert " is down" not in log and "ejected" not in log
+    assert " is down" not in log and " is ejected" not in log
     assert log.count("Servers cannot be reached: this process has as many open files as it may") == 1
     seen = json.loads(ask(balancer.admin_port, "GET", "/servers").body)
     assert sum(server["failures"] for server in seen) == 0
@@ -95,5 +95,5 @@ def test_local_ports() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found["statuses"]) == {200, 503}
-    assert " is down" not in found["log"] and "ejected" not in found["log"]
+    assert " is down" not in found["log"] and " is ejected" not in found["log"]
     assert "Servers cannot be reached: this machine has no local port left" in found["log"]
