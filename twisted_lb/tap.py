@@ -113,8 +113,22 @@ def startup_of(options: Options) -> Startup:
 def makeService(options: Options) -> IService:
     """The service to run.  On errors the program exits with a message and status 1."""
     # Most of what is imported and made from here on stays, and the collector would go through it again and again.
+    collects = gc.isenabled()
     gc.disable()
+    try:
+        running, service = _built(options)
+    except BaseException:
+        if collects:
+            gc.enable()
+        raise
+    if collects:
+        running.callWhenRunning(gc.enable)
+    running.callWhenRunning(_end_well_on_signals, running)
+    return service
 
+
+def _built(options: Options) -> tuple[Any, IService]:
+    """The reactor, and the service to run on it."""
     from twisted.internet import reactor
 
     from twisted_lb.app.build import CannotStart, build
@@ -122,17 +136,13 @@ def makeService(options: Options) -> IService:
     from twisted_lb.app.monotonic import run_on_monotonic_clock
     from twisted_lb.config.settings import Misconfigured
 
-    running: Any = reactor
-    running.callWhenRunning(gc.enable)
     try:
         startup = startup_of(options)
         log_unraisable()
         run_on_monotonic_clock(reactor)
-        service = build(reactor, startup)
+        return reactor, build(reactor, startup)
     except Misconfigured as error:
         raise CannotStart(str(error), lines=True) from None
-    running.callWhenRunning(_end_well_on_signals, running)
-    return service
 
 
 def _end_well_on_signals(reactor: Any) -> None:

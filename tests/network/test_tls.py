@@ -102,6 +102,7 @@ class ServerTests(SynchronousTestCase):
         self.reactor.iterating = True
         transport.write(b"plain")
         transport.secure(layer, self.protocol)
+        self.assertEqual(self.socket.sent, [b"plain"])
         transport.write(b"secret")
         self.reactor.end_iteration()
         self.assertEqual(before.told, [b"hello"])
@@ -175,6 +176,15 @@ class ServerTests(SynchronousTestCase):
         self.reactor.end_iteration()
         self.reactor.advance(0)
         self.assertEqual((self.socket.take(), self.protocol.told), (b"", [ConnectionAborted]))
+
+    def test_lost_in_the_iteration(self) -> None:
+        """What was written in the iteration of the end is lost, and no close_notify says that nothing is."""
+        self.reactor.iterating = True
+        self.transport.write(b"lost")
+        self.assertFalse(self.transport.delivered())
+        self.transport.connectionLost(Failure(CONNECTION_DONE))
+        self.reactor.end_iteration()
+        self.assertEqual((self.socket.take(), self.protocol.told), (b"", [ConnectionDone]))
 
     def test_client_ends(self) -> None:
         """The client's close_notify is the end of its direction; what came before it is read first."""

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from tests.proxy.test_world import HalfCloseable, Recorder
 from twisted_lb.network import transport as transport_module
-from twisted_lb.network.transport import ClientTransport, ServerTransport
+from twisted_lb.network.transport import ClientTransport, ServerTransport, io_of
 from twisted_lb.network.transport_io import MAX_UNSENT_BYTES, READ_BYTES
 
 
@@ -287,6 +287,31 @@ class TransportTests(SynchronousTestCase):
         self.transport.write(b"more")
         self.reactor.end_iteration()
         self.assertEqual((self.socket.sent, self.protocol.told), ([], [ConnectionLost]))
+
+    def test_not_direct_after_the_end(self) -> None:
+        """Once our direction ends, each write asks the transport, also when nothing waits any more."""
+        self.transport.write(b"hello")
+        self.assertTrue(self.transport.io.direct)
+        self.transport.loseWriteConnection()
+        self.transport.write(b"late")
+        while self.reactor.writing:
+            self.transport.doWrite()
+        self.transport.write(b"later")
+        self.assertFalse(self.transport.io.direct)
+
+    def test_reads_directly(self) -> None:
+        """A reactor calls the object that reads, until the connection is aborted, or something else reads."""
+        io = io_of(self.transport)
+        self.assertIs(io, self.transport.io)
+        self.assertEqual(self.transport.doRead, io.read)
+        self.socket.incoming = [b"hello"]
+        self.assertIsNone(self.transport.doRead())
+        self.assertEqual(self.protocol.told, [b"hello"])
+        self.transport.abortConnection()
+        io_of(self.transport)
+        self.socket.incoming = [b"more"]
+        self.transport.doRead()
+        self.assertEqual(self.protocol.told, [b"hello"])
 
     def test_freed(self) -> None:
         """A connection that has ended is freed at once: nothing of it waits for the garbage collector."""

@@ -111,6 +111,13 @@ class ResponseHeads(SynchronousTestCase):
         self.assertIsNotNone(read_response_head(data, 0, len(data)))
         self.assertRaises(ResponseError, read_response_head, data, 0, len(data) - 4)
 
+    def test_white_space(self) -> None:
+        """White space around the value of a notable field is no part of it, spaces and tabs alike."""
+        for value in (b"5", b" \t5", b"5\t", b"5 ", b"\t 5 \t "):
+            head = read_response_head(b"HTTP/1.1 200 OK\r\nContent-Length:%b\r\n\r\n" % value, 0, 1000)
+            assert head is not None
+            self.assertEqual(head.notable, {b"content-length": [b"5"]})
+
     def test_reason(self) -> None:
         """A reason is kept with its space."""
         head = read_response_head(b"HTTP/1.1 299 So so\r\n\r\n", 0, 1000)

@@ -185,7 +185,7 @@ class Splice:
         _open.discard(self)
         # An aborted transport has a `doRead` and a `doWrite` of its own already, which do nothing.
         if not self._source.aborting():
-            vars(self._source).pop("doRead", None)
+            self._source.doRead = self._source.io.read
         if not self._sink.aborting():
             self._go_on()
         if self._in_pipe or len(_spare) >= MAX_SPARE_PIPES:

@@ -119,7 +119,7 @@ class OneCall(ConnectionState):
         super().connectionLost(reason)
 
     def delivered(self) -> bool:
-        """Whether the kernel has all that was written."""
+        """Whether the kernel has all that was written; unknown once the connection has ended."""
         return not (self.io.unsent or self.buffered())
 
     def readable(self) -> bool:
@@ -238,9 +238,12 @@ def io_of(transport: Any) -> Any:
     """
     if type(transport) not in _PLAIN:
         return transport
-    # A reactor calls it without the method of the transport in between.
-    transport.doRead = transport.io.read
-    return transport.io
+    io = transport.io
+    # An aborted transport has a `doRead` of its own, which does nothing.
+    if not transport.aborting():
+        # A reactor calls it without the method of the transport in between.
+        transport.doRead = io.read
+    return io
 
 
 _PLAIN: Final = (ServerTransport, UnixServerTransport, ClientTransport)

@@ -22,7 +22,11 @@ FIELD_TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 # RFC 9112 section 5: no space between name and colon; a line that begins with a space (obs-fold)
 # is not a field line, and does not match.
 #   field-line = field-name ":" OWS field-value OWS
-FIELD_LINES: Final = rb"(?>(?:\r\n" + TOKEN + rb":" + FIELD_TEXT + rb")*)"
+def _field_lines(name: bytes) -> bytes:
+    return rb"(?>(?:\r\n" + name + rb":" + FIELD_TEXT + rb")*)"
+
+
+FIELD_LINES: Final = _field_lines(TOKEN)
 
 # RFC 9112 section 3.2.  RFC 3986 does not allow " < > \ ^ ` { | } either, but browsers send them in
 # queries, and they are not ambiguous.  '#' begins a fragment, which is never sent in a request.
@@ -40,7 +44,7 @@ _BEFORE_FIELDS: Final = rb"(" + METHOD + rb") (" + REQUEST_TARGET + rb") HTTP/1\
 REQUEST_HEAD: Final = re.compile(_BEFORE_FIELDS + rb"(" + FIELD_LINES + rb")\r\n\r\n")
 # The same, of which nearly all are: with names of letters, digits and hyphens only (see `field_names`).
 USUAL_REQUEST_HEAD: Final = re.compile(
-    _BEFORE_FIELDS + rb"(" + FIELD_LINES.replace(TOKEN, rb"[-0-9A-Za-z]++") + rb")\r\n\r\n"
+    _BEFORE_FIELDS + rb"(" + _field_lines(rb"[-0-9A-Za-z]++") + rb")\r\n\r\n"
 )
 
 # RFC 9112 section 4.  Without a reason phrase the space before it may be missing too, as with many servers.

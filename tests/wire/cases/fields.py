@@ -113,6 +113,8 @@ LIMITS = [
     Case("a hundred fields are passed on", "9110 5.4", get(*MANY), Request(fields=b"\r\nA: b" * 99),
          at_proxy=False),
     Case("more fields are too many", "6585 5", get(*MANY, b"A: b"), Refused(431)),
+    Case("fields of the shortest form are counted", "6585 5", b"GET / HTTP/1.0\r\n" + b"A:\r\n" * 101 + b"\r\n",
+         Refused(431)),
     Case("more fields are too many before the head is whole", "6585 5", get(*MANY, b"A: b")[:-2], Refused(431)),
     Case("a large field is passed on", "9110 5.4",
          get(b"A: " + b"b" * 30000), Request(fields=b"\r\nA: " + b"b" * 30000)),
