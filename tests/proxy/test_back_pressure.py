@@ -80,6 +80,23 @@ class ResponseTests(SynchronousTestCase):
         world.wait(6)
         self.assertTrue(client.ended)
 
+    def test_slow_client(self) -> None:
+        """A client that reads slowly, but steadily, is not cut, nor at the end of its connection; one that stops is."""
+        for fields in ((), (b"Connection: close",)):
+            world = World(send_timeout=5.0, upstream_timeout=60.0)
+            client, upstream = world.asked(request("GET", "/", *fields))
+            client.stop_taking()
+            upstream.send(response(b"x" * 100_000))
+            for _ in range(20):
+                world.wait(4)
+                client.transport.take_some(500)
+            self.assertFalse(client.ended)
+            world.wait(3)
+            client.transport.take_some(100)  # less than 100 bytes a second
+            world.wait(8)
+            self.assertTrue(client.ended)
+            self.assertEqual(world.in_flight, [0])
+
     def test_all_is_answered_in_the_end(self) -> None:
         """Requests that wait for the client to take earlier answers are answered when it does, also its last ones."""
         world = World(max_refusals=0)

@@ -96,6 +96,11 @@ class FakeTransport:
         """The peer's kernel takes no more."""
         self._stuck = True
 
+    def take_some(self, count: int) -> None:
+        """The peer takes some bytes, and then no more again."""
+        self.writes.append(self.buffer[:count])
+        self.buffer = self.buffer[count:]
+
     def take(self) -> None:
         """The peer takes all there is, and what follows, until it stops again."""
         self._stuck = False
@@ -196,6 +201,10 @@ class FakeTransport:
     def delivered(self) -> bool:
         """Whether the peer's kernel has all that was written."""
         return not self.buffer
+
+    def acknowledged(self) -> int:
+        """How many bytes the peer has."""
+        return self.sent - len(self.buffer)
 
     def readable(self) -> bool:
         """Whether bytes wait to be read."""

@@ -7,8 +7,11 @@ buffer, with its back-pressure and its detection of lost connections, for what t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from fcntl import ioctl
 from socket import MSG_PEEK, MSG_TRUNC, AddressFamily, socket
+from termios import TIOCOUTQ
 from typing import Any, Final
 
 from twisted.internet import tcp, unix
@@ -121,6 +124,15 @@ class OneCall(ConnectionState):
     def delivered(self) -> bool:
         """Whether the kernel has all that was written; unknown once the connection has ended."""
         return not (self.io.unsent or self.buffered())
+
+    def acknowledged(self) -> int:
+        """How many bytes the other side has confirmed to have received; with a Unix socket, has read."""
+        try:
+            waiting = ioctl(self.fileno(), TIOCOUTQ, bytes(4))
+        except (OSError, ValueError):
+            # The connection has ended, or this system cannot tell.
+            return self.sent
+        return self.sent - int.from_bytes(waiting, sys.byteorder)
 
     def readable(self) -> bool:
         """Whether bytes wait to be read."""
@@ -269,6 +281,12 @@ def keep_input(transport: Any) -> None:
     """Undo `drop_input`: a transport that refers to itself would wait for the garbage collector."""
     if isinstance(transport, OfClient):
         vars(transport).pop("doRead", None)
+
+
+def acknowledged(transport: Any) -> int:
+    """See OneCall; 0 for a transport of another class."""
+    count: int = transport.acknowledged() if _is_ours(transport) else 0
+    return count
 
 
 def unread(transport: Any) -> bool:

@@ -34,7 +34,7 @@ from twisted_lb.network.peer import (
     peer_info,
     twisted_address,
 )
-from twisted_lb.network.transport import close_now, io_of, settled, unread
+from twisted_lb.network.transport import acknowledged, close_now, io_of, settled, unread
 from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.admission import RETRY_SOON
@@ -113,6 +113,7 @@ class ClientConnection:
         "_decoder",
         "_progress",
         "_requests",
+        "_acknowledged",
         "_posted",
         "_answered_here",
         "_refusals",
@@ -151,6 +152,7 @@ class ClientConnection:
         self._decoder: Decoder | None = None
         self._progress: BodyProgress | None = None  # of a body that is being read
         self._requests = 0
+        self._acknowledged = 0  # bytes of responses, when the deadline was set
         self._posted = False  # what is in the buffer waits for its turn
         self._answered_here = True  # the last request was not served by a server; or there was none yet
         self._refusals = 0  # in a row
@@ -369,7 +371,7 @@ class ClientConnection:
         self._state = RESPONSE
         # A client that has not read an earlier response gets no more time by sending another request.
         if self.throttle.full:
-            self.deadline = self._sweeper.now + self._settings.send_timeout
+            self._await_reading()
         else:
             self.deadline = self._sweeper.now + self._settings.half_close_timeout if self.half_closed else NEVER
 
@@ -590,7 +592,7 @@ class ClientConnection:
         """Continue with the next request, but not while responses wait for the client to read them."""
         if self.throttle.full:
             self._state = RESPONSE
-            self.deadline = self._sweeper.now + self._settings.send_timeout
+            self._await_reading()
         elif self._all_read and not self._buffer:
             self._close()
         else:
@@ -606,13 +608,20 @@ class ClientConnection:
                 self._post()
 
     def pressure_changed(self, full: bool) -> None:
-        """While the client takes nothing more of a response, its deadline runs."""
+        """While what was written waits for the client to read it, its deadline runs."""
         if self._state != RESPONSE:
             return
-        if full or self._exchange is not None:
-            self.deadline = self._sweeper.now + self._settings.send_timeout if full else NEVER
+        if full:
+            self._await_reading()
+        elif self._exchange is not None:
+            self.deadline = NEVER
         else:
             self._go_on()
+
+    def _await_reading(self) -> None:
+        """The client has to read what was written."""
+        self._acknowledged = acknowledged(self.transport)
+        self.deadline = self._sweeper.now + self._settings.send_timeout
 
     # The end
 
@@ -649,7 +658,7 @@ class ClientConnection:
 
     def _close(self) -> None:
         self._end_reading()
-        self.deadline = self._sweeper.now + self._settings.send_timeout
+        self._await_reading()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -678,10 +687,21 @@ class ClientConnection:
         elif self.half_closed and not self.throttle.full and self._responding:
             # Further writes will show whether the client is still there.
             self.deadline = NEVER
+        elif (self.throttle.full or self._state == CLOSING) and self._client_reads():
+            self.deadline = self._sweeper.now + self._settings.send_timeout
         else:
             if self.record is not None:
                 self.record.reason = CLIENT_LEFT if self.half_closed and not self.throttle.full else CLIENT_TIMEOUT
             self.transport.abortConnection()
+
+    def _client_reads(self) -> bool:
+        """Whether the client has read enough since the deadline was set.  If so, another period begins.
+
+        The buffer of the kernel is large: it may take nothing more for long while a slow client reads steadily.
+        """
+        before, self._acknowledged = self._acknowledged, acknowledged(self.transport)
+        enough = self._settings.min_body_rate * self._settings.send_timeout
+        return self._acknowledged - before >= max(enough, 1)
 
     def _body_progressed(self) -> bool:
         """Whether the client has sent enough since the deadline was set, or had to wait before it could send.
