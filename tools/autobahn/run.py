@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
@@ -40,12 +41,13 @@ SUITE = ("autobahntestsuite==25.10.1", "autobahn[accelerate,twisted]==0.10.9")
 VIRTUALENV = "virtualenv==20.21.1"
 PEERS = ("autobahn-server", "ws-server", "websockets-server", "autobahn-client", "ws-client", "websockets-client")
 CONNECTIONS = ("direct", "through")
-BATCH = 10  # cases of one process of the suite
+BATCH = 10  # cases of one process of the suite; those on compression, which may take minutes, are run one by one
 BATCH_SECONDS = 1800.0
 REPEATS = 5
 REPEATED = 20  # at most so many of those that differ
 LIST_CASES = "from autobahntestsuite.case import Cases\nfor case in Cases: print(case.__name__[4:].replace('_', '.'))"
-# Of the cases on compression: what the peer's messages were compressed to, and their frames.
+# The sections on compression; and what is compared there as well: the bytes and frames of the peer's messages.
+COMPRESSION = ("12.", "13.")
 COUNTED = ("incomingOctetsWebSocketLevel", "incomingWebSocketFrames", "incomingOctetsAppLevel")
 EXTENSIONS = "sec-websocket-extensions:"
 NOT_RUN = {"behavior": "not run"}
@@ -175,7 +177,7 @@ def verdict(reports: Path, name: str, case: str) -> Verdict:
     found = {field: report[field] for field in ("behavior", "behaviorClose", "remoteCloseCode")}
     heads = [line for head in ("httpRequest", "httpResponse") for line in (report[head] or "").splitlines()]
     found["extensions"] = [line for line in heads if line.lower().startswith(EXTENSIONS)]
-    if case.startswith(("12.", "13.")) and report["trafficStats"]:
+    if case.startswith(COMPRESSION) and report["trafficStats"]:
         found |= {field: report["trafficStats"][field] for field in COUNTED}
     return found
 
@@ -212,7 +214,8 @@ def run_batches(suite: Suite, cases: Sequence[str], file: Path, seconds: float) 
 
     left = [case for case in cases if case not in results]
     while left and time.monotonic() < end:
-        batch, left = left[:BATCH], left[BATCH:]
+        size = 1 if left[0].startswith(COMPRESSION) else BATCH
+        batch, left = left[:size], left[size:]
         record(suite.run(batch))
         print(f"{batch[0]} to {batch[-1]}; {len(left)} cases left", flush=True)
     for case in differing(results)[:REPEATED]:
@@ -247,5 +250,11 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if differing(results) else 0
 
 
+def exit_on_signal(number: int, frame: object) -> NoReturn:
+    """As for Ctrl-C: what was started is ended."""
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, exit_on_signal)
     sys.exit(main(sys.argv[1:]))
