@@ -32,7 +32,6 @@ COMPILED = (
     "key_format.py",
     "repeated.py",
     "api/user_paths.py",
-    "balancers/round_robin.py",
     "health/tracker.py",
     "hooks/field_changes.py",
     "hooks/hooks.py",
@@ -139,7 +138,7 @@ COMPILED = (
 
 # Classes in these that interpreted classes may inherit from, which makes calls slower; others may not be inherited
 # from.
-INHERITED = ("Fallback", "RecentKeys", "RecentQuotas", "RoundRobin")
+INHERITED = ("Fallback", "Health", "RecentKeys", "RecentQuotas")
 
 # Modules of the package that these import, and that are not compiled.
 READ = (
