@@ -5,7 +5,7 @@ SOURCES := setup.py pyproject.toml
 UNIT_TESTS = $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(patsubst %.py,%,$(wildcard tests/test_*.py))
 
 # For two cores: half of the time and more, a test with real processes waits.
-TEST_PROCESSES := 6
+TEST_PROCESSES := 5
 # Many processes load the same modules; compiled once, they are kept.
 unexport PYTHONDONTWRITEBYTECODE
 
