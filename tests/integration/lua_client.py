@@ -6,7 +6,9 @@ import socket
 from typing import Any, NamedTuple, Sequence
 
 import hiredis
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import digest_of
 from twisted_lb.interfaces import MICROTOKENS, Limits, SharedBucket
 from twisted_lb.limits.shared_buckets import address_bucket, address_rule
@@ -59,6 +61,7 @@ class LuaClient:
         expiring: bool = True,
     ) -> None:
         """Unless `expiring`, shared buckets stay: Redis lets them expire by its own clock, not by that of the calls."""
+        self.port = port
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._reader = hiredis.Reader()
         self._frame = BatchFrame(limits, silence, b"process%d" % id(self))
@@ -183,3 +186,15 @@ class LuaClient:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+
+def lua_for(case: SynchronousTestCase, limits: Limits = Limits(), expiring: bool = True) -> LuaClient:
+    """A client of a Redis that is there for one test, which is skipped where none is installed."""
+    if MISSING:
+        raise SkipTest(MISSING)
+    server = RedisServer()
+    case.addCleanup(server.close)
+    server.start()
+    lua = LuaClient(server.port, limits, expiring=expiring)
+    case.addCleanup(lua.close)
+    return lua

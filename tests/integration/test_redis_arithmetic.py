@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, example, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hypothesis_profile import given
-from tests.integration.lua_client import START, LuaClient
-from tests.integration.redis_server import MISSING, RedisServer
+from tests.integration.lua_client import START, LuaClient, lua_for
 from tests.limits.test_bucket import LIVES
 from tests.stores.contract import Asker, digest_of, new_path
 from twisted_lb.interfaces import Account, LimitRule, Limits, Policy, Profile, SharedBucket, Taken
@@ -56,14 +55,7 @@ class ArithmeticTests(SynchronousTestCase):
     """The script computes what the embedded store computes, microtoken by microtoken."""
 
     def setUp(self) -> None:
-        if MISSING:
-            raise SkipTest(MISSING)
-        server = RedisServer()
-        self.addCleanup(server.close)
-        server.start()
-        self.port = server.port
-        self.lua = LuaClient(server.port, LIMITS, expiring=False)
-        self.addCleanup(self.lua.close)
+        self.lua = lua_for(self, LIMITS, expiring=False)
         self.now_us = START
         self.embedded = EmbeddedStore(new_path(self), lambda: self.now_us, Clock(), maybeDeferred, LIMITS)
         self.embedded.start()
@@ -91,7 +83,7 @@ class ArithmeticTests(SynchronousTestCase):
 
     def test_lives(self) -> None:
         """At each time of each life, the script admits and leaves what the law says."""
-        plain = LuaClient(self.port)
+        plain = LuaClient(self.lua.port)
         self.addCleanup(plain.close)
         for what, capacity, rate, life in LIVES:
             self.now_us = START
@@ -134,6 +126,18 @@ class ArithmeticTests(SynchronousTestCase):
         suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(st.lists(policies, min_size=2, max_size=2), policies, policies, shared_steps)
+    @example(
+        [(3, 0.0), (1, 0.0)],
+        (9, 0.0),
+        (1, 0.0),
+        [
+            ("take", 1, (True, False), (1, 0.0), 0),
+            ("policy", 0, (True, False), (1, 0.0), 0),
+            ("settle", -1, (True, False), (1, 0.0), 0),
+            ("policy", 0, (True, False), (3, 0.0), 0),
+            ("take", 0, (True, False), (1, 0.0), 0),
+        ],
+    )
     def test_shared_buckets_agree_step_by_step(
         self,
         shared: list[tuple[int, float]],

@@ -8,7 +8,7 @@ import time
 from hiredis import ReplyError
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.integration.lua_client import SECOND, START, Answer, LuaClient
+from tests.integration.lua_client import SECOND, START, Answer, LuaClient, lua_for
 from tests.integration.redis_server import MISSING, RedisServer
 from tests.stores.contract import digest_of
 from twisted_lb.interfaces import MICROTOKENS, LimitRule, Limits, Policy, SharedBucket, shadow_bucket
@@ -478,13 +478,7 @@ class SpecialKeyTests(SynchronousTestCase):
     """What is replied about keys of which there is more to say."""
 
     def setUp(self) -> None:
-        if MISSING:
-            raise SkipTest(MISSING)
-        server = RedisServer()
-        self.addCleanup(server.close)
-        server.start()
-        self.lua = LuaClient(server.port)
-        self.addCleanup(self.lua.close)
+        self.lua = lua_for(self)
 
     def special(self, name: str, state: str, **fields: object) -> None:
         """Something more about the first key of a user."""

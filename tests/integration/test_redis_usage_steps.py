@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hypothesis_profile import given
-from tests.integration.lua_client import SECOND, START, LuaClient
-from tests.integration.redis_server import MISSING, RedisServer
+from tests.integration.lua_client import SECOND, START, lua_for
 from tests.stores.contract import digest_of, new_path
 from tests.stores.users_contract import new_user
 from twisted_lb.stores.redis.keys import account_key, usage_key
@@ -49,13 +48,7 @@ class _Script:
 
 class UsageStepTests(SynchronousTestCase):
     def setUp(self) -> None:
-        if MISSING:
-            raise SkipTest(MISSING)
-        server = RedisServer()
-        self.addCleanup(server.close)
-        server.start()
-        self.lua = LuaClient(server.port, expiring=False)
-        self.addCleanup(self.lua.close)
+        self.lua = lua_for(self, expiring=False)
         self.now_us = START
         self.redis = RedisUsage(_Connected())  # type: ignore[arg-type]
         for attribute, name in (("_add", "add_counts"), ("_read", "read_counts")):

@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hypothesis_profile import given
-from tests.integration.lua_client import START, LuaClient
-from tests.integration.redis_server import MISSING, RedisServer
+from tests.integration.lua_client import START, lua_for
 from tests.stores.contract import Asker, digest_of, new_path
 from tests.stores.users_contract import id_of
 from twisted_lb.interfaces import MICROTOKENS, OWN, Taken
@@ -92,13 +91,7 @@ class _Script:
 
 class StepTests(SynchronousTestCase):
     def setUp(self) -> None:
-        if MISSING:
-            raise SkipTest(MISSING)
-        server = RedisServer()
-        self.addCleanup(server.close)
-        server.start()
-        self.lua = LuaClient(server.port, expiring=False)
-        self.addCleanup(self.lua.close)
+        self.lua = lua_for(self, expiring=False)
         self.now_us = START
         self.redis = RedisUsers(None)  # type: ignore[arg-type]
         for attribute, name in (

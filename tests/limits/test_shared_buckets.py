@@ -121,6 +121,15 @@ class OneRuleTests(SynchronousTestCase):
         buckets.rule.capacity, buckets.rule.rate_per_sec = 20, 2.0
         self.assertEqual(buckets.take_one("a", START + 3 * SECOND), (True, 11 * M))
 
+    def test_refund_to_a_full_bucket(self) -> None:
+        """A refund while the capacity is smaller does not take away what is there once it is larger again."""
+        buckets = Buckets(10, 0.0)
+        buckets.take_one("a", START, 4)
+        buckets.rule.capacity = 5
+        buckets.give("a")
+        buckets.rule.capacity = 10
+        self.assertEqual(buckets.level_of("a"), 6 * M)
+
 
 class ForgottenTests(SynchronousTestCase):
     """What is left of rules that are not used any more, as those of limits that were removed."""

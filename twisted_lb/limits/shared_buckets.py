@@ -84,8 +84,9 @@ class SharedBuckets:
         """Take `tokens` more from all buckets, even if levels become negative; negative `tokens` are refunded."""
         for shared in limits:
             bucket = self._bucket(shared, now_us)
-            bucket.settle(tokens, now_us)
-            if tokens > 0 or shared.key in self._rules.get(shared.rule.key, ()):
+            # A full bucket is left as it is, as in Redis: its capacity may be larger again later.
+            if tokens > 0 or bucket.level < shared.rule.capacity * MICROTOKENS:
+                bucket.settle(tokens, now_us)
                 self._keep(shared, bucket, now_us)
 
     def forget_full(self, now_us: int) -> None:
