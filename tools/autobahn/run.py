@@ -51,6 +51,9 @@ COMPRESSION = ("12.", "13.")
 COUNTED = ("incomingOctetsWebSocketLevel", "incomingWebSocketFrames", "incomingOctetsAppLevel")
 EXTENSIONS = "sec-websocket-extensions:"
 NOT_RUN = {"behavior": "not run"}
+# Where Debian, and npm, install modules of Node for all users.
+NODE_PATH = [os.environ.get("NODE_PATH", ""), "/usr/share/nodejs", "/usr/local/lib/node_modules"]
+ENVIRONMENT = {**os.environ, "NODE_PATH": os.pathsep.join(filter(None, NODE_PATH))}
 
 Verdict = dict[str, Any]
 Results = dict[str, dict[str, list[Verdict]]]  # by case and connection: of each time that it was run
@@ -83,8 +86,7 @@ def listens(port: int) -> bool:
 @contextlib.contextmanager
 def serving(command: Sequence[str | Path], port: int) -> Iterator[None]:
     """A process of a server, from when it listens to the end."""
-    environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs:/usr/local/lib/node_modules"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: process.poll() is not None or listens(port), what=f"a server: {command}")
             if process.poll() is not None:
@@ -163,9 +165,8 @@ class Suite:
         return [self._wstest, "--mode=testeeclient", f"--wsuri={place}", *(f"--ident={name}" for name in more)]
 
     def _wait(self, command: Sequence[str | Path]) -> None:
-        environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs:/usr/local/lib/node_modules"}
         with self._log.open("ab") as log:
-            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=BATCH_SECONDS, check=True)
+            subprocess.run(command, env=ENVIRONMENT, stdout=log, stderr=log, timeout=BATCH_SECONDS, check=True)
 
 
 def verdict(reports: Path, name: str, case: str) -> Verdict:

@@ -54,11 +54,7 @@ class TransportIO:
             self.unsent += data
             if len(self.unsent) > MAX_UNSENT_BYTES:
                 self.flush()
-        elif self.direct:
-            if data:
-                self.unsent = data
-                self._reactor.flush_later(self)
-        elif self.transport is not None and self.transport.may_send(data) and data:
+        elif data and (self.direct or (self.transport is not None and self.transport.may_send(data))):
             self.unsent = data
             self._reactor.flush_later(self)
 

@@ -95,10 +95,7 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     # Nearly all heads are received whole, and match this.
     found = USUAL_REQUEST_HEAD.match(data) if not scanned else None
     usual = found is not None
-    if found is not None:
-        end = found.end() - 4
-    else:
-        end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
+    end = found.end() - 4 if found is not None else data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
     if end < 0 or end >= limits.head_bytes:
         _check_partial_request(data, scanned, limits)
         return None
@@ -124,10 +121,7 @@ def read_request_head(data: bytes, scanned: int, limits: HeadLimits) -> RequestH
     head.notable = notable
     for i in range(1, len(parts), 3):
         name = parts[i].lower()
-        value = parts[i + 1]
-        # A space or a tab: few have one.
-        if value and value[-1] <= 0x20:
-            value = value.rstrip(b" \t")
+        value = _trimmed(parts[i + 1])
         if name not in notable:
             notable[name] = [value]
         elif name in table.singletons:
@@ -169,17 +163,14 @@ def read_response_head(
 ) -> ResponseHead | None:
     """The head at the beginning of `data`, or None while it is incomplete.  Raises ResponseError."""
     found = RESPONSE_HEAD.match(data) if not scanned else None
-    if found is not None:
-        end = found.end() - 4
-    else:
-        end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
+    end = found.end() - 4 if found is not None else data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0)
     if end < 0 or end >= max_bytes:
         if len(data) > max_bytes:
             raise ResponseError(f"The server's response head is longer than {max_bytes} bytes.")
         if BROKEN_LINE.search(data, scanned - 1 if scanned else 0) or not _STATUS_PREFIX.startswith(data[:7]):
             raise ResponseError("The server's response is not HTTP/1.1.")
         return None
-    if found is None and scanned:
+    if found is None:
         found = RESPONSE_HEAD.match(data)
     if found is None or found.end() != end + 4:
         raise ResponseError("The server's response head is malformed.")
@@ -196,10 +187,7 @@ def read_response_head(
     head.fields = b"".join(parts[::3])
     for i in range(1, len(parts), 3):
         name = parts[i].lower()
-        value = parts[i + 1]
-        # A space or a tab: few have one.
-        if value and value[-1] <= 0x20:
-            value = value.rstrip(b" \t")
+        value = _trimmed(parts[i + 1])
         if name in notable:
             notable[name].append(value)
         else:
@@ -212,6 +200,11 @@ def read_response_head(
 
 
 _STATUS_PREFIX: Final = b"HTTP/1."
+
+
+def _trimmed(value: bytes) -> bytes:
+    """A value without the white space at its end, which few have: a space or a tab."""
+    return value.rstrip(b" \t") if value and value[-1] <= 0x20 else value
 
 
 def _drop_connection_fields(head: RequestHead | ResponseHead, nominable: Set[bytes]) -> bool | None:
