@@ -150,6 +150,7 @@ ORDERS = {
         "request_ids",
         "counts",
         "failure_log",
+        "reading_progress",
         "lingering",
         "tunnel",
         "streams",

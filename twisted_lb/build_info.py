@@ -94,6 +94,7 @@ COMPILED = (
     "proxy/pending_hook.py",
     "proxy/preflight.py",
     "proxy/progress.py",
+    "proxy/reading_progress.py",
     "proxy/refused_request.py",
     "proxy/request_body.py",
     "proxy/request_ids.py",

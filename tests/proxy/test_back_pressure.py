@@ -295,6 +295,35 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(client.response().status, 504)
         self.assertEqual(len(world.buckets.refunded), 1)
 
+    def test_slow_server(self) -> None:
+        """A server that reads a request slowly, but steadily, is not timed out, also when it has been sent whole."""
+        world = World(upstream_timeout=5.0, body_timeout=60.0)
+        client = world.client()
+        client.send(request("POST", "/", b"Content-Length: 160000"))
+        transport = world.server.last.transport
+        for content in (b"x" * 100_000, b"x" * 60_000):
+            transport.stop_taking()
+            client.send(content)
+            for _ in range(5):
+                world.wait(4)
+                transport.take_some(10)
+            self.assertEqual(client.received, b"")
+            transport.take()
+        # It has all of it now, and its time to answer.
+        world.wait(5)
+        self.assertEqual(client.received, b"")
+        world.wait(6)
+        self.assertEqual(client.response().status, 504)
+
+    def test_fast_server(self) -> None:
+        """What a server reads at once does not prolong its time to answer."""
+        world = World(upstream_timeout=5.0)
+        client = world.client()
+        client.send(request("POST", "/", b"Content-Length: 2"), b"x")
+        client.send(b"y")
+        world.wait(6)
+        self.assertEqual(client.response().status, 504)
+
     def test_client_is_not_blamed(self) -> None:
         """A client that is stopped for its server's sake is not timed out."""
         world = World(upstream_timeout=60.0, body_timeout=5.0)

@@ -98,6 +98,19 @@ class LingeringTests(SynchronousTestCase):
         world.wait(2)
         self.assertTrue(client.ended and client.transport.aborted)
 
+    def test_slow_client(self) -> None:
+        """A client that reads the response slowly, but steadily, is not cut while it reads."""
+        world = World(send_timeout=5.0)
+        client, upstream = world.asked(request("POST", "/", b"Content-Length: 50000000"))
+        client.stop_taking()
+        upstream.send(response(b"x" * 60_000, status=b"403 Forbidden"))
+        for _ in range(10):
+            world.wait(4)
+            client.transport.take_some(600)
+        self.assertFalse(client.ended)
+        world.wait(11)
+        self.assertTrue(client.ended and client.transport.aborted)
+
     def test_held_reading(self) -> None:
         """What had kept the client from being read, a server that takes nothing for one, is over with the answer."""
         world = World()

@@ -289,6 +289,11 @@ def acknowledged(transport: Any) -> int:
     return count
 
 
+def all_acknowledged(transport: Any) -> bool:
+    """Whether the other side has confirmed all that was written; True for a transport of another class."""
+    return not _is_ours(transport) or (transport.delivered() and transport.acknowledged() == transport.sent)
+
+
 def unread(transport: Any) -> bool:
     """Whether bytes of the other side wait to be read; False for a transport of another class."""
     return _is_ours(transport) and transport.readable()

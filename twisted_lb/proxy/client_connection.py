@@ -34,7 +34,7 @@ from twisted_lb.network.peer import (
     peer_info,
     twisted_address,
 )
-from twisted_lb.network.transport import acknowledged, close_now, io_of, settled, unread
+from twisted_lb.network.transport import close_now, io_of, settled, unread
 from twisted_lb.network.trusted_proxies import TrustedProxy
 from twisted_lb.own_fields import RESPONSE_FIELDS
 from twisted_lb.proxy.admission import RETRY_SOON
@@ -45,6 +45,7 @@ from twisted_lb.proxy.local_request import LocalExchange
 from twisted_lb.proxy.local_response import problem_response
 from twisted_lb.proxy.open_connections import Use
 from twisted_lb.proxy.progress import BodyProgress
+from twisted_lb.proxy.reading_progress import ReadingProgress
 from twisted_lb.proxy.request_ids import trace_id, without_id
 from twisted_lb.proxy.streams import IClientStream
 from twisted_lb.proxy.tunnel import Ending, TunnelEnd
@@ -113,7 +114,7 @@ class ClientConnection:
         "_decoder",
         "_progress",
         "_requests",
-        "_acknowledged",
+        "_reading",
         "_posted",
         "_answered_here",
         "_refusals",
@@ -152,7 +153,7 @@ class ClientConnection:
         self._decoder: Decoder | None = None
         self._progress: BodyProgress | None = None  # of a body that is being read
         self._requests = 0
-        self._acknowledged = 0  # bytes of responses, when the deadline was set
+        self._reading: ReadingProgress | None = None  # since the client was first waited for to read a response
         self._posted = False  # what is in the buffer waits for its turn
         self._answered_here = True  # the last request was not served by a server; or there was none yet
         self._refusals = 0  # in a row
@@ -597,6 +598,7 @@ class ClientConnection:
             self._close()
         else:
             self._state = HEAD
+            self._reading = None
             self.deadline = self._sweeper.now + self._settings.keepalive_timeout
             self._limits.connections.moved_on(self)
             self.tap.release(NOT_NOW if self._buffer else BACKLOG | NOT_NOW)
@@ -620,7 +622,7 @@ class ClientConnection:
 
     def _await_reading(self) -> None:
         """The client has to read what was written."""
-        self._acknowledged = acknowledged(self.transport)
+        self._reading = ReadingProgress(self.transport)
         self.deadline = self._sweeper.now + self._settings.send_timeout
 
     # The end
@@ -695,13 +697,9 @@ class ClientConnection:
             self.transport.abortConnection()
 
     def _client_reads(self) -> bool:
-        """Whether the client has read enough since the deadline was set.  If so, another period begins.
-
-        The buffer of the kernel is large: it may take nothing more for long while a slow client reads steadily.
-        """
-        before, self._acknowledged = self._acknowledged, acknowledged(self.transport)
-        enough = self._settings.min_body_rate * self._settings.send_timeout
-        return self._acknowledged - before >= max(enough, 1)
+        """Whether the client has read enough since the deadline was set.  If so, another period begins."""
+        settings = self._settings
+        return self._reading is not None and self._reading.next_period(settings.min_body_rate * settings.send_timeout)
 
     def _body_progressed(self) -> bool:
         """Whether the client has sent enough since the deadline was set, or had to wait before it could send.

@@ -26,6 +26,7 @@ from zope.interface import implementer
 from twisted_lb.config.settings import ProxySettings
 from twisted_lb.deadlines import NEVER, Sweeper
 from twisted_lb.network.transport import drop_input, keep_input
+from twisted_lb.proxy.reading_progress import ReadingProgress
 
 FREE_READS = 2
 READ_SECONDS = 0.005
@@ -111,6 +112,7 @@ class LingeringConnection(Protocol):
         self._pool = home
         self._sweeper = sweeper
         self._settings = settings
+        self._reading = ReadingProgress(transport)
         self._reads = 0
         self._sent = False  # the kernel has the whole response, and our direction has ended
         self._end = NEVER  # of the lingering
@@ -144,7 +146,12 @@ class LingeringConnection(Protocol):
         self.deadline = min(self.deadline, self._end)
 
     def deadline_passed(self) -> None:
-        self.close()
+        now, settings = self._sweeper.now, self._settings
+        reads = not self._sent and self._reading.next_period(settings.min_body_rate * settings.send_timeout)
+        if reads and now < self._end:
+            self.deadline = min(self._end, now + settings.send_timeout)
+        else:
+            self.close()
 
     def give_up(self) -> None:
         """See Watched."""

@@ -23,6 +23,7 @@ from twisted_lb.network.splice import MIN_BYTES, Splice, splice
 from twisted_lb.network.tls_client import SPEAKS_TLS, is_tls_alert, refused_by_alert, tls_text
 from twisted_lb.network.transport import io_of
 from twisted_lb.own_fields import RESPONSE_FIELDS
+from twisted_lb.proxy.reading_progress import ReadingProgress
 from twisted_lb.proxy.streams import NO_TRAILERS, IResponseReceiver, IServerStream, ServerFailure
 from twisted_lb.proxy.tunnel import Ending, TunnelEnd
 from twisted_lb.wire.body import Decoder, LengthDecoder, chunk, decoder, last_chunk
@@ -91,6 +92,7 @@ class ServerConnection:
         "_framing",
         "_decoder",
         "_splice",
+        "_reading",
     )
 
     transport: Any
@@ -137,6 +139,7 @@ class ServerConnection:
         self._framing = 0
         self._decoder: Decoder | None = None
         self._splice: Splice | None = None
+        self._reading: ReadingProgress | None = None  # where the request may wait for the server to read it
 
     def makeConnection(self, transport: Any) -> None:
         """See IProtocol."""
@@ -190,6 +193,7 @@ class ServerConnection:
         """See IServerStream."""
         if whole:
             self._sending = False
+            self._reading = ReadingProgress(self.transport)
             self.deadline = self._sweeper.now + self.timeout
         elif self.expecting:
             self.deadline = NEVER
@@ -205,8 +209,9 @@ class ServerConnection:
         return data + last_chunk(trailers) if whole else data
 
     def pressure_changed(self, full: bool) -> None:
-        """While the server takes nothing more of a request, its deadline runs."""
+        """While what was sent of a request waits for the server to read it, its deadline runs."""
         if self._sending:
+            self._reading = ReadingProgress(self.transport) if full else None
             self.deadline = self._sweeper.now + self.timeout if full else NEVER
 
     def rest(self) -> None:
@@ -379,6 +384,7 @@ class ServerConnection:
             self._splice.close()
             self._splice = None
         self._receiver = None
+        self._reading = None
         self.expecting = False
         self._head = None
         self._decoder = None
@@ -417,6 +423,9 @@ class ServerConnection:
         elif self.tap.kept_shut_within(self.timeout):
             # What the server has sent meanwhile may not be read yet.
             self.deadline = self.tap.kept_shut_until + self.timeout
+        elif self._head is None and self._reading is not None and self._reading.next_period():
+            # It has not read the whole request yet.
+            self.deadline = self._sweeper.now + self.timeout
         else:
             self._fail(ServerFailure(504, "The server did not answer in time."))
 
